@@ -1,0 +1,280 @@
+"""The typed schema of the whole config: types, ranges and unknown keys, checked before anything is allocated.
+
+`check` turns what Hydra composed into a `RunConfig`. Sections whose options are the keyword arguments of a function
+(`grouping`, `decay`, `policy`, `optimizer`, `model`) are open here and checked against that function where it is
+looked up; all others are closed. Defaults live in `conf/`, not here, so that every key has one default in one place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from .errors import ConfigError, UnknownNameError
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A closed part of the config: an unknown key is an error, no value is converted silently."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=(), populate_by_name=True)
+
+
+class OpenSection(Section):
+    """A part whose other keys are keyword arguments of what `name` or `_target_` names."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str | None = None
+    target: str | None = Field(default=None, alias="_target_")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keys besides `name` and `_target_`."""
+        return dict(self.model_extra or {})
+
+
+class ModelConfig(OpenSection):
+    """Which network; `source` says who builds `name`. Other keys go to the builder."""
+
+    source: Literal["timm", "torchvision", "lstm", "custom"]
+
+
+class DigitsConfig(Section):
+    """scikit-learn's 1,797 digit images, 8×8, resized to `image_size`."""
+
+    name: Literal["digits"]
+    image_size: Annotated[int, Field(ge=8)] | None
+    split_seed: Annotated[int, Field(ge=0)]
+    augment: bool
+    workers: Annotated[int, Field(ge=0)]
+
+
+class ImageFolderConfig(Section):
+    """`path`/{train,val or validation,test}/<class>/<image>; a missing validation split is cut from train."""
+
+    name: Literal["image_folder"]
+    path: str
+    image_size: Annotated[int, Field(ge=8)] | None
+    val_fraction: Annotated[float, Field(gt=0, lt=1)]
+    split_seed: Annotated[int, Field(ge=0)]
+    augment: bool
+    workers: Annotated[int, Field(ge=0)]
+
+
+class TorchvisionConfig(Section):
+    """Any of torchvision's image classification sets, by class name, under `root`."""
+
+    name: Literal["torchvision"]
+    dataset: str
+    root: str
+    download: bool
+    options: dict[str, Any]
+    image_size: Annotated[int, Field(ge=8)] | None
+    val_fraction: Annotated[float, Field(gt=0, lt=1)]
+    split_seed: Annotated[int, Field(ge=0)]
+    augment: bool
+    workers: Annotated[int, Field(ge=0)]
+
+
+class ScratchConfig(Section):
+    """Random initial weights, drawn from `seed`."""
+
+    name: Literal["scratch"]
+
+
+class PretrainedConfig(Section):
+    """The weights published with the model, by timm's or torchvision's own loading; `tag` picks among several."""
+
+    name: Literal["pretrained"]
+    tag: str | None
+
+
+class CheckpointConfig(Section):
+    """Weights from a `.safetensors` or weights-only `.pt` file; `strict` refuses missing and unexpected keys."""
+
+    name: Literal["checkpoint"]
+    path: str
+    strict: bool
+
+
+class SourceTaskConfig(Section):
+    """Weights pretrained on one half of the classes; the run itself then learns the other half."""
+
+    name: Literal["source_task"]
+    epochs: Count
+    lr: Positive
+    split_seed: Annotated[int, Field(ge=0)]
+
+
+class MLflowConfig(Section):
+    """The MLflow store: `uri` null means MLFLOW_TRACKING_URI, else sqlite:///outputs/mlflow.db."""
+
+    name: Literal["mlflow"]
+    uri: str | None
+    experiment: str
+    timeout: Positive
+
+
+class NoTrackingConfig(Section):
+    """No tracking at all."""
+
+    name: Literal["none"]
+
+
+class LossConfig(Section):
+    """Any `torch.nn` loss by its class name."""
+
+    name: str
+    label_smoothing: Fraction
+    class_weights: Literal["balanced"] | list[NonNegative] | None
+    options: dict[str, Any]
+
+
+class UnfreezeConfig(Section):
+    """Gradual unfreezing from the head: one more group every so many epochs or steps; null: off."""
+
+    every_epochs: Count | None
+    every_steps: Count | None
+
+
+class EventConfig(Section):
+    """From optimizer step `step` on, `group` (plan index or name) has the absolute rate `lr`."""
+
+    step: Annotated[int, Field(ge=0)]
+    group: int | str
+    lr: NonNegative
+
+
+class RunConfig(Section):
+    """Everything a run is told."""
+
+    model: ModelConfig
+    grouping: OpenSection
+    decay: OpenSection
+    policy: OpenSection
+    optimizer: OpenSection
+    data: Annotated[DigitsConfig | ImageFolderConfig | TorchvisionConfig, Field(discriminator="name")]
+    weights: Annotated[
+        ScratchConfig | PretrainedConfig | CheckpointConfig | SourceTaskConfig, Field(discriminator="name")
+    ]
+    tracking: Annotated[MLflowConfig | NoTrackingConfig, Field(discriminator="name")]
+
+    lr: Positive
+    mult: Positive
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    freeze: list[str]
+    freeze_mode: Literal["requires_grad", "lr_zero"]
+    freeze_stats: bool
+    lr_overrides: dict[str, NonNegative]
+    lr_events: list[EventConfig]
+    unfreeze: UnfreezeConfig
+    no_weight_decay: bool
+
+    epochs: Count
+    max_steps: Count | None
+    batch_size: Count
+    accumulate: Count
+    clip_grad_norm: Positive | None
+    loss: LossConfig
+    device: str
+    precision: Literal["fp32", "bf16", "fp16"]
+    compile: bool
+    progress: bool
+
+
+def check(values: Mapping[str, Any]) -> RunConfig:
+    """The typed config of the resolved mapping `values`; `ConfigError` names the first key that is wrong."""
+    values = dict(values)
+    if isinstance(values.get("lr_overrides"), Mapping):
+        values["lr_overrides"] = flatten(values["lr_overrides"])
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise _explained(error, values) from None
+
+
+def flatten(nested: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """One level of dotted keys: `{layer4: {0: 0.1}}`, as typed `lr_overrides.layer4.0=0.1`, is `{"layer4.0": 0.1}`.
+
+    >>> flatten({"layer4": {0: 0.1}, "fc": 1.0})
+    {'layer4.0': 0.1, 'fc': 1.0}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        if isinstance(value, Mapping) and value:
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _explained(error: ValidationError, values: Mapping[str, Any]) -> ConfigError:
+    """The most telling of pydantic's findings as one line: a key nobody knows, else the first."""
+    findings = error.errors(include_url=False)
+    found = next((f for f in findings if f["type"] == "extra_forbidden"), findings[0])
+    parts = _real_path(found["loc"], values)
+    key = ".".join(str(part) for part in parts)
+    if found["type"] == "extra_forbidden":
+        return UnknownNameError(key, found["input"], _siblings(found["loc"]), "unknown option")
+    if found["type"] == "missing":
+        return ConfigError(key, "???", "must be given")
+    if found["type"].startswith("union_tag"):
+        return UnknownNameError(
+            f"{key}.name", _tag(found["input"]), _tags(str(found["ctx"].get("expected_tags", ""))), f"no such {key}"
+        )
+    value = found["input"]
+    if value == "???":
+        return ConfigError(key, value, "must be given")
+    return ConfigError(key, value, _reason(found["msg"]))
+
+
+def _reason(message: str) -> str:
+    message = message.removeprefix("Input ").removeprefix("Value error, ")
+    return message[0].lower() + message[1:]
+
+
+def _tag(value: Any) -> Any:
+    return value.get("name") if isinstance(value, Mapping) else value
+
+
+def _tags(expected: str) -> list[str]:
+    return [tag.strip(" '") for tag in expected.split(",") if tag.strip()]
+
+
+def _real_path(loc: tuple[int | str, ...], values: Any) -> list[int | str]:
+    """`loc` without the tags of unions that pydantic puts into it, so that it can be typed on the command line."""
+    path: list[int | str] = []
+    for i, part in enumerate(loc):
+        if isinstance(values, Mapping) and part in values:
+            values = values[part]
+        elif isinstance(values, list) and isinstance(part, int) and part < len(values):
+            values = values[part]
+        elif i < len(loc) - 1 or not isinstance(values, (Mapping, list)):
+            continue  # a union's tag, or the type that a member of a union was tried as
+        path.append(part)
+    return path
+
+
+def _siblings(loc: tuple[int | str, ...]) -> list[str]:
+    """The keys that the section around `loc` knows."""
+    section: Any = RunConfig
+    for part in loc[:-1]:
+        if isinstance(part, int):
+            continue
+        fields = getattr(section, "model_fields", {})
+        if part in fields:
+            section = fields[part].annotation
+            arguments = getattr(section, "__args__", None)
+            if arguments:
+                members = [a for a in arguments if isinstance(a, type) and issubclass(a, BaseModel)]
+                section = {m.model_fields["name"].annotation.__args__[0]: m for m in members if "name" in m.model_fields and len(members) > 1} or (members[0] if members else section)  # type: ignore[union-attr]  # noqa: E501
+        elif isinstance(section, dict) and part in section:
+            section = section[part]
+    return list(getattr(section, "model_fields", {}))
