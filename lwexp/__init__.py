@@ -1,0 +1,38 @@
+"""Layer-wise learning rates for PyTorch: plan them, see them, train with them.
+
+>>> import torch, lwexp
+>>> plan = lwexp.make_plan(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 1)), lr=0.1, mult=0.5)
+>>> [(g.name, g.lr) for g in plan.groups]
+[('1', 0.1), ('0', 0.05)]
+>>> optimizer = torch.optim.Adam(plan.param_groups())
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .errors import ConfigError, LwexpError
+    from .plan import Plan, PlanGroup, make_plan
+    from .schedule import Event
+    from .scheduler import PlanScheduler
+
+_HOMES = {
+    "ConfigError": "errors",
+    "Event": "schedule",
+    "LwexpError": "errors",
+    "Plan": "plan",
+    "PlanGroup": "plan",
+    "PlanScheduler": "scheduler",
+    "make_plan": "plan",
+}
+__all__ = ["ConfigError", "Event", "LwexpError", "Plan", "PlanGroup", "PlanScheduler", "make_plan"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import torch only when a name is used, so that the command line answers at once."""
+    from importlib import import_module
+
+    if name in _HOMES:
+        return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
