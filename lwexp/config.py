@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from .errors import ConfigError, UnknownNameError
+from .errors import ConfigError, UnknownNameError, UnknownOptionError
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -152,6 +152,13 @@ class EventConfig(Section):
     lr: NonNegative
 
 
+class PreviewConfig(Section):
+    """Files that `lwexp.preview` writes the plan's table to, relative to where it is started."""
+
+    csv: str | None
+    json_: str | None = Field(alias="json")
+
+
 class RunConfig(Section):
     """Everything a run is told."""
 
@@ -187,6 +194,7 @@ class RunConfig(Section):
     precision: Literal["fp32", "bf16", "fp16"]
     compile: bool
     progress: bool
+    preview: PreviewConfig
 
 
 def check(values: Mapping[str, Any]) -> RunConfig:
@@ -222,7 +230,7 @@ def _explained(error: ValidationError, values: Mapping[str, Any]) -> ConfigError
     parts = _real_path(found["loc"], values)
     key = ".".join(str(part) for part in parts)
     if found["type"] == "extra_forbidden":
-        return UnknownNameError(key, found["input"], _siblings(found["loc"]), "unknown option")
+        return UnknownOptionError(key, found["input"], _siblings(found["loc"]))
     if found["type"] == "missing":
         return ConfigError(key, "???", "must be given")
     if found["type"].startswith("union_tag"):

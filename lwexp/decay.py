@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 
-from .errors import ConfigError, UnknownNameError
+from .errors import ConfigError, UnknownNameError, UnknownOptionError
 from .options import at_least, between, check_options
 
 Decay = Callable[[int, int], float]
@@ -86,7 +86,7 @@ def make_decay(decay: str | Decay, options: Mapping[str, object]) -> Decay:
     """The decay of a name, or the callable given, as a function that refuses scales no rate can have."""
     if callable(decay):
         if options:
-            raise UnknownNameError(f"decay.{next(iter(options))}", next(iter(options.values())), (), "unknown option")
+            raise UnknownOptionError(f"decay.{next(iter(options))}", next(iter(options.values())), ())
         return _checked(decay)
     if decay not in DECAYS:
         raise UnknownNameError("decay", decay, DECAYS, "no such decay")

@@ -2,7 +2,8 @@
 
     LwexpError
     ├── ConfigError (also ValueError)   a mistake in what was asked for; exit code 2
-    │   └── UnknownNameError            a name that does not exist
+    │   ├── UnknownNameError            a value that names nothing
+    │   └── UnknownOptionError          a key that does not exist
     └── RunError                        something failed while running; exit code 1
 """
 
@@ -39,6 +40,16 @@ class UnknownNameError(ConfigError):
     def __init__(self, key: str, value: object, choices: Iterable[str], what: str = "no such name") -> None:
         """`what` says what was looked for, e.g. 'no such decay'."""
         super().__init__(key, value, f"{what}; {nearest(str(value), choices)}")
+
+
+class UnknownOptionError(ConfigError):
+    """The dotted `key` does not exist; the message ends with the nearest of `choices`, keys with or without its path."""
+
+    def __init__(self, key: str, value: object, choices: Iterable[str], what: str = "unknown option") -> None:
+        """`what` says who does not know the key, e.g. 'Adam has no such option'."""
+        choices = list(choices)
+        whole = any("." in choice for choice in choices)
+        super().__init__(key, value, f"{what}; {nearest(key if whole else key.rpartition('.')[2], choices)}")
 
 
 class RunError(LwexpError):

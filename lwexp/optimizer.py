@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from .errors import ConfigError, UnknownNameError
+from .errors import ConfigError, UnknownNameError, UnknownOptionError
 
 # torch names that cannot train in a plain loop, and why
 _UNFIT = {
@@ -44,7 +44,7 @@ def make_optimizer(
     for option in options:
         if option in ("params", "lr") or (option not in known and not takes_any):
             choices = [k for k in known if k not in ("params", "lr", "self")]
-            raise UnknownNameError(f"optimizer.{option}", options[option], choices, f"{name} has no such option")
+            raise UnknownOptionError(f"optimizer.{option}", options[option], choices, f"{name} has no such option")
     options = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
     if "fused" in known and not options.keys() & {"fused", "foreach", "differentiable"} and _fusible(groups):
         options["fused"] = True

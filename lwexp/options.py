@@ -11,13 +11,13 @@ import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from .errors import ConfigError, UnknownNameError
+from .errors import ConfigError, UnknownNameError, UnknownOptionError
 
 
 def check_options(function: Callable[..., Any], options: Mapping[str, Any], key: str) -> dict[str, Any]:
     """`options` with numbers of the annotated type, or an error that names `key.<option>`.
 
-    Raises `UnknownNameError` for an option that is not a keyword-only argument of `function`, and `ConfigError` for
+    Raises `UnknownOptionError` for an option that is not a keyword-only argument of `function`, and `ConfigError` for
     one of the wrong type, for NaN and infinity, and for one without default that is missing.
     """
     parameters = inspect.signature(function).parameters
@@ -25,7 +25,7 @@ def check_options(function: Callable[..., Any], options: Mapping[str, Any], key:
     hints = get_type_hints(function)
     for name in options:
         if name not in known:
-            raise UnknownNameError(f"{key}.{name}", options[name], known, "unknown option")
+            raise UnknownOptionError(f"{key}.{name}", options[name], known)
     for name, parameter in known.items():
         if parameter.default is parameter.empty and name not in options:
             raise ConfigError(f"{key}.{name}", "???", "must be given")

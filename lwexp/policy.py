@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from .errors import ConfigError, UnknownNameError
+from .errors import ConfigError, UnknownNameError, UnknownOptionError
 from .options import at_least, between, check_options
 from .standin import MetricPolicy, StandIn, plateau, torch_scheduler
 
@@ -249,7 +249,7 @@ def _shape(
     asked = function.__annotations__
     given = {key: value for key, value in known.items() if key in asked}
     for key in given.keys() & options.keys():
-        raise UnknownNameError(f"policy.{key}", options[key], asked.keys() - known.keys() - {"return"}, "unknown option")
+        raise UnknownOptionError(f"policy.{key}", options[key], asked.keys() - known.keys() - {"return"})
     if "steps" in given and steps is None:
         if "None" not in str(asked["steps"]):
             raise ConfigError("steps", None, f"the policy {name} needs the number of optimizer steps")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .errors import ConfigError, UnknownNameError
+from .errors import ConfigError, UnknownOptionError
 from .options import at_least
 from .policy import Policy, looks_at_training, make_policy
 
@@ -121,7 +121,7 @@ def make_schedule(
 def _event(written: Mapping[str, Any]) -> Event:
     for key in written:
         if key not in Event.__dataclass_fields__:
-            raise UnknownNameError(f"lr_events.{key}", written[key], Event.__dataclass_fields__, "unknown option")
+            raise UnknownOptionError(f"lr_events.{key}", written[key], Event.__dataclass_fields__)
     for key in Event.__dataclass_fields__:
         if key not in written:
             raise ConfigError(f"lr_events.{key}", "???", "must be given")

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch.optim import lr_scheduler
 
-from .errors import ConfigError, UnknownNameError
+from .errors import ConfigError, UnknownNameError, UnknownOptionError
 from .options import at_least
 
 # Filled in, when the scheduler requires them and the user gave none, with the length of the training.
@@ -121,7 +121,7 @@ def torch_scheduler(
     for option in given:
         if option not in signature or option in ("optimizer", "last_epoch"):
             choices = [key for key in signature if key not in ("optimizer", "last_epoch", "verbose")]
-            raise UnknownNameError(f"policy.options.{option}", given[option], choices, f"{name} has no such option")
+            raise UnknownOptionError(f"policy.options.{option}", given[option], choices, f"{name} has no such option")
     if given.get("cycle_momentum"):
         raise ConfigError("policy.options.cycle_momentum", True, "a policy moves rates only, momentum would not follow")
     if "cycle_momentum" in signature:

@@ -1,0 +1,149 @@
+"""The command line: Hydra's composition with every mistake of the user's as one line and exit code 2."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+from .errors import ConfigError, LwexpError, UnknownNameError, UnknownOptionError
+
+CONF = next(p for p in (Path(__file__).parent / "conf", Path(__file__).parent.parent / "conf") if p.is_dir())
+_OPEN = ("model", "grouping", "decay", "policy", "optimizer", "data", "weights", "tracking", "lr_overrides", "loss")
+
+
+class Interrupted(BaseException):
+    """SIGTERM arrived: unwind like KeyboardInterrupt, so that the run ends KILLED and not RUNNING."""
+
+
+def main(task: Callable[[Any], Any]) -> None:
+    """Compose the config from the command line and run `task(config)`; exits with the code DESIGN promises.
+
+    0: success; 2: a mistake in what was asked for; 130, 143: interrupted; 1: failed while running. A traceback is
+    shown only for errors that are nobody's mistake but lwexp's, or with HYDRA_FULL_ERROR=1.
+    """
+    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    _prepare()
+    import hydra
+
+    from . import sweep
+
+    # Hydra would print its own errors over several lines and exit with 1; with this it raises them instead.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        _check_flags(sys.argv[1:])
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
+    except (KeyboardInterrupt, Interrupted) as stopped:
+        sweep.close("KILLED")
+        code = 130 if isinstance(stopped, KeyboardInterrupt) else 143
+        print("interrupted", file=sys.stderr)
+        sys.exit(code)
+    except Exception as error:
+        sweep.close("FAILED")
+        if wants_traceback:
+            raise
+        known = explained(error)
+        if known is None:
+            raise
+        refuse(known)
+    finally:
+        if not wants_traceback:
+            os.environ.pop("HYDRA_FULL_ERROR", None)
+
+
+def refuse(error: LwexpError) -> NoReturn:
+    """End the process with the error's line and code."""
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(error.exit_code)
+
+
+def explained(error: BaseException) -> LwexpError | None:
+    """`error` as one of ours if it is a mistake in the config or on the command line, else None."""
+    from hydra.errors import (
+        ConfigCompositionException,
+        HydraException,
+        MissingConfigException,
+        OverrideParseException,
+    )
+    from omegaconf.errors import OmegaConfBaseException
+
+    if isinstance(error, LwexpError):
+        return error
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
+        group, _, name = str(error.missing_cfg_file).removesuffix(".yaml").rpartition("/")
+        return UnknownNameError(group or "config", name, list(error.options), "no such choice")
+    if isinstance(error, OverrideParseException):
+        return ConfigError("override", error.override, _one_line(error).split("See https")[0])
+    if isinstance(error, ConfigCompositionException):
+        found = re.search(r"Could not override '([^']+)'", str(error))
+        if found and "No match in the defaults list" not in str(error):
+            return UnknownOptionError(found[1], _typed_value(found[1]), _known_keys())
+        return ConfigError("config", " ".join(sys.argv[1:]), _one_line(error))
+    if isinstance(error, (HydraException, OmegaConfBaseException)):
+        return ConfigError("config", " ".join(sys.argv[1:]), _one_line(error))
+    return None
+
+
+def _prepare() -> None:
+    """Register with Hydra what it needs before it composes."""
+    from hydra.core.config_store import ConfigStore
+    from omegaconf import OmegaConf
+
+    from . import choices
+
+    choices.register()
+    OmegaConf.register_new_resolver("lwexp_unique", lambda: uuid.uuid4().hex[:6], use_cache=True, replace=True)
+    # Hydra refuses keys that a file lacks. In these parts the schema decides, with the nearest names in its answer.
+    sections = OmegaConf.create({key: {} for key in _OPEN})
+    for key in _OPEN:
+        OmegaConf.set_struct(sections[key], False)
+    ConfigStore.instance().store(name="sections", node=sections, provider="lwexp")
+
+
+def _check_flags(arguments: list[str]) -> None:
+    """Refuse a flag that Hydra's parser does not know in one line; the parser would print its whole usage."""
+    from hydra._internal.utils import get_args_parser
+
+    parser = get_args_parser()
+
+    def fail(message: str) -> NoReturn:
+        raise ConfigError("command line", " ".join(arguments), f"{message}; see --help")
+
+    parser.error = fail  # type: ignore[method-assign]
+    _, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        flags = [flag for action in parser._actions for flag in action.option_strings]
+        raise UnknownNameError("command line", unknown[0], flags, "no such flag (options are written key=value)")
+
+
+def _known_keys() -> list[str]:
+    """What may stand on the left of `=`: the keys of config.yaml and the groups."""
+    from omegaconf import OmegaConf
+
+    config = OmegaConf.load(CONF / "config.yaml")
+    groups = [path.name for path in CONF.iterdir() if path.is_dir()]
+    nested = [f"{key}.{inner}" for key in ("unfreeze", "loss") for inner in config[key]]
+    return [*groups, *nested, *(str(key) for key in config if key not in ("defaults", "hydra"))]
+
+
+def _typed_value(key: str) -> str:
+    """What the command line gave `key`."""
+    values = [a.partition("=")[2] for a in sys.argv[1:] if a.lstrip("+~").partition("=")[0] == key]
+    return values[-1] if values else "?"
+
+
+def _one_line(error: BaseException) -> str:
+    cause = error.__cause__
+    text = f"{error} {cause}" if cause is not None and str(cause) not in str(error) else str(error)
+    return " ".join(text.split())
+
+
+def _terminate(signum: int, frame: FrameType | None) -> None:
+    raise Interrupted

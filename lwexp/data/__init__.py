@@ -1,0 +1,31 @@
+"""Data: open it (`open_data`), make datasets for a model's preprocessing, and loaders that can resume anywhere.
+
+open_data(config) -> DataSource -> .datasets(preprocessing, augment, seed) -> Splits -> train_loader, eval_loader
+"""
+
+from __future__ import annotations
+
+from .images import CorruptImageError, SampleDataset
+from .keys import SampleKey
+from .loading import EpochLoader, EpochSampler, eval_loader, to_device, train_loader
+from .opening import open_data
+from .source import DataInfo, DataSource, Splits, half_of_classes
+from .transforms import Preprocessing, standard_preprocessing
+
+__all__ = [
+    "CorruptImageError",
+    "DataInfo",
+    "DataSource",
+    "EpochLoader",
+    "EpochSampler",
+    "Preprocessing",
+    "SampleDataset",
+    "SampleKey",
+    "Splits",
+    "eval_loader",
+    "half_of_classes",
+    "open_data",
+    "standard_preprocessing",
+    "to_device",
+    "train_loader",
+]

@@ -1,0 +1,112 @@
+"""scikit-learn's digits: 1,797 grey images of handwritten digits, 8×8, part of the package: nothing is downloaded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .images import SampleDataset
+from .keys import SampleKey, uniforms
+from .source import DataSource, Split
+from .splitting import stratified_cut
+from .transforms import MAX_DEGREES, MAX_SHIFT, MAX_ZOOM, Preprocessing, Style, decoded_channels
+
+if TYPE_CHECKING:
+    from lwexp.config import DigitsConfig
+
+IMAGE_SIZE = 32  # the smallest side that the usual networks, which halve it five times, take
+
+
+def open_digits(config: DigitsConfig) -> DataSource:
+    """Train, validation and test: 60, 20 and 20 %, stratified, decided by `data.split_seed`."""
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    images = torch.from_numpy(data.images * (255 / 16)).round().to(torch.uint8)[:, None]  # the values are 0 … 16
+    labels = torch.from_numpy(data.target).to(torch.int64)
+    train, rest = stratified_cut(labels, 0.4, config.split_seed)
+    val, test = (rest[part] for part in stratified_cut(labels[rest], 0.5, config.split_seed))
+    store = TensorStore(images)
+    return DataSource(
+        {
+            "train": Split(store, train, labels[train]),
+            "val": Split(store, val, labels[val]),
+            "test": Split(store, test, labels[test]),
+        },
+        classes=tuple(str(name) for name in data.target_names),
+        channels=1,
+        image_size=config.image_size or IMAGE_SIZE,
+        style="character",
+    )
+
+
+class TensorStore:
+    """Images in memory, uint8 [n, C, H, W]."""
+
+    def __init__(self, images: Tensor) -> None:
+        """`images` are kept as they are; a dataset resizes its own part once."""
+        self._images = images
+
+    def dataset(
+        self, positions: Tensor, labels: Tensor, preprocessing: Preprocessing, *, style: Style, augment: bool, seed: int
+    ) -> SampleDataset:
+        """The images at `positions`, resized here and now; `style` is always that of characters."""
+        size = preprocessing.image_size
+        images = functional.interpolate(
+            self._images[positions].float(), (size, size), mode=preprocessing.interpolation, antialias=True
+        )
+        resized = images.round().clamp(0, 255).to(torch.uint8)
+        decoded_channels(resized.shape[1], preprocessing.channels)
+        return TensorDataset(resized, labels, preprocessing, augment, seed)
+
+
+class TensorDataset(SampleDataset):
+    """Resized images in memory; a whole batch is augmented at once, which is some ten times as fast as one by one."""
+
+    def __init__(self, images: Tensor, labels: Tensor, preprocessing: Preprocessing, augment: bool, seed: int) -> None:
+        """`images`: uint8 [n, C, size, size]."""
+        super().__init__(labels)
+        self._images, self._augment, self._seed = images, augment, seed
+        self._channels = preprocessing.channels
+        # (x / 255 - mean) / std as one multiplication and one addition
+        std = torch.tensor(preprocessing.std).view(1, -1, 1, 1)
+        self._factor = 1 / (255 * std)
+        self._offset = -torch.tensor(preprocessing.mean).view(1, -1, 1, 1) / std
+
+    def images(self, keys: Sequence[SampleKey]) -> Sequence[Tensor]:
+        """Augmented where asked for, repeated to the model's channels, normalised."""
+        batch = self._images[[key.sample for key in keys]].float()
+        if self._augment:
+            batch = jittered(batch, [uniforms(self._seed, *key, 4) for key in keys])
+        batch = batch.expand(-1, self._channels, -1, -1)
+        return (batch * self._factor).add_(self._offset).unbind()
+
+
+def jittered(images: Tensor, uniform: Sequence[Sequence[float]]) -> Tensor:
+    """Each image turned, resized and shifted a little, as its four numbers in [0, 1) say. [n, C, H, W], as the result.
+
+    What comes in from outside is 0, the background. An image's result does not depend on the others of its batch, to
+    the last bit: sine and cosine come from `math`, all else is one multiplication or addition per element (a batched
+    matrix product, as in `affine_grid`, may round differently for another batch).
+    """
+    matrices = torch.tensor([_inverse_affine(*numbers) for numbers in uniform])  # [n, 6]
+    xx, xy, x0, yx, yy, y0 = (column[:, None, None] for column in matrices.unbind(1))
+    height, width = images.shape[-2:]
+    x = ((torch.arange(width) * 2 + 1) / width - 1)[None, None, :]  # centres of pixels; the image spans [-1, 1]
+    y = ((torch.arange(height) * 2 + 1) / height - 1)[None, :, None]
+    grid = torch.stack((xx * x + xy * y + x0, yx * x + yy * y + y0), dim=-1)
+    return functional.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def _inverse_affine(turn: float, zoom: float, right: float, down: float) -> tuple[float, ...]:
+    """Where a point of the result comes from: rows of the 2×3 matrix, in units where the image spans [-1, 1]."""
+    angle = math.radians(MAX_DEGREES) * (2 * turn - 1)
+    scale = 1 + MAX_ZOOM * (2 * zoom - 1)
+    x, y = 2 * MAX_SHIFT * (2 * right - 1), 2 * MAX_SHIFT * (2 * down - 1)
+    cosine, sine = math.cos(angle) / scale, math.sin(angle) / scale
+    return (cosine, sine, -(cosine * x + sine * y), -sine, cosine, -(cosine * y - sine * x))

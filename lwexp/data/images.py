@@ -1,0 +1,193 @@
+"""Reading single images: colour modes, orientation, files that cannot be read; and the dataset of decoded images."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from lwexp.errors import ConfigError
+
+from .keys import SampleKey, sample_seed
+from .transforms import Preprocessing, Style, decoded_channels, image_transform
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PILImage
+
+_UNREADABLE = ": cannot read the image "
+
+_ORIENTATION = 0x0112  # EXIF tag 274; value -> what turns the stored image upright (EXIF 2.3, section 4.6.4)
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class CorruptImageError(ConfigError):
+    """An image that cannot be read, named.
+
+    Built from one string, because torch's DataLoader raises a worker's exception anew as `type(text)`, where `text`
+    holds the worker's whole traceback; only its last line, the message, is kept.
+    """
+
+    def __init__(self, text: str) -> None:
+        """`text` is the message, or a traceback that ends with it."""
+        found = re.findall(rf"^[\w.]*{type(self).__name__}: (.*)$", text, re.MULTILINE)
+        key, _, rest = (found[-1] if found else text).partition("=")
+        value, separator, why = rest.partition(_UNREADABLE)
+        super().__init__(key, value, f"{separator[2:]}{why}")
+
+    @classmethod
+    def of(cls, key: str, value: str, image: str, error: Exception) -> CorruptImageError:
+        """`image` names the file (or the position in the set) under what `key` was given as `value`."""
+        return cls(" ".join(f"{key}={value}{_UNREADABLE}{image}: {_reason(error)}".split()))
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image, or a format that Pillow cannot read"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return str(error) or type(error).__name__
+
+
+def read_image(path: Path, channels: int) -> PILImage:
+    """The image file `path`, upright, as RGB (`channels` = 3) or grey (1). Of an animation, the first frame."""
+    if path.stat().st_size == 0:
+        raise ValueError("the file is empty")
+    with Image.open(path) as image:
+        image.load()
+        return as_mode(upright(image), channels)
+
+
+def upright(image: PILImage) -> PILImage:
+    """`image` turned as its EXIF orientation says, as every viewer shows it."""
+    method = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
+    return image if method is None else image.transpose(method)
+
+
+def as_mode(image: PILImage, channels: int) -> PILImage:
+    """`image` as 8-bit RGB (`channels` = 3) or grey (1).
+
+    Transparent parts become white. 16-bit grey is scaled from [0, 65535], integers and floats of a wider type from the
+    smallest of [0, 1] (floats), [0, 255], [0, 65535] that holds the image (Pillow alone would clip them at 255).
+    """
+    target = "RGB" if channels == 3 else "L"
+    if image.mode.startswith(("I", "F")):
+        image = _eight_bits(image)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, image)
+    return image if image.mode == target else image.convert(target)
+
+
+def _eight_bits(image: PILImage) -> PILImage:
+    values = np.asarray(image).astype(np.float64)
+    top = float(values.max(initial=0.0))
+    if image.mode.startswith("I;16"):
+        full = 65535.0
+    elif image.mode == "F" and top <= 1:
+        full = 1.0
+    else:
+        full = 255.0 if top <= 255 else 65535.0
+    return Image.fromarray((values * (255.0 / full)).round().clip(0, 255).astype(np.uint8))
+
+
+class ImageStore(Protocol):
+    """Random access to images, by position; a split is a list of positions."""
+
+    def dataset(
+        self, positions: Tensor, labels: Tensor, preprocessing: Preprocessing, *, style: Style, augment: bool, seed: int
+    ) -> SampleDataset:
+        """The images at `positions` with `labels`, preprocessed."""
+
+
+class SampleDataset(Dataset[tuple[Tensor, int]]):
+    """Maps a `SampleKey` (or an index: epoch 0) to (float32 [C, H, W], label), a pure function of (seed, key)."""
+
+    def __init__(self, labels: Tensor) -> None:
+        """`labels`: int64 [n]."""
+        self._labels: list[int] = labels.tolist()
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self._labels)
+
+    def __getitem__(self, key: int | SampleKey) -> tuple[Tensor, int]:
+        """One image and its label."""
+        return self.__getitems__([key])[0]
+
+    def __getitems__(self, keys: Sequence[int | SampleKey]) -> list[tuple[Tensor, int]]:
+        """Several at once: each is bit for bit what `__getitem__` gives."""
+        full = [key if isinstance(key, SampleKey) else SampleKey(0, range(len(self))[key]) for key in keys]
+        return list(zip(self.images(full), [self._labels[key.sample] for key in full], strict=True))
+
+    def images(self, keys: Sequence[SampleKey]) -> Sequence[Tensor]:
+        """The images of `keys`, each float32 [C, H, W]."""
+        raise TypeError(f"{type(self).__name__} does not say how its images are made")
+
+
+class PILStore:
+    """Images that are decoded one by one: what a subclass's `load` returns for a position."""
+
+    def __init__(self, channels: int) -> None:
+        """`channels`: 3 for colour, 1 for grey."""
+        self.channels = channels
+
+    def load(self, position: int, channels: int) -> PILImage:
+        """The image at `position` as RGB (3) or grey (1); `CorruptImageError` names one that cannot be read."""
+        raise TypeError(f"{type(self).__name__} does not say how its images are read")
+
+    def dataset(
+        self, positions: Tensor, labels: Tensor, preprocessing: Preprocessing, *, style: Style, augment: bool, seed: int
+    ) -> SampleDataset:
+        """The images at `positions` with `labels`, decoded when asked for."""
+        return PILDataset(self, positions, labels, preprocessing, style=style, augment=augment, seed=seed)
+
+
+class PILDataset(SampleDataset):
+    """Images of a `PILStore` through torchvision's transforms."""
+
+    def __init__(
+        self,
+        store: PILStore,
+        positions: Tensor,
+        labels: Tensor,
+        preprocessing: Preprocessing,
+        *,
+        style: Style,
+        augment: bool,
+        seed: int,
+    ) -> None:
+        """See `PILStore.dataset`."""
+        super().__init__(labels)
+        self._store, self._augment, self._seed = store, augment, seed
+        self._positions: list[int] = positions.tolist()
+        self._channels = decoded_channels(store.channels, preprocessing.channels)
+        self._transform = image_transform(preprocessing, style, augment)
+
+    def images(self, keys: Sequence[SampleKey]) -> Sequence[Tensor]:
+        """Decoded, augmented and normalised; the global generators are left as they were."""
+        decoded = [self._store.load(self._positions[key.sample], self._channels) for key in keys]
+        if not self._augment:
+            return [self._transform(image) for image in decoded]
+        images: list[Any] = []
+        with torch.random.fork_rng(devices=[]):
+            for key, image in zip(keys, decoded, strict=True):
+                # not torch.manual_seed: that would seed CUDA's generators as well
+                torch.default_generator.manual_seed(sample_seed(self._seed, *key))
+                images.append(self._transform(image))
+        return images

@@ -1,0 +1,91 @@
+"""Loaders: batches in an order, and with an augmentation, that are pure functions of (seed, epoch)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+
+from .images import SampleDataset
+from .keys import SampleKey, order_seed
+
+Batch = tuple[Tensor, Tensor]
+"""Images, float32 [B, C, H, W], and labels, int64 [B]."""
+
+
+class EpochSampler(Sampler[list[SampleKey]]):
+    """Batches of sample keys; the keys carry the epoch, so that workers, however many, know it."""
+
+    def __init__(self, count: int, batch_size: int, seed: int | None) -> None:
+        """With a `seed`: shuffled anew in each epoch, full batches only. Without: in order, all `count` samples."""
+        self._count, self._batch_size, self._seed = count, batch_size, seed
+        self._epoch = self._start = 0
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """How many batches a whole epoch has."""
+        return self._count // self._batch_size if self._seed is not None else -(-self._count // self._batch_size)
+
+    def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
+        """The next iteration is that of `epoch`, without its first `start_batch` batches."""
+        self._epoch, self._start = epoch, start_batch
+
+    def __len__(self) -> int:
+        """Return the number of batches that the next iteration yields."""
+        return max(0, self.batches_per_epoch - self._start)
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        """The batches of the epoch, from its start or from the batch that was set."""
+        epoch, size = self._epoch, self._batch_size
+        starts = range(self._start * size, self.batches_per_epoch * size, size)
+        order: Sequence[int] = range(self._count)
+        if self._seed is not None:
+            generator = torch.Generator().manual_seed(order_seed(self._seed, epoch))
+            order = torch.randperm(self._count, generator=generator).tolist()
+        return ([SampleKey(epoch, index) for index in order[start : start + size]] for start in starts)
+
+
+class EpochLoader(DataLoader[Batch]):
+    """A DataLoader of `EpochSampler`'s batches. `len` is the number of batches of the next iteration."""
+
+    def __init__(self, dataset: SampleDataset, sampler: EpochSampler, workers: int, device: torch.device | str) -> None:
+        """`workers` processes decode ahead (0: none); memory is pinned only where `device` is a GPU of CUDA."""
+        self.epoch_sampler = sampler
+        super().__init__(
+            dataset,  # type: ignore[arg-type]  # a DataLoader's type is that of the dataset's items, ours the batches'
+            batch_sampler=sampler,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=torch.device(device).type == "cuda",
+            collate_fn=collated,
+            generator=torch.Generator(),  # else each new iterator would draw from the global generator
+        )
+
+    def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
+        """The next iteration is that of `epoch`, from its batch `start_batch` on."""
+        self.epoch_sampler.set_epoch(epoch, start_batch)
+
+
+def train_loader(
+    dataset: SampleDataset, *, batch_size: int, seed: int, workers: int, device: torch.device | str
+) -> EpochLoader:
+    """Shuffled full batches; call `set_epoch` before each epoch. The last, smaller batch is dropped."""
+    return EpochLoader(dataset, EpochSampler(len(dataset), batch_size, seed), workers, device)
+
+
+def eval_loader(dataset: SampleDataset, *, batch_size: int, workers: int, device: torch.device | str) -> EpochLoader:
+    """All samples once, in their order."""
+    return EpochLoader(dataset, EpochSampler(len(dataset), batch_size, None), workers, device)
+
+
+def to_device(batch: Batch, device: torch.device | str) -> Batch:
+    """`batch` on `device`; to a GPU of CUDA without waiting, which the loaders' pinned memory allows."""
+    waits = torch.device(device).type != "cuda"
+    return batch[0].to(device, non_blocking=not waits), batch[1].to(device, non_blocking=not waits)
+
+
+def collated(samples: Sequence[tuple[Tensor, int]]) -> Batch:
+    """Images stacked, labels as one tensor."""
+    return torch.stack([image for image, _ in samples]), torch.tensor([label for _, label in samples])

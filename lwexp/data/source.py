@@ -1,0 +1,129 @@
+"""A data source: what is known about the data, its splits, and the datasets made from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lwexp.errors import ConfigError
+
+from .images import ImageStore, SampleDataset
+from .keys import order_seed
+from .transforms import Preprocessing, Style
+
+SplitName = Literal["train", "val", "test"]
+SPLIT_NAMES: tuple[SplitName, ...] = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """What a model needs to know about the data.
+
+    `channels`: 1 (grey) or 3 (RGB); `classes`: their names, by label; `sizes`: images in "train", "val" and, where
+    there is one, "test"; `image_size`: pixels, None where the model should decide.
+    """
+
+    channels: int
+    classes: tuple[str, ...]
+    sizes: Mapping[str, int]
+    image_size: int | None
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split: positions in `store` and their labels, int64 [n] both."""
+
+    store: ImageStore
+    positions: Tensor
+    labels: Tensor
+
+    def only(self, mask: Tensor, labels: Tensor) -> Split:
+        """The part where `mask` (bool [n]) holds; `labels` (int64 [n]) replace the old ones."""
+        return Split(self.store, self.positions[mask], labels[mask])
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The datasets of a run; `test` is None where the data has no test split."""
+
+    train: SampleDataset
+    val: SampleDataset
+    test: SampleDataset | None
+
+
+class DataSource:
+    """Opened data: scanned and split, nothing decoded yet."""
+
+    def __init__(
+        self,
+        splits: Mapping[SplitName, Split],
+        *,
+        classes: tuple[str, ...],
+        channels: int,
+        image_size: int | None,
+        style: Style,
+    ) -> None:
+        """`splits` has "train" and "val", and may have "test"; labels count from 0 in the order of `classes`."""
+        self._splits = {name: splits[name] for name in SPLIT_NAMES if name in splits}
+        self._style = style
+        sizes = {str(name): len(split.labels) for name, split in self._splits.items()}
+        self.info = DataInfo(channels, classes, sizes, image_size)
+
+    def labels(self, split: SplitName) -> Tensor:
+        """The labels of `split`, int64 [n]."""
+        return self._splits[split].labels.clone()
+
+    def datasets(self, preprocessing: Preprocessing, augment: bool, seed: int) -> Splits:
+        """Map-style datasets of (float32 [C, H, W], label). Only "train" is augmented, as `seed` decides."""
+        made = {
+            name: split.store.dataset(
+                split.positions,
+                split.labels,
+                preprocessing,
+                style=self._style,
+                augment=augment and name == "train",
+                seed=seed,
+            )
+            for name, split in self._splits.items()
+        }
+        return Splits(made["train"], made["val"], made.get("test"))
+
+    def restricted(self, labels: list[int]) -> DataSource:
+        """The same data with the classes `labels` only, relabelled 0, 1, … in that order."""
+        new = torch.full((len(self.info.classes),), -1, dtype=torch.int64)
+        new[labels] = torch.arange(len(labels))
+        splits: dict[SplitName, Split] = {}
+        for name, split in self._splits.items():
+            relabelled = new[split.labels]
+            part = split.only(relabelled >= 0, relabelled)
+            if len(part.labels) or name != "test":
+                splits[name] = part
+        classes = tuple(self.info.classes[label] for label in labels)
+        return DataSource(
+            splits,
+            classes=classes,
+            channels=self.info.channels,
+            image_size=self.info.image_size,
+            style=self._style,
+        )
+
+
+def half_of_classes(source: DataSource, half: Literal["source", "target"], seed: int) -> DataSource:
+    """`source` with one half of its classes; the halves are disjoint, `seed` decides which class is in which.
+
+    Of an odd number of classes the "target" half has one more. Raises `ConfigError` below four classes, since a task
+    needs two, and where a half has no image to validate on.
+    """
+    count = len(source.info.classes)
+    if count < 4:
+        raise ConfigError("weights", "source_task", f"needs at least 4 classes to halve, the data has {count}")
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(order_seed(seed, 0))).tolist()
+    chosen = sorted(order[: count // 2] if half == "source" else order[count // 2 :])
+    part = source.restricted(chosen)
+    if not part.info.sizes["val"]:
+        raise ConfigError("weights", "source_task", f"the {half} half of the classes has no validation images")
+    return part

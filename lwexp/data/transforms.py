@@ -1,0 +1,114 @@
+"""From a decoded image to the model's input: preprocessing, augmentation of photographs and of characters."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from lwexp.errors import ConfigError
+
+if TYPE_CHECKING:
+    from .source import DataInfo
+
+Style = Literal["photograph", "character"]
+"""What may be done to an image: a photograph can be cropped and mirrored, a character (digit, letter, sign) cannot."""
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+# Characters: at most so much turned (degrees), moved (part of the side), and made smaller or larger. A 6 stays a 6.
+MAX_DEGREES = 10.0
+MAX_SHIFT = 0.1
+MAX_ZOOM = 0.1
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What the model expects: square images of `image_size` pixels, `channels` planes, (x - mean) / std of x in [0, 1].
+
+    `mean` and `std` have one value per channel. `crop_pct` is the part of the shorter side that evaluation keeps.
+    """
+
+    image_size: int
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    crop_pct: float = 0.875
+
+    def __post_init__(self) -> None:
+        """Refuse what would fail, or broadcast silently, at the first batch."""
+        if not len(self.mean) == len(self.std) == self.channels:
+            raise ValueError(f"mean={self.mean} and std={self.std} need one value for each of {self.channels} channels")
+        if self.interpolation not in ("bilinear", "bicubic"):
+            raise ValueError(f"interpolation={self.interpolation!r} is neither 'bilinear' nor 'bicubic'")
+        if not 0 < self.crop_pct <= 1:
+            raise ValueError(f"crop_pct={self.crop_pct} is not in (0, 1]")
+
+
+def standard_preprocessing(info: DataInfo, image_size: int, channels: int) -> Preprocessing:
+    """The usual choice for a model that asks for nothing else.
+
+    Colour: ImageNet's mean and standard deviation; the centre 7/8 is kept above 96 pixels, the whole image below (small
+    images have no margin to spare). One channel: [0, 1] becomes [-1, 1] (mean = std = 0.5), the whole image is kept.
+    """
+    if info.channels == 1 or channels != 3:
+        return Preprocessing(image_size, channels, (0.5,) * channels, (0.5,) * channels, crop_pct=1.0)
+    crop_pct = 0.875 if image_size > 96 else 1.0
+    return Preprocessing(image_size, channels, IMAGENET_MEAN, IMAGENET_STD, crop_pct=crop_pct)
+
+
+def decoded_channels(available: int, wanted: int) -> int:
+    """How many planes to decode so that `wanted` can be made of `available`: grey is repeated, colour made grey."""
+    if available == 1 or wanted == 1:
+        return 1
+    if wanted != available:
+        raise ConfigError("model", wanted, f"that many input channels cannot be made of images with {available}")
+    return available
+
+
+def image_transform(preprocessing: Preprocessing, style: Style, augment: bool) -> Any:
+    """The `torchvision.transforms.v2` pipeline from a PIL image to a float32 tensor [channels, size, size].
+
+    Random parts draw from torch's global CPU generator alone, so whoever seeds that decides them.
+    Photographs: random resized crop and horizontal flip (He et al., 2016), else resize and centre crop.
+    Characters: squeezed to the square, with small random rotations, shifts and changes of size.
+    """
+    import torch
+    from torchvision.transforms import InterpolationMode
+    from torchvision.transforms import v2 as exported
+
+    v2: Any = exported  # torchvision does not mark for type checkers what it exports
+    size, mode = preprocessing.image_size, InterpolationMode(preprocessing.interpolation)
+    steps: list[Any]
+    if style == "photograph" and augment:
+        steps = [v2.RandomResizedCrop(size, interpolation=mode, antialias=True), v2.RandomHorizontalFlip()]
+    elif style == "photograph":
+        shorter_side = math.floor(size / preprocessing.crop_pct)
+        steps = [v2.Resize(shorter_side, interpolation=mode, antialias=True), v2.CenterCrop(size)]
+    else:
+        steps = [v2.Resize((size, size), interpolation=mode, antialias=True)]
+        if augment:
+            zoom = (1 - MAX_ZOOM, 1 + MAX_ZOOM)
+            steps.append(v2.RandomAffine(MAX_DEGREES, (MAX_SHIFT, MAX_SHIFT), zoom, interpolation=mode))
+    return v2.Compose(
+        [
+            *steps,
+            v2.PILToTensor(),
+            v2.ToDtype(torch.float32, scale=True),
+            Repeat(preprocessing.channels),
+            v2.Normalize(list(preprocessing.mean), list(preprocessing.std)),
+        ]
+    )
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """One plane repeated to `channels`; an image that has them already is left alone."""
+
+    channels: int
+
+    def __call__(self, image: Any) -> Any:
+        """[C, H, W] -> [channels, H, W]."""
+        return image.expand(self.channels, -1, -1)

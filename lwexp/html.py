@@ -1,0 +1,106 @@
+"""The interactive page of rates: one HTML file with everything in it, no network, safe whatever the names are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from .plots import Floats, RateTable
+
+_TEMPLATE = Path(__file__).with_name("rates.html")
+_PLACE = "@@RATES@@"
+_ROWS = 1000  # steps in the page at most
+_NUMBERS = 12_000  # numbers in all curves of the page at most, so that it stays around a hundred kilobytes
+_COMPARED = 16
+
+
+def render_html(table: RateTable) -> str:
+    """The page as text. Steps are thinned evenly where they would make it large; rates keep 6 significant digits.
+
+    The data is JSON in a script element that is not executed, with `<`, `>` and `&` escaped, so nothing in it can end
+    the element; the page puts names in as text only.
+    """
+    data = json.dumps(page_data(table), separators=(",", ":"), allow_nan=False)  # ASCII: U+2028 is escaped as well
+    for character in "<>&":
+        data = data.replace(character, f"\\u{ord(character):04x}")
+    before, after = _TEMPLATE.read_text(encoding="utf-8").split(_PLACE)
+    return before + data + after
+
+
+def page_data(table: RateTable) -> dict[str, Any]:
+    """What the page shows: rate of group g at row t = `scale[g] * shapes[shape[g]][t]`, but 0 in `zeros[g]`.
+
+    `zeros[g]` holds row ranges [start, stop, start, stop, …]. `highest[g]` is over all rows, also those not kept.
+    """
+    from .plots import thinned
+
+    kept = thinned(table, _ROWS)
+    curves = _factored(kept.rates)
+    if len(curves.shapes) * len(kept.steps) > _NUMBERS:
+        kept = thinned(table, max(60, _NUMBERS // len(curves.shapes)))
+        curves = _factored(kept.rates)
+    return {
+        "title": table.title,
+        "names": list(table.names),
+        "depths": [int(depth) for depth in table.depths],
+        "frozen": [int(frozen) for frozen in table.frozen],
+        "rows": len(table.steps),
+        "steps": kept.steps.tolist(),
+        "highest": _rounded(table.rates.max(axis=0), 6),
+        "shapes": [_rounded(shape, 8) for shape in curves.shapes],
+        "shape": curves.shape,
+        "scale": _rounded(curves.scale, 8),
+        "zeros": [_ranges(column == 0) if column.any() else [] for column in kept.rates.T],
+    }
+
+
+@dataclass(frozen=True)
+class _Curves:
+    shapes: list[Floats]
+    shape: list[int]
+    scale: list[float]
+
+
+def _factored(rates: Floats) -> _Curves:
+    """`rates` [rows, groups] as few shapes [rows] times a scale per group.
+
+    Under a policy all groups follow one shape (rate = lr * scale * factor(t)), masked by gradual unfreezing, so the
+    page needs one curve instead of one for each group; groups that events moved get shapes of their own.
+    """
+    shapes: list[Floats] = []
+    index, scale = [], []
+    for column in rates.T:
+        moving = column > 0
+        # The policy's own shape is among the first; more than a few are compared in vain, and that takes time.
+        candidates = [k for k in range(len(shapes)) if k < _COMPARED // 2 or k >= len(shapes) - _COMPARED // 2]
+        for k in candidates:
+            both = moving & (shapes[k] > 0)
+            ratios = column[both] / shapes[k][both]
+            if not moving.any() or (len(ratios) and ratios.max() <= ratios.min() * (1 + 1e-9)):
+                factor = float(np.median(ratios)) if moving.any() else 0.0
+                new = moving & (shapes[k] == 0)
+                shapes[k][new] = column[new] / factor
+                break
+        else:
+            k, factor = len(shapes), float(column.max())
+            shapes.append(column / factor if factor else column.copy())
+        index.append(k)
+        scale.append(factor)
+    return _Curves(shapes, index, scale)
+
+
+def _ranges(mask: np.ndarray[Any, np.dtype[np.bool_]]) -> list[int]:
+    """Where `mask` is true, as [start, stop, start, stop, …]."""
+    return [int(i) for i in np.flatnonzero(np.diff(mask.astype(np.int8), prepend=0, append=0))]
+
+
+def _rounded(values: Iterable[float], digits: int) -> list[float]:
+    """`values` to so many significant digits, whole numbers without `.0`."""
+    short = [float(f"{value:.{digits - 1}e}") for value in values]
+    return [int(value) if value.is_integer() and value < 1e6 else value for value in short]

@@ -1,0 +1,149 @@
+"""Addresses of MLflow stores: which one is meant, whether it can be one, and how to show it without its secrets."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from .config import MLflowConfig
+from .errors import ConfigError, nearest
+
+DEFAULT_URI = "sqlite:///outputs/mlflow.db"
+_DATABASES = ("postgresql", "mysql", "mssql")
+_SERVERS = ("http", "https")
+_KINDS = ("sqlite", *_DATABASES, *_SERVERS)
+_HINT = "a local database is sqlite:///outputs/mlflow.db, a server http://host:5000"
+_FOLDER = "MLflow keeps no runs in plain folders any more; use a database in it: sqlite:///<folder>/mlflow.db"
+
+# `user:password@`; the greedy `@` also hides a password that itself has one, as long as no blank is in it
+_PASSWORD = re.compile(r"(?P<before>://[^\s:/@]*:)[^\s]*@")
+# a lone word before the host of a web address is a token, before that of a database a user's name
+_TOKEN = re.compile(r"(?P<before>\bhttps?://)[^\s:/@]+@", re.IGNORECASE)
+_QUERY = re.compile(r"(?P<before>[?&][\w.-]*(?:passw(?:or)?d|pwd|token|secret|key)=)[^&\s]+", re.IGNORECASE)
+
+
+def redact(text: str) -> str:
+    """`text` with the password and token parts of every address in it replaced by `***`.
+
+    >>> redact("postgresql://anna:s3cret@db:5432/runs"), redact("https://t0ken@host/x?api_key=abc&a=1")
+    ('postgresql://anna:***@db:5432/runs', 'https://***@host/x?api_key=***&a=1')
+    >>> redact("sqlite:///outputs/mlflow.db")
+    'sqlite:///outputs/mlflow.db'
+    """
+    text = _PASSWORD.sub(r"\g<before>***@", text)
+    text = _TOKEN.sub(r"\g<before>***@", text)
+    return _QUERY.sub(r"\g<before>***", text)
+
+
+def shown(uri: str) -> str:
+    """`redact` for one whole address as typed, which may be malformed: without slashes, or with blanks in it."""
+    return redact(re.sub(r"^((?:[\w+.-]+:/*)?[^:/@]*:).*@", r"\1***@", uri, flags=re.DOTALL))
+
+
+def resolve_uri(config: MLflowConfig, base: Path) -> str:
+    """The store's address: `tracking.uri`, else MLFLOW_TRACKING_URI, else a database below `base`/outputs.
+
+    A relative SQLite path counts from `base`, the folder where the command was started, and comes back absolute.
+    Nothing is created or contacted. Raises `ConfigError` for what cannot be an address, its secrets hidden.
+    """
+    key, uri = uri_source(config)
+    if kind(uri) == "sqlite":
+        return _absolute_sqlite(key, uri, base)
+    if kind(uri) in _SERVERS:
+        return _checked_server(key, uri)
+    if kind(uri) in _DATABASES:
+        return _checked_database(key, uri)
+    raise ConfigError(key, shown(uri), _unknown(uri))
+
+
+def uri_source(config: MLflowConfig) -> tuple[str, str]:
+    """Where the address was written (an option, or the environment variable), and the address as written."""
+    if config.uri is not None:
+        return "tracking.uri", config.uri.strip()
+    return "MLFLOW_TRACKING_URI", os.environ.get("MLFLOW_TRACKING_URI", "").strip() or DEFAULT_URI
+
+
+def kind(uri: str) -> str:
+    """The scheme without a driver: `postgresql` of `postgresql+psycopg2://…`; empty for what has no `://`."""
+    scheme, separator, _ = uri.partition("://")
+    return scheme.partition("+")[0].lower() if separator else ""
+
+
+def sqlite_path(uri: str) -> Path:
+    """The file of a resolved `sqlite:///…` address."""
+    return Path(uri.partition(":///")[2].partition("?")[0])
+
+
+def _absolute_sqlite(key: str, uri: str, base: Path) -> str:
+    scheme, _, rest = uri.partition("://")
+    path, question, query = rest.removeprefix("/").partition("?")
+    if rest and not rest.startswith("/"):
+        why = "three slashes before a relative path, four before an absolute one: sqlite:///outputs/mlflow.db"
+        raise ConfigError(key, shown(uri), why)
+    if not path:
+        raise ConfigError(key, shown(uri), f"names no file; {_HINT}")
+    if path == ":memory:":
+        raise ConfigError(key, shown(uri), "a database in memory is gone when the run ends; name a file")
+    file = Path(os.path.abspath(base / Path(path).expanduser()))  # noqa: PTH100 (resolve() would follow links)
+    if path.endswith("/") or file.is_dir():
+        raise ConfigError(key, shown(uri), "is a folder; name a file in it, e.g. mlflow.db")
+    if "?" in str(file):
+        raise ConfigError(key, shown(uri), f"the path {file} has a question mark, which ends the path of an address")
+    return f"{scheme.lower()}:///{file}{question}{query}"
+
+
+def _checked_server(key: str, uri: str) -> str:
+    why = None
+    try:
+        parts = urlsplit(uri)
+        host = parts.hostname or ""
+    except ValueError:
+        raise ConfigError(key, shown(uri), f"not a valid address; {_HINT}") from None
+    try:
+        if parts.port == 0:
+            raise ValueError
+    except ValueError:
+        why = "the port must be a number from 1 to 65535"
+    if not host:
+        why = f"names no host; {_HINT}"
+    elif re.search(r"\s", uri) or not re.fullmatch(r"[\w.-]+|[0-9a-fA-F:.%]+", host) or ".." in host:
+        why = f"{host!r} cannot be the name of a host"
+    elif parts.query or parts.fragment:
+        why = "give the server's own address, without what follows ? or #"
+    if why is not None:
+        raise ConfigError(key, shown(uri), why)
+    return uri.rstrip("/")
+
+
+def _checked_database(key: str, uri: str) -> str:
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    form = "the form is dialect+driver://user:password@host:port/database"
+    try:
+        url = make_url(uri)
+    except (ArgumentError, ValueError):
+        raise ConfigError(key, shown(uri), f"not a valid database address; {form}") from None
+    if url.port is not None and not 0 < url.port < 65536:
+        raise ConfigError(key, shown(uri), "the port must be a number from 1 to 65535")
+    if not url.database and not url.query:
+        raise ConfigError(key, shown(uri), f"names no database; {form}")
+    return uri
+
+
+def _unknown(uri: str) -> str:
+    """Why `uri`, of none of the known kinds, is no address of a store."""
+    scheme, colon, _ = uri.partition(":")
+    if not uri:
+        return f"is empty; {_HINT}"
+    if scheme.lower() == "file" or uri.startswith((".", "/", "~")):
+        return _FOLDER
+    if colon and scheme.partition("+")[0].lower() in _KINDS:
+        return f"{scheme}: is followed by slashes; {_HINT}"
+    if "://" in uri:
+        return f"no such kind of store; {nearest(scheme.lower(), _KINDS)}"
+    if re.fullmatch(r"[\w.-]+:\d+(/.*)?", uri):
+        return f"a server's address begins with http:// or https://: http://{uri}"
+    return f"not an address; {_HINT}"

@@ -1,0 +1,144 @@
+"""The first contact with an MLflow store: bounded in time, without importing mlflow, explained in one line."""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from http.client import HTTPException
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import unquote, urlsplit
+
+from . import mlflow_address as address
+from .config import MLflowConfig
+from .errors import ConfigError, RunError
+from .mlflow_address import redact
+
+T = TypeVar("T")
+
+# Answered from the server's database, so a server whose database hangs does not pass for one that answers
+_QUESTION = "/api/2.0/mlflow/experiments/search?max_results=1"
+
+
+def check_store(config: MLflowConfig, base: Path | None = None) -> str:
+    """The resolved address of a store that answers within `config.timeout` seconds; mlflow is not imported.
+
+    Raises `ConfigError` for an address that cannot be used, `RunError` for a store that does not answer.
+    """
+    uri = address.resolve_uri(config, base or Path.cwd())
+    key = address.uri_source(config)[0]
+    if address.kind(uri) == "sqlite":
+        _check_file(key, uri)
+        return uri
+    contact = _contact_server if address.kind(uri).startswith("http") else _contact_database
+    try:
+        within(config.timeout, lambda: contact(uri, config.timeout))
+    except ModuleNotFoundError as error:
+        why = f"the Python package {error.name} is not installed; install it, or name another driver (dialect+driver://)"
+        raise ConfigError(key, redact(uri), why) from None
+    except TimeoutError:
+        raise _unreachable(uri, f"no answer within {config.timeout:g} s") from None
+    except Exception as error:
+        raise _unreachable(uri, one_line(error, uri)) from None
+    return uri
+
+
+def within(seconds: float, action: Callable[[], T]) -> T:
+    """The result of `action`, or `TimeoutError`: what blocks inside the operating system cannot be interrupted, only
+    left behind in a daemon thread.
+    """
+    results: list[T] = []
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            results.append(action())
+        except BaseException as error:  # handed to the caller below
+            errors.append(error)
+
+    thread = threading.Thread(target=work, daemon=True, name="lwexp-first-contact")
+    thread.start()
+    thread.join(seconds)
+    if errors:
+        raise errors[0]
+    if not results:
+        raise TimeoutError
+    return results[0]
+
+
+def _unreachable(uri: str, why: str) -> RunError:
+    return RunError(
+        f"the tracking store {redact(uri)} does not answer ({why}): "
+        "start it, choose another with tracking.uri=…, or go on without: tracking=none"
+    )
+
+
+def _check_file(key: str, uri: str) -> None:
+    path = address.sqlite_path(uri)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        why = f"the folder {path.parent} cannot be made: {error.strerror}"
+        raise ConfigError(key, redact(uri), why) from None
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise ConfigError(key, redact(uri), "no permission to write there")
+    if not path.exists():
+        return
+    try:
+        connection = sqlite3.connect(path)
+        try:
+            connection.execute("PRAGMA schema_version")
+        finally:
+            connection.close()
+    except sqlite3.OperationalError as error:
+        if "locked" not in str(error):  # a lock passes, and later calls wait for it
+            raise _unreachable(uri, str(error)) from None
+    except sqlite3.DatabaseError:
+        raise ConfigError(key, redact(uri), "the file exists and is not an SQLite database") from None
+
+
+def _contact_server(uri: str, timeout: float) -> None:
+    parts = urlsplit(uri)
+    plain = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()  # urllib takes no user:password@
+    try:
+        urllib.request.urlopen(plain + _QUESTION, timeout=timeout).close()  # http or https, by `resolve_uri`
+    except urllib.error.HTTPError:
+        return  # an answer; what it means, MLflow's own requests will tell
+    except urllib.error.URLError as error:
+        if "SSL" not in type(error.reason).__name__:  # MLflow has its own options for certificates
+            raise error.reason if isinstance(error.reason, Exception) else error from None
+    except HTTPException as error:
+        raise ConnectionError(f"what listens there is no web server: {error or type(error).__name__}") from None
+
+
+def _contact_database(uri: str, timeout: float) -> None:
+    from sqlalchemy import create_engine
+    from sqlalchemy.exc import NoSuchModuleError
+    from sqlalchemy.pool import NullPool
+
+    try:
+        engine = create_engine(uri, poolclass=NullPool)
+    except NoSuchModuleError as error:
+        raise ModuleNotFoundError(name=str(error).rpartition(":")[2]) from None
+    engine.connect().close()
+
+
+def one_line(error: BaseException, uri: str) -> str:
+    """The telling part of `error`'s text, at most 300 characters, without the secrets of `uri`."""
+    text = str(error).strip() or type(error).__name__
+    caused = re.search(r"Caused by \w+\((.*)\)", text)
+    text = " ".join((caused[1] if caused else text.splitlines()[0]).split())
+    password = urlsplit(uri).password or ""
+    for secret in {password, unquote(password)} - {""}:
+        text = text.replace(secret, "***")
+    if re.search(r"error code 40[13]|UNAUTHENTICATED|PERMISSION_DENIED", text):
+        text += " (access: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN)"
+    elif "error code 404" in text:
+        text += " (what answers there may not be an MLflow server)"
+    text = redact(text)
+    return text if len(text) <= 300 else f"{text[:299]}…"

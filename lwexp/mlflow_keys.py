@@ -1,0 +1,88 @@
+"""Names of metrics, params and tags that MLflow accepts, and values cut to what it stores."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .mlflow_address import redact
+
+# https://github.com/mlflow/mlflow/blob/v3.17.2/mlflow/utils/validation.py; a colon is refused on Windows only
+MAX_KEY, MAX_PARAM, MAX_TAG, MAX_NAME = 250, 6000, 8000, 250
+_REFUSED = re.compile(r"[^\w.\- ]")
+
+
+def safe_key(name: str) -> str:
+    """`name` as MLflow takes it: no `*[]:` and the like, no part that reads as a path, at most 250 characters.
+
+    A name that is fine already comes back as it is. See `safe_keys` for several names.
+
+    >>> safe_key("lr/03_blocks.*.norm1[0]"), safe_key("/a//../b")
+    ('lr/03_blocks._.norm1_0_', 'a/__/b')
+    """
+    key = "/".join(_safe_part(part.strip(" ")) for part in name.split("/") if part.strip(" ")) or "_"
+    return key if len(key) <= MAX_KEY else _with_hash(key, name)
+
+
+def safe_keys(names: Sequence[str]) -> list[str]:
+    """`safe_key` of each of `names`; names that would become one get a hash of the original appended.
+
+    >>> safe_keys(["a.b", "a*", "a?", "a*"])
+    ['a.b', 'a__a4a87d31', 'a__5289f1df', 'a__a4a87d31']
+    """
+    distinct = dict.fromkeys(names)
+    counts = Counter(safe_key(name) for name in distinct)
+    taken = {name for name in distinct if safe_key(name) == name}
+    keys: dict[str, str] = {}
+    for name in distinct:
+        key = safe_key(name)
+        if key != name:
+            salted = name
+            if counts[key] > 1:
+                key = _with_hash(key, salted)
+            while key in taken:
+                salted += "'"
+                key = _with_hash(key, salted)
+        keys[name] = key
+        taken.add(key)
+    return [keys[name] for name in names]
+
+
+def cut(text: str, limit: int) -> str:
+    """`text`, or its first `limit` characters with an ellipsis as the last of them."""
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def param_values(params: Mapping[str, Any]) -> dict[str, str]:
+    """Names and values of `params` as MLflow takes them: text as it is, anything else as JSON, long values cut.
+
+    Secrets in addresses are hidden, here and in `tag_values`.
+    """
+    keys = safe_keys(list(params))
+    return {key: cut(redact(_text(value)), MAX_PARAM) for key, value in zip(keys, params.values(), strict=True)}
+
+
+def tag_values(tags: Mapping[str, str]) -> dict[str, str]:
+    """Names and values of `tags` as MLflow takes them, long values cut."""
+    keys = safe_keys(list(tags))
+    return {key: cut(redact(str(value)), MAX_TAG) for key, value in zip(keys, tags.values(), strict=True)}
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
+
+
+def _safe_part(part: str) -> str:
+    part = _REFUSED.sub("_", part)
+    if part == "." or part.startswith(".."):
+        part = re.sub(r"^\.+", lambda dots: "_" * len(dots[0]), part)
+    return part
+
+
+def _with_hash(key: str, name: str) -> str:
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    return f"{key[: MAX_KEY - 9].rstrip('/ ')}_{digest}"

@@ -1,0 +1,188 @@
+"""Working with an MLflow store that answers: the client, the experiment, calls that are tried again.
+
+mlflow is imported only inside functions: it takes seconds, and tracking=none does without.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from . import mlflow_address as address
+from .config import MLflowConfig
+from .errors import ConfigError, RunError
+from .mlflow_address import redact
+from .mlflow_contact import check_store, one_line
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+T = TypeVar("T")
+
+# MLflow's UI shows an experiment of this kind as model training; it has no constant in MLflow's Python code
+KIND_TAG, KIND = "mlflow.experimentKind", "custom_model_development"
+_LOCK_SECONDS = 120.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 8.0
+_TRANSIENT = {
+    "INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "RESOURCE_EXHAUSTED", "REQUEST_LIMIT_EXCEEDED",
+    "DEADLINE_EXCEEDED", "ABORTED", "CANCELLED", "IO_ERROR",
+}  # fmt: skip
+# MLflow's own retries take over four minutes, and it prints links where a run ends
+_SETTINGS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
+
+
+def connect(config: MLflowConfig, base: Path | None = None) -> tuple[MlflowClient, str]:
+    """A client of the store that has answered, its tables made on first use, and the store's resolved address."""
+    uri = check_store(config, base)
+    quiet()
+    with explained(uri), first_use(uri), bounded():
+        from mlflow import MlflowClient
+
+        return MlflowClient(tracking_uri=uri), uri
+
+
+@contextmanager
+def first_use(uri: str) -> Iterator[None]:
+    """One process at a time, for an SQLite file: MLflow's own making of tables is not safe against a second one."""
+    if address.kind(uri) != "sqlite":
+        yield
+        return
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(f"{address.sqlite_path(uri)}.lock", timeout=_LOCK_SECONDS)
+    try:
+        lock.acquire()
+    except Timeout:
+        why = f"another process has held {lock.lock_file} for {_LOCK_SECONDS:g} s"
+        raise RunError(f"the tracking store {redact(uri)} cannot be set up: {why}") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def experiment_id(client: MlflowClient, name: str, uri: str, base: Path | None = None) -> str:
+    """The id of the experiment `name`, made on first use, marked as model training.
+
+    Raises `ConfigError` for a name that MLflow refuses or that belongs to a deleted experiment.
+    """
+    from mlflow.exceptions import MlflowException
+
+    if not name.strip() or len(name) > 500:
+        raise ConfigError("tracking.experiment", name, "must have from 1 to 500 characters")
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return str(client.create_experiment(name, _artifact_location(uri, base), {KIND_TAG: KIND}))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            found = client.get_experiment_by_name(name)  # another process was faster
+    if found is None or found.lifecycle_stage != "active":
+        restore = f" (mlflow experiments restore --experiment-id {found.experiment_id})" if found else ""
+        raise ConfigError("tracking.experiment", name, f"was deleted; restore it{restore} or choose another name")
+    if found.tags.get(KIND_TAG) != KIND:
+        client.set_experiment_tag(found.experiment_id, KIND_TAG, KIND)
+    return str(found.experiment_id)
+
+
+def artifact_folder(uri: str, base: Path | None = None) -> Path:
+    """Where runs of a database store keep their files: `mlartifacts` beside an SQLite file, else below outputs/."""
+    if address.kind(uri) == "sqlite":
+        return address.sqlite_path(uri).parent / "mlartifacts"
+    return (base or Path.cwd()).absolute() / "outputs" / "mlartifacts"
+
+
+def _artifact_location(uri: str, base: Path | None) -> str | None:
+    """For a database; a server decides for itself."""
+    return None if address.kind(uri).startswith("http") else artifact_folder(uri, base).as_uri()
+
+
+def persist(action: Callable[[], T], patience: float | Callable[[], float]) -> T:
+    """The result of `action`, tried again with growing pauses as long as the store fails in a way that may pass.
+
+    `patience`: seconds after which the last error is raised; a function where that may change meanwhile.
+    """
+    started = time.monotonic()
+    pause = _FIRST_PAUSE
+    while True:
+        try:
+            with bounded():
+                return action()
+        except Exception as error:
+            limit = patience() if callable(patience) else patience
+            if not _may_pass(error) or time.monotonic() + pause > started + limit:
+                raise
+        time.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+def _may_pass(error: Exception) -> bool:
+    return getattr(error, "error_code", None) in _TRANSIENT or isinstance(error, OSError)
+
+
+@contextmanager
+def explained(uri: str, what: str = "failed") -> Iterator[None]:
+    """MLflow's, the database's and the network's errors as a `RunError` of one line without secrets."""
+    try:
+        yield
+    except (RunError, ConfigError):
+        raise
+    except Exception as error:
+        raise RunError(f"the tracking store {redact(uri)} {what}: {one_line(error, uri)}") from None
+
+
+class _Bounds:
+    """Settings of MLflow's HTTP client, which reads them from the environment at every request.
+
+    In place only while a call of ours runs (in any thread), and only where the user has set none.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._depth, self._added = threading.Lock(), 0, list[str]()
+
+    def enter(self) -> None:
+        with self._lock:
+            self._depth += 1
+            if self._depth == 1:
+                self._added = [name for name in _SETTINGS if name not in os.environ]
+                os.environ.update({name: _SETTINGS[name] for name in self._added})
+
+    def leave(self) -> None:
+        with self._lock:
+            self._depth -= 1
+            if self._depth == 0:
+                for name in self._added:
+                    os.environ.pop(name, None)
+
+
+_bounds = _Bounds()
+
+
+@contextmanager
+def bounded() -> Iterator[None]:
+    """Calls of MLflow's client fail soon, so that trying again is `persist`'s decision, not four minutes of silence."""
+    _bounds.enter()
+    try:
+        yield
+    finally:
+        _bounds.leave()
+
+
+def quiet() -> None:
+    """Import mlflow without its chatter and telemetry; a level that the user chose (MLFLOW_LOGGING_LEVEL) stays."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("DO_NOT_TRACK", "true")
+    import mlflow  # noqa: F401
+
+    if "MLFLOW_LOGGING_LEVEL" in os.environ:
+        return
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    # it logs every database error with its traceback and raises it as well; one report, ours, is enough
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)

@@ -1,0 +1,57 @@
+"""`python -m lwexp.preview`: the plan and its rate curves before training; same options as a run, no weights."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from . import cli
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+log = logging.getLogger(__name__)
+
+
+def preview(config: DictConfig) -> None:
+    """Print the plan and write its pictures; `preview.csv=…` and `preview.json=…` write the table to a file too."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from .errors import ConfigError
+    from .instantiate import build_optimizer, make_experiment, settings
+    from .pictures import draw_plan
+    from .policy import looks_at_training
+
+    checked = settings(config)
+    hydra = HydraConfig.get()
+    folder, base = Path(hydra.runtime.output_dir), Path(hydra.runtime.cwd)
+    experiment = make_experiment(checked, base, device="meta")
+    plan, schedule = experiment.plan, experiment.schedule
+    build_optimizer(checked, plan)  # refuses what the run would refuse
+    log.info("%s\n", plan)
+    log.info("%d optimizer steps, %d in an epoch", experiment.steps, experiment.steps_per_epoch)
+    wanted = (("csv", checked.preview.csv, plan.to_csv), ("json", checked.preview.json_, plan.to_json))
+    for kind, target, write in wanted:
+        if target:
+            path = base / target
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(write(), encoding="utf-8")
+            except OSError as error:
+                raise ConfigError(f"preview.{kind}", target, f"cannot be written: {error.strerror}") from error
+            log.info("wrote %s", path)
+    if looks_at_training(schedule.policy):
+        log.info("the policy looks at training, so its rates are not known beforehand; no pictures")
+        return
+    for path in draw_plan(plan, schedule, experiment.steps, folder):
+        log.info("wrote %s", path)
+
+
+def main() -> None:
+    """Preview from the command line."""
+    cli.main(preview)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,26 @@
+"""`python -m lwexp.run`: config -> experiment -> training, every group's rate at every step in MLflow."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from . import cli
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+def run(config: DictConfig) -> float:
+    """One job of Hydra's: train and return the best validation accuracy, which a sweeper may maximise."""
+    from .job import run_job
+
+    return run_job(config)
+
+
+def main() -> None:
+    """Run from the command line."""
+    cli.main(run)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""A multirun's parent run in MLflow: made before the first job, found by every job, closed at the end.
+
+The jobs find it through a file in the sweep's folder, which works with any launcher that shares that folder.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+
+from .errors import LwexpError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from .config import RunConfig
+
+_FILE = "sweep.json"
+_open: tuple[Any, str, Path] | None = None  # tracking config, id and base folder of the parent run open here
+
+
+class LwexpCallback(Callback):
+    """Checks a single run's config before its folder is made, and keeps a multirun's parent run."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Refuse a mistaken config while there is nothing to clean up. Hydra swallows errors here, but not an exit."""
+        from .cli import explained, refuse
+        from .instantiate import settings
+
+        HydraConfig.instance().set_config(config)  # ${hydra:…} in the config is looked up there
+        try:
+            settings(config)
+        except Exception as error:
+            known = explained(error)
+            if known is None:
+                raise
+            refuse(known)
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Make the parent run."""
+        from .cli import explained, refuse
+
+        try:
+            _open_parent(config)
+        except Exception as error:
+            known = explained(error)
+            if known is None:
+                raise
+            refuse(known)
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """All jobs have ended well."""
+        close("FINISHED")
+
+
+def _open_parent(config: DictConfig) -> None:
+    global _open  # noqa: PLW0603  the process has one sweep at most
+    from .instantiate import tracking_settings
+    from .tracking import start_parent
+
+    tracking = tracking_settings(config)
+    if tracking is None:
+        return
+    overrides = list(config.hydra.overrides.task)
+    name = " ".join(overrides) or "sweep"
+    folder = Path(str(config.hydra.sweep.dir)).absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    command = " ".join(["python -m lwexp.run -m", *overrides])
+    run_id = start_parent(
+        tracking,
+        base=Path(config.hydra.runtime.cwd),
+        run_name=name,
+        tags={"lwexp.overrides": name, "lwexp.kind": "sweep", "lwexp.folder": str(folder)},
+        description=f"Sweep: `{command}`",
+        params={},
+    )
+    (folder / _FILE).write_text(json.dumps({"parent": run_id, "overrides": overrides}), encoding="utf-8")
+    _open = (tracking, run_id, Path(config.hydra.runtime.cwd))
+
+
+def parent_of_job() -> tuple[str | None, str | None]:
+    """The id of the parent run of the job that runs now, and the job's name: what sets it apart from its siblings."""
+    hydra = HydraConfig.get()
+    found = Path(str(hydra.sweep.dir)).absolute() / _FILE
+    if str(hydra.mode).endswith("RUN") and not str(hydra.mode).endswith("MULTIRUN"):
+        return None, None
+    sweep = json.loads(found.read_text(encoding="utf-8")) if found.is_file() else {"parent": None, "overrides": []}
+    own = [override for override in hydra.overrides.task if override not in sweep["overrides"]]
+    return sweep["parent"], " ".join(own) or None
+
+
+def close(status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
+    """End the parent run that this process has open, if any."""
+    global _open  # noqa: PLW0603
+    if _open is None:
+        return
+    from .tracking import end_parent
+
+    (tracking, run_id, base), _open = _open, None
+    try:
+        end_parent(tracking, run_id, status, None, base=base)
+    except LwexpError as error:
+        print(f"error: {error}", file=sys.stderr)
+
+
+def job_settings(config: RunConfig) -> str:
+    """A run's name where no sweep gives one: its telling settings."""
+    parts = [config.model.name or config.model.target or config.model.source, str(config.grouping.name)]
+    parts.append(str(config.decay.name or config.decay.target))
+    if config.decay.name == "linear":
+        parts.append(f"mult={config.mult:g}")
+    return " ".join([*parts, f"seed={config.seed}"])

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+from conftest import TinyNet
+from hypothesis import given
+from strategies import models
+from torch import nn
+
+from lwexp.errors import ConfigError
+from lwexp.grouping import GROUPINGS, NamedGroup, common_path, group
+
+
+@pytest.mark.parametrize("grouping", ["per_parameter", "top_module", "depth_index"])
+@given(model=models())
+def test_every_parameter_is_in_exactly_one_group(grouping: str, model: nn.Module) -> None:
+    options = {"source": "registration"} if grouping == "depth_index" else {}
+    grouped = group(model, grouping, options).groups
+    members = [name for g in grouped for name in g.parameter_names]
+    assert sorted(members) == sorted(name for name, _ in model.named_parameters())
+    assert all(g.parameter_names for g in grouped)
+    assert len({g.name for g in grouped}) == len(grouped)
+
+
+@pytest.mark.parametrize("grouping", ["per_parameter", "top_module"])
+@given(model=models())
+def test_groups_stand_from_the_last_registered_parameter_to_the_first(grouping: str, model: nn.Module) -> None:
+    order = [name for name, _ in model.named_parameters()][::-1]
+    heads = [order.index(g.parameter_names[0]) for g in group(model, grouping, {}).groups]
+    assert heads == sorted(heads)
+
+
+def test_resnet18_has_the_tutorials_groups() -> None:
+    model = timm.create_model("resnet18", num_classes=2)
+    assert len(group(model, "per_parameter", {}).groups) == 62
+    assert [g.name for g in group(model, "top_module", {}).groups] == [
+        "fc", "layer4", "layer3", "layer2", "layer1", "bn1", "conv1",
+    ]  # fmt: skip
+    assert [g.name for g in group(model, "depth_index", {}).groups] == [
+        "fc", "layer4.1", "layer4.0", "layer3.1", "layer3.0", "layer2.1", "layer2.0", "layer1.1", "layer1.0", "stem",
+    ]  # fmt: skip
+
+
+def test_a_module_that_reappears_joins_its_first_appearance() -> None:
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(1))
+            self.body = nn.Linear(2, 2)
+            self.body.extra = self.scale
+            self.head = nn.Linear(2, 2)
+
+    grouped = group(Mixed(), "top_module", {}).groups
+    assert [g.name for g in grouped] == ["head", "body", "scale"]
+
+
+def test_by_name_takes_patterns_in_order_and_star_takes_the_rest(tiny: TinyNet) -> None:
+    options = {"patterns": {"top": ["head", "blocks.3"], "norms": "*.norm.*", "rest": "*"}}
+    grouped = group(tiny, "by_name", options).groups
+    assert [g.name for g in grouped] == ["top", "norms", "rest"]
+    assert "blocks.3.norm.weight" in grouped[0].parameter_names
+    assert set(grouped[1].parameter_names) == {f"blocks.{i}.norm.{k}" for i in range(3) for k in ("weight", "bias")}
+
+
+@pytest.mark.parametrize(
+    ("patterns", "said"),
+    [
+        ({"top": "head"}, r"no pattern matches 14 parameters: blocks\.3\.norm\.bias.*add '\*'"),
+        ({"top": "haed", "rest": "*"}, r"grouping\.patterns\.top=haed: .*did you mean head"),
+        ({"all": "*", "top": "head"}, r"grouping\.patterns\.top=head: all it matches is taken"),
+        ({}, "needs at least one group"),
+    ],
+)
+def test_by_name_refuses_patterns_that_make_no_partition(tiny: TinyNet, patterns: dict[str, str], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        group(tiny, "by_name", {"patterns": patterns})
+
+
+def test_own_function_is_a_grouping(tiny: TinyNet) -> None:
+    def halves(model: nn.Module, first: int) -> list[tuple[str, list[str]]]:
+        names = [name for name, _ in model.named_parameters()][::-1]
+        return [("late", names[:first]), ("early", names[first:])]
+
+    assert [len(g.parameter_names) for g in group(tiny, halves, {"first": 5}).groups] == [5, 11]
+
+
+@pytest.mark.parametrize(
+    ("groups", "said"),
+    [
+        ([("a", ["head.weight"])], r"=.*: 15 parameters are in no group"),
+        ([("a", ["head.weight"]), ("b", ["head.weight"])], r"head\.weight: the parameter is in two groups, a and b"),
+        ([("a", ["haed.weight"])], r"haed\.weight: .*lacks; did you mean head\.weight"),
+        ([("a", [])], "the group is empty"),
+    ],
+)
+def test_own_function_that_is_no_partition_is_refused_by_name(
+    tiny: TinyNet, groups: list[NamedGroup], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        group(tiny, lambda model: groups, {})
+
+
+def test_unknown_grouping_and_option_are_refused_with_the_nearest(tiny: TinyNet) -> None:
+    with pytest.raises(ConfigError, match=r"grouping=top_modul: .*did you mean top_module"):
+        group(tiny, "top_modul", {})
+    with pytest.raises(ConfigError, match=r"grouping\.sorce=timm: unknown option; did you mean source"):
+        group(tiny, "depth_index", {"sorce": "timm"})
+    with pytest.raises(ConfigError, match="model=ReLU: has no parameters"):
+        group(nn.ReLU(), "top_module", {})
+
+
+def test_common_path_is_the_longest_shared_module() -> None:
+    assert common_path(["a.b.weight", "a.b.bias"]) == "a.b"
+    assert common_path(["a.b.weight", "a.bc.bias"]) == "a"
+    assert common_path(["a.weight", "b.weight"]) == ""
+    assert common_path(["token"]) == "token"
+
+
+def test_names_of_the_groupings_are_those_of_the_design() -> None:
+    assert set(GROUPINGS) == {"per_parameter", "top_module", "depth_index", "by_name"}
