@@ -15,7 +15,7 @@ import re
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -68,11 +68,14 @@ def find_depths(model: nn.Module, source: str = "auto", example_input: object | 
             traced = trace(inner, names.first, example_input)
         except ForwardError as error:
             if source == "execution":
-                raise ConfigError("grouping.source", source, f"no forward pass with {error}; {_ANOTHER_INPUT}") from None
-            notes.append(f"no forward pass got through, tried {error}; {_ANOTHER_INPUT}")
+                why = f"no forward pass, {error}; {_ANOTHER_INPUT}"
+                raise ConfigError("grouping.source", source, why) from None
+            notes.append(f"no forward pass got through, {error}; {_ANOTHER_INPUT}")
     by_name, unused = _depths_of_units(_Structure(inner), names, traced)
-    if unused:
-        notes.append(f"never used in the forward pass: {_shown(unused)}; beside what was registered before")
+    for depth in sorted({by_name[name] for name in unused}):
+        beside = "with the head, as its like" if depth == max(by_name.values()) else "with what was registered before"
+        shown = _shown(name for name in unused if by_name[name] == depth)
+        notes.append(f"never used in the forward pass: {shown}: {beside} (depth {depth})")
     if traced is None:
         notes.append("depth is the order in which modules were registered, which may not be the order of their use")
     return _renamed(Depths(by_name, "registration" if traced is None else "execution", tuple(notes)), prefix, model)
@@ -191,7 +194,7 @@ def _from_description(
         try:
             used = trace(model, names.first, example_input).first_use
         except ForwardError as error:
-            notes.append(f"no forward pass got through, tried {error}; {_ANOTHER_INPUT}")
+            notes.append(f"no forward pass got through, {error}; {_ANOTHER_INPUT}")
         unused = [name for name in others if name not in used]
         placed = _placed([name for name in others if name in used], described, head, names, used)
         placed |= _placed(unused, described, head, names, names.order)
@@ -212,7 +215,7 @@ def _classifier(model: nn.Module, names: _Names) -> set[str]:
     modules = get() if callable(get) else None
     for module in modules if isinstance(modules, (tuple, list)) else [modules]:
         if isinstance(module, nn.Module):
-            found.update(names.first[id(parameter)] for parameter in module.parameters() if id(parameter) in names.first)
+            found.update(names.first[id(p)] for p in module.parameters() if id(p) in names.first)
     config = getattr(model, "default_cfg", None)
     listed = config.get("classifier") if isinstance(config, Mapping) else None
     for path in [listed] if isinstance(listed, str) else listed or ():
@@ -267,13 +270,15 @@ _Within = tuple[tuple[int, int], ...]  # pairs (id of a list, index of the eleme
 class _Unit:
     """Parameters that share a depth; `block`: it is one of a list of blocks; `kind`: class of the module.
 
-    `within`: which element it belongs to of which lists inside blocks.
+    `build`: equal for modules of several layers that are built alike; `within`: which element of which lists inside
+    blocks it belongs to.
     """
 
     path: str
     names: Sequence[str]
     block: bool
     kind: type
+    build: object = None
     within: _Within = ()
 
     @property
@@ -308,7 +313,7 @@ class _Structure:
 
     def _measure(self, module: nn.Module) -> None:
         """Number of weights, of modules that own a weight matrix, and all shapes, of `module` and everything in it."""
-        own = [parameter for parameter in module.parameters(recurse=False)]
+        own = list(module.parameters(recurse=False))
         size = sum(_size(parameter) for parameter in own)
         matrices = module.num_layers if isinstance(module, nn.RNNBase) else int(any(map(_is_matrix, own)))
         shapes: list[Any] = [None if isinstance(p, UninitializedParameter) else tuple(p.shape) for p in own]
@@ -344,6 +349,12 @@ class _Structure:
         """Whether several modules of `module` own a weight matrix."""
         return self.matrices[id(module)] >= 2
 
+    def build(self, module: nn.Module) -> object:
+        """What `module` is: its class, of a container also what that holds."""
+        if not isinstance(module, _CONTAINERS):
+            return type(module)
+        return type(module), tuple(self.build(child) for child in module.children() if self.size[id(child)])
+
     def is_block(self, module: nn.Module) -> bool:
         """Whether `module` stays whole: it is repeated as it is, or what it lists works side by side."""
         return id(module) in self.blocks or id(module) in self.parallel or type(module) in self.block_classes
@@ -358,10 +369,9 @@ class _Structure:
         composite = [child for child in children if self.composite(child)]
         if not isinstance(module, _CONTAINERS):
             return type(module) in self.list_classes and bool(composite)
-        if in_list and len(composite) > 1 and len({type(child) for child in composite}) == len(composite):
-            # The parts of one block, such as attention and feed-forward, unless the like of it elsewhere is a list.
-            if self.place.get(id(module)) not in self.repeated:
-                return False
+        distinct = len(composite) > 1 and len({type(child) for child in composite}) == len(composite)
+        if in_list and distinct and self.place.get(id(module)) not in self.repeated:
+            return False  # the parts of one block, such as attention and feed-forward
         held = sum(self.size[id(child)] for child in composite)
         return 2 * held > self.size[id(module)] and 2 * len(composite) >= len(children)
 
@@ -382,12 +392,10 @@ class _Structure:
         found: list[_Unit] = []
         seen: set[int] = set()
 
-        def add(path: str, parameters: Iterable[nn.Parameter], block: bool, kind: type, within: _Within = ()) -> None:
-            parameters = list(parameters)
+        def add(path: str, parameters: Sequence[nn.Parameter], **of_unit: Any) -> None:
             own = dict.fromkeys(names.first[id(parameter)] for parameter in parameters)
             if own:
-                layer = flat and kind is not nn.Parameter and any(map(_is_matrix, parameters))
-                found.append(_Unit(path, tuple(own), block or layer, kind, within))
+                found.append(_Unit(path, tuple(own), **of_unit))
 
         def visit(module: nn.Module, path: str, in_list: bool, element: bool, within: _Within) -> None:
             if id(module) in seen:
@@ -397,7 +405,7 @@ class _Structure:
                 for layer in range(module.num_layers):
                     pattern = re.compile(rf"_l{layer}(_|\Z)")
                     own = [p for n, p in module.named_parameters() if pattern.search(n)]
-                    add(f"{path}.{layer}", own, True, nn.RNNBase, within)
+                    add(f"{path}.{layer}", own, block=True, kind=type(module), within=within)
                 return
             is_list = self.is_list(module, in_list)
             whole = module is not self.model and self.is_block(module)
@@ -406,16 +414,24 @@ class _Structure:
             stage = 2 * self.listed(module, in_list or element) > self.size[id(module)]
             if module is self.model or (not whole and (is_list or stage or bulk or isinstance(module, nn.ModuleList))):
                 for name, parameter in module.named_parameters(recurse=False):
-                    add(f"{path}.{name}" if path else name, [parameter], False, nn.Parameter)
+                    add(f"{path}.{name}" if path else name, [parameter], block=False, kind=nn.Parameter)
+                # A container beside containers of blocks holds a block, though that may have a single weight matrix.
+                blocks = [child for child in module.children() if is_list and self.composite(child)]
+                stages = tuple({type(child) for child in blocks if isinstance(child, _CONTAINERS)})
                 for i, (name, child) in enumerate(module.named_children()):
-                    composite = is_list and self.composite(child)
-                    inner = (*within, (id(module), i)) if composite and in_list else within
-                    visit(child, f"{path}.{name}" if path else name, in_list or is_list, composite, inner)
+                    chosen = is_list and (self.composite(child) or (self.matrices[id(child)] and type(child) in stages))
+                    inner = (*within, (id(module), i)) if chosen and in_list else within
+                    visit(child, f"{path}.{name}" if path else name, in_list or is_list, bool(chosen), inner)
             else:
-                add(path, module.parameters(), element or (whole and self.composite(module)), type(module), within)
+                composite, parameters = self.composite(module), list(module.parameters())
+                block = element or (whole and composite) or (flat and any(map(_is_matrix, parameters)))
+                build = self.build(module) if composite else None
+                add(path, parameters, block=block, kind=type(module), build=build, within=within)
 
         visit(self.model, "", False, False, ())
-        return found
+        # What is built like a block is one, wherever it stands: the middle of a U-Net.
+        builds = {unit.build for unit in found if unit.block} - {None}
+        return [replace(unit, block=unit.block or unit.build in builds) for unit in found]
 
 
 def _size(parameter: nn.Parameter) -> int:
@@ -467,7 +483,7 @@ def _chain(units: Sequence[_Unit], names: _Names) -> Trace:
     outputs = []
     for i, unit in enumerate(units):
         trace.operations.append(Operation((place,), (i + 1,), tuple(unit.names), "multiply" if unit.module else ""))
-        trace.first_use.update({name: i for name in unit.names})
+        trace.first_use.update(dict.fromkeys(unit.names, i))
         if i < tail:
             place = i + 1
         else:
@@ -480,7 +496,7 @@ class _Flow:
     """Data flowing through units: which block comes after how many others on the longest way from the input.
 
     `level[i]` is that number for a block (1 for the first), `entry[i]` the level of the data that first meet another
-    unit, `reached[i]` the highest level of all when the unit is first touched, `heads` the output layers: units with
+    unit, `size[i]` the number of their elements, `reached[i]` the highest level of all when the unit is first touched, `heads` the output layers: units with
     a weight matrix that reach an output and no other such unit.
     """
 
@@ -492,6 +508,7 @@ class _Flow:
                 self.of.setdefault(name, []).append(i)
         self.level: dict[int, int] = {}
         self.entry: dict[int, int] = {}
+        self.size: dict[int, int] = {}
         self.reached: dict[int, int] = {}
         self.first_kind: dict[int, str] = {}
         self.fed_by: dict[int, frozenset[int]] = {}
@@ -542,6 +559,7 @@ class _Flow:
             for i in sorted(users):
                 if i not in self.first_kind:
                     self.first_kind[i], self.fed_by[i], self.entry[i] = operation.kind, source, incoming
+                    self.size[i] = operation.size
                 if self.units[i].block:
                     # A second way into a block may be the longer one (a decoder's look at the encoder); a second call
                     # of the same block does not make it deeper.
@@ -561,7 +579,9 @@ class _Flow:
         self.heads = self._heads(ends)
 
     def few_blocks(self) -> bool:
-        """Whether blocks hold less than half of the weights besides embeddings and the head."""
+        """Whether blocks are few, and hold less than half of the weights besides embeddings and the head."""
+        if len(set(self.level.values())) > 3:
+            return False
         size = [sum(_size(self.names.tensors[name]) for name in unit.names) for unit in self.units]
         aside = {i for i, unit in enumerate(self.units) if issubclass(unit.kind, nn.Embedding)} | self.heads
         rest = sum(size[i] for i in range(len(size)) if i not in aside)
@@ -574,34 +594,41 @@ class _Flow:
             for owner, element in self.units[i].within:
                 first = starts.setdefault(owner, {})
                 first[element] = min(level, first.get(element, level))
-        return {owner for owner, first in starts.items() if len(first) > 1 >= 2 * len(set(first.values())) / len(first)}
+        return {
+            owner for owner, first in starts.items() if len(first) > 1 and 2 * len(set(first.values())) <= len(first)
+        }
 
     def _heads(self, ends: frozenset[int]) -> set[int]:
         heads = {i for i in ends if self.flat or not self.units[i].block}
         if not heads and len(ends) == 1:
             # A block at the end is the head where it is of a kind of its own, such as a classifier of two layers.
             (end,) = ends
-            if not any(unit.block and unit.kind is self.units[end].kind for i, unit in enumerate(self.units) if i != end):
+            build = self.units[end].build
+            if build and not any(unit.block and unit.build == build for i, unit in enumerate(self.units) if i != end):
                 return {end}
         return heads
 
     def depths(self) -> dict[int, int]:
         """Depth of every unit that the trace uses; there may be gaps."""
         last = max((level for i, level in self.level.items() if i not in self.heads), default=0)
-        # Tokens and position tables are inputs, even where they join late; a network that has them at several levels
-        # has them for each of its stages.
+        # Tokens and position tables are inputs, even where they join late; a network that concatenates (or adds) such
+        # at several levels has them for each of its stages.
         inputs = {i for i, unit in enumerate(self.units) if not unit.module and self._matrix(i) and not self.weighty(i)}
-        at_one_place = len({self.entry[i] for i in inputs if i in self.entry}) == 1
+        places = {(self.first_kind[i] == "join", self.entry[i]) for i in inputs if i in self.entry}
+        at_one_place = Counter(joins for joins, _ in places)
         blocks_in = Counter(stage for unit in self.units if unit.block for stage in _ancestors(unit.path))
+        at_end = max((self.size[i] for i, level in self.level.items() if level == last), default=0)
         depths = {}
         for i, reached in self.reached.items():
             unit, place = self.units[i], min(reached, self.entry.get(i, reached))
             in_stage = 0 < blocks_in[unit.path.rpartition(".")[0]] < blocks_in[""]
-            if i in self.heads or self.fed_by.get(i, frozenset()) & self.heads:
+            # What comes after pooling is the head's, like what comes after the head.
+            pooled = place == last > 0 and bool(self.heads) and not unit.block and 4 * self.size.get(i, 0) < at_end
+            if i in self.heads or pooled or self.fed_by.get(i, frozenset()) & self.heads:
                 depths[i] = last + 1
             elif unit.block:
                 depths[i] = self.level.get(i, reached + 1)
-            elif i in inputs and at_one_place:
+            elif i in inputs and at_one_place[self.first_kind.get(i) == "join"] == 1:
                 depths[i] = 0
             elif self._matrix(i) and (place or (in_stage and self.fed_by.get(i))):
                 depths[i] = min(place + 1, last)  # what leads into a block belongs to it

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, is_dataclass
 from typing import Any, cast
@@ -30,25 +30,28 @@ _REAL_VALUES = 65_536  # smaller buffers keep their values, for a network that l
 
 
 class ForwardError(Exception):
-    """No input that was tried gets through the network; `tried` says which, with the first reason each."""
+    """No input that was tried gets through the network; `tried` describes the inputs, `reason` the first failure."""
 
-    def __init__(self, tried: tuple[str, ...]) -> None:
-        """`tried`: one short text for each input."""
-        super().__init__("; ".join(tried))
-        self.tried = tried
+    def __init__(self, tried: Sequence[str], reason: str) -> None:
+        """Join the two into one line."""
+        shown = ", ".join(tried[:8]) + (f", … ({len(tried)} in all)" if len(tried) > 8 else "")
+        super().__init__(f"tried {shown} ({reason})")
+        self.tried, self.reason = tuple(tried), reason
 
 
 @dataclass(frozen=True)
 class Operation:
     """What one operation takes and gives: storages that data flow through, and names of parameters.
 
-    `kind` is "join" for a concatenation, "multiply" for matrix products, convolutions and look-ups, else empty.
+    `kind` is "join" for a concatenation, "multiply" for matrix products, convolutions and look-ups, else empty; `size`
+    is the number of elements of the largest tensor taken that is no parameter.
     """
 
     takes: tuple[int, ...]
     gives: tuple[int, ...]
     parameters: tuple[str, ...]
     kind: str = ""
+    size: int = 0
 
 
 @dataclass
@@ -76,18 +79,27 @@ def trace(model: nn.Module, first_names: Mapping[int, str], example_input: objec
     """
     inputs = _guesses(model) if example_input is None else [("example_input", *_arguments(example_input))]
     weights = sum(_numel(parameter) for parameter in model.parameters())
-    failures: list[str] = []
-    for real in (False, True):
-        if real and weights > REAL_WEIGHTS:
-            break
-        for given in inputs:
-            try:
-                return _run(model, first_names, given, torch.device("cpu" if real else "meta"))
-            except Exception as error:  # whatever a network raises at the wrong input: kept for the user
-                if real or weights > REAL_WEIGHTS:
-                    reason = " ".join(str(error).split())
-                    failures.append(f"{given[0]} ({type(error).__name__}: {reason[:80]})")
-    raise ForwardError(tuple(failures))
+    reasons: dict[str, str] = {}
+    again: list[_Input] = []
+    for given in inputs:
+        try:
+            return _run(model, first_names, given, torch.device("meta"))
+        except Exception as error:  # whatever a network raises at the wrong input: kept for the user
+            reasons[given[0]] = _reason(error)
+            # Wrong shapes stay wrong; what meta tensors cannot do, real ones may.
+            if isinstance(error, NotImplementedError) or "meta" in str(error).lower():
+                again.append(given)
+    for given in again if weights <= REAL_WEIGHTS else ():
+        try:
+            return _run(model, first_names, given, torch.device("cpu"))
+        except Exception as error:  # as above
+            reasons[given[0]] = _reason(error)
+    raise ForwardError(list(reasons), next(iter(reasons.values())))
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text if len(text) <= 120 else text[:117] + '...'}"
 
 
 def _run(model: nn.Module, first_names: Mapping[int, str], given: _Input, device: torch.device) -> Trace:
@@ -112,11 +124,11 @@ def _run(model: nn.Module, first_names: Mapping[int, str], given: _Input, device
     return recorder.trace
 
 
-class _Recorder(TorchDispatchMode):
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes every operation; on the meta device, tensors that live elsewhere are replaced when they meet one there."""
 
     def __init__(self, twin: _Twin, device: torch.device, empty: Trace) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.names, self.lazy, self.device, self.trace = dict(twin.names), twin.lazy, device, empty
         self.kept: dict[int, Any] = {}  # storages seen, kept alive so that no two get the same key
         self.open: dict[str, int] = {}
@@ -153,7 +165,8 @@ class _Recorder(TorchDispatchMode):
             self.trace.first_use.setdefault(name, index)
         flows = tuple(dict.fromkeys(key for key in keys if key not in self.names))
         kind = _KINDS.get(func.overloadpacket.__name__, "")
-        self.trace.operations.append(Operation(flows, tuple(given), tuple(used), kind))
+        size = max((x.numel() for key, x in zip(keys, taken, strict=True) if key not in self.names), default=0)
+        self.trace.operations.append(Operation(flows, tuple(given), tuple(used), kind, size))
         return result
 
 
@@ -262,7 +275,6 @@ def _plain(output: Any) -> Any:
 
 _Input = tuple[str, tuple[Any, ...], dict[str, Any]]
 _SIZES = (224, 64, 32, 128, 256, 384)
-_CHANNEL_KINDS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def _input(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -280,53 +292,56 @@ def _arguments(example: object) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 def _guesses(model: nn.Module) -> list[_Input]:
     """Inputs that may fit `model`, best first: what it says itself, then what its layers take."""
-    shapes: dict[tuple[int, ...], None] = {}
     found: list[_Input] = []
-    config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
-    size = config.get("input_size") if isinstance(config, Mapping) else None
-    convolutions = [module for module in model.modules() if isinstance(module, _CHANNEL_KINDS)]
-    channels = {}
-    for kind in _CHANNEL_KINDS:
-        counts = [convolution.in_channels for convolution in convolutions if isinstance(convolution, kind)]
-        if counts:
-            likely = dict.fromkeys([counts[0], 3, 1, *sorted(set(counts))])
-            channels[kind] = [count for count in likely if count]  # 0: lazy, not known yet
-    if size:
-        embedded = getattr(getattr(model, "patch_embed", None), "img_size", None)
-        sides = [tuple(size[1:]), *([tuple(embedded)] if isinstance(embedded, (tuple, list)) else [])]
-        for count in dict.fromkeys([*channels.get(nn.Conv2d, [])[:1], size[0]]):
-            shapes.update(dict.fromkeys((2, count, *side) for side in reversed(sides)))
-    dummy = getattr(model, "dummy_inputs", None)
+    dummy = getattr(model, "dummy_inputs", None)  # as the models of `transformers` have
     if isinstance(dummy, Mapping) and getattr(model, "main_input_name", "input_ids") in dummy:
         found.append(("dummy_inputs", (), dict(dummy)))
-    ids = torch.arange(32).reshape(2, 16)
-    embeddings = [module.num_embeddings for module in model.modules() if isinstance(module, nn.Embedding)]
-    tokens = ids % max(1, min(embeddings, default=1))
-    if embeddings and not channels:
-        found.append((f"token ids {list(tokens.shape)}", (tokens,), {}))
-    for count in channels.get(nn.Conv2d, [])[:4]:
-        shapes.update(dict.fromkeys((2, count, side, side) for side in _SIZES))
-    for count in channels.get(nn.Conv3d, [])[:2]:
-        shapes.update(dict.fromkeys((2, count, 16, side, side) for side in (64, 112, 224)))
-    for count in channels.get(nn.Conv1d, [])[:3]:
-        shapes.update(dict.fromkeys([(2, count, 64), (2, count, 1024), (2, count, 16_000)]))
-        if count == 1:
-            shapes[2, 16_000] = None
-    for width in _widths(model)[:4]:
-        shapes.update(dict.fromkeys([(2, 16, width), (2, width)]))
-        side = math.isqrt(width)
-        if side * side == width and side > 4:
-            shapes[2, 1, side, side] = None
-    shapes = shapes or {(2, 16): None, (2, 16, 16): None}
-    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    channels: dict[type, list[int]] = {kind: _channels(model, kind) for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d)}
+    vocabularies = [module.num_embeddings for module in model.modules() if isinstance(module, nn.Embedding)]
+    tokens = torch.arange(32).reshape(2, 16) % max(1, min(vocabularies, default=1))
+    images_first = any(channels.values())
     needed = _required_arguments(model)
-    for shape in shapes:
-        # Empty storages on the meta device: their values are zeros in a forward pass with real numbers.
+    if vocabularies and not images_first:
+        found.append((f"token ids {list(tokens.shape)}", (tokens,) * needed, {}))
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    for shape in _shapes(model, channels):
+        # On the meta device: in a forward pass with real numbers it is all zeros.
         tensor = torch.empty(shape, dtype=dtype, device="meta")
         found.append((f"{needed} times {list(shape)}" if needed > 1 else f"{list(shape)}", (tensor,) * needed, {}))
-    if embeddings and channels:
-        found.append((f"token ids {list(tokens.shape)}", (tokens,), {}))
-    return [(text, args * needed if args and len(args) < needed else args, kwargs) for text, args, kwargs in found]
+    if vocabularies and images_first:
+        found.append((f"token ids {list(tokens.shape)}", (tokens,) * needed, {}))
+    return found
+
+
+def _shapes(model: nn.Module, channels: Mapping[type, list[int]]) -> list[tuple[int, ...]]:
+    """Shapes of inputs, best first: the size in timm's config or in the patch embedding, then by kind of layer."""
+    found: list[tuple[int, ...]] = []
+    config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
+    size = config.get("input_size") if isinstance(config, Mapping) else None
+    if size:
+        embedded = getattr(getattr(model, "patch_embed", None), "img_size", None)
+        for side in [embedded, size[1:]]:
+            counts = [*channels[nn.Conv2d][:1], size[0]]
+            found += [(2, count, *side) for count in counts if isinstance(side, (tuple, list))]
+    for count in channels[nn.Conv2d][:4]:
+        found += [(2, count, side, side) for side in _SIZES]
+    for count in channels[nn.Conv3d][:2]:
+        found += [(2, count, 16, side, side) for side in (64, 112, 224)]
+    for count in channels[nn.Conv1d][:3]:
+        found += [(2, count, 64), (2, count, 1024), (2, count, 16_000)]
+        found += [(2, 16_000)] if count == 1 else []
+    for width in _widths(model)[:4]:
+        found += [(2, 16, width), (2, width)]
+        side = math.isqrt(width)
+        found += [(2, 1, side, side)] if side * side == width and side > 4 else []
+    return list(dict.fromkeys(found)) or [(2, 16), (2, 16, 16), (2, 3, 64, 64)]
+
+
+def _channels(model: nn.Module, kind: type[nn.Module]) -> list[int]:
+    """Numbers of channels that a convolution of `kind` takes: of the first one registered, the usual, then all."""
+    counts = [int(cast(Any, module).in_channels) for module in model.modules() if isinstance(module, kind)]
+    likely = dict.fromkeys([counts[0], 3, 1, *sorted(set(counts))]) if counts else {}
+    return [count for count in likely if count]  # 0: lazy, not known yet
 
 
 def _widths(model: nn.Module) -> list[int]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import inspect
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -196,6 +194,8 @@ def build_device(name: str) -> torch.device:
     """`auto` is the first accelerator there is, else the CPU."""
     import torch
 
+    from .targets import why
+
     if name == "auto":
         if torch.accelerator.is_available():
             return torch.device(torch.accelerator.current_accelerator() or "cpu")
@@ -204,36 +204,10 @@ def build_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ConfigError("device", name, f"cannot be used here; auto, cpu, cuda, cuda:1, mps ({_first_line(error)})") from None
+        raise ConfigError("device", name, f"cannot be used here; auto, cpu, cuda, cuda:1, mps ({why(error)})") from None
     if device.type == "meta":
         raise ConfigError("device", name, "holds no numbers to train")
     return device
-
-
-def load_target(path: str, key: str) -> Any:
-    """The object at the dotted `path`, also from the folder where the command was started; raises `ConfigError`."""
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))  # console scripts lack it, unlike `python -m`
-    parts = path.split(".")
-    if len(parts) < 2 or not all(part.isidentifier() for part in parts):
-        raise ConfigError(key, path, "must be a dotted path such as my_module.my_function")
-    for end in range(len(parts) - 1, 0, -1):
-        name = ".".join(parts[:end])
-        try:
-            found: Any = importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            if error.name and (name == error.name or name.startswith(f"{error.name}.")):
-                continue
-            raise ConfigError(key, path, f"importing {name} fails: {_first_line(error)}") from error
-        except Exception as error:
-            raise ConfigError(key, path, f"importing {name} fails: {_first_line(error)}") from error
-        for part in parts[end:]:
-            if not hasattr(found, part):
-                choices = [n for n in dir(found) if not n.startswith("_")]
-                raise UnknownNameError(key, path, choices, f"{name} has no {part}")
-            found = getattr(found, part)
-        return found
-    raise ConfigError(key, path, f"there is no module {parts[0]} (searched: the installed ones and {Path.cwd()})")
 
 
 def _choice(section: OpenSection, group: str, options_apart: bool = False) -> tuple[Any, dict[str, Any]]:
@@ -249,10 +223,10 @@ def _choice(section: OpenSection, group: str, options_apart: bool = False) -> tu
 
 
 def _own(target: str, options: dict[str, Any], group: str, options_apart: bool) -> tuple[Any, dict[str, Any]]:
+    from .targets import located, why
+
     key = f"{group}._target_"
-    found = load_target(target, key)
-    if not callable(found):
-        raise ConfigError(key, target, "is not callable")
+    found = located(target, key, "class or function")
     shared: dict[str, Any] = {}
     if group == "policy":
         from .policy import common
@@ -267,7 +241,7 @@ def _own(target: str, options: dict[str, Any], group: str, options_apart: bool) 
         try:
             return found(**options), shared
         except (TypeError, ValueError) as error:
-            raise ConfigError(key, target, _first_line(error)) from error
+            raise ConfigError(key, target, why(error)) from error
     if options_apart:
         return found, options
     return (_named_partial(found, options) if options else found), shared
@@ -325,7 +299,3 @@ def _typed_keys(section: str) -> set[str]:
         elif override.key_or_group.startswith(f"{section}."):
             keys.add(override.key_or_group.removeprefix(f"{section}.").split(".")[0])
     return keys
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0] or type(error).__name__

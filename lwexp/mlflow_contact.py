@@ -23,6 +23,7 @@ T = TypeVar("T")
 
 # Answered from the server's database, so a server whose database hangs does not pass for one that answers
 _QUESTION = "/api/2.0/mlflow/experiments/search?max_results=1"
+_AUTOFLUSH = re.compile(r"^\(raised as a result of [^)]*\)\s*")  # SQLAlchemy puts it before the database's words
 
 
 def check_store(config: MLflowConfig, base: Path | None = None) -> str:
@@ -130,14 +131,16 @@ def _contact_database(uri: str, timeout: float) -> None:
 
 def one_line(error: BaseException, uri: str) -> str:
     """The telling part of `error`'s text, at most 300 characters, without the secrets of `uri`."""
-    text = str(error).strip() or type(error).__name__
+    text = _AUTOFLUSH.sub("", str(error)).strip() or type(error).__name__
     caused = re.search(r"Caused by \w+\((.*)\)", text)
-    text = " ".join((caused[1] if caused else text.splitlines()[0]).split())
+    text = " ".join((caused[1].strip("'\")") if caused else text.splitlines()[0]).split())
     password = urlsplit(uri).password or ""
     for secret in {password, unquote(password)} - {""}:
         text = text.replace(secret, "***")
     if re.search(r"error code 40[13]|UNAUTHENTICATED|PERMISSION_DENIED", text):
         text += " (access: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN)"
+    elif "error responses" in text:
+        text += " (the server's own log says why)"
     elif "error code 404" in text:
         text += " (what answers there may not be an MLflow server)"
     text = redact(text)

@@ -1,6 +1,6 @@
 """Networks from a config: timm, torchvision, the small LSTM, or a class or function of one's own.
 
-Each source becomes a `_Recipe`. It is tried on the meta device first, where building and a forward pass cost neither
+Each source becomes a `Recipe`. It is tried on the meta device first, where building and a forward pass cost neither
 memory nor random numbers, so that a size, an option or an output that does not fit is explained before anything is
 allocated; then the real model is built, once.
 """
@@ -8,16 +8,11 @@ allocated; then the real model is built, once.
 from __future__ import annotations
 
 import copy
-import importlib
-import inspect
 import re
-import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -25,8 +20,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from .config import ModelConfig
-from .errors import ConfigError, LwexpError, RunError, UnknownNameError, UnknownOptionError
-from .options import check_options
+from .errors import ConfigError, LwexpError, UnknownOptionError
+from .model_sources import RECIPES, Recipe, Way, parameters
+from .targets import why
 
 SIZES = (28, 32, 48, 64, 96, 128, 160, 192, 224, 256, 299, 384, 448, 512)  # proposed where a model refuses a size
 RESERVED = {
@@ -50,28 +46,6 @@ class BuiltModel:
     channels: int
     image_size: int
     preprocessing: Mapping[str, Any] | None
-
-
-@dataclass(frozen=True)
-class _Way:
-    """One way to call a builder: the channels its model then takes, and the arguments besides the user's options."""
-
-    channels: int
-    arguments: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class _Recipe:
-    """How to build one model; `load` is `create` with published weights."""
-
-    key: str  # with `label`: the config key and value in errors about the model as a whole
-    label: str
-    own_size: int | None  # the image size the model was made for
-    options: dict[str, Any]
-    ways: Callable[[int], Sequence[_Way]]  # for an image size, in order of preference
-    create: Callable[..., Any]
-    load: Callable[..., Any] | None = None
-    preprocessing: Callable[[nn.Module], dict[str, Any]] | None = None
 
 
 def build_model(
@@ -99,7 +73,7 @@ def build_model(
             raise ConfigError(f"model.{name}", value, RESERVED[name])
     if pretrained and config.source in ("lstm", "custom"):
         raise ConfigError("weights", "pretrained", f"none are published for models of source {config.source}")
-    recipe = _RECIPES[config.source](config, channels, classes, pretrained, tag)
+    recipe = RECIPES[config.source](config, channels, classes, pretrained, tag)
     size = image_size or recipe.own_size or 224
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the real build gives the same warnings once more
@@ -119,13 +93,13 @@ def build_model(
     return BuiltModel(module.to(device), way.channels, size, preprocessing)
 
 
-def _probe(recipe: _Recipe, size: int, classes: int) -> tuple[_Way, nn.Module] | Exception:
+def _probe(recipe: Recipe, size: int, classes: int) -> tuple[Way, nn.Module] | Exception:
     """The first way that works on the meta device and its model there, or why none does, if it is not the size.
 
     Raises `ConfigError` where an option or the size is to blame.
     """
 
-    def works(size: int, options: dict[str, Any]) -> tuple[_Way, nn.Module] | None:
+    def works(size: int, options: dict[str, Any]) -> tuple[Way, nn.Module] | None:
         try:
             return _attempt(recipe, size, classes, options)
         except Exception:
@@ -138,11 +112,11 @@ def _probe(recipe: _Recipe, size: int, classes: int) -> tuple[_Way, nn.Module] |
     except Exception as error:
         if _beyond_meta(error):
             return error
-        refusal, why = error, _why(error)
+        refusal, why = error, why(error)
     for name, value in recipe.options.items():
         found = works(size, {k: v for k, v in recipe.options.items() if k != name})
         if found and isinstance(refusal, TypeError) and f"unexpected keyword argument '{name}'" in why:
-            choices = _parameters(type(found[1])).keys() - {"**"}
+            choices = parameters(type(found[1])).keys() - {"**"}
             raise UnknownOptionError(f"model.{name}", value, choices, f"{recipe.label} has no such option")
         if found or f"keyword argument '{name}'" in why:
             raise ConfigError(f"model.{name}", value, f"{recipe.label} refuses it: {why}")
@@ -156,8 +130,8 @@ def _probe(recipe: _Recipe, size: int, classes: int) -> tuple[_Way, nn.Module] |
 
 
 def _attempt(
-    recipe: _Recipe, size: int, classes: int, options: dict[str, Any], *, real: bool = False
-) -> tuple[_Way, nn.Module]:
+    recipe: Recipe, size: int, classes: int, options: dict[str, Any], *, real: bool = False
+) -> tuple[Way, nn.Module]:
     """The first way whose model takes the images, with that model; else the first way's exception."""
     first: Exception | None = None
     for way in recipe.ways(size):
@@ -178,7 +152,7 @@ def _attempt(
     raise first
 
 
-def _build(recipe: _Recipe, way: _Way, options: dict[str, Any], *, real: bool) -> nn.Module:
+def _build(recipe: Recipe, way: Way, options: dict[str, Any], *, real: bool) -> nn.Module:
     create = recipe.load if real and recipe.load else recipe.create
     with nullcontext() if real else torch.device("meta"):
         module = create(**{**way.arguments, **options})
@@ -203,20 +177,20 @@ def _forward(module: nn.Module, channels: int, size: int) -> object:
             buffer.copy_(before)
 
 
-def _run_for_real(recipe: _Recipe, size: int, classes: int) -> tuple[_Way, nn.Module]:
+def _run_for_real(recipe: Recipe, size: int, classes: int) -> tuple[Way, nn.Module]:
     """As `_attempt`, on the CPU with weights, for a model whose forward pass the meta device cannot follow."""
     try:
         return _attempt(recipe, size, classes, recipe.options, real=True)
     except LwexpError:
         raise
     except Exception as error:
-        raise ConfigError(recipe.key, recipe.label, f"fails at data.image_size={size}: {_why(error)}") from error
+        raise ConfigError(recipe.key, recipe.label, f"fails at data.image_size={size}: {why(error)}") from error
 
 
-def _unchecked(recipe: _Recipe, size: int, refusal: Exception) -> tuple[_Way, nn.Module]:
+def _unchecked(recipe: Recipe, size: int, refusal: Exception) -> tuple[Way, nn.Module]:
     """The model on the meta device without a forward pass, where the `refusal` is the device's and not the model's."""
     if not _beyond_meta(refusal):
-        raise ConfigError(recipe.key, recipe.label, f"fails at data.image_size={size}: {_why(refusal)}") from refusal
+        raise ConfigError(recipe.key, recipe.label, f"fails at data.image_size={size}: {why(refusal)}") from refusal
     way = recipe.ways(size)[0]
     try:
         return way, _build(recipe, way, recipe.options, real=False)
@@ -234,16 +208,6 @@ def _beyond_meta(error: Exception) -> bool:
     return re.search(r"\bmeta\b", str(error), re.IGNORECASE) is not None
 
 
-def _why(error: BaseException) -> str:
-    text = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
-    return text if len(text) <= 200 else f"{text[:197]}..."
-
-
-def _channel_choices(channels: int) -> list[int]:
-    """What to build for, in order: the data's channels, else three copies of a single one."""
-    return [1, 3] if channels == 1 else [channels]
-
-
 def _for_channels(preprocessing: dict[str, Any], channels: int) -> dict[str, Any]:
     """Mean and standard deviation for `channels`: their average where they were given for other ones."""
     adapted = dict(preprocessing)
@@ -251,217 +215,3 @@ def _for_channels(preprocessing: dict[str, Any], channels: int) -> dict[str, Any
         values = tuple(float(value) for value in preprocessing[key])
         adapted[key] = values if len(values) == channels else (sum(values) / len(values),) * channels
     return adapted
-
-
-def _parameters(function: Callable[..., Any]) -> dict[str, bool]:
-    """The arguments that `function` takes by name, and whether each has a default; `**` if it takes any name."""
-    try:
-        parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):  # some functions written in C have no signature
-        return {"**": True}
-    by_name = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    any_name = {"**": True} if any(p.kind is p.VAR_KEYWORD for p in parameters) else {}
-    return {p.name: p.default is not p.empty for p in by_name} | any_name
-
-
-def _given(value: str | None, key: str) -> str:
-    if value is None or value == "???":
-        raise ConfigError(key, "???", "must be given")
-    return value
-
-
-def _timm(config: ModelConfig, channels: int, classes: int, pretrained: bool, tag: str | None) -> _Recipe:
-    """Any timm name, with or without a tag: https://huggingface.co/docs/timm."""
-    import timm
-    from timm.data.config import resolve_data_config
-    from timm.models import get_deprecated_models, get_pretrained_cfg, is_model_pretrained
-
-    written = _given(config.name, "model.name")
-    if not timm.is_model(written):
-        raise UnknownNameError("model", written, timm.list_models(), "no such timm model")
-    name = get_deprecated_models().get(written, written)
-    if name is None:
-        raise UnknownNameError("model", written, timm.list_models(), "timm has removed this model")
-    architecture, _, named_tag = name.partition(".")
-    published = timm.list_pretrained(architecture)
-    if named_tag and name not in timm.list_models(architecture, include_tags=True):
-        raise UnknownNameError("model", written, published, "no such weights of this model")
-    if pretrained and tag is not None:
-        if named_tag and tag != named_tag:
-            raise ConfigError("weights.tag", tag, f"model={written} already names {named_tag}")
-        name = f"{architecture}.{tag}"
-        if name not in published:
-            tags = [full.partition(".")[2] for full in published]
-            raise UnknownNameError("weights.tag", tag, tags, f"no such weights of {architecture}")
-    if pretrained and not is_model_pretrained(name):
-        raise UnknownNameError("model", written, timm.list_pretrained(), "no weights are published for it")
-    declared = get_pretrained_cfg(name)
-    own_size = declared.input_size[-1] if declared else None
-
-    def ways(size: int) -> list[_Way]:
-        sized: list[dict[str, Any]] = [{"img_size": size}]
-        if not (declared and declared.fixed_input_size):
-            sized.insert(0, {})  # most of these take any size and know no such argument
-        return [_Way(c, {"in_chans": c, **more}) for c in _channel_choices(channels) for more in sized]
-
-    def create(**arguments: Any) -> nn.Module:
-        return timm.create_model(name, num_classes=classes, **arguments)
-
-    def load(**arguments: Any) -> nn.Module:
-        try:
-            return create(pretrained=True, **arguments)
-        except Exception as error:
-            raise _no_weights(name, error, published) from error
-
-    def preprocessing(module: nn.Module) -> dict[str, Any]:
-        resolved = resolve_data_config({}, pretrained_cfg=module.pretrained_cfg)  # type: ignore[no-untyped-call]
-        return {key: resolved[key] for key in ("mean", "std", "interpolation", "crop_pct")}
-
-    if not pretrained:
-        return _Recipe("model", written, own_size, config.options, ways, create)
-    return _Recipe("model", written, own_size, config.options, ways, create, load, preprocessing)
-
-
-def _torchvision(config: ModelConfig, channels: int, classes: int, pretrained: bool, tag: str | None) -> _Recipe:
-    """Any classification builder of torchvision: https://pytorch.org/vision/stable/models.html."""
-    import torchvision
-
-    zoo: Any = torchvision.models
-
-    name = _given(config.name, "model.name")
-    if name not in zoo.list_models(module=zoo):
-        if name in zoo.list_models():
-            raise ConfigError("model.name", name, "is not an image classifier; choose one of torchvision's that is")
-        raise UnknownNameError("model.name", name, zoo.list_models(module=zoo), "no such torchvision model")
-    if channels not in (1, 3):
-        raise ConfigError("model.name", name, f"takes 3 channels, the images have {channels}")
-    weights_class = zoo.get_model_weights(name)
-    if pretrained and tag is not None and tag not in weights_class.__members__:
-        raise UnknownNameError("weights.tag", tag, [w.name for w in weights_class], f"no such weights of {name}")
-    weights = weights_class[tag] if pretrained and tag is not None else weights_class.DEFAULT
-    builder = zoo.get_model_builder(name)
-    accepted = inspect.signature(inspect.signature(builder).return_annotation).parameters
-    trained_as = weights.transforms()
-
-    def ways(size: int) -> list[_Way]:
-        arguments: dict[str, Any] = {}
-        if "aux_logits" in accepted:
-            arguments["aux_logits"] = False  # auxiliary heads change the output during training
-        if "init_weights" in accepted and not pretrained:
-            arguments["init_weights"] = True  # what torchvision does by default, said so that it does not warn
-        size = weights.meta["min_size"][0] if pretrained else size  # published weights fit one size
-        sizes = {"image_size": size, "input_size": (size, size)}
-        return [_Way(3, {**arguments, **{key: value for key, value in sizes.items() if key in accepted}})]
-
-    def create(**arguments: Any) -> nn.Module:
-        module: nn.Module = builder(num_classes=classes, **arguments)
-        return module
-
-    def load(**arguments: Any) -> nn.Module:
-        try:
-            module: nn.Module = builder(weights=weights, **arguments)
-        except Exception as error:
-            raise _no_weights(f"{name} {weights.name}", error, [w.name for w in weights_class]) from error
-        _replace_head(module, len(weights.meta["categories"]), classes)
-        return module
-
-    def preprocessing(module: nn.Module) -> dict[str, Any]:
-        crop_pct = trained_as.crop_size[0] / trained_as.resize_size[0]
-        interpolation = trained_as.interpolation.value
-        return {"mean": trained_as.mean, "std": trained_as.std, "interpolation": interpolation, "crop_pct": crop_pct}
-
-    own_size = trained_as.crop_size[0]
-    if not pretrained:
-        return _Recipe("model.name", name, own_size, config.options, ways, create)
-    return _Recipe("model.name", name, own_size, config.options, ways, create, load, preprocessing)
-
-
-def _replace_head(module: nn.Module, published: int, classes: int) -> None:
-    """Put a new layer for `classes` in place of the last one that has `published` outputs."""
-    heads = [
-        (name, part)
-        for name, part in module.named_modules()
-        if (isinstance(part, nn.Linear) and part.out_features == published)
-        or (isinstance(part, nn.Conv2d) and part.out_channels == published)
-    ]
-    name, head = heads[-1]
-    if isinstance(head, nn.Conv2d):
-        module.set_submodule(name, nn.Conv2d(head.in_channels, classes, head.kernel_size))  # type: ignore[arg-type]
-    elif isinstance(head, nn.Linear):
-        module.set_submodule(name, nn.Linear(head.in_features, classes, bias=head.bias is not None))
-
-
-def _no_weights(name: str, error: Exception, published: Iterable[str]) -> RunError:
-    return RunError(f"the weights of {name} could not be loaded: {_why(error)}; published: {', '.join(published)}")
-
-
-def _lstm(config: ModelConfig, channels: int, classes: int, pretrained: bool, tag: str | None) -> _Recipe:
-    from .lstm import LSTMClassifier
-
-    if config.name not in (None, "lstm"):
-        raise ConfigError("model.name", config.name, "there is one lstm only; leave it out")
-    found = {"in_chans": channels, "num_classes": classes}
-    function = LSTMClassifier.__init__
-    checked = check_options(function, {**config.options, **found, "img_size": 1}, "model")
-    options = {name: checked[name] for name in config.options}
-    return _Recipe(
-        "model", "lstm", 32, options, lambda size: [_Way(channels, {**found, "img_size": size})], LSTMClassifier
-    )
-
-
-def _custom(config: ModelConfig, channels: int, classes: int, pretrained: bool, tag: str | None) -> _Recipe:
-    """A class or function of the user's; it gets `num_classes`, `in_chans` and `img_size` if it has such arguments."""
-    path = _given(config.target, "model._target_")
-    target = _located(path)
-    options = {**config.options, **({} if config.name is None else {"name": config.name})}
-    known = _parameters(target)
-    from_data = {"num_classes", "in_chans", "img_size"} & known.keys()
-    for name, value in options.items():
-        if name not in known and "**" not in known:
-            raise UnknownOptionError(f"model.{name}", value, known, f"{path} has no such argument")
-    for name, has_default in known.items():
-        if not has_default and name not in options and name not in from_data:
-            raise ConfigError(f"model.{name}", "???", f"must be given: {path} needs it")
-
-    def ways(size: int) -> list[_Way]:
-        found = ({"num_classes": classes, "in_chans": c, "img_size": size} for c in _channel_choices(channels))
-        return [_Way(f["in_chans"], {name: f[name] for name in from_data}) for f in found]
-
-    return _Recipe("model._target_", path, None, options, ways, target)
-
-
-def _located(path: str) -> Callable[..., Any]:
-    """The class or function at the dotted `path`, looked for in Python's path and the current folder."""
-    key = "model._target_"
-    parts = path.split(".")
-    if not all(part.isidentifier() for part in parts):
-        raise ConfigError(key, path, "must be a dotted path, e.g. my_models.Net")
-    if str(Path.cwd()) not in sys.path and "" not in sys.path:
-        sys.path.append(str(Path.cwd()))  # console scripts lack it; it stays, for what the module imports later
-    importlib.invalidate_caches()
-    found: Any = None
-    for end, part in enumerate(parts):
-        before, prefix = ".".join(parts[:end]), ".".join(parts[: end + 1])
-        if end and hasattr(found, part):
-            found = getattr(found, part)
-            continue
-        try:
-            found = importlib.import_module(prefix)
-        except Exception as error:
-            if not isinstance(error, ModuleNotFoundError) or not f"{prefix}.".startswith(f"{error.name}."):
-                raise ConfigError(key, path, f"importing {prefix} fails: {_why(error)}") from error
-            if not end:
-                raise ConfigError(key, path, f"no module {prefix} is installed or in the current folder") from None
-            names = [f"{before}.{name}" for name in dir(found) if not name.startswith("_")]
-            raise UnknownNameError(key, path, names, f"{before} has no {part}") from None
-    if isinstance(found, (ModuleType, nn.Module)) or not callable(found):
-        raise ConfigError(key, path, f"is a {type(found).__name__}, not a class or function that returns a model")
-    return found  # type: ignore[no-any-return]
-
-
-_RECIPES: dict[str, Callable[[ModelConfig, int, int, bool, str | None], _Recipe]] = {
-    "timm": _timm,
-    "torchvision": _torchvision,
-    "lstm": _lstm,
-    "custom": _custom,
-}

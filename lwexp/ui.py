@@ -179,7 +179,8 @@ def _link(server: str, experiment: str, *, must_exist: bool, timeout: float) -> 
         return f"MLflow: {plain}/"
     except (OSError, ValueError, KeyError):
         return f"MLflow: {plain}/"
-    return f"MLflow: {plain}/#/experiments/{found}/runs"
+    # a link to the list of runs alone opens in the GenAI view, whatever the experiment's kind
+    return f"MLflow: {plain}/#/experiments/{found}/runs?workflowType=machine_learning"
 
 
 def _experiments(server: str, timeout: float) -> list[str]:
@@ -215,7 +216,9 @@ def _parse(arguments: Sequence[str]) -> tuple[MLflowConfig, bool, int | None]:
     values = _defaults()
     for option in parsed.options:
         name, equals, value = option.partition("=")
-        if not equals or name not in _OPTIONS:
+        if not equals:
+            raise _UsageError(f"{option!r}: options are written {', '.join(f'{key}=…' for key in _OPTIONS)}")
+        if name not in _OPTIONS:
             raise UnknownOptionError(name, value, _OPTIONS)
         values[name.partition(".")[2]] = value
     given = any(option.startswith("tracking.experiment=") for option in parsed.options)

@@ -104,7 +104,10 @@ def save_weights(model: nn.Module, path: str | Path) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch(exist_ok=False)
+        mode = temporary.stat().st_mode
         save_file(tensors, temporary, metadata={"format": "pt"})
+        temporary.chmod(mode)  # safetensors lets nobody but the owner read
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -95,7 +95,7 @@ TABLES = {
     "warm-up and cosine": table(cosine(30, 200, warmup=20)),
     "unfreezing": table(unfreezing(12, 100, every=10)),
     "a single point between zeros": table(np.array([[0.0, 1e-3], [1e-2, 1e-3], [0.0, 1e-3]])),
-    "many groups": table(unfreezing(300, 40, every=0)),
+    "many groups": table(unfreezing(120, 40, every=0)),
     "shared depths": table(constant(5), depths=[2, 2, 2, 1, 0]),
     "far apart": table(np.array([[5e-324, 1e-300, 1e-2, 1e250], [1e-300, 1e-300, 1e-2, 0.0]])),
     "halved a thousand times": table(np.tile(0.01 * 0.5 ** np.arange(1000), (3, 1))),
@@ -118,15 +118,21 @@ def legend(figure: Figure) -> list[str]:
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_every_table_is_written_as_three_pictures_900_px_wide_at_100_dpi_and_a_page(name: str, tmp_path: Path) -> None:
-    written = write_plots(TABLES[name], tmp_path / "new" / "folder")
+def test_every_table_can_be_drawn_and_nothing_runs_over_the_top_or_the_bottom(name: str) -> None:
+    for draw in DRAWINGS:
+        figure = draw(TABLES[name])
+        figure.set_dpi(60)
+        figure.canvas.draw()
+        pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3]
+        assert pixels.min() < 128  # something dark on the white ground
+        assert (pixels[[0, -1]] == 255).all()
+
+
+def test_a_table_is_written_as_three_pictures_900_px_wide_at_100_dpi_and_a_page(tmp_path: Path) -> None:
+    written = write_plots(TABLES["few odd names"], tmp_path / "new" / "folder")
     assert [path.name for path in written] == [*PICTURES, "rates.html"]
     for path in written[:3]:
-        pixels = imread(path)
-        assert pixels.shape[1] == 1800
-        assert pixels[..., :3].min() < 0.5  # something dark on the white ground
-        edge = np.concatenate([pixels[0, :, :3], pixels[-1, :, :3]])
-        assert (edge == 1).all()  # nothing runs over the top or the bottom
+        assert imread(path).shape[1] == 1800
     assert written[3].read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
 
 
@@ -210,8 +216,8 @@ def test_rate_by_step_breaks_lines_at_zero_and_shows_a_point_that_stands_alone()
     axes = draw_rates_by_step(table(rates)).axes[0]
     lines, points = axes.collections
     assert isinstance(lines, LineCollection)
-    first, second = (np.ma.filled(segment, np.nan) for segment in lines.get_segments())
-    assert np.isnan(first[[0, 2, 3], 1]).all() if len(first) == 4 else len(first) < 4
+    first, second = (path.vertices for path in lines.get_paths())
+    np.testing.assert_array_equal(first[:, 1], [np.nan, 1e-2, np.nan, np.nan])
     np.testing.assert_array_equal(second, np.column_stack([np.arange(4), rates[:, 1]]))
     np.testing.assert_array_equal(points.get_offsets(), [[1, 1e-2]])
 
@@ -276,7 +282,7 @@ def test_drawing_in_threads_gives_the_same_pictures_as_one_after_the_other() -> 
         figure.canvas.draw()
         return bytes(figure.canvas.buffer_rgba())
 
-    jobs = [(name, draw) for name in ("few odd names", "frozen", "unfreezing", "one step") for draw in DRAWINGS]
+    jobs = [(name, draw) for name in ("few odd names", "unfreezing") for draw in DRAWINGS]
     expected = [pixels(*job) for job in jobs]
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(lambda job: pixels(*job), jobs)) == expected

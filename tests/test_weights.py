@@ -76,6 +76,12 @@ def test_saving_makes_the_folder_and_leaves_nothing_but_the_file(tmp_path: Path)
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["w.safetensors"]
 
 
+def test_the_file_can_be_read_by_those_who_can_read_other_files(tmp_path: Path) -> None:
+    save_weights(network(), tmp_path / "w.safetensors")
+    (tmp_path / "other").touch()
+    assert (tmp_path / "w.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
 def test_the_file_has_the_state_dicts_names_and_loads_strictly_with_safetensors_alone(tmp_path: Path) -> None:
     model = network()
     save_weights(model, tmp_path / "w.safetensors")
