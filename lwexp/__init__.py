@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .errors import ConfigError, LwexpError
-    from .plan import Plan, PlanGroup, make_plan
+    from .plan import Plan, make_plan
+    from .rows import PlanGroup
     from .schedule import Event
     from .scheduler import PlanScheduler
 
@@ -22,7 +23,7 @@ _HOMES = {
     "Event": "schedule",
     "LwexpError": "errors",
     "Plan": "plan",
-    "PlanGroup": "plan",
+    "PlanGroup": "rows",
     "PlanScheduler": "scheduler",
     "make_plan": "plan",
 }

@@ -33,9 +33,8 @@ class NamedChoices(ConfigSource):
         """The config that a file for this name would hold."""
         group, _, name = config_path.removesuffix(".yaml").partition("/")
         values = {"source": "timm", "name": name} if group == "model" else {"name": name}
-        return ConfigResult(
-            provider=self.provider, path=f"lwexp://{config_path}", config=OmegaConf.create(values), header={"package": None}
-        )
+        config = OmegaConf.create(values)
+        return ConfigResult(self.provider, f"lwexp://{config_path}", config, header={"package": None})
 
     def available(self) -> bool:
         """Always."""

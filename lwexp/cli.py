@@ -127,7 +127,7 @@ def _known_keys() -> list[str]:
     """What may stand on the left of `=`: the keys of config.yaml and the groups."""
     from omegaconf import OmegaConf
 
-    config = OmegaConf.load(CONF / "config.yaml")
+    config: Any = OmegaConf.load(CONF / "config.yaml")
     groups = [path.name for path in CONF.iterdir() if path.is_dir()]
     nested = [f"{key}.{inner}" for key in ("unfreeze", "loss") for inner in config[key]]
     return [*groups, *nested, *(str(key) for key in config if key not in ("defaults", "hydra"))]

@@ -8,7 +8,7 @@ looked up; all others are closed. Defaults live in `conf/`, not here, so that ev
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -260,9 +260,9 @@ def _real_path(loc: tuple[int | str, ...], values: Any) -> list[int | str]:
     """`loc` without the tags of unions that pydantic puts into it, so that it can be typed on the command line."""
     path: list[int | str] = []
     for i, part in enumerate(loc):
-        if isinstance(values, Mapping) and part in values:
+        if isinstance(values, list) and isinstance(part, int) and part < len(values):
             values = values[part]
-        elif isinstance(values, list) and isinstance(part, int) and part < len(values):
+        elif isinstance(values, Mapping) and part in values:
             values = values[part]
         elif i < len(loc) - 1 or not isinstance(values, (Mapping, list)):
             continue  # a union's tag, or the type that a member of a union was tried as
@@ -271,18 +271,24 @@ def _real_path(loc: tuple[int | str, ...], values: Any) -> list[int | str]:
 
 
 def _siblings(loc: tuple[int | str, ...]) -> list[str]:
-    """The keys that the section around `loc` knows."""
+    """The keys that the section around the last part of `loc` knows."""
     section: Any = RunConfig
     for part in loc[:-1]:
-        if isinstance(part, int):
-            continue
-        fields = getattr(section, "model_fields", {})
-        if part in fields:
-            section = fields[part].annotation
-            arguments = getattr(section, "__args__", None)
-            if arguments:
-                members = [a for a in arguments if isinstance(a, type) and issubclass(a, BaseModel)]
-                section = {m.model_fields["name"].annotation.__args__[0]: m for m in members if "name" in m.model_fields and len(members) > 1} or (members[0] if members else section)  # type: ignore[union-attr]  # noqa: E501
-        elif isinstance(section, dict) and part in section:
+        if isinstance(section, dict):  # a union of sections by tag, and `part` the tag
             section = section[part]
-    return list(getattr(section, "model_fields", {}))
+        elif isinstance(part, str):
+            field = section.model_fields[part]
+            members = _sections(field.annotation)
+            section = {_tag_of(m): m for m in members} if field.discriminator else members[0]
+    return [field.alias or name for name, field in section.model_fields.items()]
+
+
+def _sections(annotation: Any) -> list[type[Section]]:
+    """The sections that a type consists of, however wrapped."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return [annotation]
+    return [section for part in get_args(annotation) for section in _sections(part)]
+
+
+def _tag_of(section: type[Section]) -> str:
+    return str(get_args(section.model_fields["name"].annotation)[0])

@@ -54,6 +54,7 @@ def find_depths(model: nn.Module, source: str = "auto", example_input: object | 
     if source not in SOURCES:
         raise UnknownNameError("grouping.source", source, SOURCES, "no such source of depths")
     inner, prefix = _unwrapped(model)
+    notes: list[str] = []
     names = _Names.of(inner)
     if source in ("auto", "timm"):
         described, why = _described(inner, names)
@@ -61,7 +62,7 @@ def find_depths(model: nn.Module, source: str = "auto", example_input: object | 
             return _renamed(_from_description(inner, names, described, example_input), prefix, model)
         if source == "timm":
             raise ConfigError("grouping.source", source, f"{why}; take auto, execution or registration")
-    notes = []
+        notes = [why] if hasattr(inner, "group_matcher") else []
     traced = None
     if source in ("auto", "execution"):
         try:
@@ -73,9 +74,8 @@ def find_depths(model: nn.Module, source: str = "auto", example_input: object | 
             notes.append(f"no forward pass got through, {error}; {_ANOTHER_INPUT}")
     by_name, unused = _depths_of_units(_Structure(inner), names, traced)
     for depth in sorted({by_name[name] for name in unused}):
-        beside = "with the head, as its like" if depth == max(by_name.values()) else "with what was registered before"
         shown = _shown(name for name in unused if by_name[name] == depth)
-        notes.append(f"never used in the forward pass: {shown}: {beside} (depth {depth})")
+        notes.append(f"never used in the forward pass, so with its like or its neighbour: {shown} (depth {depth})")
     if traced is None:
         notes.append("depth is the order in which modules were registered, which may not be the order of their use")
     return _renamed(Depths(by_name, "registration" if traced is None else "execution", tuple(notes)), prefix, model)
@@ -243,6 +243,7 @@ def _placed(
         while ahead < len(known) and known[ahead][1] < current:
             ahead += 1
         following.append(known[ahead][1] if ahead < len(known) else None)
+    layers = {name.rpartition(".")[0] for name, tensor in names.tensors.items() if _is_matrix(tensor)}
     placed = {}
     for name in missed:
         i = bisect_left(indices, order[name])
@@ -250,7 +251,8 @@ def _placed(
         if after is None:
             placed[name] = head
         else:
-            placed[name] = current if current == 0 or names.tensors[name].dim() < 2 else after
+            norm = name.rpartition(".")[0] not in layers
+            placed[name] = current if current == 0 or norm else after
     return placed
 
 
@@ -409,10 +411,12 @@ class _Structure:
                 return
             is_list = self.is_list(module, in_list)
             whole = module is not self.model and self.is_block(module)
+            leaf = not any(self.size[id(child)] for child in module.children())
             large = 2 * self.size[id(module)] > self.size[id(self.model)]
             bulk = flat and self.composite(module) and (isinstance(module, _CONTAINERS) or large)
             stage = 2 * self.listed(module, in_list or element) > self.size[id(module)]
-            if module is self.model or (not whole and (is_list or stage or bulk or isinstance(module, nn.ModuleList))):
+            root = module is self.model and not (leaf and type(module).__module__.startswith("torch.nn."))
+            if root or (not whole and (is_list or stage or bulk or isinstance(module, nn.ModuleList))):
                 for name, parameter in module.named_parameters(recurse=False):
                     add(f"{path}.{name}" if path else name, [parameter], block=False, kind=nn.Parameter)
                 # A container beside containers of blocks holds a block, though that may have a single weight matrix.
@@ -496,8 +500,8 @@ class _Flow:
     """Data flowing through units: which block comes after how many others on the longest way from the input.
 
     `level[i]` is that number for a block (1 for the first), `entry[i]` the level of the data that first meet another
-    unit, `size[i]` the number of their elements, `reached[i]` the highest level of all when the unit is first touched, `heads` the output layers: units with
-    a weight matrix that reach an output and no other such unit.
+    unit, `size[i]` the number of their elements, `reached[i]` the highest level of all when the unit is first touched,
+    `heads` the output layers: units with a weight matrix that reach an output and no other such unit.
     """
 
     def __init__(self, units: Sequence[_Unit], names: _Names, trace: Trace, flat: bool) -> None:

@@ -43,7 +43,7 @@ class UnknownNameError(ConfigError):
 
 
 class UnknownOptionError(ConfigError):
-    """The dotted `key` does not exist; the message ends with the nearest of `choices`, keys with or without its path."""
+    """The dotted `key` does not exist; the message ends with the nearest of `choices`, keys with or without a path."""
 
     def __init__(self, key: str, value: object, choices: Iterable[str], what: str = "unknown option") -> None:
         """`what` says who does not know the key, e.g. 'Adam has no such option'."""

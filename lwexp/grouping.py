@@ -179,7 +179,8 @@ def _readable(groups: Sequence[tuple[str, ...]]) -> list[str]:
         if path and not any(matches(path, name) for name in others):
             names.append(path)
         else:
-            names.append("stem" if index == count - 1 and count > 1 else "head" if index == 0 else f"depth{count - 1 - index}")
+            depth = count - 1 - index
+            names.append("stem" if depth == 0 and count > 1 else "head" if index == 0 else f"depth{depth}")
     return names
 
 

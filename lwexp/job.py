@@ -19,14 +19,15 @@ from omegaconf import DictConfig, OmegaConf
 
 from . import sweep
 from .cli import Interrupted
-from .config import RunConfig, SourceTaskConfig
+from .config import SourceTaskConfig
 from .data import eval_loader, train_loader
-from .instantiate import Experiment, build_device, build_optimizer, make_experiment, plain, settings
+from .instantiate import Experiment, build_device, build_optimizer, make_experiment
 from .loss import make_loss
 from .pictures import draw_plan, draw_seen
-from .scheduler import PlanScheduler
-from .tracking import Tracker, open_hint, start
 from .policy import looks_at_training
+from .scheduler import PlanScheduler
+from .settings import plain, settings
+from .tracking import Tracker, open_hint, start
 from .train import Trainer
 
 log = logging.getLogger(__name__)
@@ -107,7 +108,7 @@ def _train(
         for path in draw_plan(experiment.plan, experiment.schedule, experiment.steps, folder):
             tracker.artifact(path)
     data = source.datasets(experiment.preprocessing, config.data.augment, config.seed)
-    loading = {"batch_size": config.batch_size, "workers": config.data.workers, "device": device}
+    loading: dict[str, Any] = {"batch_size": config.batch_size, "workers": config.data.workers, "device": device}
     trainer = Trainer(
         model=experiment.built.module,
         plan=experiment.plan,
@@ -146,7 +147,7 @@ def _train(
 def seed_everything(seed: int) -> None:
     """Seed Python's, NumPy's and torch's generators."""
     random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002  libraries draw from NumPy's global generator
+    np.random.seed(seed)
     torch.manual_seed(seed)
 
 

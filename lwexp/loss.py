@@ -83,5 +83,6 @@ def _weights(class_weights: str | Sequence[float], classes: int, labels: torch.T
         counts = torch.bincount(labels, minlength=classes)
         return len(labels) / (classes * counts.clamp(min=1).float())
     if len(class_weights) != classes:
-        raise ConfigError("loss.class_weights", list(class_weights), f"{len(class_weights)} weights for {classes} classes")
+        why = f"{len(class_weights)} weights for {classes} classes"
+        raise ConfigError("loss.class_weights", list(class_weights), why)
     return torch.tensor(class_weights, dtype=torch.float32)

@@ -74,7 +74,7 @@ def within(seconds: float, action: Callable[[], T]) -> T:
 
 def _unreachable(uri: str, why: str) -> RunError:
     return RunError(
-        f"the tracking store {redact(uri)} does not answer ({why}): "
+        f"the tracking store {redact(uri)} is not available ({why}): "
         "start it, choose another with tracking.uri=…, or go on without: tracking=none"
     )
 

@@ -116,10 +116,10 @@ def persist(action: Callable[[], T], patience: float | Callable[[], float]) -> T
             with bounded():
                 return action()
         except Exception as error:
-            limit = patience() if callable(patience) else patience
-            if not _may_pass(error) or time.monotonic() + pause > started + limit:
+            left = started + (patience() if callable(patience) else patience) - time.monotonic()
+            if not _may_pass(error) or left <= 0:
                 raise
-        time.sleep(pause)
+        time.sleep(min(pause, left))
         pause = min(2 * pause, _LONGEST_PAUSE)
 
 

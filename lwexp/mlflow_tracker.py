@@ -116,7 +116,7 @@ class MLflowTracker:
         if self._failure is not None:
             self._tell()
 
-    def _now(self, action: Callable[[], None], otherwise: str) -> None:
+    def _now(self, action: Callable[[], object], otherwise: str) -> None:
         with explained(self._uri, otherwise):
             persist(action, self._patience)
 

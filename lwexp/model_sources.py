@@ -1,4 +1,4 @@
-"""Where models come from: timm, torchvision, the small LSTM, or a class or function of one's own, each as a `Recipe`."""
+"""Where models come from: timm, torchvision, the small LSTM, or a callable of one's own, each as a `Recipe`."""
 
 from __future__ import annotations
 

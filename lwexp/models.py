@@ -112,20 +112,20 @@ def _probe(recipe: Recipe, size: int, classes: int) -> tuple[Way, nn.Module] | E
     except Exception as error:
         if _beyond_meta(error):
             return error
-        refusal, why = error, why(error)
+        refusal, reason = error, why(error)
     for name, value in recipe.options.items():
         found = works(size, {k: v for k, v in recipe.options.items() if k != name})
-        if found and isinstance(refusal, TypeError) and f"unexpected keyword argument '{name}'" in why:
+        if found and isinstance(refusal, TypeError) and f"unexpected keyword argument '{name}'" in reason:
             choices = parameters(type(found[1])).keys() - {"**"}
             raise UnknownOptionError(f"model.{name}", value, choices, f"{recipe.label} has no such option")
-        if found or f"keyword argument '{name}'" in why:
-            raise ConfigError(f"model.{name}", value, f"{recipe.label} refuses it: {why}")
+        if found or f"keyword argument '{name}'" in reason:
+            raise ConfigError(f"model.{name}", value, f"{recipe.label} refuses it: {reason}")
     own = recipe.own_size
     larger, smaller = [s for s in SIZES if s > size], [s for s in SIZES if s < size]
     for other in dict.fromkeys([*larger, *([own] if own else []), *reversed(smaller)]):
         if works(other, recipe.options):
             made_for = f" (it was made for {own})" if own not in (None, size, other) else ""
-            raise ConfigError("data.image_size", size, f"{recipe.label} refuses it: {why}; {other} works{made_for}")
+            raise ConfigError("data.image_size", size, f"{recipe.label} refuses it: {reason}; {other} works{made_for}")
     return refusal
 
 

@@ -37,7 +37,7 @@ def make_optimizer(
 
     Raises `UnknownNameError` for an unknown name or option and `ConfigError` for what the class itself refuses.
     """
-    factory = optimizer if isinstance(optimizer, type) else _find(optimizer)
+    factory: Any = optimizer if isinstance(optimizer, type) else _find(optimizer)
     name = optimizer if isinstance(optimizer, str) else optimizer.__name__
     known = inspect.signature(factory).parameters
     takes_any = any(p.kind is p.VAR_KEYWORD for p in known.values())
@@ -49,9 +49,10 @@ def make_optimizer(
     if "fused" in known and not options.keys() & {"fused", "foreach", "differentiable"} and _fusible(groups):
         options["fused"] = True
     try:
-        return factory(groups, lr=lr, **options)
+        built: torch.optim.Optimizer = factory(groups, lr=lr, **options)
     except (ValueError, TypeError, RuntimeError, AssertionError) as error:
         raise ConfigError("optimizer", name, " ".join(str(error).split())) from error
+    return built
 
 
 def _find(name: str) -> Any:
@@ -61,11 +62,12 @@ def _find(name: str) -> Any:
         raise ConfigError("optimizer", name, f"{_UNFIT[key]}; choose another, e.g. adam")
     if key in own:
         return own[key]
-    from timm.optim import get_optimizer_class, list_optimizers
+    import timm.optim
 
-    if key not in list_optimizers():
-        raise UnknownNameError("optimizer", name, {*own, *list_optimizers()} - _UNFIT.keys(), "no such optimizer")
-    return get_optimizer_class(key, bind_defaults=True)
+    others = {str(other) for other in timm.optim.list_optimizers()}  # type: ignore[attr-defined]
+    if key not in others:
+        raise UnknownNameError("optimizer", name, {*own, *others} - _UNFIT.keys(), "no such optimizer")
+    return timm.optim.get_optimizer_class(key, bind_defaults=True)  # type: ignore[attr-defined]
 
 
 def _fusible(groups: Sequence[dict[str, Any]]) -> bool:

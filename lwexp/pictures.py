@@ -24,7 +24,7 @@ def draw_seen(plan: Plan, rates: Sequence[Sequence[float]], folder: Path) -> lis
     return write_plots(_table(plan, np.asarray(rates, dtype=np.float64)[shown], shown), folder)
 
 
-def _table(plan: Plan, rates: np.ndarray, steps: np.ndarray) -> RateTable:  # type: ignore[type-arg]
+def _table(plan: Plan, rates: np.ndarray, steps: np.ndarray) -> RateTable:
     mult = f", mult={plan.mult:g}" if plan.decay == "linear" else ""
     return RateTable(
         title=f"{plan.model}: {plan.grouping}, {plan.decay}, lr={plan.lr:g}{mult}",

@@ -18,7 +18,7 @@ from .decay import Decay, make_decay
 from .errors import ConfigError, UnknownNameError
 from .grouping import Grouping, group, head_to_stem
 from .options import at_least
-from .patterns import first_matches
+from .rows import PlanGroup, overrides_of, resolve
 
 if TYPE_CHECKING:
     from .schedule import Event
@@ -27,33 +27,6 @@ if TYPE_CHECKING:
 FREEZE_MODES = ("requires_grad", "lr_zero")
 DOMINANT_SHARE = 0.8
 _FINER = {"top_module": "depth_index", "by_name": "depth_index", "depth_index": "per_parameter"}
-
-
-@dataclass(frozen=True)
-class PlanGroup:
-    """One row of the plan.
-
-    `index` counts from the head (0), `depth` from the stem (0); the parts of a group that an override split share both.
-    `lr` is the absolute rate before any policy, `scale` = lr / base rate. `frozen_names` are those of
-    `parameter_names` that do not move; `optimizer_names` those that the optimizer is given.
-    """
-
-    index: int
-    depth: int
-    name: str
-    scale: float
-    lr: float
-    parameter_names: tuple[str, ...]
-    frozen_names: tuple[str, ...]
-    optimizer_names: tuple[str, ...]
-    weights: int
-    trainable_weights: int
-    tied_names: tuple[str, ...] = ()
-
-    @property
-    def frozen(self) -> bool:
-        """Whether no parameter of the group moves."""
-        return len(self.frozen_names) == len(self.parameter_names)
 
 
 @dataclass(frozen=True)
@@ -166,7 +139,15 @@ class Plan:
         from .schedule import make_schedule
         from .scheduler import PlanScheduler
 
-        schedule = make_schedule(self, policy, options, steps, steps_per_epoch, lr_events, unfreeze_every_steps)
+        schedule = make_schedule(
+            self,
+            policy,
+            options,
+            steps=steps,
+            steps_per_epoch=steps_per_epoch,
+            lr_events=lr_events,
+            unfreeze_every_steps=unfreeze_every_steps,
+        )
         return PlanScheduler(optimizer, schedule)
 
     def lr_table(
@@ -185,7 +166,15 @@ class Plan:
         """
         from .schedule import make_schedule
 
-        schedule = make_schedule(self, policy, options, steps, steps_per_epoch, lr_events, unfreeze_every_steps)
+        schedule = make_schedule(
+            self,
+            policy,
+            options,
+            steps=steps,
+            steps_per_epoch=steps_per_epoch,
+            lr_events=lr_events,
+            unfreeze_every_steps=unfreeze_every_steps,
+        )
         return schedule.table(range(steps))
 
     def apply_freeze(self, model: nn.Module) -> None:
@@ -234,8 +223,10 @@ def make_plan(
     if decay == "linear":
         decay_options = {"mult": mult, **decay_options}
     scale = make_decay(decay, decay_options)
-    rates = _overrides(head_to_stem(model), freeze, freeze_mode, lr_overrides or {}, decay_options.get("rates") or {})
-    groups = _resolve(model, grouped.groups, scale, float(lr), set(freeze), freeze_mode, rates)
+    rates = overrides_of(head_to_stem(model), freeze, freeze_mode, lr_overrides or {}, decay_options.get("rates") or {})
+    groups = resolve(
+        model, grouped.groups, scale=scale, lr=float(lr), freeze=set(freeze), freeze_mode=freeze_mode, overrides=rates
+    )
     plan = Plan(
         groups=groups,
         lr=float(lr),
@@ -261,116 +252,6 @@ def _check_rates(lr: float, mult: float, freeze_mode: str) -> None:
         at_least(key, value, 0, strictly=True)
     if freeze_mode not in FREEZE_MODES:
         raise UnknownNameError("freeze_mode", freeze_mode, FREEZE_MODES, "no such mode")
-
-
-@dataclass(frozen=True)
-class _Override:
-    """The pattern that took a parameter out of its group's rate, and the rate it gave."""
-
-    pattern: str
-    lr: float
-
-
-def _overrides(
-    names: Sequence[str],
-    freeze: Sequence[str],
-    freeze_mode: str,
-    lr_overrides: Mapping[str, float],
-    explicit_rates: Mapping[str, float],
-) -> dict[str, _Override]:
-    """For each parameter with a rate of its own, which pattern gave it; `lr_overrides` come before `decay.rates`."""
-    for key, rates in (("lr_overrides", lr_overrides), ("decay.rates", explicit_rates)):
-        for pattern, rate in rates.items():
-            if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not math.isfinite(rate) or rate < 0:
-                raise ConfigError(f"{key}.{pattern}", rate, "a rate must be finite and at least 0")
-    found = {n: _Override(p, float(explicit_rates[p])) for n, p in first_matches([*explicit_rates], names, "decay.rates").items()}
-    for name, pattern in first_matches([*lr_overrides], names, "lr_overrides").items():
-        found[name] = _Override(pattern, float(lr_overrides[pattern]))
-    for name, pattern in first_matches(freeze, names, "freeze").items():
-        if name in found and found[name].lr > 0:
-            override = found[name]
-            raise ConfigError(
-                f"freeze.{pattern}", name, f"is frozen, but {override.pattern} gives it the rate {override.lr:g}; drop one"
-            )
-        if freeze_mode == "lr_zero":
-            found[name] = _Override(pattern, 0.0)
-    return found
-
-
-def _resolve(
-    model: nn.Module,
-    named_groups: Iterable[tuple[str, Sequence[str]]],
-    scale: Decay,
-    lr: float,
-    freeze: set[str],
-    freeze_mode: str,
-    overrides: Mapping[str, _Override],
-) -> tuple[PlanGroup, ...]:
-    named_groups = list(named_groups)
-    parameters = dict(model.named_parameters())
-    frozen = set(first_matches(sorted(freeze), [*parameters], "freeze"))
-    already = {name for name, parameter in parameters.items() if not parameter.requires_grad}
-    left_out = already | (frozen if freeze_mode == "requires_grad" else set())
-    tied = _tied_names(model)
-    splits = _split_counts(named_groups, overrides)
-    taken = {name for name, _ in named_groups}
-    rows = []
-    for index, (name, members) in enumerate(named_groups):
-        parts: dict[_Override | None, list[str]] = {None: []}
-        for member in members:
-            parts.setdefault(overrides.get(member), []).append(member)
-        for override, part in parts.items():
-            if not part:
-                continue
-            own = scale(index, len(named_groups))
-            # A part is named by its pattern, unless that name would stand for two groups.
-            part_name = name
-            if override is not None and len(part) < len(members):
-                part_name = override.pattern
-                if splits[override.pattern] > 1 or part_name in taken:
-                    part_name = f"{name}:{override.pattern}"
-            rows.append(
-                PlanGroup(
-                    index=index,
-                    depth=len(named_groups) - 1 - index,
-                    name=part_name,
-                    scale=own if override is None else override.lr / lr,
-                    lr=lr * own if override is None else override.lr,
-                    parameter_names=tuple(part),
-                    frozen_names=tuple(n for n in part if n in frozen or n in already),
-                    optimizer_names=tuple(n for n in part if n not in left_out),
-                    weights=sum(parameters[n].numel() for n in part),
-                    trainable_weights=sum(parameters[n].numel() for n in part if n not in frozen and n not in already),
-                    tied_names=tuple(other for n in part for other in tied.get(n, ())),
-                )
-            )
-    return tuple(rows)
-
-
-def _split_counts(
-    named_groups: Iterable[tuple[str, Sequence[str]]], overrides: Mapping[str, _Override]
-) -> dict[str, int]:
-    """How many groups each pattern splits."""
-    counts: dict[str, int] = {}
-    for _, members in named_groups:
-        here = [overrides.get(member) for member in members]
-        for override in set(here) - {None}:
-            if here.count(override) < len(members):
-                assert override is not None
-                counts[override.pattern] = counts.get(override.pattern, 0) + 1
-    return counts
-
-
-def _tied_names(model: nn.Module) -> dict[str, list[str]]:
-    """For the first name of each shared tensor, its other names."""
-    first: dict[int, str] = {}
-    others: dict[str, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        if id(parameter) in first:
-            others.setdefault(first[id(parameter)], []).append(name)
-        else:
-            first[id(parameter)] = name
-    return others
 
 
 def _remarks(groups: Sequence[PlanGroup], grouping: str, decay: str, mult: float) -> list[str]:

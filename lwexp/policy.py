@@ -8,6 +8,7 @@ and a **floor**. With T steps in all, the last one (T - 1) has the end value. Po
 
 from __future__ import annotations
 
+import inspect
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
@@ -140,7 +141,7 @@ def wsd(
     The fall over p = 0 to 1 is 1 - p, a half cosine, or 1 - sqrt(p) (arXiv:2405.18392).
     """
     between("policy.decay_fraction", decay_fraction, 0, 1)
-    falls = {
+    falls: dict[str, Callable[[float], float]] = {
         "linear": lambda p: 1 - p,
         "cosine": lambda p: (1 + math.cos(math.pi * p)) / 2,
         "sqrt": lambda p: 1 - math.sqrt(p),
@@ -204,6 +205,9 @@ def common(
     """
 
 
+COMMON = tuple(inspect.signature(common).parameters)
+
+
 def make_policy(
     policy: str | Callable[[int], float],
     options: Mapping[str, Any],
@@ -218,21 +222,27 @@ def make_policy(
     """
     if isinstance(policy, str) and policy not in POLICIES:
         raise UnknownNameError("policy", policy, POLICIES, "no such policy")
-    function = POLICIES[policy] if isinstance(policy, str) else None
-    shared = {key: value for key, value in options.items() if key in common.__kwdefaults__}
+    shared = {key: value for key, value in options.items() if key in COMMON}
     own = {key: value for key, value in options.items() if key not in shared}
     shared = check_options(common, shared, "policy")
     warmup_steps = shared.get("warmup_steps", 0)
     at_least("policy.warmup_steps", warmup_steps, 0)
     if steps is not None and warmup_steps > steps:
-        raise ConfigError("policy.warmup_steps", warmup_steps, f"the warm-up is longer than the training of {steps} steps")
+        why = f"the warm-up is longer than the training of {steps} steps"
+        raise ConfigError("policy.warmup_steps", warmup_steps, why)
     min_lr = shared.get("min_lr", 0.0)
     at_least("policy.min_lr", min_lr, 0)
     if min_lr > lr:
         raise ConfigError("policy.min_lr", min_lr, f"the floor is above the base rate lr={lr:g}")
     left = None if steps is None else max(steps - warmup_steps, 1)
+    if isinstance(policy, str):
+        shape = _shape(policy, own, {"steps": left, "lr": lr, "steps_per_epoch": steps_per_epoch})
+    elif own:
+        raise UnknownOptionError(f"policy.{next(iter(own))}", next(iter(own.values())), COMMON)
+    else:
+        shape = policy
     return Policy(
-        shape=policy if function is None else _shape(str(policy), function, own, lr, left, steps_per_epoch),
+        shape=shape,
         blends=policy in BLENDS,
         warmup_steps=warmup_steps,
         warmup=shared.get("warmup") or ("hold" if policy == "warmup_exponential" else "linear"),
@@ -241,18 +251,15 @@ def make_policy(
     )
 
 
-def _shape(
-    name: str, function: Callable[..., Any], options: Mapping[str, Any], lr: float, steps: int | None, per_epoch: int
-) -> Shape:
-    """The shape that `function` builds from the user's `options` and what the training knows."""
-    known = {"steps": steps, "lr": lr, "steps_per_epoch": per_epoch}
+def _shape(name: str, options: Mapping[str, Any], known: Mapping[str, Any]) -> Shape:
+    """The shape that the policy of a name builds from the user's `options` and what is `known` of the training."""
+    function, steps = POLICIES[name], known["steps"]
     asked = function.__annotations__
     given = {key: value for key, value in known.items() if key in asked}
     for key in given.keys() & options.keys():
         raise UnknownOptionError(f"policy.{key}", options[key], asked.keys() - known.keys() - {"return"})
-    if "steps" in given and steps is None:
-        if "None" not in str(asked["steps"]):
-            raise ConfigError("steps", None, f"the policy {name} needs the number of optimizer steps")
+    if "steps" in given and steps is None and "None" not in str(asked["steps"]):
+        raise ConfigError("steps", None, f"the policy {name} needs the number of optimizer steps")
     shape: Shape = function(**check_options(function, {**options, **given}, "policy"))
     return shape
 

@@ -19,9 +19,10 @@ def preview(config: DictConfig) -> None:
     from hydra.core.hydra_config import HydraConfig
 
     from .errors import ConfigError
-    from .instantiate import build_optimizer, make_experiment, settings
+    from .instantiate import build_optimizer, make_experiment
     from .pictures import draw_plan
     from .policy import looks_at_training
+    from .settings import settings
 
     checked = settings(config)
     hydra = HydraConfig.get()

@@ -102,6 +102,7 @@ def make_schedule(
     plan: Plan,
     policy: str | Callable[[int], float],
     options: Mapping[str, Any],
+    *,
     steps: int | None,
     steps_per_epoch: int = 1,
     lr_events: Iterable[Event | Mapping[str, Any]] = (),

@@ -30,13 +30,11 @@ class PlanScheduler(LRScheduler):
             group.get("name", "") for group in optimizer.param_groups
         }
         if missing:
-            raise ConfigError(
-                "optimizer", type(optimizer).__name__, f"lacks the plan's groups {', '.join(sorted(missing)[:5])}; "
-                "build it from plan.param_groups()"
-            )
+            why = f"lacks the plan's groups {', '.join(sorted(missing)[:5])}; build it from plan.param_groups()"
+            raise ConfigError("optimizer", type(optimizer).__name__, why)
         super().__init__(optimizer)
 
-    def get_lr(self) -> list[float]:
+    def get_lr(self) -> list[float]:  # type: ignore[override]  # torch allows tensors too
         """The rate of each of the optimizer's groups at step `last_epoch`."""
         rates = self.schedule.rates(self.last_epoch)
         return [
@@ -53,7 +51,7 @@ class PlanScheduler(LRScheduler):
         raise ConfigError("group", group, "the group is frozen and left out of the optimizer")
 
     def set_lr(self, group: int | str, lr: float) -> None:
-        """Set the absolute rate of a group by plan index or name, from the present step on, whatever the policy says."""
+        """Set the absolute rate of a group by plan index or name, from this step on, whatever the policy says."""
         self.schedule.add_event(Event(max(self.last_epoch, 0), group, lr), key="set_lr")
         self._apply()
 
@@ -87,9 +85,8 @@ class PlanScheduler(LRScheduler):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue at the saved step, and set its rates; `ConfigError` if the state is of another plan."""
         if state_dict["plan"] != self.schedule.plan.hash:
-            raise ConfigError(
-                "plan", self.schedule.plan.hash, f"the scheduler's state was saved with another plan, {state_dict['plan']}"
-            )
+            why = f"the scheduler's state was saved with another plan, {state_dict['plan']}"
+            raise ConfigError("plan", self.schedule.plan.hash, why)
         plan, policy = self.schedule.plan, self.schedule.policy
         events = [Event(*event) for event in state_dict["events"]]
         self.schedule = Schedule(plan, policy, self.schedule.steps, self.schedule.unfreeze_every_steps, events)

@@ -11,6 +11,7 @@ import logging
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock
@@ -21,7 +22,6 @@ from .instantiate import Experiment, open_whole_data
 from .loss import make_loss
 from .models import build_model
 from .plan import make_plan
-from .scheduler import PlanScheduler
 from .tracking import NoTracker
 from .train import Trainer
 from .weights import load_checkpoint
@@ -65,7 +65,7 @@ def _pretrain(experiment: Experiment, device: torch.device, path: Path, base: Pa
         built.module.to(device)
         data = source.datasets(experiment.preprocessing, config.data.augment, seed)
         size = min(config.batch_size, source.info.sizes["train"])
-        loading = {"batch_size": size, "workers": config.data.workers, "device": device}
+        loading: dict[str, Any] = {"batch_size": size, "workers": config.data.workers, "device": device}
         train = train_loader(data.train, seed=seed, **loading)
         steps = config.weights.epochs * len(train)
         best = Trainer(

@@ -79,7 +79,7 @@ class MetricPolicy:
 
     def observe(self, value: float) -> None:
         """Tell the scheduler the metric's newest value."""
-        self._standin.scheduler.step(value)
+        self._standin.scheduler.step(value)  # type: ignore[arg-type]  # ReduceLROnPlateau takes the metric
 
     def state_dict(self) -> dict[str, Any]:
         """What continues the policy exactly."""
@@ -118,10 +118,10 @@ def torch_scheduler(
     scheduler = known[name]
     signature = inspect.signature(scheduler).parameters
     given = dict(options or {})
-    for option in given:
+    for option, value in given.items():
         if option not in signature or option in ("optimizer", "last_epoch"):
             choices = [key for key in signature if key not in ("optimizer", "last_epoch", "verbose")]
-            raise UnknownOptionError(f"policy.options.{option}", given[option], choices, f"{name} has no such option")
+            raise UnknownOptionError(f"policy.options.{option}", value, choices, f"{name} has no such option")
     if given.get("cycle_momentum"):
         raise ConfigError("policy.options.cycle_momentum", True, "a policy moves rates only, momentum would not follow")
     if "cycle_momentum" in signature:

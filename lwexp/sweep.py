@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .config import RunConfig
 
 _FILE = "sweep.json"
-_open: tuple[Any, str, Path] | None = None  # tracking config, id and base folder of the parent run open here
+_open: tuple[Any, str | None, Path] | None = None  # tracking config, id and base folder of the parent run open here
 
 
 class LwexpCallback(Callback):
@@ -30,7 +30,7 @@ class LwexpCallback(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuse a mistaken config while there is nothing to clean up. Hydra swallows errors here, but not an exit."""
         from .cli import explained, refuse
-        from .instantiate import settings
+        from .settings import settings
 
         HydraConfig.instance().set_config(config)  # ${hydra:…} in the config is looked up there
         try:
@@ -59,8 +59,8 @@ class LwexpCallback(Callback):
 
 
 def _open_parent(config: DictConfig) -> None:
-    global _open  # noqa: PLW0603  the process has one sweep at most
-    from .instantiate import tracking_settings
+    global _open
+    from .settings import tracking_settings
     from .tracking import start_parent
 
     tracking = tracking_settings(config)
@@ -96,7 +96,7 @@ def parent_of_job() -> tuple[str | None, str | None]:
 
 def close(status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
     """End the parent run that this process has open, if any."""
-    global _open  # noqa: PLW0603
+    global _open
     if _open is None:
         return
     from .tracking import end_parent

@@ -9,7 +9,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .plan import Plan, PlanGroup
+    from .plan import Plan
+    from .rows import PlanGroup
 
 COLUMNS = ("index", "name", "depth", "scale", "lr", "tensors", "weights", "share", "frozen", "tied")
 _LEFT = {"name", "frozen", "tied"}

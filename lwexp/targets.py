@@ -15,6 +15,7 @@ from .errors import ConfigError, nearest
 
 
 def why(error: BaseException) -> str:
+    """An exception as at most 200 characters on one line."""
     text = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
     return text if len(text) <= 200 else f"{text[:197]}..."
 

@@ -54,7 +54,7 @@ class Trainer:
     def fit(self) -> dict[str, float]:
         """Train for `steps` optimizer steps; returns the best evaluation, whose weights are in best.safetensors."""
         forward = torch.compile(self.model) if self.compile else self.model
-        scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")  # type: ignore[attr-defined]
+        scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         labels = self.plan.labels
         logged = [i for i, group in enumerate(self.plan.groups) if group.optimizer_names]
         trainable = [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -73,7 +73,7 @@ class Trainer:
                     scaler.scale(loss).backward()
                     total += loss.item()
                 if not math.isfinite(total):
-                    raise RunError(f"the loss is {total} at optimizer step {step}; try a smaller lr than {self.plan.lr:g}")
+                    raise RunError(f"the loss is {total} at optimizer step {step}; a smaller lr may help")
                 if self.clip_grad_norm is not None:
                     scaler.unscale_(self.optimizer)
                     nn.utils.clip_grad_norm_(trainable, self.clip_grad_norm)
@@ -156,7 +156,7 @@ class Trainer:
 
 
 def training_mode(model: nn.Module, frozen_names: Sequence[str]) -> None:
-    """`model.train()`, but norms with running statistics whose parameters are all in `frozen_names` stay as they are."""
+    """`model.train()`, but running statistics of norms whose parameters are all in `frozen_names` stay as they are."""
     model.train()
     frozen = set(frozen_names)
     for path, module in model.named_modules():

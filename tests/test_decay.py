@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -22,7 +23,7 @@ def test_scale_starts_at_one_and_never_rises_with_the_index(name: str, count: in
     decay = make_decay(name, FALLING[name])
     scales = [decay(index, count) for index in range(count)]
     assert scales[0] == 1
-    assert all(a >= b for a, b in zip(scales, scales[1:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(scales))
 
 
 @pytest.mark.parametrize(

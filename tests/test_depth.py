@@ -215,7 +215,7 @@ class Choosy(nn.Module):
 
 
 class Functional(nn.Module):
-    """Parameters that no module's forward takes: views, tables, tokens."""
+    """Parameters that no module's own forward takes: a view, a table, a token, attention's fused projections."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -226,13 +226,419 @@ class Functional(nn.Module):
         self.weight = nn.Parameter(torch.zeros(10, 8))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = nn.functional.linear(x, self.weight[:, :].chunk(2)[0].chunk(1)[0].mT[:, :3].mT.mT if False else self.weight.mT)
+        x = torch.cat([self.token.expand(x.shape[0], -1, -1), nn.functional.linear(x, self.weight.mT)], 1)
+        x = x + self.table[: x.shape[1]]
         for block in self.blocks:
             x = x + block(x, x, x)[0]
-        x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1) + self.table[: x.shape[1] + 1]
         return self.head(x[:, 0])
 
 
+class Stateful(nn.Module):
+    """Everything that a careless forward pass would leave behind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(4)
+        self.drop = nn.Dropout()
+        self.layer = nn.Linear(4, 4)
+        self.register_buffer("calls", torch.zeros(()))
+        self.cache: dict[str, torch.Tensor] = {}
+        self.last: torch.Tensor | None = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        self.cache["x"] = self.last = self.layer(self.drop(self.norm(x)))
+        return self.last
+
+
 NETWORKS = [
-    LSTMClassifier, GRUClassifier, TiedLanguageModel, HeadFirst, Parallel, Mixed, Recurrent, UNet, EncoderDecoder, ByValue,
+    LSTMClassifier,
+    GRUClassifier,
+    TiedLanguageModel,
+    HeadFirst,
+    Parallel,
+    Mixed,
+    Recurrent,
+    UNet,
+    EncoderDecoder,
+    ByValue,
+    Choosy,
+    Functional,
+    Stateful,
 ]
+SOURCES = ["auto", "execution", "registration"]
+
+
+# --- every network -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network.__name__)
+@pytest.mark.parametrize("source", ["auto", "registration"])
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_every_parameter_has_a_depth_and_depths_have_no_gaps(network: type, source: str, device: str) -> None:
+    model = network().to(device)
+    depths = find_depths(model, source)
+    assert list(depths.by_name) == [name for name, _ in model.named_parameters()]
+    assert set(depths.by_name.values()) == set(range(max(depths.by_name.values()) + 1))
+
+
+@pytest.mark.parametrize("network", [HeadFirst, LSTMClassifier, Parallel, UNet])
+def test_depths_are_the_same_on_the_meta_device_and_from_run_to_run(network: type) -> None:
+    assert find_depths(network()) == find_depths(network().to("meta")) == find_depths(network())
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_the_model_stays_exactly_as_it_is(source: str) -> None:
+    model = Stateful().train()
+    model.norm.eval()
+    model.layer.weight.requires_grad_(False)
+    seen: list[object] = []
+    model.layer.register_forward_hook(lambda *_: seen.append(1))
+    before, rng = pickle.dumps(dict(model.state_dict())), torch.get_rng_state()
+    tensors = [*model.parameters(), *model.buffers()]
+    find_depths(model, source)
+    assert pickle.dumps(dict(model.state_dict())) == before
+    assert all(old is new for old, new in zip(tensors, [*model.parameters(), *model.buffers()], strict=True))
+    assert torch.equal(torch.get_rng_state(), rng)
+    assert (model.training, model.norm.training, model.layer.training) == (True, False, True)
+    assert not model.layer.weight.requires_grad
+    assert model.layer.bias.requires_grad
+    assert (seen, model.cache, model.last) == ([], {}, None)
+
+
+def test_a_model_without_parameters_has_no_depths() -> None:
+    assert find_depths(nn.ReLU()).by_name == {}
+
+
+def test_a_single_layer_has_depth_zero() -> None:
+    assert find_depths(nn.Linear(3, 2)).by_name == {"weight": 0, "bias": 0}
+
+
+def test_an_unknown_source_is_refused_with_the_nearest() -> None:
+    with pytest.raises(UnknownNameError, match=r"grouping\.source=exection: .*did you mean execution\?"):
+        find_depths(nn.Linear(3, 2), "exection")
+
+
+# --- execution -----------------------------------------------------------------------------------------------------
+
+
+def test_each_layer_of_an_lstm_is_a_depth_whatever_the_order_of_registration() -> None:
+    depths = find_depths(LSTMClassifier())
+    assert depths.source == "execution"
+    layers = [{f"lstm.{kind}_l{i}" for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")} for i in range(3)]
+    assert groups(depths) == [{"embedding.weight"}, *layers, {"head.weight", "head.bias"}]
+
+
+def test_both_directions_of_a_gru_layer_share_its_depth() -> None:
+    first, second, head = groups(find_depths(GRUClassifier()))
+    assert len(first) == len(second) == 8
+    assert all("_l0" in name for name in first)
+    assert all("_l1" in name for name in second)
+    assert head == {"head.weight", "head.bias"}
+
+
+def test_a_tied_weight_is_where_it_is_used_first_and_the_rest_of_its_layer_is_not() -> None:
+    stem, first, second, head = groups(find_depths(TiedLanguageModel()))
+    assert stem == {"decoder.weight", "position"}
+    assert head == {"decoder.bias"}
+    assert {"norm.weight", "norm.bias"} < second  # a lone final norm belongs to the last block
+    assert {name.split(".")[1] for name in first} == {"0"}
+
+
+def test_a_head_registered_first_is_last_and_blocks_follow_their_use() -> None:
+    model = HeadFirst()
+    depths = find_depths(model)
+    parts = modules(depths)
+    assert parts[0] == {"stem"}
+    assert {"blocks.1.up", "blocks.1.down"} < parts[1]
+    assert parts[2] == {"blocks.0.norm", "blocks.0.up", "blocks.0.down"}
+    assert parts[3] == {"fc", "auxiliary"}
+
+
+def test_parameters_that_are_never_used_are_listed() -> None:
+    notes = find_depths(HeadFirst()).notes
+    assert notes == (
+        "never used in the forward pass, so with its like or its neighbour: unused.{weight,bias} (depth 1)",
+        "never used in the forward pass, so with its like or its neighbour: auxiliary.{weight,bias} (depth 3)",
+    )
+
+
+def test_branches_side_by_side_share_their_depths() -> None:
+    _, first, second, head = modules(find_depths(Parallel()))
+    assert first == {f"{side}.0.{part}" for side in ("left", "right") for part in ("norm", "up", "down")}
+    assert second == {f"{side}.1.{part}" for side in ("left", "right") for part in ("norm", "up", "down")}
+    assert head == {"head"}
+
+
+def test_branches_inside_a_block_stay_in_it() -> None:
+    stem, first, second, head = modules(find_depths(Mixed()))
+    assert (stem, head) == ({"stem"}, {"head"})
+    assert {name.split(".")[1] for name in first} == {"0"}
+    assert {name.split(".")[1] for name in second} == {"1"}
+
+
+def test_a_block_used_again_keeps_the_depth_of_its_first_use() -> None:
+    stem, first, second, head = modules(find_depths(Recurrent()))
+    assert (stem, head) == ({"stem"}, {"head"})
+    assert {name.split(".")[1] for name in first} == {"0"}
+    assert {name.split(".")[1] for name in second} == {"1"}
+
+
+def test_a_u_net_goes_down_and_up_again() -> None:
+    assert modules(find_depths(UNet())) == [
+        {"downs.0.0", "downs.0.2"},
+        {"downs.1.0", "downs.1.2"},
+        {"middle.0", "middle.2"},
+        {"resize.0", "ups.0.0", "ups.0.2"},
+        {"resize.1", "ups.1.0", "ups.1.2"},
+        {"out"},
+    ]
+
+
+def test_a_decoder_comes_after_the_encoder_it_looks_at() -> None:
+    parts = modules(find_depths(EncoderDecoder()))
+    assert len(parts) == 5
+    for depth, layer in enumerate(["encoder.layers.0", "encoder.layers.1", "decoder.layers.0", "decoder.layers.1"]):
+        assert any(name.startswith(f"transformer.{layer}.") for name in parts[depth])
+    assert parts[4] == {"head"}
+
+
+def test_parameters_used_without_their_module_are_seen() -> None:
+    depths = find_depths(Functional(), "execution", torch.zeros(2, 16, 10))
+    assert depths.notes == ()
+    stem, *blocks, head = groups(depths)
+    assert stem == {"token", "table", "weight"}
+    assert blocks == [{f"blocks.{i}.{n}" for n in dict(Functional().blocks[i].named_parameters())} for i in range(3)]
+    assert head == {"head.weight", "head.bias"}
+
+
+def test_a_network_that_looks_at_its_numbers_is_run_with_real_ones() -> None:
+    assert modules(find_depths(ByValue(), "execution")) == [{"first"}, {"last"}]
+
+
+def test_layers_without_repeated_blocks_have_a_depth_each() -> None:
+    model = nn.Sequential(
+        nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.BatchNorm1d(8), nn.Linear(8, 8), nn.Linear(8, 2)
+    )
+    assert modules(find_depths(model)) == [{"1", "3"}, {"4"}, {"5"}]
+
+
+def test_lazy_layers_are_placed_without_being_initialised() -> None:
+    model = nn.Sequential(nn.LazyLinear(8), nn.ReLU(), nn.LazyLinear(2))
+    assert modules(find_depths(model, "execution", torch.zeros(4, 5))) == [{"0"}, {"2"}]
+    assert all(isinstance(p, nn.UninitializedParameter) for p in model.parameters())
+
+
+def test_scalar_empty_complex_and_parametrized_parameters_have_a_depth() -> None:
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
+            self.empty = nn.Parameter(torch.zeros(0))
+            self.phase = nn.Parameter(torch.zeros(4, dtype=torch.complex64))
+            self.first = nn.utils.parametrizations.weight_norm(nn.Linear(4, 4))
+            self.second = nn.utils.parametrizations.spectral_norm(nn.Linear(4, 4))
+            self.head = nn.Linear(4, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = torch.fft.ifft(torch.fft.fft(self.first(x)) * self.phase).real
+            return self.head(self.second(x)) * self.scale
+
+    model = Odd()
+    depths = find_depths(model, "execution")
+    assert list(depths.by_name) == [name for name, _ in model.named_parameters()]
+    parts = groups(depths)
+    assert {name.split(".")[0] for name in parts[0]} >= {"first"}
+    assert parts[-1] == {"head.weight", "head.bias", "scale", "empty"}
+    assert [note for note in depths.notes if "never used" in note and "empty" in note]
+
+
+@pytest.mark.parametrize("example", [{"rows": torch.zeros(2, 7)}, {"rows": torch.zeros(2, 7, device="meta")}])
+def test_an_example_input_replaces_the_guess(example: dict[str, torch.Tensor]) -> None:
+    depths = find_depths(Choosy(), "execution", {"table": example, "scale": 2.0})
+    assert modules(depths) == [{"body"}, {"head"}]
+
+
+def test_without_an_input_that_fits_execution_says_what_was_tried() -> None:
+    with pytest.raises(
+        ConfigError, match=r"grouping\.source=execution: .*tried \[2, 16, 4\], .*example_input"
+    ) as caught:
+        find_depths(Choosy(), "execution")
+    assert "\n" not in str(caught.value)
+    assert "missing 1 required keyword-only argument: 'scale'" in str(caught.value)
+
+
+def test_without_an_input_that_fits_auto_takes_the_order_of_registration_and_says_so() -> None:
+    depths = find_depths(Choosy())
+    assert depths.source == "registration"
+    assert modules(depths) == [{"head"}, {"body"}]
+    assert "no forward pass got through, tried" in depths.notes[0]
+    assert "order in which modules were registered" in depths.notes[1]
+
+
+def test_many_layers_take_time_in_proportion() -> None:
+    model = nn.Sequential(*(nn.Linear(2, 2) for _ in range(1500)))
+    assert max(find_depths(model, "execution").by_name.values()) == 1499
+
+
+# --- registration --------------------------------------------------------------------------------------------------
+
+
+def test_registration_orders_whole_blocks_and_says_what_it_is() -> None:
+    depths = find_depths(timm_model("convnext_atto"), "registration")
+    assert depths.source == "registration"
+    assert len(depths.notes) == 1
+    assert depths.by_name["stages.1.downsample.1.weight"] == depths.by_name["stages.1.blocks.0.mlp.fc1.weight"] == 3
+    assert max(depths.by_name.values()) == 13
+
+
+# --- timm's description --------------------------------------------------------------------------------------------
+
+TIMM_MODELS = [
+    "resnet18",
+    "vit_tiny_patch16_224",
+    "convnext_atto",
+    "efficientnet_b0",
+    "swin_tiny_patch4_window7_224",
+    "levit_128s",
+    "coat_lite_tiny",
+    "volo_d1_224",
+    "inception_v3",
+]
+
+
+@pytest.mark.parametrize("name", TIMM_MODELS)
+def test_auto_is_the_partition_of_the_models_own_description(name: str) -> None:
+    model = timm_model(name)
+    depths = find_depths(model)
+    assert depths.source == "timm"
+    assert depths.by_name == timm_depths(model)
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet18", "vit_tiny_patch16_224", "efficientnet_b0", "crossvit_tiny_240", "xcit_nano_12_p16_224"]
+)
+def test_execution_finds_the_same_without_the_description(name: str) -> None:
+    model = timm_model(name)
+    assert find_depths(model, "execution").by_name == timm_depths(model)
+
+
+def test_resnet18_has_ten_depths() -> None:
+    parts = modules(find_depths(timm_model("resnet18", num_classes=2)))
+    assert len(parts) == 10
+    assert parts[0] == {"conv1", "bn1"}
+    assert parts[9] == {"fc"}
+
+
+def test_a_compiled_model_has_the_depths_of_the_original() -> None:
+    model = timm_model("resnet18")
+    expected = {f"_orig_mod.{name}": depth for name, depth in find_depths(model).by_name.items()}
+    assert find_depths(torch.compile(model)).by_name == expected
+    model.layer1 = torch.compile(model.layer1)
+    assert list(find_depths(model).by_name.values()) == list(expected.values())
+
+
+def test_a_timm_backbone_inside_another_class_keeps_its_depths() -> None:
+    class Wrapper(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(192, 2)
+            self.backbone = timm_model("vit_tiny_patch16_224", num_classes=0)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.backbone(x))
+
+    depths = find_depths(Wrapper())
+    assert depths.source == "execution"
+    inner = timm_depths(timm_model("vit_tiny_patch16_224", num_classes=0))
+    assert depths.by_name == {f"backbone.{n}": d for n, d in inner.items()} | {"head.weight": 13, "head.bias": 13}
+
+
+def test_a_missed_parameter_after_the_last_block_joins_the_head_and_is_noted() -> None:
+    depths = find_depths(timm_model("convnext_atto"), "timm")
+    assert depths.by_name["head.norm.weight"] == depths.by_name["head.fc.weight"] == 13
+    assert depths.notes == (
+        "the model's own description misses head.norm.{weight,bias}: "
+        "first used after the last described block, so with the head (depth 13)",
+    )
+
+
+def test_a_missed_parameter_that_is_used_early_goes_where_it_is_used() -> None:
+    from timm.models.eva import Eva
+
+    with torch.device("meta"):
+        model = Eva(
+            img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=2, num_classes=3, rope_type="mixed",
+            use_rot_pos_emb=True,
+        )  # fmt: skip
+    missed = [name for name in dict(model.named_parameters()) if name.startswith("rope")]
+    assert missed
+    depths = find_depths(model, "timm", torch.zeros(1, 3, 32, 32))
+    assert {depths.by_name[name] for name in missed} == {0}
+    assert max(depths.by_name.values()) == 3
+    assert any("misses rope.freqs: first used there (depth 0)" in note for note in depths.notes)
+
+
+class Described(nn.Module):
+    """Three blocks and a description of one's own; `matcher` is what `group_matcher` gives."""
+
+    def __init__(self, matcher: object) -> None:
+        super().__init__()
+        self.matcher = matcher
+        self.norm = nn.LayerNorm(8)
+        self.blocks = nn.ModuleList(Block() for _ in range(3))
+        self.between = nn.Linear(8, 8)
+        self.never = nn.Linear(8, 8)
+        self.head = nn.Linear(8, 2)
+
+    def group_matcher(self, coarse: bool = False) -> object:
+        return self.matcher
+
+    def get_classifier(self) -> nn.Module:
+        return self.head
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.blocks[1](self.blocks[0](x))
+        return self.head(self.norm(self.blocks[2](self.between(x))))
+
+
+@pytest.mark.parametrize(
+    "matcher",
+    [
+        {"blocks": r"^blocks\.(\d+)"},
+        {"stem": None, "blocks": [(r"^blocks\.(\d+)", None)]},
+        lambda name: int(name.split(".")[1]) if name.startswith("blocks") else float("inf"),
+        lambda name: (0, int(name.split(".")[1])) if name.startswith("blocks") else None,
+    ],
+)
+def test_what_a_matcher_of_any_form_misses_is_placed_by_use(matcher: object) -> None:
+    depths = find_depths(Described(matcher))
+    assert depths.source == "timm"
+    by_module = {name.rpartition(".")[0]: depth for name, depth in depths.by_name.items()}
+    assert [by_module[f"blocks.{i}.up"] for i in range(3)] == [0, 1, 2]
+    assert (by_module["between"], by_module["norm"], by_module["head"], by_module["never"]) == (2, 3, 3, 3)
+    assert [note for note in depths.notes if "between.{weight,bias}" in note and "(depth 2)" in note]
+    assert [note for note in depths.notes if "never.{weight,bias} (never used in the forward pass)" in note]
+    assert not [note for note in depths.notes if "head.weight" in note]
+
+
+def test_a_tied_tensor_has_the_smallest_depth_of_its_names() -> None:
+    model = Described({"blocks": r"^blocks\.(\d+)"})
+    model.blocks[0].up = model.blocks[2].up  # registered under the first block, and under the last
+    assert find_depths(model).by_name["blocks.0.up.weight"] == 0
+    assert "blocks.2.up.weight" not in find_depths(model).by_name
+
+
+def test_a_model_without_a_description_cannot_be_asked_for_it() -> None:
+    with pytest.raises(ConfigError, match=r"grouping\.source=timm: the model has no group_matcher"):
+        find_depths(HeadFirst(), "timm")
+
+
+def test_a_description_that_fails_or_fits_nothing_is_replaced_and_said() -> None:
+    def broken(name: str) -> int:
+        raise KeyError(name)
+
+    for matcher in (broken, {"blocks": r"^layers\.(\d+)"}):
+        depths = find_depths(Described(matcher))
+        assert depths.source == "execution"
+        assert any("group_matcher" in note for note in depths.notes)

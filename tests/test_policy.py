@@ -191,6 +191,6 @@ def test_mistakes_name_the_key_and_the_nearest_choice(name: str, options: dict[s
 
 
 def test_policy_that_falls_over_the_training_needs_its_length() -> None:
-    with pytest.raises(ConfigError, match="^steps=null: the policy cosine needs"):
+    with pytest.raises(ConfigError, match=r"^steps=null: the policy cosine needs"):
         make_policy("cosine", {}, lr=0.1, steps=None)
     assert make_policy("constant", {}, lr=0.1, steps=None)(10**9) == 1

@@ -193,7 +193,7 @@ def test_plateau_watches_the_named_metric(tiny: TinyNet) -> None:
     for value in (0.5, 0.6, 0.6):
         scheduler.observe({"val/loss": 0.0, "val/accuracy": value})
     assert scheduler.rates() == pytest.approx([g.lr * 0.1 for g in plan.groups])
-    with pytest.raises(ConfigError, match="policy.metric=val/accuracy: no such metric"):
+    with pytest.raises(ConfigError, match=r"policy.metric=val/accuracy: no such metric"):
         scheduler.observe({"val/acc": 1.0})
 
 

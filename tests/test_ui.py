@@ -166,4 +166,4 @@ def test_a_server_that_does_not_answer_is_a_failure_in_one_line(capsys: pytest.C
     assert main([f"tracking.uri=http://127.0.0.1:{port}"]) == 1
     captured = capsys.readouterr()
     assert captured.err.count("\n") == 1
-    assert "does not answer" in captured.err
+    assert "is not available" in captured.err
