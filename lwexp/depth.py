@@ -545,6 +545,7 @@ class _Flow:
 
     def _run(self) -> None:
         level = dict.fromkeys(self.trace.inputs, 0)  # of the data in a storage
+        makers = dict.fromkeys(self.trace.inputs, frozenset[int]())  # the blocks that brought it to that level
         pending: dict[int, frozenset[int]] = {}  # units that something was computed from without any data
         behind: dict[int, frozenset[int]] = {}  # layers that could be output layers
         highest = 0
@@ -558,6 +559,7 @@ class _Flow:
                 pending.update(dict.fromkeys(operation.gives, frozenset(users)) if users else {})
                 continue
             incoming = outgoing = max(levels)
+            made_by = frozenset().union(*(makers[key] for key in operation.takes if level.get(key) == incoming))
             source = frozenset().union(*(behind[key] for key in operation.takes if key in behind)) - self.fed
             layers = set()
             for i in sorted(users):
@@ -567,9 +569,13 @@ class _Flow:
                 if self.units[i].block:
                     # A second way into a block may be the longer one (a decoder's look at the encoder); a second call
                     # of the same block does not make it deeper.
-                    if i not in self.level or (incoming > self.level[i] and self._at_work(i, index)):
+                    before = self.level.get(i, 0)
+                    later = incoming > before or (incoming == before and made_by - {i})
+                    if i not in self.level or (later and self._at_work(i, index)):
                         self.level[i] = incoming + 1
-                    outgoing = max(outgoing, self.level[i])
+                    if self.level[i] >= outgoing:
+                        made_by = frozenset({i}) if self.level[i] > outgoing else made_by | {i}
+                        outgoing = self.level[i]
                 if self.weighty(i):
                     layers.add(i)
             if layers:
@@ -577,7 +583,9 @@ class _Flow:
                 source = frozenset(layers)
             highest = max(highest, outgoing)
             for key in operation.gives:
-                level[key], behind[key] = max(outgoing, level.get(key, 0)), source
+                if outgoing >= level.get(key, 0):
+                    level[key], makers[key] = outgoing, made_by
+                behind[key] = source
                 pending.pop(key, None)
         ends = frozenset().union(*(behind[key] for key in self.trace.outputs if key in behind)) - self.fed
         self.heads = self._heads(ends)

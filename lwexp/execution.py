@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, is_dataclass
@@ -112,7 +113,8 @@ def _run(model: nn.Module, first_names: Mapping[int, str], given: _Input, device
         module.register_forward_hook(lambda m, _, __: recorder.leave(paths[id(m)]))
     args, kwargs = tree_map(lambda x: _input(x, device) if isinstance(x, torch.Tensor) else x, (args, kwargs))
     recorder.trace.inputs = frozenset(recorder.key(x) for x in tree_leaves((args, kwargs)) if _is_tensor(x))
-    with ExitStack() as stack:
+    with warnings.catch_warnings(), ExitStack() as stack:
+        warnings.simplefilter("ignore")  # of a pass that is none of the user's
         stack.enter_context(torch.random.fork_rng(devices=[]))
         stack.enter_context(torch.no_grad())
         if any(type(module).__name__ == "OptimizedModule" for module in twin.modules()):
@@ -150,12 +152,13 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         taken = [x for x in tree_leaves((args, kwargs)) if _is_tensor(x)]
         keys = [self.key(x) for x in taken]
+        written = [self.key(x) for x in _written(func, args, kwargs)]
         if self.device.type == "meta" and any(x.is_meta for x in taken):
             args, kwargs = tree_map(_to_meta, (args, kwargs))
             if kwargs.get("device") is not None:
                 kwargs["device"] = self.device
         result = func(*args, **kwargs)
-        given = [self.key(x) for x in tree_leaves(result) if _is_tensor(x)]
+        given = [*written, *(self.key(x) for x in tree_leaves(result) if _is_tensor(x))]
         for key, x in zip(keys, taken, strict=True):
             if id(x) in self.lazy:  # has got its shape, and its storage, by now
                 self.names[key] = self.lazy[id(x)]
@@ -210,7 +213,10 @@ def _twin(model: nn.Module, first_names: Mapping[int, str], device: torch.device
             stands[id(tensor)] = stand = _stand_in(tensor, device, values)
             if plain and tensor.untyped_storage()._cdata in owners:  # a view that was made beforehand
                 names[stand.untyped_storage()._cdata] = owners[tensor.untyped_storage()._cdata]
-    twin: nn.Module = copy.deepcopy(model, dict(stands))
+    try:
+        twin: nn.Module = copy.deepcopy(model, dict(stands))
+    except Exception:  # something in it cannot be copied, such as a lock: that part is shared
+        twin = copy.deepcopy(model, stands | _uncopyable(model, stands))
     for module in twin.modules():  # hooks of the user's would see tensors without values; those of torch are needed
         module._forward_hooks.clear()
         for key, hook in list(module._forward_pre_hooks.items()):
@@ -218,6 +224,19 @@ def _twin(model: nn.Module, first_names: Mapping[int, str], device: torch.device
             if not owner.startswith("torch.nn"):
                 del module._forward_pre_hooks[key]
     return _Twin(twin, names, lazy, tuple(stands.values()))
+
+
+def _uncopyable(model: nn.Module, stands: Mapping[int, Any]) -> dict[int, Any]:
+    """Attributes of modules in `model` that refuse to be copied, by id."""
+    found: dict[int, Any] = {}
+    for module in model.modules():
+        for value in module.__dict__.values():
+            try:
+                copy.deepcopy(value, {**stands, **found, id(module): module})
+            except Exception:  # whatever a foreign object's copying raises
+                if not isinstance(value, (dict, nn.Module)):
+                    found[id(value)] = value
+    return found
 
 
 def _held(module: nn.Module) -> Iterator[torch.Tensor]:
@@ -260,6 +279,18 @@ def _is_tensor(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and not lazy and value.layout == torch.strided
 
 
+def _written(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[torch.Tensor]:
+    """The tensors that an operation changes in place, such as a table of outputs that is filled row by row."""
+    if not func._schema.is_mutable:
+        return []
+    values = [
+        args[i] if i < len(args) else kwargs.get(argument.name)
+        for i, argument in enumerate(func._schema.arguments)
+        if argument.alias_info is not None and argument.alias_info.is_write
+    ]
+    return [x for x in tree_leaves(values) if _is_tensor(x)]
+
+
 def _to_meta(value: Any) -> Any:
     if isinstance(value, torch.Tensor) and not value.is_meta:
         return torch.empty_like(value, device="meta")
@@ -298,19 +329,36 @@ def _guesses(model: nn.Module) -> list[_Input]:
         found.append(("dummy_inputs", (), dict(dummy)))
     channels: dict[type, list[int]] = {kind: _channels(model, kind) for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d)}
     vocabularies = [module.num_embeddings for module in model.modules() if isinstance(module, nn.Embedding)]
-    tokens = torch.arange(32).reshape(2, 16) % max(1, min(vocabularies, default=1))
+    tokens = torch.arange(32, device="cpu").reshape(2, 16) % max(1, min(vocabularies, default=1))
     images_first = any(channels.values())
-    needed = _required_arguments(model)
     if vocabularies and not images_first:
-        found.append((f"token ids {list(tokens.shape)}", (tokens,) * needed, {}))
+        found.append(_for_all(model, f"token ids {list(tokens.shape)}", tokens))
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     for shape in _shapes(model, channels):
         # On the meta device: in a forward pass with real numbers it is all zeros.
-        tensor = torch.empty(shape, dtype=dtype, device="meta")
-        found.append((f"{needed} times {list(shape)}" if needed > 1 else f"{list(shape)}", (tensor,) * needed, {}))
+        found.append(_for_all(model, f"{list(shape)}", torch.empty(shape, dtype=dtype, device="meta")))
     if vocabularies and images_first:
-        found.append((f"token ids {list(tokens.shape)}", (tokens,) * needed, {}))
+        found.append(_for_all(model, f"token ids {list(tokens.shape)}", tokens))
     return found
+
+
+def _for_all(model: nn.Module, text: str, tensor: torch.Tensor) -> _Input:
+    """`tensor` for every positional argument that `model` needs, but for lengths and masks of sequences."""
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    given = inspect.signature(model.forward).parameters.values()
+    names = [p.name.lower() for p in given if p.kind in kinds and p.default is inspect.Parameter.empty][1:]
+    values, texts = [tensor], [text]
+    for name in names:
+        if "len" in name and tensor.dim() > 1:
+            values.append(torch.full((tensor.shape[0],), tensor.shape[1], device="cpu"))
+            texts.append("lengths")
+        elif "mask" in name:
+            values.append(torch.ones(tensor.shape[:2], dtype=torch.bool, device="cpu"))
+            texts.append("a mask")
+        else:
+            values.append(tensor)
+            texts.append(text)
+    return " and ".join(texts), tuple(values), {}
 
 
 def _shapes(model: nn.Module, channels: Mapping[type, list[int]]) -> list[tuple[int, ...]]:
@@ -356,10 +404,3 @@ def _widths(model: nn.Module) -> list[int]:
                 widths[width] = None
                 break
     return list(widths)
-
-
-def _required_arguments(model: nn.Module) -> int:
-    """How many positional arguments `forward` must get, at least one."""
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    given = inspect.signature(model.forward).parameters.values()
-    return max(1, sum(p.kind in kinds and p.default is inspect.Parameter.empty for p in given))

@@ -27,7 +27,7 @@ from .pictures import draw_plan, draw_seen
 from .policy import looks_at_training
 from .scheduler import PlanScheduler
 from .settings import plain, settings
-from .tracking import Tracker, open_hint, start
+from .tracking import Tracker, check_store, open_hint, start
 from .train import Trainer
 
 log = logging.getLogger(__name__)
@@ -41,6 +41,8 @@ def run_job(composed: DictConfig) -> float:
     config = settings(composed)
     hydra = HydraConfig.get()
     folder, base = Path(hydra.runtime.output_dir), Path(hydra.runtime.cwd)
+    if isinstance(config.tracking, MLflowConfig):
+        check_store(config.tracking, base)  # a store that does not answer is told before anything is built
     seed_everything(config.seed)
     device = build_device(config.device)
     experiment = make_experiment(config, base)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -72,3 +76,47 @@ def lwexp_command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[s
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--rewrite-golden", action="store_true", help="write the golden files anew")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended: exit code, standard output, standard error."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def lwexp_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., Outcome]]:
+    """Run a command in this process, in an empty folder: the same code as `python -m`, without seconds of imports."""
+    from hydra.core.global_hydra import GlobalHydra
+
+    monkeypatch.chdir(tmp_path)
+    for name in [n for n in os.environ if n.startswith(("MLFLOW_", "HYDRA_"))]:
+        monkeypatch.delenv(name)
+    handler = signal.getsignal(signal.SIGTERM)
+    loggers = logging.getLogger().handlers[:], logging.getLogger().level
+
+    def command(name: str, *arguments: str) -> Outcome:
+        monkeypatch.setattr(sys, "argv", [f"lwexp-{name}", *arguments])
+        GlobalHydra.instance().clear()
+        capfd.readouterr()
+        try:
+            import_module(f"lwexp.{name}").main()
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capfd.readouterr()
+        return Outcome(code, captured.out, captured.err)
+
+    yield command
+    GlobalHydra.instance().clear()
+    signal.signal(signal.SIGTERM, handler)
+    before, level = loggers
+    for added in [h for h in logging.getLogger().handlers if h not in before]:
+        added.close()
+    logging.getLogger().handlers[:] = before
+    logging.getLogger().setLevel(level)

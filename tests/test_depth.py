@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+import threading
 from collections.abc import Mapping
 
 import pytest
@@ -414,6 +415,73 @@ def test_parameters_used_without_their_module_are_seen() -> None:
 
 def test_a_network_that_looks_at_its_numbers_is_run_with_real_ones() -> None:
     assert modules(find_depths(ByValue(), "execution")) == [{"first"}, {"last"}]
+
+
+def test_recurrent_cells_follow_one_another() -> None:
+    class Cells(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.out = nn.Linear(8, 2)
+            self.cells = nn.ModuleList([nn.LSTMCell(5, 8), nn.LSTMCell(8, 8)])
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            states = [(x.new_zeros(x.shape[0], 8),) * 2 for _ in self.cells]
+            for step in x.unbind(1):
+                for i, cell in enumerate(self.cells):
+                    states[i] = cell(step if i == 0 else states[i - 1][0], states[i])
+            return self.out(states[-1][0])
+
+    assert modules(find_depths(Cells(), "execution", torch.zeros(2, 3, 5))) == [{"cells.0"}, {"cells.1"}, {"out"}]
+
+
+def test_outputs_gathered_in_a_table_are_followed() -> None:
+    class Filled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(8, 2)
+            self.norm = nn.LayerNorm(8)
+            self.blocks = nn.ModuleList(Block() for _ in range(2))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            table = torch.zeros(x.shape)
+            for i in range(x.shape[1]):
+                table[:, i] = self.blocks[1](self.blocks[0](x[:, i]))
+            return self.head(self.norm(table))
+
+    first, second, head = modules(find_depths(Filled(), "execution"))
+    assert (len(first), len(second), head) == (3, 4, {"head"})
+    assert "norm" in second
+
+
+def test_a_network_that_packs_its_sequences_gets_lengths() -> None:
+    class Packed(LSTMClassifier):
+        def forward(self, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+            packed = nn.utils.rnn.pack_padded_sequence(
+                self.embedding(ids), lengths, batch_first=True, enforce_sorted=False
+            )
+            return self.head(self.lstm(packed)[1][0][-1])
+
+    assert find_depths(Packed(), "execution").by_name == find_depths(LSTMClassifier(), "execution").by_name
+
+
+def test_a_view_of_a_parameter_that_was_made_beforehand_is_that_parameter() -> None:
+    class View(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(4, 2)
+            self.flat = nn.Parameter(torch.zeros(16))
+            self.square = self.flat.detach().view(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(x @ self.square)
+
+    assert find_depths(View(), "execution") == Depths({"flat": 0, "head.weight": 1, "head.bias": 1}, "execution", ())
+
+
+def test_a_network_that_holds_something_uncopyable_is_run_all_the_same() -> None:
+    model = HeadFirst()
+    model.blocks[0].lock = threading.Lock()
+    assert find_depths(model) == find_depths(HeadFirst())
 
 
 def test_layers_without_repeated_blocks_have_a_depth_each() -> None:
