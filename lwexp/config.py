@@ -260,9 +260,8 @@ def _real_path(loc: tuple[int | str, ...], values: Any) -> list[int | str]:
     """`loc` without the tags of unions that pydantic puts into it, so that it can be typed on the command line."""
     path: list[int | str] = []
     for i, part in enumerate(loc):
-        if isinstance(values, list) and isinstance(part, int) and part < len(values):
-            values = values[part]
-        elif isinstance(values, Mapping) and part in values:
+        inside = part in range(len(values)) if isinstance(values, list) else isinstance(values, Mapping) and part in values
+        if inside:
             values = values[part]
         elif i < len(loc) - 1 or not isinstance(values, (Mapping, list)):
             continue  # a union's tag, or the type that a member of a union was tried as

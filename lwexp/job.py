@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from . import sweep
 from .cli import Interrupted
-from .config import SourceTaskConfig
+from .config import MLflowConfig, SourceTaskConfig
 from .data import eval_loader, train_loader
 from .instantiate import Experiment, build_device, build_optimizer, make_experiment
 from .loss import make_loss
