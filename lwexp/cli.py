@@ -22,14 +22,14 @@ class Interrupted(BaseException):
     """SIGTERM arrived: unwind like KeyboardInterrupt, so that the run ends KILLED and not RUNNING."""
 
 
-def main(task: Callable[[Any], Any]) -> None:
-    """Compose the config from the command line and run `task(config)`; exits with the code DESIGN promises.
+def main(task: Callable[[Any], Any], folder: str) -> None:
+    """Compose the config from the command line and run `task(config)`; its folder is made below outputs/`folder`.
 
-    0: success; 2: a mistake in what was asked for; 130, 143: interrupted; 1: failed while running. A traceback is
-    shown only for errors that are nobody's mistake but lwexp's, or with HYDRA_FULL_ERROR=1.
+    Exit codes are 0: success; 2: a mistake in what was asked for; 130, 143: interrupted; 1: failed while running. A
+    traceback is shown only for errors that are nobody's mistake but lwexp's, or with HYDRA_FULL_ERROR=1.
     """
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    _prepare()
+    _prepare(folder)
     import hydra
 
     from . import sweep
@@ -91,7 +91,7 @@ def explained(error: BaseException) -> LwexpError | None:
     return None
 
 
-def _prepare() -> None:
+def _prepare(folder: str) -> None:
     """Register with Hydra what it needs before it composes."""
     from hydra.core.config_store import ConfigStore
     from omegaconf import OmegaConf
@@ -99,6 +99,7 @@ def _prepare() -> None:
     from . import choices
 
     choices.register()
+    OmegaConf.register_new_resolver("lwexp_folder", lambda: folder, replace=True)
     OmegaConf.register_new_resolver("lwexp_unique", lambda: uuid.uuid4().hex[:6], use_cache=True, replace=True)
     # Hydra refuses keys that a file lacks. In these parts the schema decides, with the nearest names in its answer.
     sections = OmegaConf.create({key: {} for key in _OPEN})

@@ -260,8 +260,8 @@ def _real_path(loc: tuple[int | str, ...], values: Any) -> list[int | str]:
     """`loc` without the tags of unions that pydantic puts into it, so that it can be typed on the command line."""
     path: list[int | str] = []
     for i, part in enumerate(loc):
-        inside = part in range(len(values)) if isinstance(values, list) else isinstance(values, Mapping) and part in values
-        if inside:
+        keys = range(len(values)) if isinstance(values, list) else values if isinstance(values, Mapping) else ()
+        if part in keys:
             values = values[part]
         elif i < len(loc) - 1 or not isinstance(values, (Mapping, list)):
             continue  # a union's tag, or the type that a member of a union was tried as

@@ -106,7 +106,10 @@ class _Names:
 
 
 def _unwrapped(model: nn.Module) -> tuple[nn.Module, str]:
-    """The network inside `torch.compile`, `DataParallel`, DDP and `AveragedModel`, and the prefix of its names."""
+    """The network inside `torch.compile`, `DataParallel`, DDP and `AveragedModel`, and the prefix of its names.
+
+    The classes are told by name, so that `torch._dynamo` need not be imported.
+    """
     prefix = ""
     while True:
         children = dict(model.named_children())
@@ -203,6 +206,8 @@ def _from_description(
             shown = _shown(name for name in others if placed[name] == depth and (name not in used) == never)
             verb = "registered" if never else "first used"
             where = "after the last described block, so with the head" if depth == head else "there"
+            if depth == 0:
+                where = "before the first described block"
             extra = " (never used in the forward pass)" if never and used else ""
             notes.append(f"the model's own description misses {shown}{extra}: {verb} {where} (depth {depth})")
     return Depths(_consecutive(by_name), "timm", tuple(notes))

@@ -12,6 +12,7 @@ import copy
 import inspect
 import math
 import warnings
+from collections import ChainMap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, is_dataclass
@@ -23,7 +24,7 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-REAL_WEIGHTS = 100_000_000  # a network with more weights is not run with real numbers
+_REAL_WEIGHTS = 100_000_000  # a network with more weights is not run with real numbers
 _KINDS = {"cat": "join", "stack": "join"} | dict.fromkeys(
     ("mm", "addmm", "bmm", "baddbmm", "addbmm", "convolution", "embedding", "linear"), "multiply"
 )
@@ -90,7 +91,7 @@ def trace(model: nn.Module, first_names: Mapping[int, str], example_input: objec
             # Wrong shapes stay wrong; what meta tensors cannot do, real ones may.
             if isinstance(error, NotImplementedError) or "meta" in str(error).lower():
                 again.append(given)
-    for given in again if weights <= REAL_WEIGHTS else ():
+    for given in again if weights <= _REAL_WEIGHTS else ():
         try:
             return _run(model, first_names, given, torch.device("cpu"))
         except Exception as error:  # as above
@@ -229,13 +230,15 @@ def _twin(model: nn.Module, first_names: Mapping[int, str], device: torch.device
 def _uncopyable(model: nn.Module, stands: Mapping[int, Any]) -> dict[int, Any]:
     """Attributes of modules in `model` that refuse to be copied, by id."""
     found: dict[int, Any] = {}
+    own = set(nn.Module().__dict__)  # parameters, buffers, modules and hooks are looked at one by one
     for module in model.modules():
-        for value in module.__dict__.values():
+        for attribute, value in module.__dict__.items():
+            if attribute in own or isinstance(value, (int, float, str, type(None))):
+                continue
             try:
-                copy.deepcopy(value, {**stands, **found, id(module): module})
+                copy.deepcopy(value, cast(Any, ChainMap({id(module): module}, found, cast(Any, stands))))
             except Exception:  # whatever a foreign object's copying raises
-                if not isinstance(value, (dict, nn.Module)):
-                    found[id(value)] = value
+                found[id(value)] = value
     return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,8 +92,6 @@ def training_steps(config: RunConfig, images: int) -> tuple[int, int]:
 
 def preprocessing(source: DataSource, built: BuiltModel) -> Preprocessing:
     """How images become the model's input: as the pretrained weights saw them, else the data's standard way."""
-    from dataclasses import replace
-
     from .data import standard_preprocessing
 
     standard = standard_preprocessing(source.info, built.image_size, built.channels)
@@ -111,7 +109,7 @@ def build_plan(config: RunConfig, built: BuiltModel) -> Plan:
     example = None
     if grouping == "depth_index":
         example = torch.empty(2, built.channels, built.image_size, built.image_size, device="meta")
-    return make_plan(
+    plan = make_plan(
         built.module,
         grouping=grouping,
         grouping_options=grouping_options,
@@ -125,6 +123,7 @@ def build_plan(config: RunConfig, built: BuiltModel) -> Plan:
         no_weight_decay=config.no_weight_decay,
         example_input=example,
     )
+    return replace(plan, model=config.model.name or config.model.target or config.model.source)
 
 
 def build_schedule(config: RunConfig, plan: Plan, steps: int, steps_per_epoch: int) -> Schedule:

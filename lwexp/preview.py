@@ -51,7 +51,7 @@ def preview(config: DictConfig) -> None:
 
 def main() -> None:
     """Preview from the command line."""
-    cli.main(preview)
+    cli.main(preview, folder="previews")
 
 
 if __name__ == "__main__":

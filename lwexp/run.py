@@ -19,7 +19,7 @@ def run(config: DictConfig) -> float:
 
 def main() -> None:
     """Run from the command line."""
-    cli.main(run)
+    cli.main(run, folder="runs")
 
 
 if __name__ == "__main__":

@@ -644,7 +644,9 @@ def test_a_missed_parameter_that_is_used_early_goes_where_it_is_used() -> None:
     depths = find_depths(model, "timm", torch.zeros(1, 3, 32, 32))
     assert {depths.by_name[name] for name in missed} == {0}
     assert max(depths.by_name.values()) == 3
-    assert any("misses rope.freqs: first used there (depth 0)" in note for note in depths.notes)
+    assert any(
+        "misses rope.freqs: first used before the first described block (depth 0)" in note for note in depths.notes
+    )
 
 
 class Described(nn.Module):

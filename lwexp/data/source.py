@@ -24,13 +24,16 @@ class DataInfo:
     """What a model needs to know about the data.
 
     `channels`: 1 (grey) or 3 (RGB); `classes`: their names, by label; `sizes`: images in "train", "val" and, where
-    there is one, "test"; `image_size`: pixels, None where the model should decide.
+    there is one, "test"; `image_size`: pixels, None where the model should decide; `mean`, `std`: of the training
+    images' values in [0, 1], one per channel, None where nobody measured them.
     """
 
     channels: int
     classes: tuple[str, ...]
     sizes: Mapping[str, int]
     image_size: int | None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -66,12 +69,14 @@ class DataSource:
         channels: int,
         image_size: int | None,
         style: Style,
+        mean: tuple[float, ...] | None = None,
+        std: tuple[float, ...] | None = None,
     ) -> None:
         """`splits` has "train" and "val", and may have "test"; labels count from 0 in the order of `classes`."""
         self._splits = {name: splits[name] for name in SPLIT_NAMES if name in splits}
         self._style = style
         sizes = {str(name): len(split.labels) for name, split in self._splits.items()}
-        self.info = DataInfo(channels, classes, sizes, image_size)
+        self.info = DataInfo(channels, classes, sizes, image_size, mean, std)
 
     def labels(self, split: SplitName) -> Tensor:
         """The labels of `split`, int64 [n]."""
@@ -109,6 +114,8 @@ class DataSource:
             channels=self.info.channels,
             image_size=self.info.image_size,
             style=self._style,
+            mean=self.info.mean,
+            std=self.info.std,
         )
 
 

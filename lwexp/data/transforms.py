@@ -51,10 +51,14 @@ def standard_preprocessing(info: DataInfo, image_size: int, channels: int) -> Pr
     """The usual choice for a model that asks for nothing else.
 
     Colour: ImageNet's mean and standard deviation; the centre 7/8 is kept above 96 pixels, the whole image below (small
-    images have no margin to spare). One channel: [0, 1] becomes [-1, 1] (mean = std = 0.5), the whole image is kept.
+    images have no margin to spare). One channel: the data's own mean and standard deviation where they were measured
+    (digits), else 0.5 and 0.5, so that [0, 1] becomes [-1, 1]; the whole image is kept.
     """
     if info.channels == 1 or channels != 3:
-        return Preprocessing(image_size, channels, (0.5,) * channels, (0.5,) * channels, crop_pct=1.0)
+        mean, std = (0.5,), (0.5,)
+        if info.channels == 1 and info.mean is not None and info.std is not None:
+            mean, std = info.mean, info.std
+        return Preprocessing(image_size, channels, mean * channels, std * channels, crop_pct=1.0)
     crop_pct = 0.875 if image_size > 96 else 1.0
     return Preprocessing(image_size, channels, IMAGENET_MEAN, IMAGENET_STD, crop_pct=crop_pct)
 
