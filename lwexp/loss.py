@@ -38,7 +38,8 @@ class ClassLoss(nn.Module):
                 raise UnknownOptionError(f"loss.options.{option}", options[option], known, f"{name} has no such option")
         try:
             self.loss = factory(**options)
-        except (TypeError, ValueError) as error:
+            self(torch.zeros(2, classes), torch.tensor([0, classes - 1]))  # some classes check only when they are used
+        except (TypeError, ValueError, RuntimeError) as error:
             raise ConfigError("loss.options", dict(options), " ".join(str(error).split())) from error
 
     def forward(self, scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -19,7 +19,7 @@ COMMANDS = [
     for line in block.splitlines()
     if line.startswith("python -m lwexp.") and "lwexp.ui" not in line
 ]
-TUTORIALS = re.findall(r"^\| [^|]+ \| `([^|]+=[^|]+)` \|$", TEXT, flags=re.MULTILINE)
+TUTORIALS = re.findall(r"^\| [^|`]+ \| `([^|`]+=[^|`]+)` \|$", TEXT, flags=re.MULTILINE)
 SHORT = ["max_steps=2", "progress=false", "tracking=none", "batch_size=16"]
 
 

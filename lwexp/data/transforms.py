@@ -55,7 +55,8 @@ def standard_preprocessing(info: DataInfo, image_size: int, channels: int) -> Pr
     (digits), else 0.5 and 0.5, so that [0, 1] becomes [-1, 1]; the whole image is kept.
     """
     if info.channels == 1 or channels != 3:
-        mean, std = (0.5,), (0.5,)
+        mean: tuple[float, ...] = (0.5,)
+        std: tuple[float, ...] = (0.5,)
         if info.channels == 1 and info.mean is not None and info.std is not None:
             mean, std = info.mean, info.std
         return Preprocessing(image_size, channels, mean * channels, std * channels, crop_pct=1.0)
