@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import signal
@@ -39,7 +40,7 @@ def main(task: Callable[[Any], Any], folder: str) -> None:
     signal.signal(signal.SIGTERM, _terminate)
     try:
         _check_flags(sys.argv[1:])
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(_one_lined(task))()
     except (KeyboardInterrupt, Interrupted) as stopped:
         sweep.close("KILLED")
         code = 130 if isinstance(stopped, KeyboardInterrupt) else 143
@@ -56,6 +57,27 @@ def main(task: Callable[[Any], Any], folder: str) -> None:
     finally:
         if not wants_traceback:
             os.environ.pop("HYDRA_FULL_ERROR", None)
+
+
+def _one_lined(task: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """`task` that ends the process on an error of ours; Hydra would add lines of its own to an exception.
+
+    In a multirun the other jobs go on, so the error is told and left to Hydra, which raises it after the last job.
+    """
+
+    @functools.wraps(task)
+    def told(config: Any) -> Any:
+        from . import sweep
+
+        try:
+            return task(config)
+        except LwexpError as error:
+            if not sweep.is_multirun():
+                refuse(error)
+            sweep.tell_failure(error)
+            raise
+
+    return told
 
 
 def refuse(error: LwexpError) -> NoReturn:

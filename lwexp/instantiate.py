@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from .models import BuiltModel
     from .plan import Plan
     from .schedule import Schedule
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ def make_experiment(config: RunConfig, base: Path, device: str = "cpu") -> Exper
         from .weights import load_checkpoint
 
         report = load_checkpoint(built.module, base / config.weights.path, strict=config.weights.strict)
-        print(report)
+        log.info("%s", report)
     plan = build_plan(config, built)
     plan.apply_freeze(built.module)
     schedule = build_schedule(config, plan, steps, steps_per_epoch)

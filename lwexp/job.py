@@ -27,7 +27,7 @@ from .pictures import draw_plan, draw_seen
 from .policy import looks_at_training
 from .scheduler import PlanScheduler
 from .settings import plain, settings
-from .tracking import Tracker, check_store, open_hint, start
+from .tracking import Tracker, check_store, open_hint, redact, start
 from .train import Trainer
 
 log = logging.getLogger(__name__)
@@ -101,7 +101,8 @@ def _train(
         from .source_task import load_source_weights
 
         load_source_weights(experiment, device, base / "outputs" / "source_tasks", base)
-    (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(dict(values))), encoding="utf-8")
+    config_text = redact(OmegaConf.to_yaml(OmegaConf.create(dict(values))))
+    (folder / "config.yaml").write_text(config_text, encoding="utf-8")
     (folder / "plan.csv").write_text(experiment.plan.to_csv(), encoding="utf-8")
     for name in ("config.yaml", "plan.csv"):
         tracker.artifact(folder / name)

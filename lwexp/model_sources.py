@@ -14,6 +14,8 @@ from .errors import ConfigError, RunError, UnknownNameError, UnknownOptionError
 from .options import check_options
 from .targets import located, why
 
+OTHERS = ("torchvision", "lstm", "custom")  # what `model=` takes besides timm's names
+
 
 @dataclass(frozen=True)
 class Way:
@@ -67,7 +69,7 @@ def _timm(config: ModelConfig, channels: int, classes: int, pretrained: bool, ta
 
     written = _given(config.name, "model.name")
     if not timm.is_model(written):
-        raise UnknownNameError("model", written, timm.list_models(), "no such timm model")
+        raise UnknownNameError("model", written, [*timm.list_models(), *OTHERS], "no such model")
     name = get_deprecated_models().get(written, written)
     if name is None:
         raise UnknownNameError("model", written, timm.list_models(), "timm has removed this model")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 
 from .errors import LwexpError
 
@@ -86,12 +87,17 @@ def _open_parent(config: DictConfig) -> None:
 def parent_of_job() -> tuple[str | None, str | None]:
     """The id of the parent run of the job that runs now, and the job's name: what sets it apart from its siblings."""
     hydra = HydraConfig.get()
-    found = Path(str(hydra.sweep.dir)).absolute() / _FILE
-    if str(hydra.mode).endswith("RUN") and not str(hydra.mode).endswith("MULTIRUN"):
+    if not is_multirun():
         return None, None
+    found = Path(str(hydra.sweep.dir)).absolute() / _FILE
     sweep = json.loads(found.read_text(encoding="utf-8")) if found.is_file() else {"parent": None, "overrides": []}
     own = [override for override in hydra.overrides.task if override not in sweep["overrides"]]
     return sweep["parent"], " ".join(own) or None
+
+
+def tell_failure(error: LwexpError) -> None:
+    """One line on standard error about the job that just failed."""
+    print(f"job {' '.join(HydraConfig.get().overrides.task)} failed: {error}", file=sys.stderr)
 
 
 def close(status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
@@ -106,6 +112,11 @@ def close(status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
         end_parent(tracking, run_id, status, None, base=base)
     except LwexpError as error:
         print(f"error: {error}", file=sys.stderr)
+
+
+def is_multirun() -> bool:
+    """Whether the job that runs now is one of a sweep."""
+    return HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 def job_settings(config: RunConfig) -> str:

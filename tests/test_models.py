@@ -278,7 +278,7 @@ def test_a_size_that_fits_no_partition_is_explained_with_one_that_does() -> None
 @pytest.mark.parametrize(
     ("source", "name", "expected"),
     [
-        ("timm", "resnet81", "model=resnet81: no such timm model; did you mean resnet18, "),
+        ("timm", "resnet81", "model=resnet81: no such model; did you mean resnet18, "),
         ("timm", "resnet18.a1_in1", "model=resnet18.a1_in1: no such weights of this model; did you mean resnet18.a1"),
         ("timm", None, "model.name=???: must be given"),
         ("timm", "???", "model.name=???: must be given"),
