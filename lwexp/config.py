@@ -46,29 +46,30 @@ class ModelConfig(OpenSection):
     source: Literal["timm", "torchvision", "lstm", "custom"]
 
 
-class DigitsConfig(Section):
-    """scikit-learn's 1,797 digit images, 8×8, resized to `image_size`."""
+class ImagesConfig(Section):
+    """What all sets of images have: their size, how they are split, augmented and loaded."""
 
-    name: Literal["digits"]
     image_size: Annotated[int, Field(ge=8)] | None
     split_seed: Annotated[int, Field(ge=0)]
     augment: bool
     workers: Annotated[int, Field(ge=0)]
 
 
-class ImageFolderConfig(Section):
+class DigitsConfig(ImagesConfig):
+    """scikit-learn's 1,797 digit images, 8×8, resized to `image_size`."""
+
+    name: Literal["digits"]
+
+
+class ImageFolderConfig(ImagesConfig):
     """`path`/{train,val or validation,test}/<class>/<image>; a missing validation split is cut from train."""
 
     name: Literal["image_folder"]
     path: str
-    image_size: Annotated[int, Field(ge=8)] | None
     val_fraction: Annotated[float, Field(gt=0, lt=1)]
-    split_seed: Annotated[int, Field(ge=0)]
-    augment: bool
-    workers: Annotated[int, Field(ge=0)]
 
 
-class TorchvisionConfig(Section):
+class TorchvisionConfig(ImagesConfig):
     """Any of torchvision's image classification sets, by class name, under `root`."""
 
     name: Literal["torchvision"]
@@ -76,11 +77,7 @@ class TorchvisionConfig(Section):
     root: str
     download: bool
     options: dict[str, Any]
-    image_size: Annotated[int, Field(ge=8)] | None
     val_fraction: Annotated[float, Field(gt=0, lt=1)]
-    split_seed: Annotated[int, Field(ge=0)]
-    augment: bool
-    workers: Annotated[int, Field(ge=0)]
 
 
 class ScratchConfig(Section):

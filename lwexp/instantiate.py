@@ -132,7 +132,6 @@ def build_plan(config: RunConfig, built: BuiltModel) -> Plan:
 
 def build_schedule(config: RunConfig, plan: Plan, steps: int, steps_per_epoch: int) -> Schedule:
     """The plan's rates at every step: policy, gradual unfreezing and events."""
-    from .schedule import make_schedule
     from .standin import MetricPolicy
     from .train import METRICS
 
@@ -141,14 +140,13 @@ def build_schedule(config: RunConfig, plan: Plan, steps: int, steps_per_epoch: i
     if config.unfreeze.every_epochs:
         every = config.unfreeze.every_epochs * steps_per_epoch
     events = [event.model_dump() for event in config.lr_events]
-    schedule = make_schedule(
-        plan,
+    schedule = plan.schedule(
         policy,
-        options,
         steps=steps,
         steps_per_epoch=steps_per_epoch,
         lr_events=events,
         unfreeze_every_steps=every,
+        **options,
     )
     shape = schedule.policy.shape
     if isinstance(shape, MetricPolicy) and shape.metric not in METRICS:

@@ -21,7 +21,7 @@ from .options import at_least
 from .rows import PlanGroup, overrides_of, resolve
 
 if TYPE_CHECKING:
-    from .schedule import Event
+    from .schedule import Event, Schedule
     from .scheduler import PlanScheduler
 
 FREEZE_MODES = ("requires_grad", "lr_zero")
@@ -120,9 +120,8 @@ class Plan:
 
         return make_optimizer(optimizer, self.param_groups(), lr=self.lr, options=options)
 
-    def scheduler(
+    def schedule(
         self,
-        optimizer: torch.optim.Optimizer,
         policy: str | Callable[[int], float] = "constant",
         *,
         steps: int | None = None,
@@ -130,52 +129,44 @@ class Plan:
         lr_events: Iterable[Event | Mapping[str, Any]] = (),
         unfreeze_every_steps: int | None = None,
         **options: Any,
+    ) -> Schedule:
+        """Every group's rate at every step: the plan moved by `policy`, a name or a callable `step -> factor`.
+
+        `steps` is the number of optimizer steps of the training, `steps_per_epoch` is used by policies that count
+        epochs; `options` are the policy's, with `warmup_steps`, `warmup`, `min_lr` and `floor` for all. `lr_events`
+        ({step, group, lr}) set absolute rates; every `unfreeze_every_steps` one more group opens, from the head on.
+        """
+        from .schedule import make_schedule
+
+        return make_schedule(
+            self,
+            policy,
+            options,
+            steps=steps,
+            steps_per_epoch=steps_per_epoch,
+            lr_events=lr_events,
+            unfreeze_every_steps=unfreeze_every_steps,
+        )
+
+    def scheduler(
+        self, optimizer: torch.optim.Optimizer, policy: str | Callable[[int], float] = "constant", **options: Any
     ) -> PlanScheduler:
         """A torch `LRScheduler` that moves every group by `policy`; call `.step()` after each `optimizer.step()`.
 
-        `steps` is the number of optimizer steps of the training; `options` are the policy's. `steps_per_epoch` is used
-        by policies that count epochs.
+        `options` are those of `schedule`.
         """
-        from .schedule import make_schedule
         from .scheduler import PlanScheduler
 
-        schedule = make_schedule(
-            self,
-            policy,
-            options,
-            steps=steps,
-            steps_per_epoch=steps_per_epoch,
-            lr_events=lr_events,
-            unfreeze_every_steps=unfreeze_every_steps,
-        )
-        return PlanScheduler(optimizer, schedule)
+        return PlanScheduler(optimizer, self.schedule(policy, **options))
 
     def lr_table(
-        self,
-        policy: str | Callable[[int], float] = "constant",
-        *,
-        steps: int,
-        steps_per_epoch: int = 1,
-        lr_events: Iterable[Event | Mapping[str, Any]] = (),
-        unfreeze_every_steps: int | None = None,
-        **options: Any,
+        self, policy: str | Callable[[int], float] = "constant", *, steps: int, **options: Any
     ) -> torch.Tensor:
         """Every group's rate at every step, float64 [steps, groups]; 0 for groups that the optimizer is not given.
 
-        Raises `ConfigError` for policies that look at training (plateau).
+        `options` are those of `schedule`. Raises `ConfigError` for policies that look at training (plateau).
         """
-        from .schedule import make_schedule
-
-        schedule = make_schedule(
-            self,
-            policy,
-            options,
-            steps=steps,
-            steps_per_epoch=steps_per_epoch,
-            lr_events=lr_events,
-            unfreeze_every_steps=unfreeze_every_steps,
-        )
-        return schedule.table(range(steps))
+        return self.schedule(policy, steps=steps, **options).table(range(steps))
 
     def apply_freeze(self, model: nn.Module) -> None:
         """Set `requires_grad` of the frozen parameters of `model` to False (in the mode `lr_zero`: change nothing)."""

@@ -15,25 +15,36 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
-from matplotlib.colors import Colormap, ListedColormap, LogNorm, Normalize
+from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.figure import Figure
-from matplotlib.font_manager import findfont, get_font
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, LogFormatterSciNotation, MaxNLocator
 from numpy.typing import NDArray
+
+from .axes import (
+    DPI,
+    FONT,
+    GREY,
+    LEGEND_LIMIT,
+    depth_bar,
+    depth_norm,
+    label_depths,
+    label_groups,
+    label_steps,
+    legend,
+    new_figure,
+    rate_bar,
+    rate_span,
+    readable,
+    scale_rates,
+    widened,
+)
 
 Floats = NDArray[np.float64]
 
-WIDTH, DPI = 9.0, 200  # inches, and dots per inch: 900 px wide in a browser at 100 px an inch, twice that in a paper
-LEGEND_LIMIT = 8  # up to so many groups a legend names each line; above, a colour bar shows the depth
-_FONT = "DejaVu Sans"  # ships with matplotlib, so what `readable` knows about its characters holds on every machine
-_GREY, _ZERO = "0.4", "0.87"
+_ZERO = "0.87"
 _SERIES = (("#0072B2", "o", "-"), ("#D55E00", "s", "--"), ("#009E73", "^", ":"))  # Okabe and Ito: safe if colour-blind
-_BAR: dict[str, Any] = {"pad": 0.01, "fraction": 0.05, "aspect": 30}
 _DASHES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (3, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (1, 3)), (0, (5, 4, 1, 4)))
 
 
@@ -98,29 +109,22 @@ def draw_heatmap(table: RateTable) -> Figure:
     middles = (table.steps[1:] + table.steps[:-1]) / 2
     values = np.ma.masked_equal(table.rates[np.searchsorted(middles, columns)].T, 0)
     half = (columns[1] - columns[0]) / 2 if len(columns) > 1 else 0.5
-    span = _span(table.rates, decades=2)
+    span = rate_span(table.rates, decades=2)
     image = axes.imshow(
         values,
         cmap=colormaps["viridis"].with_extremes(bad=_ZERO),
-        norm=LogNorm(*_widened(*span)) if span else None,
+        norm=LogNorm(*widened(*span)) if span else None,
         aspect="auto",
         interpolation="nearest",
         extent=(columns[0] - half, columns[-1] + half, groups - 0.5, -0.5),
     )
     if span:
-        end = "min" if values.min() < span[0] else "neither"
-        bar = figure.colorbar(image, ax=axes, extend=end, extendfrac=0.14 / height, **_BAR)
-        _label_rates(bar.ax, log=True)
-        bar.set_label("learning rate", fontfamily=_FONT)
+        rate_bar(figure, axes, image, pointed=bool(values.min() < span[0]))
     if values.mask.any():
-        _legend(axes, [Patch(facecolor=_ZERO, edgecolor=_GREY, linewidth=0.5)], ["rate 0"])
-    _label_steps(axes)
-    shown = _thin(groups, room=(height - 1.5) * 72 / groups, needed=9.2)
-    labels = [_marked(table, g, 34) for g in shown]
-    axes.set_yticks(shown, labels=labels, fontsize=7.5, parse_math=False, fontfamily=_FONT)
-    for label, group in zip(axes.get_yticklabels(), shown, strict=True):
-        label.set_color(_GREY if table.frozen[group] else "black")
-    axes.set_ylabel("group (head first)")
+        legend(axes, [Patch(facecolor=_ZERO, edgecolor=GREY, linewidth=0.5)], ["rate 0"])
+    label_steps(axes)
+    labels = [_marked(table, g, 34) for g in range(groups)]
+    label_groups(axes, labels, table.frozen, room=(height - 1.5) * 72 / groups)
     return figure
 
 
@@ -141,7 +145,7 @@ def draw_rates_by_depth(table: RateTable) -> Figure:
     figure, axes = _figure(table, 4.6)
     depths, frozen = np.asarray(table.depths), np.asarray(table.frozen, dtype=bool)
     every = np.concatenate([values for _, values in series])
-    span = _span(every[None], decades=np.inf)
+    span = rate_span(every[None], decades=np.inf)
     bottom = axes
     if (every == 0).any() and span:
         axes.remove()
@@ -168,17 +172,17 @@ def draw_rates_by_depth(table: RateTable) -> Figure:
     if frozen.any():
         handles.append(Line2D([], [], **cross))
         labels.append("frozen")
-    _legend(axes, handles, labels)
+    legend(axes, handles, labels)
     if span:
-        _scale(axes, span, log=True)
+        scale_rates(axes, span, log=True)
         axes.set_ylabel("learning rate")
         axes.grid(True, color="0.92", linewidth=0.6)
     if bottom is not axes or not span:
         bottom.set_ylim(-len(series) + 0.3, 0.7)
         bottom.set_yticks([-(len(series) - 1) / 2], labels=["0"])
         bottom.set_facecolor("0.96")
-        bottom.tick_params(labelsize=8.5, labelfontfamily=_FONT)
-    _label_depths(bottom, table)
+        bottom.tick_params(labelsize=8.5, labelfontfamily=FONT)
+    label_depths(bottom, table.depths, table.names)
     return figure
 
 
@@ -195,7 +199,7 @@ def draw_rates_by_step(table: RateTable) -> Figure:
     named = len(table.names) <= LEGEND_LIMIT
     positive = np.where(table.rates > 0, table.rates, np.nan)
     colours = ListedColormap(colormaps["viridis"](np.linspace(0, 0.92, 256)))  # its last yellow is too pale for a line
-    norm = _depth_norm(table.depths)
+    norm = depth_norm(table.depths)
     rgba = [colours(norm(depth)) for depth in table.depths]
     # Groups at one depth share its colour, so a legend has to tell them apart by their dashes.
     dashes: list[Any] = [_DASHES[list(table.depths[:g]).count(d)] if named else "-" for g, d in enumerate(table.depths)]
@@ -206,23 +210,23 @@ def draw_rates_by_step(table: RateTable) -> Figure:
     if len(alone_rows):
         points = table.rates[alone_rows, alone_groups]
         axes.scatter(table.steps[alone_rows], points, s=22, color=[rgba[g] for g in alone_groups], zorder=3)
-    span = _span(table.rates, decades=3)
+    span = rate_span(table.rates, decades=3)
     if span:
-        _scale(axes, span, log=bool(np.nanmax(positive) > 10 * np.nanmin(positive)))
+        scale_rates(axes, span, log=bool(np.nanmax(positive) > 10 * np.nanmin(positive)))
     else:
         axes.set_yticks([0])
-        axes.text(0.5, 0.55, "every rate is 0", transform=axes.transAxes, ha="center", color=_GREY)
+        axes.text(0.5, 0.55, "every rate is 0", transform=axes.transAxes, ha="center", color=GREY)
     if named:
         seen: list[Any] = [d if line.any() else "none" for d, line in zip(dashes, table.rates.T, strict=True)]
         handles = [Line2D([], [], color=c, linestyle=d, linewidth=1.8) for c, d in zip(rgba, seen, strict=True)]
         labels = [_marked(table, g, 24) for g in range(len(table.names))]
-        _legend(axes, handles, labels, loc="upper left", bbox_to_anchor=(1.01, 1.0), ncols=1)
+        legend(axes, handles, labels, loc="upper left", bbox_to_anchor=(1.01, 1.0), ncols=1)
     else:
-        _depth_bar(figure, axes, norm, colours)
+        depth_bar(figure, axes, norm, colours)
     axes.grid(True, color="0.92", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.set_ylabel("learning rate")
-    _label_steps(axes)
+    label_steps(axes)
     half = 0.5 if len(table.steps) == 1 else 0.01 * (table.steps[-1] - table.steps[0])
     axes.set_xlim(table.steps[0] - half, table.steps[-1] + half)
     return figure
@@ -246,50 +250,11 @@ def write_plots(table: RateTable, folder: Path) -> list[Path]:
     return written
 
 
-def readable(name: str, at_most: int = 34) -> str:
-    """`name` as a label: characters that the font lacks as escapes, the middle left out where it is longer.
-
-    >>> readable("00_fc.bias"), readable("12_blocks.3.attn.qkv.weight", 15), readable("中")
-    ('00_fc.bias', '12_bloc….weight', '\\\\u4e2d')
-    """
-    font = get_font(findfont(_FONT))
-    text = "".join(c if font.get_char_index(ord(c)) else c.encode("unicode_escape").decode() for c in name)
-    if len(text) <= at_most:
-        return text
-    end = (at_most - 1) // 2
-    return f"{text[: at_most - 1 - end]}…{text[-end:]}"
-
-
-def rate_text(rate: float) -> str:
-    """`rate` for the axis of a picture, in plain characters.
-
-    >>> rate_text(0.01), rate_text(2e-5), rate_text(0.25)
-    ('10⁻²', '2×10⁻⁵', '2.5×10⁻¹')
-    """
-    digits, power = f"{rate:.6e}".split("e")
-    digits = digits.rstrip("0").rstrip(".")
-    raised = f"10{str(int(power)).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
-    return raised if digits == "1" else f"{digits}\u00d7{raised}"
-
-
-class _LogLabels(LogFormatterSciNotation):
-    """Labels the ticks that matplotlib would label, with `rate_text`."""
-
-    def __call__(self, x: float, pos: int | None = None) -> str:
-        return rate_text(x) if super().__call__(x, pos) else ""
-
-
 def _figure(table: RateTable, height: float) -> tuple[Figure, Axes]:
-    """A figure with the table's title and axes with a line that says what is drawn."""
-    figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
     many = "groups" if len(table.names) > 1 else "group"
     steps = f"steps {table.steps[0]:,} to {table.steps[-1]:,}" if len(table.steps) > 1 else f"step {table.steps[0]:,}"
     about = f"{len(table.names):,} {many}, {steps}{', all groups at the same rate' if _alike(table) else ''}"
-    text = f"{readable(table.title, 80)}\n{about}" if table.title else about
-    figure.suptitle(text, x=0.012, ha="left", fontsize=10.5, parse_math=False, fontfamily=_FONT)
-    axes = figure.add_subplot()
-    return figure, axes
+    return new_figure(table.title, about, height)
 
 
 def _alike(table: RateTable) -> bool:
@@ -300,99 +265,6 @@ def _marked(table: RateTable, group: int, at_most: int) -> str:
     """The label of a group, with a note where it is frozen or never moves."""
     note = "  (frozen)" if table.frozen[group] else "" if table.rates[:, group].any() else "  (rate 0)"
     return readable(table.names[group], at_most) + note
-
-
-def _span(rates: Floats, decades: float) -> tuple[float, float] | None:
-    """The lowest and highest positive rate, the lowest no more than `decades` below the lowest group's highest.
-
-    Neither is beyond 1e±100, where matplotlib's ticks overflow; 0.5**1000 gets there.
-    """
-    peaks = rates.max(axis=0)
-    if not (peaks > 0).any():
-        return None
-    floor = float(peaks[peaks > 0].min()) * 10.0**-decades
-    low, high = np.clip([max(float(rates[rates > 0].min()), floor), float(peaks.max())], 1e-100, 1e100)
-    return float(low), float(high)
-
-
-def _widened(low: float, high: float) -> tuple[float, float]:
-    return (low, high) if high > 1.2 * low else (low / 2, high * 2)
-
-
-def _scale(axes: Axes, span: tuple[float, float], log: bool) -> None:
-    """Limits with some air; a linear axis starts at 0, so that ratios between rates are seen as they are."""
-    low, high = _widened(*span)
-    if log:
-        air = (high / low) ** 0.06
-        axes.set_ylim(low / air, high * air)  # before the scale, which would else fit limits of its own and warn
-        axes.set_yscale("log")
-    else:
-        axes.set_ylim(0, span[1] * 1.08)
-    _label_rates(axes, log)
-
-
-def _label_rates(axes: Axes, log: bool) -> None:
-    if log:
-        axes.yaxis.set_major_formatter(_LogLabels())
-        axes.yaxis.set_minor_formatter(_LogLabels())
-    else:
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.6g}"))
-    axes.tick_params(which="both", labelsize=8.5, labelfontfamily=_FONT)
-
-
-def _label_steps(axes: Axes) -> None:
-    axes.set_xlabel("optimizer step")
-    axes.xaxis.set_major_locator(_whole_numbers(8))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
-    axes.tick_params(axis="x", labelsize=8.5, labelfontfamily=_FONT)
-
-
-def _label_depths(axes: Axes, table: RateTable) -> None:
-    """Depths as whole numbers, with the groups' names below where there are few."""
-    axes.set_xlabel("depth (0 = stem)")
-    low, high = min(table.depths), max(table.depths)
-    air = max(0.6, 0.015 * (high - low))
-    axes.set_xlim(low - air, high + air)
-    if len(table.names) <= LEGEND_LIMIT and len(set(table.depths)) == len(table.depths):
-        labels = [f"{depth}\n{readable(name, 14)}" for name, depth in zip(table.names, table.depths, strict=True)]
-        axes.set_xticks(table.depths, labels=labels, fontsize=8, parse_math=False, fontfamily=_FONT)
-    else:
-        axes.xaxis.set_major_locator(_whole_numbers(14))
-        axes.tick_params(axis="x", labelsize=8.5, labelfontfamily=_FONT)
-
-
-def _whole_numbers(at_most: int) -> MaxNLocator:
-    return MaxNLocator(at_most, integer=True, min_n_ticks=1, steps=[1, 2, 5, 10])
-
-
-def _legend(axes: Axes, handles: list[Any], labels: list[str], **place: Any) -> None:
-    """A legend, above the axes at the right unless placed; texts are put in afterwards: any text, `_` first too."""
-    place = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "ncols": len(handles), **place}
-    legend = axes.legend(handles, ["-"] * len(labels), frameon=False, fontsize=8.5, borderaxespad=0.2, **place)
-    for text, label in zip(legend.get_texts(), labels, strict=True):
-        text.set(text=label, parse_math=False, fontfamily=_FONT)
-
-
-def _depth_norm(depths: Sequence[int]) -> Normalize:
-    low, high = min(depths), max(depths)
-    return Normalize(low, high) if high > low else Normalize(low - 0.5, high + 0.5)
-
-
-def _depth_bar(figure: Figure, axes: Axes, norm: Normalize, colours: Colormap) -> None:
-    bar = figure.colorbar(ScalarMappable(norm, colours), ax=axes, **_BAR)
-    bar.locator = _whole_numbers(8)
-    bar.update_ticks()
-    bar.ax.tick_params(labelsize=8.5, labelfontfamily=_FONT)
-    bar.set_label("depth (0 = stem)", fontfamily=_FONT)
-
-
-def _thin(count: int, room: float, needed: float) -> list[int]:
-    """Which of `count` labels to show so that each has `needed` points where each row has `room`; both ends stay."""
-    stride = max(1, int(np.ceil(needed / room)))
-    kept = list(range(0, count, stride))
-    if kept[-1] != count - 1:
-        kept[-1 if len(kept) > 1 else len(kept) :] = [count - 1]
-    return kept
 
 
 def _mean_by_depth(depths: NDArray[np.int64], rates: Floats) -> tuple[NDArray[np.int64], Floats]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -29,34 +30,32 @@ class LwexpCallback(Callback):
     """Checks a single run's config before its folder is made, and keeps a multirun's parent run."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Refuse a mistaken config while there is nothing to clean up. Hydra swallows errors here, but not an exit."""
-        from .cli import explained, refuse
+        """Refuse a mistaken config while there is nothing to clean up."""
         from .settings import settings
 
         HydraConfig.instance().set_config(config)  # ${hydra:…} in the config is looked up there
-        try:
-            settings(config)
-        except Exception as error:
-            known = explained(error)
-            if known is None:
-                raise
-            refuse(known)
+        _or_refuse(lambda: settings(config))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Make the parent run."""
-        from .cli import explained, refuse
-
-        try:
-            _open_parent(config)
-        except Exception as error:
-            known = explained(error)
-            if known is None:
-                raise
-            refuse(known)
+        _or_refuse(lambda: _open_parent(config))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """All jobs have ended well."""
         close("FINISHED")
+
+
+def _or_refuse(action: Callable[[], object]) -> None:
+    """End the process where `action` meets a mistake: Hydra swallows what callbacks raise, but not an exit."""
+    from .cli import explained, refuse
+
+    try:
+        action()
+    except Exception as error:
+        known = explained(error)
+        if known is None:
+            raise
+        refuse(known)
 
 
 def _open_parent(config: DictConfig) -> None:

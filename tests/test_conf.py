@@ -105,9 +105,8 @@ def test_choice_trains_for_two_steps(choice: str, lwexp_here: Callable[..., Outc
     (folder,) = (tmp_path / "outputs" / "runs").iterdir()
     assert "step 2/2" in outcome.out
     assert {"model.safetensors", "best.safetensors", "config.yaml", "plan.csv"} <= {p.name for p in folder.iterdir()}
-    group, _, name = choice.partition("/")
-    assert OmegaConf.load(folder / "config.yaml")[group] is not None
-    assert f"{group}={name}" in (folder / ".hydra" / "overrides.yaml").read_text()
+    group = choice.partition("/")[0]
+    assert written(f"{choice}.yaml").keys() <= OmegaConf.load(folder / "config.yaml")[group].keys()
 
 
 def test_pretrained_weights_need_the_network_so_they_are_previewed(lwexp_here: Callable[..., Outcome]) -> None:
@@ -231,5 +230,4 @@ def test_optimizers_defaults_are_torchs(name: str, kind: type[torch.optim.Optimi
     values = written(f"optimizer/{name}.yaml")
     assert values.pop("name") == name
     known = inspect.signature(kind).parameters
-    # YAML reads 1e-8 as text in one of its versions and as a number in the other: OmegaConf's is the latter
     assert {key: known[key].default for key in values} == {**values, "betas": tuple(values["betas"])}

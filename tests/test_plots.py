@@ -7,7 +7,9 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -20,14 +22,13 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
+from lwexp.axes import rate_text, readable
 from lwexp.html import page_data, render_html
 from lwexp.plots import (
     RateTable,
     draw_heatmap,
     draw_rates_by_depth,
     draw_rates_by_step,
-    rate_text,
-    readable,
     subsample,
     thinned,
     write_plots,
@@ -106,9 +107,17 @@ TABLES = {
 DRAWINGS = (draw_heatmap, draw_rates_by_depth, draw_rates_by_step)
 
 
-def texts(figure: Figure) -> list[str]:
-    """Everything written in the figure."""
+@cache
+def picture(name: str, draw: Callable[[RateTable], Figure]) -> Figure:
+    """The picture of a table, small; made once and shared by the tests that only look at it."""
+    figure = draw(TABLES[name])
+    figure.set_dpi(50)
     figure.canvas.draw()
+    return figure
+
+
+def texts(figure: Figure) -> list[str]:
+    """Everything written in the figure; labels of ticks once it has been drawn."""
     found = figure.findobj(lambda artist: hasattr(artist, "get_text") and artist.get_visible())
     return [artist.get_text() for artist in found if artist.get_text()]
 
@@ -120,10 +129,7 @@ def legend(figure: Figure) -> list[str]:
 @pytest.mark.parametrize("name", TABLES)
 def test_every_table_can_be_drawn_and_nothing_runs_over_the_top_or_the_bottom(name: str) -> None:
     for draw in DRAWINGS:
-        figure = draw(TABLES[name])
-        figure.set_dpi(60)
-        figure.canvas.draw()
-        pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3]
+        pixels = np.asarray(picture(name, draw).canvas.buffer_rgba())[..., :3]
         assert pixels.min() < 128  # something dark on the white ground
         assert (pixels[[0, -1]] == 255).all()
 
@@ -139,7 +145,7 @@ def test_a_table_is_written_as_three_pictures_900_px_wide_at_100_dpi_and_a_page(
 @pytest.mark.parametrize("name", ["odd names", "few odd names"])
 def test_names_are_shown_as_they_are_never_as_formulas(name: str) -> None:
     for draw in (draw_heatmap, draw_rates_by_step) if name == "few odd names" else (draw_heatmap,):
-        shown = texts(draw(TABLES[name]))
+        shown = texts(picture(name, draw))
         for odd in TABLES[name].names:
             limit = 34 if draw is draw_heatmap else 24
             assert any(text.startswith(readable(odd, limit)) for text in shown), odd
@@ -153,7 +159,7 @@ def test_title_is_shown_as_it_is() -> None:
 
 @pytest.mark.parametrize("draw", DRAWINGS)
 def test_axes_carry_their_units(draw) -> None:
-    shown = texts(draw(TABLES["warm-up and cosine"]))
+    shown = texts(picture("warm-up and cosine", draw))
     assert "learning rate" in shown
     assert ("depth (0 = stem)" if draw is draw_rates_by_depth else "optimizer step") in shown
 
@@ -161,7 +167,7 @@ def test_axes_carry_their_units(draw) -> None:
 @pytest.mark.parametrize("groups", [1, 2, 7, 30, 62, 100, 301, 1000])
 def test_heatmap_labels_never_overlap_and_run_from_head_to_stem(groups: int) -> None:
     figure = draw_heatmap(table(constant(groups, steps=3)))
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     labels = figure.axes[0].get_yticklabels()
     assert labels[0].get_text() == "00_layer0.weight"
     assert labels[-1].get_text() == f"{groups - 1:02d}_layer{groups - 1}.weight"
@@ -233,23 +239,23 @@ def test_rate_by_step_names_up_to_eight_groups_and_colours_more_by_depth() -> No
 
 
 def test_groups_at_one_depth_share_the_colour_and_differ_in_dashes() -> None:
-    figure = draw_rates_by_step(TABLES["shared depths"])
+    figure = picture("shared depths", draw_rates_by_step)
     handles = figure.axes[0].get_legend().legend_handles
     assert handles[0].get_color() == handles[1].get_color() != handles[3].get_color()
     assert len({str(handle.get_linestyle()) + str(handle._dash_pattern) for handle in handles[:3]}) == 3
 
 
 def test_coinciding_lines_are_drawn_as_one_that_says_so() -> None:
-    assert legend(draw_rates_by_step(TABLES["all equal"])) == ["all 7 groups"]
-    assert legend(draw_rates_by_step(TABLES["all equal, many groups"])) == ["all 20 groups"]
+    assert legend(picture("all equal", draw_rates_by_step)) == ["all 7 groups"]
+    assert legend(picture("all equal, many groups", draw_rates_by_step)) == ["all 20 groups"]
     for draw in DRAWINGS:
-        assert any("all groups at the same rate" in text for text in texts(draw(TABLES["all equal"])))
+        assert any("all groups at the same rate" in text for text in texts(picture("all equal", draw)))
 
 
 def test_frozen_groups_are_marked_in_every_picture() -> None:
     for draw in DRAWINGS:
-        assert any("frozen" in text for text in texts(draw(TABLES["frozen"])))
-        assert not any("frozen" in text for text in texts(draw(table(constant(7)))))
+        assert any("frozen" in text for text in texts(picture("frozen", draw)))
+        assert not any("frozen" in text for text in texts(picture("one step", draw)))
 
 
 def test_rate_by_depth_has_a_line_for_each_of_first_highest_and_last_that_differs() -> None:
@@ -276,13 +282,10 @@ def test_rate_by_depth_has_each_group_at_its_depth_and_zeros_in_a_strip_below() 
 
 
 def test_drawing_in_threads_gives_the_same_pictures_as_one_after_the_other() -> None:
-    def pixels(name: str, draw) -> bytes:
-        figure = draw(TABLES[name])
-        figure.set_dpi(50)
-        figure.canvas.draw()
-        return bytes(figure.canvas.buffer_rgba())
+    def pixels(name: str, draw: Callable[[RateTable], Figure]) -> bytes:
+        return bytes(picture.__wrapped__(name, draw).canvas.buffer_rgba())  # made anew
 
-    jobs = [(name, draw) for name in ("few odd names", "unfreezing") for draw in DRAWINGS]
+    jobs = [(name, draw) for name in ("few odd names", "shared depths") for draw in DRAWINGS]
     expected = [pixels(*job) for job in jobs]
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(lambda job: pixels(*job), jobs)) == expected
