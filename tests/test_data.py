@@ -96,9 +96,9 @@ def error_of(call: Any) -> str:
 # ---- digits --------------------------------------------------------------------------------------------------------
 
 
-def test_digits_are_split_60_20_20_with_every_class_in_proportion() -> None:
+def test_digits_are_split_70_15_15_with_every_class_in_proportion() -> None:
     source = digits()
-    assert source.info.sizes == {"train": 1078, "val": 359, "test": 360}
+    assert source.info.sizes == {"train": 1258, "val": 269, "test": 270}
     assert (source.info.channels, source.info.image_size) == (1, 32)
     assert source.info.classes == tuple("0123456789")
     for split, size in source.info.sizes.items():
@@ -189,6 +189,18 @@ def test_an_epoch_is_a_pure_function_of_seed_and_epoch(source: DataSource) -> No
     assert same(first, epoch_of(source, seed=1, epoch=2))
     assert not same(first, epoch_of(source, seed=1, epoch=3))
     assert not same(first, epoch_of(source, seed=2, epoch=2))
+
+
+def test_a_sample_looks_different_in_every_epoch_and_under_every_seed(source: DataSource) -> None:
+    preprocessing = standard_preprocessing(source.info, 16, source.info.channels)
+
+    def image(seed: int, epoch: int) -> torch.Tensor:
+        train = source.datasets(preprocessing, augment=True, seed=seed).train
+        return train[SampleKey(epoch, 2)][0]  # type: ignore[index]
+
+    assert torch.equal(image(0, 0), image(0, 0))
+    assert not torch.equal(image(0, 0), image(0, 1))
+    assert not torch.equal(image(0, 0), image(1, 0))
 
 
 def test_an_epoch_is_the_same_with_any_number_of_workers(source: DataSource) -> None:

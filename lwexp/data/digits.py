@@ -29,13 +29,13 @@ MAX_ZOOM = 0.03
 
 
 def open_digits(config: DigitsConfig) -> DataSource:
-    """Train, validation and test: 60, 20 and 20 %, stratified, decided by `data.split_seed`."""
+    """Train, validation and test: 70, 15 and 15 %, stratified, decided by `data.split_seed`."""
     from sklearn.datasets import load_digits
 
     data = load_digits()
     images = torch.from_numpy(data.images * (255 / 16)).round().to(torch.uint8)[:, None]  # the values are 0 … 16
     labels = torch.from_numpy(data.target).to(torch.int64)
-    train, rest = stratified_cut(labels, 0.4, config.split_seed)
+    train, rest = stratified_cut(labels, 0.3, config.split_seed)
     val, test = (rest[part] for part in stratified_cut(labels[rest], 0.5, config.split_seed))
     store = TensorStore(images)
     std, mean = (value.item() for value in torch.std_mean(images[train] / 255))

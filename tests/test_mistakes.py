@@ -1,0 +1,358 @@
+"""Mistakes end in one line that names the key, with exit code 2, before anything is trained or tracked."""
+
+from __future__ import annotations
+
+import re
+import socket
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import ROOT, Outcome
+from hypothesis import given
+from hypothesis import settings as searched
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+from PIL import Image
+
+from lwexp.errors import ConfigError, UnknownOptionError
+from lwexp.settings import settings
+from lwexp.weights import save_weights
+
+RunHere = Callable[..., Outcome]
+CONF = ROOT / "conf"
+SMALL = ["model=lstm", "model.hidden_size=8", "data.image_size=8", "batch_size=256", "max_steps=20", "epochs=5",
+         "progress=false"]  # fmt: skip
+PHOTOS = ["data=image_folder", "data.image_size=8", "data.workers=0", "batch_size=2"]
+FAKE = ["data=torchvision", "data.dataset=FakeData", "data.workers=0", "batch_size=2"]
+
+# options (after SMALL) -> the line after `error: `, from its start
+MISTAKES: dict[str, tuple[list[str], str]] = {
+    # names that do not exist
+    "model_off_by_a_letter": (["model=resnet81"], r"model=resnet81: no such model; did you mean .*resnet18"),
+    "model_lstm_off_by_a_letter": (["model=lstmm"], r"model=lstmm: no such model; did you mean lstm"),
+    "torchvision_model": (
+        ["model=torchvision", "model.name=resnet19", "~model.hidden_size"], r"model\.name=resnet19: .*resnet18"
+    ),
+    "option": (["mutl=0.9"], r"mutl=0\.9: unknown option; did you mean mult\?"),
+    "option_of_a_section": (["data.imagesize=8"], r"data\.imagesize=8: unknown option; did you mean image_size\?"),
+    "option_of_a_policy": (["policy.warmup_step=1"], r"policy\.warmup_step=1: unknown option; did you mean warmup_steps"),
+    "option_of_another_policy": (["policy=cosine", "policy.gamma=0.1"], r"policy\.gamma=0\.1: unknown option; choices: "),
+    "option_of_a_decay": (["decay.min_scale=0.1"], r"decay\.min_scale=0\.1: unknown option; "),
+    "option_of_a_grouping": (["grouping.source=timm"], r"grouping\.source=timm: unknown option; "),
+    "option_of_the_model": (["model.hidden=8"], r"model\.hidden=8: unknown option; did you mean hidden_size\?"),
+    "option_of_an_optimizer": (["optimizer.momentum=0.9"], r"optimizer\.momentum=0\.9: adam has no such option; "),
+    "option_of_a_loss": (["loss.options.margin=1"], r"loss\.options\.margin=1: CrossEntropyLoss has no such option; "),
+    "option_of_an_event": (
+        ["lr_events=[{step: 1, group: 0, rate: 0.1}]"], r"lr_events\.0\.rate=0\.1: unknown option; .*lr"
+    ),
+    "grouping": (["grouping=top_modul"], r"grouping=top_modul: no such choice; did you mean top_module\?"),
+    "decay": (["decay=quadratic"], r"decay=quadratic: no such choice; choices: .*arithmetic"),
+    "policy": (["policy=cosin"], r"policy=cosin: no such choice; did you mean cosine\?"),
+    "weights": (["weights=pretraind"], r"weights=pretraind: no such choice; did you mean pretrained\?"),
+    "data": (["data=digit"], r"data=digit: no such choice; did you mean digits\?"),
+    "tracking": (["tracking=wandb"], r"tracking=wandb: no such choice; choices: mlflow, none"),
+    "optimizer": (["optimizer=addam"], r"optimizer=addam: no such optimizer; did you mean .*adam"),
+    "loss": (["loss.name=CrossEntropy"], r"loss\.name=CrossEntropy: no such loss in torch.nn; did you mean CrossEntropyLoss"),
+    "torch_scheduler": (["policy=torch", "policy.name=StepLr"], r"policy\.name=StepLr: no such class .*StepLR"),
+    "metric": (["policy=plateau", "policy.metric=val/acc"], r"policy\.metric=val/acc: no such metric; .*val/accuracy"),
+    "device": (["device=gpu"], r"device=gpu: cannot be used here; auto, cpu"),
+    "precision": (["precision=fp8"], r"precision=fp8: should be 'fp32', 'bf16' or 'fp16'"),
+    "freeze_mode": (["freeze_mode=zero"], r"freeze_mode=zero: should be 'requires_grad' or 'lr_zero'"),
+    "new_key": (["+newkey=1"], r"newkey=1: unknown option; choices: "),
+    "new_section": (["+new.key=1"], r"new=.*: unknown option; "),
+    "flag": (["--multirn"], r"command line=--multirn: no such flag .*--multirun"),
+    "malformed_override": (["mult=[0.9"], r"override=mult=\[0\.9: "),
+    "no_equals_sign": (["mult"], r"override=mult: "),
+    # values that cannot be
+    "mult_a_word": (["mult=abc"], r"mult=abc: should be a valid number"),
+    "mult_negative": (["mult=-1"], r"mult=-1(\.0)?: should be greater than 0"),
+    "lr_nan": (["lr=nan"], r"lr=nan: should be "),
+    "lr_inf": (["lr=inf"], r"lr=inf: should be a finite number"),
+    "lr_zero": (["lr=0"], r"lr=0(\.0)?: should be greater than 0"),
+    "lr_text": (["lr='0.1'"], r"lr=0\.1: should be a valid number"),
+    "epochs_zero": (["epochs=0"], r"epochs=0: should be greater than or equal to 1"),
+    "epochs_fraction": (["epochs=1.5"], r"epochs=1\.5: should be a valid integer"),
+    "max_steps_zero": (["max_steps=0"], r"max_steps=0: should be greater than or equal to 1"),
+    "seed_negative": (["seed=-1"], r"seed=-1: should be greater than or equal to 0"),
+    "progress_a_number": (["progress=1"], r"progress=1: should be a valid boolean"),
+    "both_unfreezings": (["unfreeze.every_epochs=1", "unfreeze.every_steps=5"], r"unfreeze=.*: give one of the two"),
+    "override_negative": (["lr_overrides.head=-0.1"], r"lr_overrides\.head=-0\.1: "),
+    "override_a_word": (["lr_overrides.lstm.bias_hh_l0=fast"], r"lr_overrides\.lstm\.bias_hh_l0=fast: should be a valid number"),
+    "rates_nan": (["decay=explicit", "decay.rates={head: nan}"], r"decay\.rates\.head=nan: must be finite"),
+    "power_zero": (["decay=polynomial", "decay.power=0"], r"decay\.power=0(\.0)?: must be above 0"),
+    "min_scale_above_one": (["decay=cosine", "decay.min_scale=1.5"], r"decay\.min_scale=1\.5: must be from 0 to 1"),
+    "floor_above_the_rate": (["policy=linear", "policy.min_lr=1"], r"policy\.min_lr=1(\.0)?: the floor is above the base rate"),
+    "floor_unknown": (["policy=linear", "policy.floor=abs"], r"policy\.floor=abs: not among the choices; .*absolute"),
+    "milestones_falling": (["policy=multistep", "policy.milestones=[5,2]"], r"policy\.milestones=\[5, 2\]: needs rising steps"),
+    "smoothing_one": (["loss.label_smoothing=1.0"], r"loss\.label_smoothing=1\.0: should be less than 1"),
+    "smoothing_of_another_loss": (["loss.name=MSELoss", "loss.label_smoothing=0.1"], r"loss\.label_smoothing=0\.1: MSELoss has none"),
+    "class_weights_too_few": (["loss.class_weights=[1,2]"], r"loss\.class_weights=\[1.*\]: 2 weights for 10 classes"),
+    "class_weights_a_word": (["loss.class_weights=even"], r"loss\.class_weights=even: should be 'balanced'"),
+    "optimizer_refuses": (["optimizer.betas=[0.9,2]"], r"optimizer=adam: .*beta"),
+    "optimizer_needs_a_closure": (["optimizer=lbfgs"], r"optimizer=lbfgs: needs a closure"),
+    "lstm_without_width": (["model.hidden_size=0"], r"model\.hidden_size=0: must be at least 1"),
+    "meta_device": (["device=meta"], r"device=meta: holds no numbers to train"),
+    # mandatory values
+    "image_folder_without_path": (["data=image_folder"], r"data\.path=\?\?\?: must be given"),
+    "torchvision_without_dataset": (["data=torchvision"], r"data\.dataset=\?\?\?: must be given"),
+    "torch_policy_without_name": (["policy=torch"], r"policy\.name=\?\?\?: must be given"),
+    "multistep_without_milestones": (["policy=multistep"], r"policy\.milestones=\?\?\?: must be given"),
+    "custom_policy_without_target": (["policy=custom"], r"policy\._target_=\?\?\?: must be given"),
+    "custom_decay_without_target": (["decay=custom"], r"decay\._target_=\?\?\?: must be given"),
+    "custom_grouping_without_target": (["grouping=custom"], r"grouping\._target_=\?\?\?: must be given"),
+    "custom_model_without_target": (["model=custom", "~model.hidden_size"], r"model\._target_=\?\?\?: must be given"),
+    "timm_without_name": (["model=timm", "~model.hidden_size"], r"model\.name=\?\?\?: must be given"),
+    "checkpoint_without_path": (["weights=checkpoint"], r"weights\.path=\?\?\?: must be given"),
+    "by_name_without_patterns": (["grouping=by_name"], r"grouping\.patterns=\{\}: needs at least one group"),
+    # what the model does not have
+    "freeze_nothing": (["freeze=[lstn]"], r"freeze=lstn: the pattern matches no parameter; did you mean lstm"),
+    "freeze_everything": (["freeze=['*']"], r"freeze=\*: every parameter is frozen"),
+    "override_nothing": (["lr_overrides.haed=0.1"], r"lr_overrides=haed: the pattern matches no parameter; did you mean head"),
+    "rate_of_nothing": (["decay=explicit", "decay.rates={haed: 0.1}"], r"decay\.rates=haed: the pattern matches no parameter"),
+    "group_of_nothing": (
+        ["grouping=by_name", "grouping.patterns={top: fc, rest: '*'}"],
+        r"grouping\.patterns\.top=fc: the pattern matches no parameter",
+    ),
+    "group_forgotten": (
+        ["grouping=by_name", "grouping.patterns={top: head}"], r"grouping\.patterns=.*: no pattern matches 8 parameters"
+    ),
+    "image_too_small": (["model=resnet18", "~model.hidden_size", "model.drop_rate=-1"], r"model\.drop_rate=-1: "),
+    "image_too_small_for_the_model": (
+        ["model=vgg11", "~model.hidden_size"], r"data\.image_size=8: vgg11 refuses it: .*; \d+ works"
+    ),
+    # steps
+    "warmup_too_long": (["policy.warmup_steps=21"], r"policy\.warmup_steps=21: the warm-up is longer than the training of 20"),
+    "event_at_no_group": (["lr_events=[{step: 1, group: fc, lr: 0.1}]"], r"lr_events\.group=fc: no such group in the plan; .*head"),
+    "event_at_no_index": (["lr_events=[{step: 1, group: 2, lr: 0.1}]"], r"lr_events\.group=2: the plan has the groups 0 to 1"),
+    "event_after_the_end": (["lr_events=[{step: 20, group: 0, lr: 0.1}]"], r"lr_events\.step=20: the training has the steps 0 to 19"),
+    "event_at_a_frozen_group": (
+        ["freeze=[lstm]", "lr_events=[{step: 1, group: lstm, lr: 0.1}]"], r"lr_events\.group=lstm: the group is frozen"
+    ),
+    "batch_larger_than_the_data": (["batch_size=2000"], r"batch_size=2000: is larger than the training set of 1078 images"),
+    # data and files
+    "folder_missing": ([*PHOTOS, "data.path=nowhere"], r"data\.path=.*nowhere: there is no such folder"),
+    "folder_empty": ([*PHOTOS, "data.path=empty"], r"data\.path=.*empty: has no folders of images"),
+    "folder_is_a_file": ([*PHOTOS, "data.path=mine.py"], r"data\.path=.*mine\.py: is a file"),
+    "class_only_in_validation": ([*PHOTOS, "data.path=extra"], r"data\.path=.*extra: the class of val/cow is not in train"),
+    "dataset_unknown": ([*FAKE, "data.dataset=CIFAR11"], r"data\.dataset=CIFAR11: torchvision has no such data set; .*CIFAR10"),
+    "dataset_not_there": ([*FAKE, "data.dataset=CIFAR10"], r"data\.root=.*: no CIFAR10 there .*data\.download=true"),
+    "dataset_option": ([*FAKE, "data.options={sise: 4}"], r"data\.options=sise: FakeData has no such option; did you mean size"),
+    "checkpoint_missing": (["weights=checkpoint", "weights.path=w.pt"], r"weights\.path=.*w\.pt: there is no such file"),
+    "checkpoint_of_another_model": (
+        ["weights=checkpoint", "weights.path=other.safetensors"], r"weights\.path=.*: is a checkpoint of another model"
+    ),
+    "source_task_of_few_classes": (
+        [*PHOTOS, "data.path=photos", "weights=source_task"], r"weights=source_task: needs at least 4 classes to halve"
+    ),
+    "pretrained_lstm": (["weights=pretrained"], r"weights=pretrained: none are published"),
+    # addresses
+    "address_scheme": (["tracking.uri=htp://server:5000"], r"tracking\.uri=htp://server:5000: "),
+    "address_port": (["tracking.uri=http://server:x"], r"tracking\.uri=http://server:x: the port must be a number"),
+    "address_slashes": (["tracking.uri=sqlite://a.db"], r"tracking\.uri=sqlite://a\.db: three slashes"),
+    "address_a_word": (["tracking.uri=mlruns"], r"tracking\.uri=mlruns: "),
+    "timeout_zero": (["tracking.timeout=0"], r"tracking\.timeout=0(\.0)?: should be greater than 0"),
+    # objects of one's own
+    "target_of_no_module": (["decay=custom", "decay._target_=no_such.decay"], r"decay\._target_=no_such\.decay: no module no_such"),
+    "target_misspelled": (["decay=custom", "decay._target_=mine.halve"], r"decay\._target_=mine\.halve: mine has no halve; did you mean halves"),
+    "target_no_path": (["policy=custom", "policy._target_=a b"], r"policy\._target_=a b: must be a dotted path"),
+    "target_not_callable": (["policy=custom", "policy._target_=mine.NUMBER"], r"policy\._target_=mine\.NUMBER: is a int, not a"),
+    "target_option": (["decay=custom", "decay._target_=mine.halves", "decay.bse=1"], r"decay\.bse=1: mine\.halves has no such argument; did you mean base"),
+    "target_that_does_not_import": (["grouping=custom", "grouping._target_=broken.f"], r"grouping\._target_=broken\.f: importing broken fails: ZeroDivisionError"),
+    "target_no_model": (["model=custom", "~model.hidden_size", "model._target_=mine.halves"], r"model\.(index|count|_target_)=.*"),
+    "target_of_another_source": (["model._target_=mine.Net"], r"model\._target_=mine\.Net: is for model=custom"),
+    "grouping_no_partition": (["grouping=custom", "grouping._target_=mine.one"], r"grouping=.*: \d+ parameters are in no group"),
+    "decay_negative": (["decay=custom", "decay._target_=mine.below"], r"decay=-1\.0: the scale of group 0 of 2 must be finite"),
+}  # fmt: skip
+MINE = """
+NUMBER = 3
+def halves(index, count, base=0.5):
+    return base**index
+def below(index, count):
+    return -1
+def one(model):
+    return [("one", [next(iter(dict(model.named_parameters())))])]
+"""
+
+
+@pytest.fixture
+def materials(tmp_path: Path) -> None:
+    """Folders, files and modules that the mistaken options name."""
+    for split, name in (("train", "cat"), ("train", "dog"), ("val", "cat"), ("val", "cow")):
+        for folder in ("photos", "extra"):
+            if (folder, name) != ("photos", "cow"):
+                path = tmp_path / folder / split / name
+                path.mkdir(parents=True)
+                for number in range(2):
+                    Image.new("RGB", (8, 8), (90 * number, 0, 0)).save(path / f"{number}.png")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "mine.py").write_text(MINE, encoding="utf-8")
+    (tmp_path / "broken.py").write_text("1 / 0", encoding="utf-8")
+    save_weights(torch.nn.Conv2d(1, 2, 3), tmp_path / "other.safetensors")
+
+
+def assert_nothing_was_done(folder: Path) -> None:
+    """Neither weights nor a run in the store."""
+    assert not list((folder / "outputs").rglob("*.safetensors"))
+    store = folder / "outputs" / "mlflow.db"
+    if store.exists():
+        connection = sqlite3.connect(store)
+        assert connection.execute("SELECT count(*) FROM runs").fetchone() == (0,)
+        connection.close()
+
+
+@pytest.mark.usefixtures("materials")
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistake_is_one_line_that_names_its_key(mistake: str, lwexp_here: RunHere, tmp_path: Path) -> None:
+    options, line = MISTAKES[mistake]
+    outcome = lwexp_here("run", *SMALL, *options)
+    assert re.fullmatch(rf"error: {line}.*\n", outcome.err), outcome.err
+    assert outcome.code == 2
+    assert "Traceback" not in outcome.out
+    assert_nothing_was_done(tmp_path)
+
+
+def test_corrupt_image_is_named_and_the_run_ends_failed(lwexp_here: RunHere, tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        for split in ("train", "val"):
+            (tmp_path / "photos" / split / name).mkdir(parents=True)
+            for number in range(2):
+                Image.new("RGB", (8, 8)).save(tmp_path / "photos" / split / name / f"{number}.png")
+    (tmp_path / "photos" / "train" / "dog" / "1.png").write_bytes(b"no image")
+    for workers in (0, 2):
+        options = [*PHOTOS, "data.path=photos", f"data.workers={workers}"]
+        outcome = lwexp_here("run", *SMALL, *options)
+        assert outcome.code == 2
+        assert re.fullmatch(r"error: data\.path=.*photos: cannot read the image train/dog/1\.png: .*\n", outcome.err)
+    connection = sqlite3.connect(tmp_path / "outputs" / "mlflow.db")
+    assert connection.execute("SELECT status FROM runs").fetchall() in ([], [("FAILED",), ("FAILED",)])
+    connection.close()
+
+
+# ----------------------------------------------------------------------------------------------- a server that is silent
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """The address of a server that accepts connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.fixture
+def closed() -> str:
+    """An address where nothing listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("multirun", [[], ["-m", "mult=0.9,1.0"]], ids=["run", "sweep"])
+@pytest.mark.parametrize("server", ["silent", "closed"])
+def test_server_that_does_not_answer_is_told_in_time(
+    server: str, multirun: list[str], lwexp_here: RunHere, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    address = request.getfixturevalue(server)
+    limit = ["tracking.timeout=1"] if server == "silent" else []
+    start = time.monotonic()
+    outcome = lwexp_here("run", *multirun, *SMALL, f"tracking.uri={address}", *limit)
+    assert time.monotonic() - start < 10
+    assert outcome.code == 1
+    assert re.fullmatch(
+        rf"error: the tracking store {address} is not available \(.*\): start it, .*tracking=none\n", outcome.err
+    )
+    assert_nothing_was_done(tmp_path)
+
+
+def test_default_patience_with_a_server_is_below_ten_seconds() -> None:
+    assert OmegaConf.load(CONF / "tracking" / "mlflow.yaml").timeout < 10
+
+
+# ------------------------------------------------------------------------------------------------------------ the schema
+
+FILES = {path: OmegaConf.to_container(OmegaConf.load(path)) for path in sorted(CONF.glob("*/*.yaml"))}
+# group -> its choices that need nothing more
+CHOICES: dict[str, list[Any]] = {path.parent.name: [] for path in FILES}
+for _path, _values in FILES.items():
+    if "???" not in str(_values):
+        CHOICES[_path.parent.name].append(_values)
+
+
+@pytest.fixture(scope="module")
+def composed() -> dict[str, Any]:
+    """The default config as plain values, its groups read from their files."""
+    root = OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml"))
+    assert isinstance(root, dict)
+    chosen = {group: "lstm" if group == "model" else name for entry in root.pop("defaults") if isinstance(entry, dict)
+              for group, name in entry.items()}  # fmt: skip
+    del root["hydra"]
+    return {**root, **{group: FILES[CONF / group / f"{name}.yaml"] for group, name in chosen.items()}}
+
+
+def leaves(values: dict[str, Any], prefix: str = "") -> list[str]:
+    """Dotted keys of everything that is not a section."""
+    sections = {"loss", "unfreeze", "preview", *CHOICES}
+    found = []
+    for key, value in values.items():
+        found += leaves(value, f"{key}.") if not prefix and key in sections else [f"{prefix}{key}"]
+    return found
+
+
+def changed(values: dict[str, Any], key: str, value: object) -> dict[str, Any]:
+    section, _, option = key.rpartition(".")
+    return {**values, section: {**values[section], option: value}} if section else {**values, key: value}
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 3) | st.floats() | st.text(max_size=5) | st.just("???"),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("abc", min_size=1, max_size=3), inner, max_size=2),
+    max_leaves=4,
+)  # fmt: skip
+
+
+def test_any_value_for_any_key_is_taken_or_refused_by_its_key(composed: dict[str, Any]) -> None:
+    refused = []
+
+    @searched(max_examples=150, deadline=None)
+    @given(st.data())
+    def check(data: st.DataObject) -> None:
+        group = data.draw(st.sampled_from(sorted(CHOICES)))
+        values = {**composed, group: data.draw(st.sampled_from(CHOICES[group]))}
+        key = data.draw(st.sampled_from(leaves(values)))
+        value = data.draw(anything)
+        try:
+            settings(OmegaConf.create(changed(values, key, value)))
+        except ConfigError as error:
+            refused.append(key)
+            named = {key, key.removesuffix(".name"), key.removesuffix(".kind")} | (
+                {key.partition(".")[0]} if key.endswith((".name", ".kind", ".source")) else set()
+            )
+            assert any(error.key == name or error.key.startswith(f"{name}.") for name in named), (key, value, error)
+            assert "\n" not in str(error)
+
+    check()
+    assert refused, "the values are not wrong enough"
+
+
+def test_value_of_a_wrong_type_is_refused_under_every_key(composed: dict[str, Any]) -> None:
+    for key in leaves(composed):
+        if key.startswith(("model.", "optimizer.")) and key not in ("model.source", "optimizer.name"):
+            continue  # known to their classes only
+        with pytest.raises(ConfigError) as caught:
+            settings(OmegaConf.create(changed(composed, key, [[{"a": 1}]])))
+        named = caught.value.key
+        assert named == key or named.startswith(f"{key}.") or key == f"{named}.name", (key, str(caught.value))
+
+
+def test_key_off_by_a_letter_is_refused_with_its_neighbour(composed: dict[str, Any]) -> None:
+    for key in leaves(composed):
+        if key.rpartition(".")[2] in ("name", "kind", "source") or key.startswith(("model.", "optimizer.")):
+            continue  # known to their classes only
+        section, _, option = key.rpartition(".")
+        values = changed(composed, f"{section}.{option}s" if section else f"{option}s", 1)
+        with pytest.raises(UnknownOptionError, match=rf"did you mean .*\b{option}\b") as caught:
+            settings(OmegaConf.create(values))
+        assert caught.value.key == f"{key}s"
