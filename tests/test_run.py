@@ -392,9 +392,7 @@ def test_frozen_norms_keep_their_running_statistics_with_freeze_stats_only(
 
 
 @pytest.mark.usefixtures("no_pictures")
-def test_checkpoint_is_where_the_run_starts(
-    lwexp_here: RunHere, starts: list[Start], tmp_path: Path
-) -> None:
+def test_checkpoint_is_where_the_run_starts(lwexp_here: RunHere, starts: list[Start], tmp_path: Path) -> None:
     assert lwexp_here("run", *SMALL, *UNTRACKED).code == 0
     (first,) = folders(tmp_path)
     path = first.relative_to(tmp_path) / "model.safetensors"
@@ -435,9 +433,7 @@ def test_source_task_is_trained_once_and_gives_the_body_its_weights(
 
 
 @pytest.mark.usefixtures("no_pictures")
-def test_one_seed_gives_one_result_and_another_seed_another(
-    lwexp_here: RunHere, store: Store, tmp_path: Path
-) -> None:
+def test_one_seed_gives_one_result_and_another_seed_another(lwexp_here: RunHere, store: Store, tmp_path: Path) -> None:
     for seed in (3, 3, 4):
         assert lwexp_here("run", *SMALL, f"seed={seed}", "model.dropout=0.2").code == 0
     one, same, other = (weights(folder) for folder in folders(tmp_path))
