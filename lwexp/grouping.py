@@ -56,9 +56,7 @@ def top_module(model: nn.Module) -> Grouped:
     return Grouped(_collected((name.split(".")[0], name) for name in head_to_stem(model)))
 
 
-def depth_index(
-    model: nn.Module, *, source: str = "auto", example_input: object = None
-) -> Grouped:
+def depth_index(model: nn.Module, *, source: str = "auto", example_input: object = None) -> Grouped:
     """One group for each depth of the network, the deepest (the head) first.
 
     `source` says where depth comes from: `timm` (the model's own `group_matcher`), `execution` (the order in which a

@@ -105,9 +105,7 @@ def multistep(*, milestones: list[int], gamma: float = 0.1) -> Shape:
     return lambda step: gamma ** bisect_right(milestones, step)
 
 
-def onecycle(
-    *, steps: int, pct_start: float = 0.3, div_factor: float = 25.0, final_div_factor: float = 1e4
-) -> Shape:
+def onecycle(*, steps: int, pct_start: float = 0.3, div_factor: float = 25.0, final_div_factor: float = 1e4) -> Shape:
     """Up from 1/div_factor to 1 over `pct_start` of the steps, then down to 1/(div_factor * final_div_factor).
 
     Both ways along a cosine, as torch's OneCycleLR (super-convergence, arXiv:1708.07120); 1 is the plan's rate.

@@ -35,7 +35,7 @@ def python(code: str, *arguments: str, cwd: Path, **variables: str) -> subproces
     )  # fmt: skip
 
 
-# -------------------------------------------------------------------------------------------------- help, --cfg, imports
+# ------------------------------------------------------------------------------------------------- help, --cfg, imports
 
 
 def test_help_names_every_group_every_choice_every_option_and_gives_examples(lwexp_here: RunHere) -> None:
@@ -195,7 +195,7 @@ def test_tab_completes_choices_and_keys(
     outcome = lwexp_here("run", "-sc", "query=bash")
     assert outcome.code == 0, outcome.err
     found = set(outcome.out.split())
-    prefix = line.split()[-1]
+    prefix = line.rpartition(" ")[2]
     assert all(name.startswith(prefix) for name in found)
     assert expected <= found, found
 
