@@ -199,6 +199,9 @@ def check(values: Mapping[str, Any]) -> RunConfig:
     values = dict(values)
     if isinstance(values.get("lr_overrides"), Mapping):
         values["lr_overrides"] = flatten(values["lr_overrides"])
+    for key, value in flatten(values).items():
+        if value == "???":
+            raise ConfigError(key, value, "must be given")
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
@@ -234,10 +237,7 @@ def _explained(error: ValidationError, values: Mapping[str, Any]) -> ConfigError
         return UnknownNameError(
             f"{key}.name", _tag(found["input"]), _tags(str(found["ctx"].get("expected_tags", ""))), f"no such {key}"
         )
-    value = found["input"]
-    if value == "???":
-        return ConfigError(key, value, "must be given")
-    return ConfigError(key, value, _reason(found["msg"]))
+    return ConfigError(key, found["input"], _reason(found["msg"]))
 
 
 def _reason(message: str) -> str:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import torch
 
     from .data import DataSource, Preprocessing
+    from .loss import ClassLoss
     from .models import BuiltModel
     from .plan import Plan
     from .schedule import Schedule
@@ -67,7 +68,7 @@ def make_experiment(config: RunConfig, base: Path, device: str = "cpu") -> Exper
         tag=config.weights.tag if isinstance(config.weights, PretrainedConfig) else None,
         device=device,
     )
-    if isinstance(config.weights, CheckpointConfig) and device != "meta":
+    if isinstance(config.weights, CheckpointConfig):  # on "meta" the file is compared, nothing is loaded
         from .weights import load_checkpoint
 
         report = load_checkpoint(built.module, base / config.weights.path, strict=config.weights.strict)
@@ -157,6 +158,20 @@ def build_schedule(config: RunConfig, plan: Plan, steps: int, steps_per_epoch: i
 def build_optimizer(config: RunConfig, plan: Plan) -> torch.optim.Optimizer:
     """The optimizer over the plan's groups."""
     return plan.optimizer(str(config.optimizer.name), **config.optimizer.options)
+
+
+def build_loss(config: RunConfig, source: DataSource) -> ClassLoss:
+    """The loss, its class weights from the training labels where they are to balance."""
+    from .loss import make_loss
+
+    return make_loss(
+        config.loss.name,
+        len(source.info.classes),
+        label_smoothing=config.loss.label_smoothing,
+        class_weights=config.loss.class_weights,
+        labels=source.labels("train"),
+        options=config.loss.options,
+    )
 
 
 def build_device(name: str) -> torch.device:

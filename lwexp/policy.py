@@ -254,11 +254,12 @@ def _shape(name: str, options: Mapping[str, Any], known: Mapping[str, Any]) -> S
     function, steps = POLICIES[name], known["steps"]
     asked = function.__annotations__
     given = {key: value for key, value in known.items() if key in asked}
+    choices = [*COMMON, *(asked.keys() - known.keys() - {"return"})]
     for key in given.keys() & options.keys():
-        raise UnknownOptionError(f"policy.{key}", options[key], asked.keys() - known.keys() - {"return"})
+        raise UnknownOptionError(f"policy.{key}", options[key], choices)
     if "steps" in given and steps is None and "None" not in str(asked["steps"]):
         raise ConfigError("steps", None, f"the policy {name} needs the number of optimizer steps")
-    shape: Shape = function(**check_options(function, {**options, **given}, "policy"))
+    shape: Shape = function(**check_options(function, {**options, **given}, "policy", choices))
     return shape
 
 

@@ -323,7 +323,7 @@ def test_corrupt_image_is_named_and_the_run_ends_failed(lwexp_here: RunHere, tmp
         assert re.fullmatch(r"error: data\.path=.*photos: cannot read the image train/dog/1\.png: .*\n", outcome.err)
         start = time.monotonic()
         gc.collect()
-        assert time.monotonic() - start < 4, "workers that nobody stopped hold up the process, or the sweep's next job"
+        assert time.monotonic() - start < 8, "workers that nobody stopped hold up the process, or the sweep's next job"
     connection = sqlite3.connect(tmp_path / "outputs" / "mlflow.db")
     assert connection.execute("SELECT status FROM runs").fetchall() in ([], [("FAILED",), ("FAILED",)])
     connection.close()

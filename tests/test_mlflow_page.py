@@ -51,7 +51,7 @@ def served(folder: Path) -> Iterator[str]:
 
 @contextmanager
 def opened(pictures: Path) -> Iterator[Page]:
-    """An empty tab of a new browser, high enough that charts load, which they do in view only.
+    """An empty tab of a new browser, so high that all rates are in view: MLflow makes no other charts.
 
     A failure leaves a picture of the page in `pictures`.
     """
@@ -59,7 +59,7 @@ def opened(pictures: Path) -> Iterator[Page]:
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
-        tab = browser.new_page(viewport={"width": 1600, "height": 2400})
+        tab = browser.new_page(viewport={"width": 1600, "height": 1900})
         tab.set_default_timeout(TIMEOUT)
         try:
             yield tab
@@ -106,6 +106,7 @@ def test_a_person_finds_the_plan_the_rates_from_head_to_stem_and_the_pictures_on
         rows = [rf"{i}\s+{re.escape(name)}\s+{9 - i}\s+\S+\s+{1e-3 * 0.95**i:.6e}\s" for i, name in enumerate(NAMES)]
         plan = re.compile(rf"index\s+name\s+depth\s+scale\s+lr\s[\s\S]*?^\s*{'[^|]*?'.join(rows)}", re.MULTILINE)
         expect(tab.locator("body")).to_contain_text(plan, use_inner_text=True)
+        expect(tab.locator("body")).not_to_contain_text("```")
 
         # a chart for each rate, all in one section, from the head to the stem
         tab.get_by_role("tab", name="Model metrics").click()

@@ -541,6 +541,8 @@ def test_interrupted_runs_end_killed_with_the_exit_code_of_the_signal(empty_stor
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "HYDRA_"))}
     environment["OMP_NUM_THREADS"] = "1"
     processes = {}
+    # a shell's background job may ignore SIGINT, and what it starts inherits that
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         for number in signals:
             outputs = tmp_path / number.name / "outputs"
@@ -566,6 +568,7 @@ def test_interrupted_runs_end_killed_with_the_exit_code_of_the_signal(empty_stor
             assert len(steps) >= 4
             assert steps == list(range(len(steps)))
     finally:
+        signal.signal(signal.SIGINT, before)
         for process in processes.values():
             process.kill()
             process.communicate()
