@@ -125,7 +125,11 @@ def _train(
         progress=config.progress,
         seen_rates=[] if stateful else None,
     )
-    best = trainer.fit()
+    try:
+        best = trainer.fit()
+    finally:
+        trainer.train.close()
+        trainer.val.close()
     closing = f"best validation accuracy {best['val/accuracy']:.2%}"
     if data.test is not None:
         tested = trainer.test(eval_loader(data.test, **loading))
