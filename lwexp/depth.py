@@ -17,7 +17,7 @@ from .errors import ConfigError, UnknownNameError
 from .execution import ANOTHER_INPUT, ForwardError, trace
 from .flow import depths_of_units
 from .parameters import Names, shown_names, unwrapped
-from .units import Structure
+from .structure import Structure
 
 SOURCES = ("auto", "timm", "execution", "registration")
 

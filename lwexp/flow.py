@@ -11,17 +11,20 @@ from torch.nn.parameter import UninitializedParameter
 
 from .execution import Operation, Trace
 from .parameters import Names, consecutive, is_matrix, size_of
-from .units import Structure, Unit
+from .structure import Structure
+from .units import Unit, find_units
 
 
 def depths_of_units(structure: Structure, names: Names, trace: Trace | None) -> tuple[dict[str, int], list[str]]:
     """Depth by first name, and the names that `trace` never uses; without a trace, units follow as registered."""
     flat = False
     while True:
-        units = structure.units(names, flat)
+        units = find_units(structure, names, flat)
         flow = Flow(units, names, trace or chain(units, names), flat)
-        if parallel := flow.parallel() - structure.parallel:
-            structure.close(parallel)
+        parallel = flow.parallel() - structure.parallel
+        stems = {id(structure.model.get_submodule(path)) for path in flow.stems()} - structure.stems
+        if parallel or stems:
+            structure.close(parallel, stems)
         elif not flat and flow.few_blocks():
             flat = True
         else:
@@ -131,11 +134,12 @@ class Flow:
                 continue
             incoming = outgoing = max(levels)
             made_by = frozenset().union(*(makers[key] for key in operation.takes if level.get(key) == incoming))
-            source = frozenset().union(*(behind[key] for key in operation.takes if key in behind)) - self.fed
+            feeding = frozenset().union(*(behind[key] for key in operation.takes if key in behind))
+            source = feeding - self.fed
             layers = set()
             for i in sorted(users):
                 if i not in self.first_kind:
-                    self.first_kind[i], self.fed_by[i], self.entry[i] = operation.kind, source, incoming
+                    self.first_kind[i], self.fed_by[i], self.entry[i] = operation.kind, feeding, incoming
                     self.size[i] = operation.size
                 if self.units[i].block:
                     # A second way into a block may be the longer one (a decoder's look at the encoder); a second call
@@ -181,6 +185,24 @@ class Flow:
             owner for owner, first in starts.items() if len(first) > 1 and 2 * len(set(first.values())) <= len(first)
         }
 
+    def stems(self) -> set[str]:
+        """Paths of light modules that data enter first and that begin with a layer that is no block: not lists."""
+        size = [sum(size_of(self.names.tensors[name]) for name in unit.names) for unit in self.units]
+        blocks = Counter(path for unit in self.units if unit.block for path in _ancestors(unit.path))
+        weights: Counter[str] = Counter()
+        for i, unit in enumerate(self.units):
+            weights.update(dict.fromkeys(_ancestors(unit.path), size[i]))
+        first = [
+            i for i, entry in self.entry.items()
+            if entry == 0 and self.weighty(i) and not self.fed_by[i] and not self.units[i].block
+        ]  # fmt: skip
+        return {
+            path
+            for i in first
+            for path in _ancestors(self.units[i].path)[1:]
+            if 0 < 2 * blocks[path] < blocks[""] and 20 * weights[path] < weights[""]
+        }
+
     def _heads(self, ends: frozenset[int]) -> set[int]:
         heads = {i for i in ends if self.flat or not self.units[i].block}
         if not heads and len(ends) == 1:
@@ -199,22 +221,34 @@ class Flow:
         inputs = {i for i, unit in enumerate(self.units) if not unit.module and self._matrix(i) and not self.weighty(i)}
         places = {(self.first_kind[i] == "join", self.entry[i]) for i in inputs if i in self.entry}
         at_one_place = Counter(joins for joins, _ in places)
-        blocks_in = Counter(stage for unit in self.units if unit.block for stage in _ancestors(unit.path))
+        blocks_in: dict[str, list[int]] = {}
+        for i, unit in enumerate(self.units):
+            for stage in _ancestors(unit.path) if unit.block else ():
+                blocks_in.setdefault(stage, []).append(i)
         at_end = max((self.size[i] for i, level in self.level.items() if level == last), default=0)
+        # A module of several layers between the last block and the output is a part of the head.
+        tail = {
+            i for i, entry in self.entry.items()
+            if entry == last > 0 and self.heads and self.units[i].build and not self.units[i].block
+            and not any(path in blocks_in for path in _ancestors(self.units[i].path)[1:])
+        }  # fmt: skip
+        after = self.heads | tail
         depths = {}
         for i, reached in self.reached.items():
             unit, place = self.units[i], min(reached, self.entry.get(i, reached))
-            in_stage = 0 < blocks_in[unit.path.rpartition(".")[0]] < blocks_in[""]
+            stage = next((blocks_in[path] for path in _ancestors(unit.path)[::-1] if path in blocks_in), [])
+            in_stage = 0 < len(stage) < len(blocks_in[""])
+            closing = in_stage and min(self.level.get(other, last) for other in stage) <= place
             # What comes after pooling is the head's, like what comes after the head.
-            pooled = place == last > 0 and bool(self.heads) and not unit.block and 4 * self.size.get(i, 0) < at_end
-            if i in self.heads or pooled or self.fed_by.get(i, frozenset()) & self.heads:
+            pooled = place == last > 0 and not in_stage and not unit.block and 4 * self.size.get(i, 0) < at_end
+            if i in after or pooled or self.fed_by.get(i, frozenset()) & after:
                 depths[i] = last + 1
             elif unit.block:
                 depths[i] = self.level.get(i, reached + 1)
             elif i in inputs and at_one_place[self.first_kind.get(i) == "join"] == 1:
                 depths[i] = 0
-            elif self._matrix(i) and (place or (in_stage and self.fed_by.get(i))):
-                depths[i] = min(place + 1, last)  # what leads into a block belongs to it
+            elif self._matrix(i) and not closing and (place or (in_stage and self.fed_by.get(i))):
+                depths[i] = min(place + 1, last)  # what leads into a block belongs to it, unless it ends a stage
             else:
                 depths[i] = place
         return depths

@@ -1,24 +1,20 @@
 """The units of a network: blocks of repeated containers, kept whole, and what stands beside them.
 
-A *block list* is a container most of whose weights are in children with several weight matrices each (the blocks); a
-*stage* is made mostly of block lists. The model, stages and block lists are opened; what is found inside and not opened
-is a unit.
+The model, stages and block lists are opened; what is found inside and not opened is a unit.
 """
 
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
-from torch.nn.parameter import UninitializedParameter
 
-from .parameters import Names, is_matrix, size_of
+from .parameters import Names, is_matrix
+from .structure import CONTAINERS, Structure
 
-CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 Within = tuple[tuple[int, int], ...]  # pairs (id of a list, index of the element)
 
 
@@ -43,151 +39,114 @@ class Unit:
         return self.kind is not nn.Parameter
 
 
-class Structure:
-    """What the module tree of a model tells: sizes, block lists, stages."""
+@dataclass(frozen=True)
+class _Place:
+    """Where a module stands: below a list, as an `element` of one, and whether it must be opened or kept whole."""
 
-    def __init__(self, model: nn.Module) -> None:
-        """Look at every module of `model` once."""
-        self.model = model
-        self.size: dict[int, int] = {}
-        self.matrices: dict[int, int] = {}
-        self.shapes: dict[int, tuple[Any, ...]] = {}
-        self._measure(model)
-        self.list_classes: set[type] = set()
-        self.block_classes: set[type] = set()
-        self.blocks: set[int] = set()
-        self.parallel: set[int] = set()
-        self.repeated: set[tuple[type, str]] = set()
-        self.place: dict[int, tuple[type, str]] = {}
-        for module in model.modules():
-            self._learn(module)
-        self._listed: dict[int, int] = {}
+    path: str = ""
+    in_list: bool = False
+    element: bool = False
+    within: Within = ()
+    as_list: bool = False
+    opened: bool | None = None
 
-    def close(self, parallel: Iterable[int]) -> None:
-        """Keep the modules with these ids whole."""
-        self.parallel.update(parallel)
-        self._listed.clear()
+    def below(self, name: str, **changes: Any) -> _Place:
+        """The place of a child."""
+        path = f"{self.path}.{name}" if self.path else name
+        return _Place(**{"path": path, "in_list": self.in_list, "within": self.within, **changes})
 
-    def _measure(self, module: nn.Module) -> None:
-        """Number of weights, of modules that own a weight matrix, and all shapes, of `module` and everything in it."""
-        own = list(module.parameters(recurse=False))
-        size = sum(size_of(parameter) for parameter in own)
-        matrices = module.num_layers if isinstance(module, nn.RNNBase) else int(any(map(is_matrix, own)))
-        shapes: list[Any] = [None if isinstance(p, UninitializedParameter) else tuple(p.shape) for p in own]
-        for child in module.children():
-            if id(child) not in self.size:
-                self._measure(child)
-            size, matrices = size + self.size[id(child)], matrices + self.matrices[id(child)]
-            shapes.append(hash((type(child), self.shapes[id(child)])))
-        self.size[id(module)], self.matrices[id(module)], self.shapes[id(module)] = size, matrices, tuple(shapes)
 
-    def _learn(self, module: nn.Module) -> None:
-        """Classes that hold blocks, and classes that are blocks, by the repetitions among the children of `module`."""
-        composite = [child for child in module.children() if self.composite(child)]
-        if not isinstance(module, CONTAINERS):
-            classes = Counter(type(child) for child in composite if not isinstance(child, CONTAINERS))
-            if max(classes.values(), default=0) >= 3 or type(module) in classes:  # a tree holds smaller trees
-                self.list_classes.add(type(module))
-            for name, child in module.named_children():
-                if isinstance(child, CONTAINERS):
-                    self.place[id(child)] = (type(module), name)
-                    kinds = [type(element) for element in child.children() if self.composite(element)]
-                    if len(set(kinds)) < len(kinds):
-                        self.repeated.add((type(module), name))
-        # Three alike, to the last shape, are a stack of blocks, whatever lists they hold; stages differ in width.
-        alike = Counter((type(child), self.shapes[id(child)]) for child in composite)
-        for child in composite:
-            if alike[type(child), self.shapes[id(child)]] >= 3:
-                self.blocks.add(id(child))
-                if not isinstance(child, CONTAINERS):
-                    self.block_classes.add(type(child))
+def find_units(structure: Structure, names: Names, flat: bool = False) -> list[Unit]:
+    """The units in registration order.
 
-    def composite(self, module: nn.Module) -> bool:
-        """Whether several modules of `module` own a weight matrix."""
-        return self.matrices[id(module)] >= 2
+    `flat`: containers and the bulk of the model are opened too, however few blocks they have, and every layer with a
+    weight matrix is a block.
+    """
+    walk = _Walk(structure, names, flat)
+    walk.visit(structure.model, _Place())
+    # What is built like a block is one, wherever it stands: the middle of a U-Net.
+    builds = {unit.build for unit in walk.found if unit.block} - {None}
+    return [replace(unit, block=unit.block or unit.build in builds) for unit in walk.found]
 
-    def build(self, module: nn.Module) -> object:
-        """What `module` is: its class, of a container also what that holds."""
-        if not isinstance(module, CONTAINERS):
-            return type(module)
-        return type(module), tuple(self.build(child) for child in module.children() if self.size[id(child)])
 
-    def is_block(self, module: nn.Module) -> bool:
-        """Whether `module` stays whole: it is repeated as it is, or what it lists works side by side."""
-        return id(module) in self.blocks or id(module) in self.parallel or type(module) in self.block_classes
+class _Walk:
+    """The walk through the module tree that collects units."""
 
-    def is_list(self, module: nn.Module, in_list: bool) -> bool:
-        """Whether `module` is a list of blocks; `in_list`: it belongs to an element of another one."""
-        if self.is_block(module):
-            return False
+    def __init__(self, structure: Structure, names: Names, flat: bool) -> None:
+        self.structure, self.names, self.flat = structure, names, flat
+        self.found: list[Unit] = []
+        self.seen: set[int] = set()
+
+    def visit(self, module: nn.Module, place: _Place) -> None:
+        """Add `module` as a unit, or open it."""
+        if id(module) in self.seen:
+            return
+        self.seen.add(id(module))
         if isinstance(module, nn.RNNBase):
-            return True
-        children = [child for child in module.children() if self.size[id(child)]]
-        composite = [child for child in children if self.composite(child)]
-        if not isinstance(module, CONTAINERS):
-            return type(module) in self.list_classes and bool(composite)
-        distinct = len(composite) > 1 and len({type(child) for child in composite}) == len(composite)
-        if in_list and distinct and self.place.get(id(module)) not in self.repeated:
-            return False  # the parts of one block, such as attention and feed-forward
-        held = sum(self.size[id(child)] for child in composite)
-        return 2 * held > self.size[id(module)] and 2 * len(composite) >= len(children)
+            for layer in range(module.num_layers):
+                pattern = re.compile(rf"_l{layer}(_|\Z)")
+                own = [p for n, p in module.named_parameters() if pattern.search(n)]
+                self._add(f"{place.path}.{layer}", own, block=True, kind=type(module), within=place.within)
+        elif self._opens(module, place):
+            self._open(module, place)
+        else:
+            tree = self.structure
+            composite, parameters = tree.composite(module), list(module.parameters())
+            whole = module is not tree.model and tree.is_block(module)
+            block = place.element or (whole and composite) or (self.flat and any(map(is_matrix, parameters)))
+            block = block and id(module) not in tree.stems
+            build = tree.build(module) if composite else None
+            self._add(place.path, parameters, block=block, kind=type(module), build=build, within=place.within)
 
-    def listed(self, module: nn.Module, in_list: bool) -> int:
-        """How many of the weights of `module` are in lists of blocks."""
-        if id(module) not in self._listed:
-            if self.is_block(module):
-                self._listed[id(module)] = 0
-            elif self.is_list(module, in_list):
-                self._listed[id(module)] = self.size[id(module)]
-            else:
-                self._listed[id(module)] = sum(self.listed(child, in_list) for child in module.children())
-        return self._listed[id(module)]
+    def _add(self, path: str, parameters: Sequence[nn.Parameter], **of_unit: Any) -> None:
+        own = dict.fromkeys(self.names.first[id(parameter)] for parameter in parameters)
+        if own:
+            self.found.append(Unit(path, tuple(own), **of_unit))
 
-    def units(self, names: Names, flat: bool = False) -> list[Unit]:
-        """The units in registration order. `flat`: containers and the bulk of the model are opened too, however few
-        blocks they have, and every layer with a weight matrix is a block."""
-        found: list[Unit] = []
-        seen: set[int] = set()
+    def _opens(self, module: nn.Module, place: _Place) -> bool:
+        tree = self.structure
+        leaf = not any(tree.size[id(child)] for child in module.children())
+        if module is tree.model:
+            return not (leaf and type(module).__module__.startswith("torch.nn."))
+        if tree.is_block(module) or id(module) in tree.stems:
+            return False
+        if place.opened is not None:
+            return place.opened
+        large = 2 * tree.size[id(module)] > tree.size[id(tree.model)]
+        bulk = self.flat and tree.composite(module) and (isinstance(module, CONTAINERS) or large)
+        in_list = place.in_list or place.element
+        return (
+            bulk or place.as_list or isinstance(module, nn.ModuleList)
+            or tree.is_list(module, place.in_list) or tree.is_stage(module, in_list)
+        )  # fmt: skip
 
-        def add(path: str, parameters: Sequence[nn.Parameter], **of_unit: Any) -> None:
-            own = dict.fromkeys(names.first[id(parameter)] for parameter in parameters)
-            if own:
-                found.append(Unit(path, tuple(own), **of_unit))
-
-        def visit(module: nn.Module, path: str, in_list: bool, element: bool, within: Within) -> None:
-            if id(module) in seen:
-                return
-            seen.add(id(module))
-            if isinstance(module, nn.RNNBase):
-                for layer in range(module.num_layers):
-                    pattern = re.compile(rf"_l{layer}(_|\Z)")
-                    own = [p for n, p in module.named_parameters() if pattern.search(n)]
-                    add(f"{path}.{layer}", own, block=True, kind=type(module), within=within)
-                return
-            is_list = self.is_list(module, in_list)
-            whole = module is not self.model and self.is_block(module)
-            leaf = not any(self.size[id(child)] for child in module.children())
-            large = 2 * self.size[id(module)] > self.size[id(self.model)]
-            bulk = flat and self.composite(module) and (isinstance(module, CONTAINERS) or large)
-            stage = 2 * self.listed(module, in_list or element) > self.size[id(module)]
-            root = module is self.model and not (leaf and type(module).__module__.startswith("torch.nn."))
-            if root or (not whole and (is_list or stage or bulk or isinstance(module, nn.ModuleList))):
-                for name, parameter in module.named_parameters(recurse=False):
-                    add(f"{path}.{name}" if path else name, [parameter], block=False, kind=nn.Parameter)
-                # A container beside containers of blocks holds a block, though that may have a single weight matrix.
-                blocks = [child for child in module.children() if is_list and self.composite(child)]
-                stages = tuple({type(child) for child in blocks if isinstance(child, CONTAINERS)})
-                for i, (name, child) in enumerate(module.named_children()):
-                    chosen = is_list and (self.composite(child) or (self.matrices[id(child)] and type(child) in stages))
-                    inner = (*within, (id(module), i)) if chosen and in_list else within
-                    visit(child, f"{path}.{name}" if path else name, in_list or is_list, bool(chosen), inner)
-            else:
-                composite, parameters = self.composite(module), list(module.parameters())
-                block = element or (whole and composite) or (flat and any(map(is_matrix, parameters)))
-                build = self.build(module) if composite else None
-                add(path, parameters, block=block, kind=type(module), build=build, within=within)
-
-        visit(self.model, "", False, False, ())
-        # What is built like a block is one, wherever it stands: the middle of a U-Net.
-        builds = {unit.build for unit in found if unit.block} - {None}
-        return [replace(unit, block=unit.block or unit.build in builds) for unit in found]
+    def _open(self, module: nn.Module, place: _Place) -> None:
+        tree = self.structure
+        for name, parameter in module.named_parameters(recurse=False):
+            self._add(place.below(name).path, [parameter], block=False, kind=nn.Parameter)
+        if not tree.is_list(module, place.in_list) and not place.as_list:
+            children = list(module.children())
+            # In a stage, what stands beside its list of blocks is not opened, such as a down-sampling of several parts.
+            lists = [c for c in children if place.element and isinstance(c, CONTAINERS) and tree.is_list(c, True)]
+            alike = any(map(tree.is_uniform, lists))
+            for name, child in module.named_children():
+                closed = bool(lists) and (child not in lists or (alike and not tree.is_uniform(child)))
+                self.visit(child, place.below(name, opened=False if closed else None))
+            return
+        elements = tree.elements(module)
+        if place.as_list and not any(map(tree.composite, elements)):
+            elements = [child for child in module.children() if tree.matrices[id(child)]]
+        containers = [child for child in elements if isinstance(child, CONTAINERS)]
+        lists = any(tree.is_list(child, True) for child in containers)
+        stages = tree.opened_stages(elements, place.in_list)
+        chosen = {id(child) for child in elements}
+        for i, (name, child) in enumerate(module.named_children()):
+            # A container beside lists of blocks is a list of blocks, though each may have a single weight matrix.
+            nested = any(any(True for _ in part.children()) for part in child.children() if tree.matrices[id(part)])
+            as_list = lists and isinstance(child, CONTAINERS) and nested
+            element = id(child) in chosen
+            within = (*place.within, (id(module), i)) if element and place.in_list else place.within
+            opened = None
+            if element and not isinstance(child, CONTAINERS):
+                opened = type(child) in stages
+            self.visit(child, place.below(name, in_list=True, element=element, within=within, as_list=as_list, opened=opened))
