@@ -238,7 +238,7 @@ class Flow:
             unit, place = self.units[i], min(reached, self.entry.get(i, reached))
             stage = next((blocks_in[path] for path in _ancestors(unit.path)[::-1] if path in blocks_in), [])
             in_stage = 0 < len(stage) < len(blocks_in[""])
-            closing = in_stage and min(self.level.get(other, last) for other in stage) <= place
+            closing = in_stage and max(self.level.get(other, 0) for other in stage) <= place
             # What comes after pooling is the head's, like what comes after the head.
             pooled = place == last > 0 and not in_stage and not unit.block and 4 * self.size.get(i, 0) < at_end
             if i in after or pooled or self.fed_by.get(i, frozenset()) & after:
