@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from .description import completed, described_depths
+from .description import completed, described_depths, described_parts
 from .errors import ConfigError, UnknownNameError
 from .execution import ANOTHER_INPUT, ForwardError, trace
 from .flow import depths_of_units
@@ -53,27 +53,54 @@ def find_depths(model: nn.Module, source: str = "auto", example_input: object | 
     if source in ("auto", "timm"):
         described, why = described_depths(inner, names)
         if described is not None:
-            by_name, missed = completed(inner, names, described, example_input)
-            return _renamed(Depths(by_name, "timm", missed), prefix, model)
+            completed_depths, missed = completed(inner, names, described, example_input)
+            return _renamed(Depths(completed_depths, "timm", missed), prefix, model)
         if source == "timm":
             raise ConfigError("grouping.source", source, f"{why}; take auto, execution or registration")
         notes = [why] if hasattr(inner, "group_matcher") else []
-    traced = None
+    parts = described_parts(inner, names) if source == "auto" else {}
+    notes += [f"{path} by its own description, the rest around it" for path in parts]
+    unused: list[str] = []
+    by_name: dict[str, int] | None = None
     if source in ("auto", "execution"):
         try:
-            traced = trace(inner, names.first, example_input)
+            by_name, unused = _executed(inner, names, example_input, parts=parts)
         except ForwardError as error:
             if source == "execution":
                 why = f"no forward pass, {error}; {ANOTHER_INPUT}"
                 raise ConfigError("grouping.source", source, why) from None
             notes.append(f"no forward pass got through, {error}; {ANOTHER_INPUT}")
-    by_name, unused = depths_of_units(Structure(inner), names, traced)
+    if by_name is None:
+        by_name, _ = depths_of_units(Structure(inner, parts), names, None)
+        notes.append("depth is the order in which modules were registered, which may not be the order of their use")
+        return _renamed(Depths(by_name, "registration", tuple(notes)), prefix, model)
     for depth in sorted({by_name[name] for name in unused}):
         shown = shown_names(name for name in unused if by_name[name] == depth)
         notes.append(f"never used in the forward pass, so with its like or its neighbour: {shown} (depth {depth})")
-    if traced is None:
-        notes.append("depth is the order in which modules were registered, which may not be the order of their use")
-    return _renamed(Depths(by_name, "registration" if traced is None else "execution", tuple(notes)), prefix, model)
+    return _renamed(Depths(by_name, "execution", tuple(notes)), prefix, model)
+
+
+def execution_depths(
+    model: nn.Module, example_input: object | None = None, *, on_meta_only: bool = False
+) -> tuple[dict[str, int], set[str]]:
+    """Depth of every parameter by execution, and those that the forward pass never uses; raises `ForwardError`.
+
+    `on_meta_only`: where meta tensors do not get through, do not try a pass with real numbers.
+    """
+    inner, prefix = unwrapped(model)
+    by_name, unused = _executed(inner, Names.of(inner), example_input, on_meta_only)
+    return {f"{prefix}{name}": depth for name, depth in by_name.items()}, {f"{prefix}{name}" for name in unused}
+
+
+def _executed(
+    inner: nn.Module,
+    names: Names,
+    example_input: object | None,
+    on_meta_only: bool = False,
+    parts: Mapping[str, Mapping[str, int]] | None = None,
+) -> tuple[dict[str, int], list[str]]:
+    traced = trace(inner, names.first, example_input, on_meta_only=on_meta_only)
+    return depths_of_units(Structure(inner, parts), names, traced)
 
 
 def _renamed(depths: Depths, prefix: str, model: nn.Module) -> Depths:

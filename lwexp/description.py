@@ -38,6 +38,20 @@ def described_depths(model: nn.Module, names: Names) -> tuple[dict[str, int] | N
     return consecutive(described), ""
 
 
+def described_parts(model: nn.Module, names: Names) -> dict[str, dict[str, int]]:
+    """Modules inside `model` that describe themselves, such as a timm backbone: path -> name in `model` -> depth."""
+    parts: dict[str, dict[str, int]] = {}
+    for path, module in model.named_modules():
+        inside = any(path.startswith(f"{outer}.") for outer in parts)
+        if not path or inside or not callable(getattr(module, "group_matcher", None)):
+            continue
+        described, _ = described_depths(module, Names.of(module))
+        if described:
+            full = {names.first[id(module.get_parameter(name))]: depth for name, depth in described.items()}
+            parts[path] = full
+    return parts
+
+
 def _matched(matcher: Any, name: str) -> bool:
     """Whether timm's `matcher` (patterns by group, or a function of the name) says anything about `name`."""
     if isinstance(matcher, Mapping):
@@ -54,7 +68,7 @@ def _matched(matcher: Any, name: str) -> bool:
 def completed(
     model: nn.Module, names: Names, described: Mapping[str, int], example_input: object | None
 ) -> tuple[dict[str, int], tuple[str, ...]]:
-    """`described` completed: the classifier at the head, what else was missed where it is used; and notes on the latter."""
+    """`described` completed: the classifier at the head, what else was missed where it is used; notes on the latter."""
     head = max(described.values()) + 1
     classifier = _classifier(model, names)
     missed = [name for name in names.every if name not in described]

@@ -70,11 +70,18 @@ class Trace:
     tried: str = ""
 
 
-def trace(model: nn.Module, first_names: Mapping[int, str], example_input: object | None = None) -> Trace:
+def trace(
+    model: nn.Module,
+    first_names: Mapping[int, str],
+    example_input: object | None = None,
+    *,
+    on_meta_only: bool = False,
+) -> Trace:
     """The forward pass of `model` in evaluation mode; `first_names`: id of a parameter -> the name to record it under.
 
     `example_input`: a tensor, a tuple of positional or a mapping of keyword arguments; null: inputs that fit the
-    network's first layers are tried. `model` and the random number generators stay as they are.
+    network's first layers are tried. `on_meta_only`: no pass with real numbers where meta tensors
+    fail. `model` and the random number generators stay as they are.
     Raises `ForwardError` where no input gets through.
     """
     inputs = guesses(model) if example_input is None else [("example_input", *arguments(example_input))]
@@ -89,7 +96,7 @@ def trace(model: nn.Module, first_names: Mapping[int, str], example_input: objec
             # Wrong shapes stay wrong; what meta tensors cannot do, real ones may.
             if isinstance(error, NotImplementedError) or "meta" in str(error).lower():
                 again.append(given)
-    for given in again if weights <= _REAL_WEIGHTS else ():
+    for given in again if weights <= _REAL_WEIGHTS and not on_meta_only else ():
         try:
             return _run(model, first_names, given, torch.device("cpu"))
         except Exception as error:  # as above

@@ -221,10 +221,11 @@ class Flow:
         inputs = {i for i, unit in enumerate(self.units) if not unit.module and self._matrix(i) and not self.weighty(i)}
         places = {(self.first_kind[i] == "join", self.entry[i]) for i in inputs if i in self.entry}
         at_one_place = Counter(joins for joins, _ in places)
-        blocks_in: dict[str, list[int]] = {}
-        for i, unit in enumerate(self.units):
-            for stage in _ancestors(unit.path) if unit.block else ():
-                blocks_in.setdefault(stage, []).append(i)
+        blocks_in = Counter(path for unit in self.units if unit.block for path in _ancestors(unit.path))
+        final: dict[str, int] = {}  # the level of the last block of a stage
+        for i, level in self.level.items():
+            for path in _ancestors(self.units[i].path):
+                final[path] = max(level, final.get(path, 0))
         at_end = max((self.size[i] for i, level in self.level.items() if level == last), default=0)
         # A module of several layers between the last block and the output is a part of the head.
         tail = {
@@ -236,9 +237,9 @@ class Flow:
         depths = {}
         for i, reached in self.reached.items():
             unit, place = self.units[i], min(reached, self.entry.get(i, reached))
-            stage = next((blocks_in[path] for path in _ancestors(unit.path)[::-1] if path in blocks_in), [])
-            in_stage = 0 < len(stage) < len(blocks_in[""])
-            closing = in_stage and max(self.level.get(other, 0) for other in stage) <= place
+            stage = next((path for path in _ancestors(unit.path)[::-1] if path in blocks_in), "")
+            in_stage = 0 < blocks_in[stage] < blocks_in[""]
+            closing = in_stage and final.get(stage, 0) <= place
             # What comes after pooling is the head's, like what comes after the head.
             pooled = place == last > 0 and not in_stage and not unit.block and 4 * self.size.get(i, 0) < at_end
             if i in after or pooled or self.fed_by.get(i, frozenset()) & after:

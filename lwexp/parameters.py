@@ -48,6 +48,11 @@ def unwrapped(model: nn.Module) -> tuple[nn.Module, str]:
             return model, prefix
 
 
+def wrapper_prefix(model: nn.Module) -> str:
+    """What `torch.compile`, `DataParallel` and the like put before the names of a network's parameters, or ''."""
+    return unwrapped(model)[1]
+
+
 def shown_names(names: Iterable[str], limit: int = 6) -> str:
     """`names` for a note: parameters of one module together, a long list cut."""
     modules: dict[str, list[str]] = {}

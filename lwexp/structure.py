@@ -7,7 +7,7 @@ A *block list* is a container most of whose weights are in children with several
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import nn
@@ -21,9 +21,10 @@ CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 class Structure:
     """What the module tree of a model tells: sizes, block lists, stages."""
 
-    def __init__(self, model: nn.Module) -> None:
-        """Look at every module of `model` once."""
+    def __init__(self, model: nn.Module, described: Mapping[str, Mapping[str, int]] | None = None) -> None:
+        """Look at every module of `model` once; `described`: path of a module -> depths as it describes them itself."""
         self.model = model
+        self.described = {id(model.get_submodule(path)): depths for path, depths in (described or {}).items()}
         self.size: dict[int, int] = {}
         self.matrices: dict[int, int] = {}
         self.shapes: dict[int, tuple[Any, ...]] = {}
@@ -145,7 +146,8 @@ class Structure:
         """Classes of those `elements` of one list that are stages; what is beside a plain block of a stage is none."""
         plain = [child for child in elements if not isinstance(child, CONTAINERS) and self.composite(child)]
         classes = {
-            type(child) for child in plain
+            type(child)
+            for child in plain
             if not self.is_block(child) and (self.is_list(child, True) or self.is_stage(child, True))
         }
         return set() if in_stage and any(type(child) not in classes for child in plain) else classes

@@ -87,6 +87,8 @@ class _Walk:
                 pattern = re.compile(rf"_l{layer}(_|\Z)")
                 own = [p for n, p in module.named_parameters() if pattern.search(n)]
                 self._add(f"{place.path}.{layer}", own, block=True, kind=type(module), within=place.within)
+        elif id(module) in self.structure.described:
+            self._add_described(module, place)
         elif self._opens(module, place):
             self._open(module, place)
         else:
@@ -97,6 +99,18 @@ class _Walk:
             block = block and id(module) not in tree.stems
             build = tree.build(module) if composite else None
             self._add(place.path, parameters, block=block, kind=type(module), build=build, within=place.within)
+
+    def _add_described(self, module: nn.Module, place: _Place) -> None:
+        """A unit for each depth that `module` describes, and one for each layer that it does not mention."""
+        depths = self.structure.described[id(module)]
+        by_depth: dict[int, list[nn.Parameter]] = {}
+        for name, depth in depths.items():
+            by_depth.setdefault(depth, []).append(self.names.tensors[name])
+        for depth, parameters in sorted(by_depth.items()):
+            self._add(place.path, parameters, block=depth > 0, kind=type(module), within=place.within)
+        for name, layer in module.named_modules():
+            rest = [p for p in layer.parameters(recurse=False) if self.names.first[id(p)] not in depths]
+            self._add(place.below(name).path, rest, block=False, kind=type(layer))
 
     def _add(self, path: str, parameters: Sequence[nn.Parameter], **of_unit: Any) -> None:
         own = dict.fromkeys(self.names.first[id(parameter)] for parameter in parameters)
@@ -127,10 +141,11 @@ class _Walk:
         if not tree.is_list(module, place.in_list) and not place.as_list:
             children = list(module.children())
             # In a stage, what stands beside its list of blocks is not opened, such as a down-sampling of several parts.
-            lists = [c for c in children if place.element and isinstance(c, CONTAINERS) and tree.is_list(c, True)]
-            alike = any(map(tree.is_uniform, lists))
+            block_lists = [c for c in children if place.element and isinstance(c, CONTAINERS) and tree.is_list(c, True)]
+            alike = [child for child in block_lists if tree.is_uniform(child)]
+            kept = {id(child) for child in alike or block_lists}
             for name, child in module.named_children():
-                closed = bool(lists) and (child not in lists or (alike and not tree.is_uniform(child)))
+                closed = bool(kept) and id(child) not in kept
                 self.visit(child, place.below(name, opened=False if closed else None))
             return
         elements = tree.elements(module)
@@ -149,4 +164,6 @@ class _Walk:
             opened = None
             if element and not isinstance(child, CONTAINERS):
                 opened = type(child) in stages
-            self.visit(child, place.below(name, in_list=True, element=element, within=within, as_list=as_list, opened=opened))
+            self.visit(
+                child, place.below(name, in_list=True, element=element, within=within, as_list=as_list, opened=opened)
+            )

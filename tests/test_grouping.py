@@ -9,7 +9,8 @@ from strategies import models
 from torch import nn
 
 from lwexp.errors import ConfigError
-from lwexp.grouping import GROUPINGS, NamedGroup, common_path, group
+from lwexp.group_names import common_path
+from lwexp.grouping import GROUPINGS, NamedGroup, group
 
 
 @pytest.mark.parametrize("grouping", ["per_parameter", "top_module", "depth_index"])
