@@ -8,6 +8,7 @@ last to the first; a shared tensor counts once, under its first name.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from inspect import signature
 from typing import Literal, NamedTuple
 
 from torch import nn
@@ -131,6 +132,11 @@ GROUPINGS: dict[str, Callable[..., Grouped]] = {
     "depth_index": depth_index,
     "by_name": by_name,
 }
+
+
+def takes_input(grouping: object) -> bool:
+    """Whether a grouping of this name looks at a forward pass, and so takes an `example_input`."""
+    return isinstance(grouping, str) and "example_input" in signature(GROUPINGS.get(grouping, by_name)).parameters
 
 
 def group(model: nn.Module, grouping: str | Grouping, options: Mapping[str, object]) -> Grouped:
