@@ -78,7 +78,8 @@ def _largest(paths: Sequence[_Path], owner: dict[_Path, int], group: int) -> str
     """The module with the most parameters of those that belong to this group alone."""
     parts: Counter[_Path] = Counter()
     for path in reversed(paths):  # of two alike in size, the one that is registered first
-        parts[next(path[:end] for end in range(1, len(path) + 1) if owner[path[:end]] == group)] += 1
+        own = (path[:end] for end in range(1, len(path) + 1) if owner[path[:end]] == group)
+        parts[next(own, path)] += 1
     part = parts.most_common(1)[0][0]
     return _shared([path for path in paths if path[: len(part)] == part], owner, group)
 

@@ -31,6 +31,54 @@ GROUPINGS: tuple[tuple[str, dict[str, str]], ...] = (
     ("depth_index", {"source": "execution"}),
 )
 SLOW = 60.0  # seconds for one model
+_BY_STAGE = "described by stage, ours by block"
+_OWN_LAYER = "a single layer among blocks has a number of its own in the description; ours joins the block it feeds"
+_MISSED = "what the description misses between the last block and the head falls to the head"
+_POOLED = "a layer after pooling is described with the last block; ours with the head"
+REASONS = {  # why `execution` and the description differ, where they do
+    "cait": "class-attention blocks are described before the last blocks they follow (the description's error)",
+    "coat": "position encodings shared by all blocks of a stage; parallel branches share a depth",
+    "cpubone": _BY_STAGE,
+    "crossvit": "a patch embedding of several layers for each branch counts as a block",
+    "cspnext": "spatial pyramid pooling of several layers counts as a block",
+    "davit": _BY_STAGE,
+    "deepseek_vit": "the aligner after the last block is the head, for want of another",
+    "densenet": "transitions are described with the block before; ours with the block they feed. " + _MISSED,
+    "dla": "described by the first branching of each tree, ours by block",
+    "efficientformer": _BY_STAGE,
+    "efficientformer_v2": _BY_STAGE,
+    "efficientvim": "norms of each stage's output are used after that stage, described at the end",
+    "fasternet": _POOLED,
+    "fastvit": "a stem of several blocks. " + _MISSED,
+    "gcvit": _BY_STAGE,
+    "ghostnet": _POOLED,
+    "hrnet": "transitions are described with the stage before; ours with the one they feed",
+    "iformer": _OWN_LAYER,
+    "inception_resnet_v2": "first convolutions and reductions have numbers of their own in the description",
+    "inception_v3": "first convolutions have numbers of their own in the description",
+    "inception_v4": "first convolutions have numbers of their own in the description",
+    "legacy_xception": "separable convolutions after the last block are described together",
+    "lowformer": "a layer between the last block and the head is described with the head",
+    "maxxvit": _BY_STAGE,
+    "mvitv2": _BY_STAGE,
+    "nasnet": "stem cells are described with the stem; ours are blocks",
+    "pnasnet": "stem cells are described with the stem; ours are blocks",
+    "pvt_v2": _BY_STAGE,
+    "qwen3_vit": "the merger after the last block is the head, for want of another",
+    "rdnet": "described by groups of dense blocks, ours by dense block",
+    "regnet": _MISSED,
+    "repghost": _POOLED,
+    "rexnet": _OWN_LAYER,
+    "selecsls": "its module `head` has a number of its own in the description; ours is one with the classifier",
+    "starnet": _OWN_LAYER,
+    "twins": "position encodings in the middle of a stage",
+    "vgg": "numbered by place in the Sequential, norms apart; the classifier's layers together",
+    "vision_transformer_hybrid": "the convolutional backbone is described as the stem, ours by block",
+    "vision_transformer_sam": _MISSED,
+    "volo": _OWN_LAYER,
+    "xception": "separable convolutions after the last block are described together",
+}
+EARLY = "used early, but missed by the description, so with the head in it: "
 
 
 def compare(found: Mapping[str, int], reference: Mapping[str, int]) -> str:
@@ -129,7 +177,7 @@ def table(rows: Iterable[Mapping[str, Any]]) -> str:
     for row in rows:
         families[row["family"]].append(row)
     lines = [
-        "family                  models distinct planned law | auto | execution | depths timm/ours | s | differs in"
+        "family                     models distinct planned law | auto | execution | depths timm/ours | s | differs in"
     ]
     for family in sorted(families):
         lines.append(_line(family, families[family]))
@@ -172,10 +220,14 @@ def _line(title: str, rows: list[Mapping[str, Any]]) -> str:
     ratio = max((d["execution"] / d["timm"] for d in depths), default=0.0)
     example = max(depths, key=lambda d: d["execution"] / d["timm"], default={"timm": 0, "execution": 0})
     seconds = max((row.get("seconds", 0.0) for row in rows), default=0.0)
-    away = next((row["execution moved"] for row in rows if row.get("execution moved")), [])
+    why = ""
+    if len({row["family"] for row in rows}) == 1 and any(row.get("execution", "same") != "same" for row in rows):
+        away = next((row["execution moved"] for row in rows if row.get("execution moved")), [])
+        early = next((row["auto moved"] for row in rows if row.get("auto", "same") != "same"), [])
+        why = EARLY + "; ".join(early) if early else REASONS.get(rows[0]["family"], "; ".join(away))
     return (
-        f"{title:<23} {len(rows):>6} {distinct:>8} {planned:>7} {law:>3} | {verdicts[0]} | {verdicts[1]} | "
-        f"{example['timm']}/{example['execution']} (x{ratio:.1f}) | {seconds:.1f} | {'; '.join(away)}"
+        f"{title:<26} {len(rows):>6} {distinct:>8} {planned:>7} {law:>3} | {verdicts[0]} | {verdicts[1]} | "
+        f"{example['timm']}/{example['execution']} (x{ratio:.1f}) | {seconds:.1f} | {why}"
     )
 
 
