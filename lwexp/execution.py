@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from .inputs import Input, arguments, as_input, guesses
 from .twin import Twin, is_tensor, make_twin, numel
 
+_QUICK = 6  # inputs that are tried where nobody asked for a forward pass
 _REAL_WEIGHTS = 100_000_000  # a network with more weights is not run with real numbers
 _KINDS = {"cat": "join", "stack": "join"} | dict.fromkeys(
     ("mm", "addmm", "bmm", "baddbmm", "addbmm", "convolution", "embedding", "linear"), "multiply"
@@ -75,16 +76,17 @@ def trace(
     first_names: Mapping[int, str],
     example_input: object | None = None,
     *,
-    on_meta_only: bool = False,
+    quick: bool = False,
 ) -> Trace:
     """The forward pass of `model` in evaluation mode; `first_names`: id of a parameter -> the name to record it under.
 
     `example_input`: a tensor, a tuple of positional or a mapping of keyword arguments; null: inputs that fit the
-    network's first layers are tried. `on_meta_only`: no pass with real numbers where meta tensors
+    network's first layers are tried. `quick`: only the best of those, and no pass with real numbers where meta tensors
     fail. `model` and the random number generators stay as they are.
     Raises `ForwardError` where no input gets through.
     """
     inputs = guesses(model) if example_input is None else [("example_input", *arguments(example_input))]
+    inputs = inputs[:_QUICK] if quick else inputs
     weights = sum(numel(parameter) for parameter in model.parameters())
     reasons: dict[str, str] = {}
     again: list[Input] = []
@@ -96,7 +98,7 @@ def trace(
             # Wrong shapes stay wrong; what meta tensors cannot do, real ones may.
             if isinstance(error, NotImplementedError) or "meta" in str(error).lower():
                 again.append(given)
-    for given in again if weights <= _REAL_WEIGHTS and not on_meta_only else ():
+    for given in again if weights <= _REAL_WEIGHTS and not quick else ():
         try:
             return _run(model, first_names, given, torch.device("cpu"))
         except Exception as error:  # as above

@@ -41,7 +41,7 @@ def contradictions(
     Empty where no input gets through; nothing is run with real numbers.
     """
     try:
-        by_name, unused = execution_depths(model, example_input, on_meta_only=True)
+        by_name, unused = execution_depths(model, example_input, quick=True)
     except ForwardError:
         return []
     found: dict[tuple[str, str], None] = {}
