@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any
 
-from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
 from .execution import Operation, Trace
@@ -25,7 +24,7 @@ def depths_of_units(structure: Structure, names: Names, trace: Trace | None) -> 
         stems = {id(structure.model.get_submodule(path)) for path in flow.stems()} - structure.stems
         if parallel or stems:
             structure.close(parallel, stems)
-        elif not flat and flow.few_blocks():
+        elif not flat and flow.few_blocks(structure.tables):
             flat = True
         else:
             break
@@ -165,14 +164,14 @@ class Flow:
         ends = frozenset().union(*(behind[key] for key in self.trace.outputs if key in behind)) - self.fed
         self.heads = self._heads(ends)
 
-    def few_blocks(self) -> bool:
+    def few_blocks(self, tables: Set[int]) -> bool:
         """Whether blocks are few, and hold less than half of the weights besides embeddings and the head."""
         if len(set(self.level.values())) > 3:
             return False
-        size = [sum(size_of(self.names.tensors[name]) for name in unit.names) for unit in self.units]
-        aside = {i for i, unit in enumerate(self.units) if issubclass(unit.kind, nn.Embedding)} | self.heads
-        rest = sum(size[i] for i in range(len(size)) if i not in aside)
-        return 2 * sum(size[i] for i, unit in enumerate(self.units) if unit.block and i not in aside) < rest
+        tensors = self.names.tensors
+        size = [sum(size_of(tensors[n]) for n in unit.names if id(tensors[n]) not in tables) for unit in self.units]
+        rest = sum(size[i] for i in range(len(size)) if i not in self.heads)
+        return 2 * sum(size[i] for i, unit in enumerate(self.units) if unit.block and i not in self.heads) < rest
 
     def parallel(self) -> set[int]:
         """Ids of lists inside blocks whose elements do not follow one another: not blocks, but parts of one."""

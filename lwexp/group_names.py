@@ -32,8 +32,10 @@ def group_names(groups: Sequence[Sequence[str]], prefix: str = "") -> list[str]:
     for i, members in enumerate(paths):
         depth = len(groups) - 1 - i
         found = [_shared(members, owner, i)]
-        if 0 < depth < len(groups) - 1:
-            found.append(_largest(members, owner, i))
+        largest = _largest(members, owner, i)
+        block = i == 0 and len(groups) > 1 and _numberless(largest) == _numberless(_largest(paths[1], owner, 1))
+        if 0 < depth < len(groups) - 1 or block:  # a network without a head ends with a block
+            found.append(largest)
         elif len(groups) > 1:
             found.append("stem" if depth == 0 else "head")
         names.append(next((name for name in found if name and name not in names), f"depth{depth}"))
@@ -82,6 +84,10 @@ def _largest(paths: Sequence[_Path], owner: dict[_Path, int], group: int) -> str
         parts[next(own, path)] += 1
     part = parts.most_common(1)[0][0]
     return _shared([path for path in paths if path[: len(part)] == part], owner, group)
+
+
+def _numberless(name: str) -> str:
+    return re.sub(r"\d+", "#", name)
 
 
 def _unique(names: Sequence[str]) -> list[str]:

@@ -35,6 +35,10 @@ def guesses(model: nn.Module) -> list[Input]:
     if isinstance(dummy, Mapping) and getattr(model, "main_input_name", "input_ids") in dummy:
         found.append(("dummy_inputs", (), dict(dummy)))
     channels: dict[type, list[int]] = {kind: _channels(model, kind) for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d)}
+    if isinstance(dummy, Mapping) and "pixel_values" in inspect.signature(model.forward).parameters:  # text and images
+        for shape in _shapes(model, channels):
+            images = {"pixel_values": torch.empty(shape, device="meta")}
+            found += [(f"dummy_inputs and {list(shape)}", (), {**dummy, **images})] if len(shape) == 4 else []
     vocabularies = [module.num_embeddings for module in model.modules() if isinstance(module, nn.Embedding)]
     tokens = torch.arange(32, device="cpu").reshape(2, 16) % max(1, min(vocabularies, default=1))
     images_first = any(channels.values())

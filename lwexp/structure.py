@@ -25,6 +25,8 @@ class Structure:
         """Look at every module of `model` once; `described`: path of a module -> depths as it describes them itself."""
         self.model = model
         self.described = {id(model.get_submodule(path)): depths for path, depths in (described or {}).items()}
+        kinds = (nn.Embedding, nn.EmbeddingBag)
+        self.tables = {id(p) for module in model.modules() if isinstance(module, kinds) for p in module.parameters()}
         self.size: dict[int, int] = {}
         self.matrices: dict[int, int] = {}
         self.shapes: dict[int, tuple[Any, ...]] = {}

@@ -22,6 +22,11 @@ def test_a_group_of_several_modules_is_named_by_the_largest() -> None:
     assert group_names([["fc.weight"], ["norm.weight", *block], ["blocks.0.up.weight"]])[1] == "blocks.1"
 
 
+def test_a_last_group_that_is_a_block_is_named_like_one() -> None:
+    groups = [["norm.weight", "h.2.a", "h.2.b"], ["h.1.a", "h.1.b"], ["h.0.a", "h.0.b"], ["wte.weight", "wpe.weight"]]
+    assert group_names(groups) == ["h.2", "h.1", "h.0", "stem"]
+
+
 def test_layers_of_an_rnn_are_named_by_number() -> None:
     groups = [["head.weight"]]
     groups += [
