@@ -50,9 +50,12 @@ class Structure:
         self._listed.clear()
 
     def _measure(self, module: nn.Module) -> None:
-        """Number of weights, of modules that own a weight matrix, and all shapes, of `module` and everything in it."""
+        """Number of weights, of modules that own a weight matrix, and all shapes, of `module` and everything in it.
+
+        An embedding table counts as one weight: its size is that of the vocabulary, and says nothing about blocks.
+        """
         own = list(module.parameters(recurse=False))
-        size = sum(size_of(parameter) for parameter in own)
+        size = sum(1 if id(parameter) in self.tables else size_of(parameter) for parameter in own)
         matrices = module.num_layers if isinstance(module, nn.RNNBase) else int(any(map(is_matrix, own)))
         shapes: list[Any] = [None if isinstance(p, UninitializedParameter) else tuple(p.shape) for p in own]
         for child in module.children():

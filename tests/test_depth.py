@@ -338,6 +338,32 @@ def test_both_directions_of_a_gru_layer_share_its_depth() -> None:
     assert head == {"head.weight", "head.bias"}
 
 
+def test_a_large_vocabulary_hides_no_blocks() -> None:
+    class Encoder(nn.Module):
+        def __init__(self, words: int) -> None:
+            super().__init__()
+            self.embedding = nn.Embedding(words, 8)
+            self.layers = nn.ModuleList(Block() for _ in range(2))
+
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            x = self.embedding(ids)
+            for layer in self.layers:
+                x = layer(x)
+            return x
+
+    class Classifier(nn.Module):
+        def __init__(self, words: int) -> None:
+            super().__init__()
+            self.encoder = Encoder(words)
+            self.head = nn.Linear(8, 2)
+
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            return self.head(self.encoder(ids).mean(1))
+
+    assert find_depths(Classifier(100_000)) == find_depths(Classifier(10))
+    assert len(groups(find_depths(Classifier(100_000)))) == 4
+
+
 def test_a_tied_weight_is_where_it_is_used_first_and_the_rest_of_its_layer_is_not() -> None:
     stem, first, second, head = groups(find_depths(TiedLanguageModel()))
     assert stem == {"decoder.weight", "position"}
