@@ -164,7 +164,8 @@ def look(name: str) -> dict[str, Any]:
             row["depths"]["timm"] = max(reference.values()) + 1
             for source, found in depths.items():
                 row[source] = compare(found, reference)
-                row[f"{source} moved"] = moved(found, reference)
+            row["execution moved"] = moved(depths["execution"], reference)
+            row["auto moved"] = [f"{n} {d - reference[n]:+d}" for n, d in depths["auto"].items() if d != reference[n]]
     except Exception as error:  # a row of the table, whatever it is
         row["error"] = f"{type(error).__name__}: {error}"[:200]
     return row
