@@ -107,12 +107,13 @@ def build_plan(config: RunConfig, built: BuiltModel) -> Plan:
     """The plan that the config's grouping, decay, freezing and overrides give the model."""
     import torch
 
+    from .grouping import takes_input
     from .plan import make_plan
 
     grouping, grouping_options = choice(config.grouping, "grouping", options_apart=True)
     decay, decay_options = choice(config.decay, "decay")
     example = None
-    if grouping == "depth_index":
+    if takes_input(grouping):
         example = torch.empty(2, built.channels, built.image_size, built.image_size, device="meta")
     plan = make_plan(
         built.module,
