@@ -13,10 +13,10 @@ from typing import Literal, NamedTuple
 
 from torch import nn
 
+from .depth.parameters import wrapper_prefix
 from .errors import ConfigError, UnknownNameError
 from .group_names import group_names
 from .options import check_options
-from .parameters import wrapper_prefix
 from .patterns import matches, prefixes
 
 
@@ -186,7 +186,11 @@ def _ordered(
     model: nn.Module, order: str, example_input: object, key: Callable[[str], str]
 ) -> tuple[list[str], tuple[str, ...]]:
     """Names from the head to the stem, and a note where registration contradicts execution between groups by `key`."""
-    from .order import contradiction_note, contradictions, stem_to_head  # not at the top: a forward pass is rarely due
+    from .depth.order import (  # not at the top: a forward pass is rarely due
+        contradiction_note,
+        contradictions,
+        stem_to_head,
+    )
 
     if order == "execution":
         return stem_to_head(model, example_input)[::-1], ()

@@ -11,6 +11,7 @@ opposite order, yet some boundary moved; "opposite": two parameters swapped. No 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import fnmatch
 import functools
 import hashlib
@@ -22,6 +23,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 VERDICTS = ("same", "finer", "coarser", "ordered", "opposite")
 GROUPINGS: tuple[tuple[str, dict[str, str]], ...] = (
@@ -118,11 +120,17 @@ def structure_of(model: Any) -> str:
 
 def look(name: str) -> dict[str, Any]:
     """Everything about one model, as a row."""
+    with contextlib.ExitStack() as sharing:
+        return _looked(name, sharing)
+
+
+def _looked(name: str, sharing: contextlib.ExitStack) -> dict[str, Any]:
     import timm
     import torch
     from timm.models._manipulate import group_with_matcher
 
-    from lwexp import depth, description, execution, order
+    from lwexp.depth import description, execution, finding, order
+    from lwexp.depth.parameters import Names
     from lwexp.plan import make_plan
 
     warnings.simplefilter("ignore")
@@ -137,9 +145,9 @@ def look(name: str) -> dict[str, Any]:
         depths = {}
         start = time.perf_counter()
         # The groupings share one forward pass, so that the whole of timm takes a fraction of an hour.
-        passes = functools.lru_cache(lambda _: execution.trace(model, depth.Names.of(model).first))
-        for module in (depth, description, order):
-            module.trace = lambda *_, **__: passes(None)
+        passes = functools.lru_cache(lambda _: execution.trace(model, Names.of(model).first))
+        for module in (finding, description, order):
+            sharing.enter_context(mock.patch.object(module, "trace", side_effect=lambda *_, **__: passes(None)))
         for grouping, options in GROUPINGS:
             label = " ".join([grouping, *options.values()])
             began = time.perf_counter()

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from lwexp.errors import ConfigError, UnknownNameError
+
 from .description import completed, described_depths, described_parts
-from .errors import ConfigError, UnknownNameError
 from .execution import ANOTHER_INPUT, ForwardError, trace
 from .flow import depths_of_units
 from .parameters import Names, shown_names, unwrapped

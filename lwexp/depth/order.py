@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from .depth import execution_depths
-from .errors import ConfigError
+from lwexp.errors import ConfigError
+
 from .execution import ANOTHER_INPUT, ForwardError, trace
+from .finding import execution_depths
 from .parameters import Names, unwrapped
 
 _SHOWN = 3
