@@ -43,7 +43,7 @@ class OpenSection(Section):
 class ModelConfig(OpenSection):
     """Which network; `source` says who builds `name`. Other keys go to the builder."""
 
-    source: Literal["timm", "torchvision", "lstm", "custom"]
+    source: Literal["timm", "torchvision", "lstm", "huggingface", "custom"]
 
 
 class ImagesConfig(Section):
@@ -80,6 +80,32 @@ class TorchvisionConfig(ImagesConfig):
     val_fraction: Annotated[float, Field(gt=0, lt=1)]
 
 
+class TextConfig(Section):
+    """Texts with one label each, from files at `path` or the set `dataset` of the `datasets` library."""
+
+    name: Literal["text"]
+    path: str | None
+    dataset: str | None
+    subset: str | None
+    text: str
+    label: str
+    tokenizer: str | None
+    vocabulary: Annotated[int, Field(ge=8)]
+    max_length: Count
+    val_fraction: Annotated[float, Field(gt=0, lt=1)]
+    test_fraction: Fraction
+    split_seed: Annotated[int, Field(ge=0)]
+    workers: Annotated[int, Field(ge=0)]
+
+    @property
+    def augment(self) -> bool:
+        """Texts stay as they are."""
+        return False
+
+
+DataConfig = DigitsConfig | ImageFolderConfig | TorchvisionConfig | TextConfig
+
+
 class ScratchConfig(Section):
     """Random initial weights, drawn from `seed`."""
 
@@ -87,7 +113,7 @@ class ScratchConfig(Section):
 
 
 class PretrainedConfig(Section):
-    """The weights published with the model, by timm's or torchvision's own loading; `tag` picks among several."""
+    """The weights published with the model, loaded by the library that it is from; `tag` picks among several."""
 
     name: Literal["pretrained"]
     tag: str | None
@@ -164,7 +190,7 @@ class RunConfig(Section):
     decay: OpenSection
     policy: OpenSection
     optimizer: OpenSection
-    data: Annotated[DigitsConfig | ImageFolderConfig | TorchvisionConfig, Field(discriminator="name")]
+    data: Annotated[DataConfig, Field(discriminator="name")]
     weights: Annotated[
         ScratchConfig | PretrainedConfig | CheckpointConfig | SourceTaskConfig, Field(discriminator="name")
     ]
