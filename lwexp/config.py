@@ -8,6 +8,7 @@ looked up; all others are closed. Defaults live in `conf/`, not here, so that ev
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -44,6 +45,12 @@ class ModelConfig(OpenSection):
     """Which network; `source` says who builds `name`. Other keys go to the builder."""
 
     source: Literal["timm", "torchvision", "lstm", "huggingface", "custom"]
+
+    @property
+    def label(self) -> str:
+        """A short name for people: of a folder, its last part."""
+        name = self.name or self.target or self.options.get("config_class") or self.source
+        return PurePath(name).name if self.source == "huggingface" and name.count("/") > 1 else str(name)
 
 
 class ImagesConfig(Section):

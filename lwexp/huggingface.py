@@ -67,11 +67,13 @@ def _from_class(class_name: str, given: dict[str, Any], auto: str | None, wanted
     builder = _builder(kind, "model.config_class", class_name, auto, wanted)
 
     def create(**arguments: Any) -> nn.Module:
-        config = make_config(kind, arguments)
+        own, facts = _apart(arguments)
+        config = kind(**own)
+        _fit_images(config, facts)
         _fit_tokens(config, wanted.tokens)
         return _created(builder, config, wanted.tokens)
 
-    ways = functools.partial(_ways, kind, wanted)
+    ways = functools.partial(_ways, wanted)
     own_size = None if wanted.tokens else _own_size(kind())
     return Recipe("model.config_class", class_name, own_size, given, ways, create, options_key="model.config")
 
@@ -84,7 +86,9 @@ def _from_name(name: str, given: dict[str, Any], auto: str | None, wanted: Wante
     builder = _builder(kind, "model.name", name, auto, wanted)
 
     def config_with(arguments: dict[str, Any]) -> PretrainedConfig:
-        config = _published_config(name, place, **arguments)
+        own, facts = _apart(arguments)
+        config = _published_config(name, place, **own)
+        _fit_images(config, facts)
         if wanted.tokens is not None:
             config.pad_token_id = wanted.tokens.pad_id
             size = int(config.get_text_config().vocab_size)
@@ -104,7 +108,7 @@ def _from_name(name: str, given: dict[str, Any], auto: str | None, wanted: Wante
 
     def ways(size: int) -> list[Way]:
         if not wanted.pretrained:
-            return _ways(kind, wanted, size)
+            return _ways(wanted, size)
         channels = 0 if wanted.tokens else int(getattr(published, "num_channels", 3))
         return [Way(channels, {"num_labels": wanted.classes})]  # the published sizes are those of the weights
 
@@ -150,11 +154,6 @@ def check_arguments(
             check_arguments(nested, value, reserved, f"{key}.{name}")
 
 
-def make_config(kind: type[PretrainedConfig], arguments: Mapping[str, Any]) -> PretrainedConfig:
-    """An instance of `kind`; what it refuses is raised as it comes."""
-    return kind(**arguments)
-
-
 def _published_config(name: str, place: Place, **changes: Any) -> PretrainedConfig:
     try:
         with quiet():
@@ -181,21 +180,27 @@ def _fit_tokens(config: PretrainedConfig, tokens: Tokens | None) -> None:
         config.decoder_start_token_id = tokens.pad_id
 
 
-def _ways(kind: type[PretrainedConfig], wanted: Wanted, size: int) -> list[Way]:
-    """The classes, and of images channels and size, as arguments of `kind` or of its nested config of images."""
+def _ways(wanted: Wanted, size: int) -> list[Way]:
+    """Classes, and of images channels and size; `_fit_images` puts the latter where the config has them."""
     labels = {"num_labels": wanted.classes}
     if wanted.tokens is not None:
         return [Way(0, labels)]
-    nested = kind.sub_configs.get("vision_config")
-    ways = []
-    for channels in channel_choices(wanted.channels):
-        sizes = {"image_size": size, "num_channels": channels}
-        own: dict[str, Any] = {name: value for name, value in sizes.items() if name in known_arguments(kind)}
-        if nested is not None:
-            inner = {name: value for name, value in sizes.items() if name in known_arguments(nested)}
-            own["vision_config"] = inner
-        ways.append(Way(channels, {**labels, **own}))
-    return ways
+    return [Way(c, {**labels, "num_channels": c, "image_size": size}) for c in channel_choices(wanted.channels)]
+
+
+def _fit_images(config: PretrainedConfig, facts: Mapping[str, Any]) -> None:
+    """The images' size and channels, in the nested config of an image encoder where there is one."""
+    part: Any = getattr(config, "vision_config", config)
+    for name, value in facts.items():
+        if hasattr(part, name):
+            pair = isinstance(getattr(part, name), (list, tuple))
+            setattr(part, name, [value, value] if pair else value)
+
+
+def _apart(arguments: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Arguments of the config, and what `_ways` says about the images."""
+    facts = {name: arguments.pop(name) for name in ("num_channels", "image_size") if name in arguments}
+    return arguments, facts
 
 
 def _own_size(config: PretrainedConfig) -> int | None:
@@ -240,10 +245,13 @@ def _network(auto: str, kind: type[PretrainedConfig]) -> type[PreTrainedModel] |
 
 
 def _created(builder: Any, config: PretrainedConfig, tokens: Tokens | None) -> nn.Module:
+    how: dict[str, Any] = {"dtype": torch.float32, "trust_remote_code": False}
+    if torch.get_default_device().type == "meta":
+        how["attn_implementation"] = "eager"  # the others look at the values of the mask, which there are none of
     with quiet():
-        module = builder.from_config(_lean(config), dtype=torch.float32, trust_remote_code=False)
+        module = builder.from_config(_lean(config), **how)
     _check_length(module, tokens)
-    return returns_logits(module)
+    return returns_logits(module, builder.__name__)
 
 
 def _loaded(builder: Any, name: str, place: Place, config: PretrainedConfig, classes: int) -> nn.Module:
@@ -271,7 +279,7 @@ def _loaded(builder: Any, name: str, place: Place, config: PretrainedConfig, cla
         raise RunError(f"the weights of {name} are of another network: none of their names fits")
     if fresh:
         log.info("%s: left as initialised: %s", name, ", ".join(sorted(fresh)))
-    return returns_logits(module)
+    return returns_logits(module, builder.__name__)
 
 
 def _lean(config: PretrainedConfig) -> PretrainedConfig:
@@ -282,8 +290,8 @@ def _lean(config: PretrainedConfig) -> PretrainedConfig:
     return config
 
 
-def returns_logits(model: PreTrainedModel) -> nn.Module:
-    """`model` with a forward pass that returns its logits, a tensor, and nothing else of it changed.
+def returns_logits(model: PreTrainedModel, auto_class: str) -> nn.Module:
+    """`model` with a forward pass that returns its logits, a tensor; `auto_class` made it, nothing else is changed.
 
     Its class is replaced by a subclass of the same name: a module around it would put a prefix before every name.
     """
@@ -293,7 +301,7 @@ def returns_logits(model: PreTrainedModel) -> nn.Module:
     def forward(self: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
         output = kind.forward(self, *args, **kwargs)
         if getattr(output, "logits", None) is None:
-            raise ConfigError("model.auto_class", kind.__name__, "gives no logits; choose a class for classification")
+            raise ConfigError("model.auto_class", auto_class, "makes a network without logits")
         logits: torch.Tensor = output.logits
         return logits
 

@@ -127,9 +127,7 @@ def build_plan(config: RunConfig, built: BuiltModel) -> Plan:
         no_weight_decay=config.no_weight_decay,
         example_input=built.example if grouping == "depth_index" else None,
     )
-    model = config.model
-    own = model.options.get("config_class") if model.source == "huggingface" else None
-    return replace(plan, model=model.name or model.target or own or model.source)
+    return replace(plan, model=config.model.label)
 
 
 def build_schedule(config: RunConfig, plan: Plan, steps: int, steps_per_epoch: int) -> Schedule:
