@@ -245,11 +245,8 @@ def _network(auto: str, kind: type[PretrainedConfig]) -> type[PreTrainedModel] |
 
 
 def _created(builder: Any, config: PretrainedConfig, tokens: Tokens | None) -> nn.Module:
-    how: dict[str, Any] = {"dtype": torch.float32, "trust_remote_code": False}
-    if torch.get_default_device().type == "meta":
-        how["attn_implementation"] = "eager"  # the others look at the values of the mask, which there are none of
     with quiet():
-        module = builder.from_config(_lean(config), **how)
+        module = builder.from_config(_lean(config), dtype=torch.float32, trust_remote_code=False)
     _check_length(module, tokens)
     return returns_logits(module, builder.__name__)
 
@@ -270,7 +267,7 @@ def _loaded(builder: Any, name: str, place: Place, config: PretrainedConfig, cla
     except Exception as error:
         raise RunError(f"the weights of {name} could not be loaded: {why(error)}") from error
     fresh = set(found["missing_keys"])
-    for key, theirs, ours in found["mismatched_keys"]:
+    for key, theirs, ours in sorted(found["mismatched_keys"]):
         if not (ours[:1] == (classes,) and tuple(theirs[1:]) == tuple(ours[1:])):
             shown = f"{key} is {list(theirs)} in the published weights and {list(ours)} in the network"
             raise ConfigError("model.name", name, f"{shown}; model.config may change no sizes with weights=pretrained")
@@ -299,6 +296,9 @@ def returns_logits(model: PreTrainedModel, auto_class: str) -> nn.Module:
 
     @functools.wraps(kind.forward)
     def forward(self: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        mask = kwargs.get("attention_mask")
+        if isinstance(mask, torch.Tensor) and mask.is_meta:
+            del kwargs["attention_mask"]  # transformers looks whether anything is masked, where nothing can be seen
         output = kind.forward(self, *args, **kwargs)
         if getattr(output, "logits", None) is None:
             raise ConfigError("model.auto_class", auto_class, "makes a network without logits")
