@@ -126,8 +126,10 @@ def _from_name(name: str, given: dict[str, Any], auto: str | None, wanted: Wante
 
 def config_class(name: str) -> type[PretrainedConfig]:
     """The config class of that name; `UnknownNameError` for others."""
-    if name not in CONFIG_CLASSES.values():
-        raise UnknownNameError("model.config_class", name, CONFIG_CLASSES.values(), "no such config class")
+    known = set(CONFIG_CLASSES.values())
+    if name not in known:
+        alike = [other for other in known if other.lower() == name.lower()]
+        raise UnknownNameError("model.config_class", name, alike or known, "no such config class")
     found: type[PretrainedConfig] = getattr(transformers, name)
     return found
 

@@ -33,7 +33,9 @@ SHORT = ["max_steps=2", "batch_size=4", "progress=false"]
 NEEDS: dict[str, list[str]] = {
     "data/image_folder": ["data.path=photos", "data.image_size=8", "data.workers=0"],
     "data/text": [
-        "data.path=words.csv", "model=huggingface", "model.config_class=BertConfig",
+        "data.path=words.csv",
+        "model=huggingface",
+        "model.config_class=BertConfig",
         "model.config={hidden_size: 8, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 8}",
     ],
     "data/torchvision": FAKE[1:],
