@@ -201,7 +201,7 @@ def _fit_images(config: PretrainedConfig, facts: Mapping[str, Any]) -> None:
 
 def _apart(arguments: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Arguments of the config, and what `_ways` says about the images."""
-    facts = {name: arguments.pop(name) for name in ("num_channels", "image_size") if name in arguments}
+    facts: dict[str, Any] = {name: arguments.pop(name) for name in ("num_channels", "image_size") if name in arguments}
     return arguments, facts
 
 
