@@ -39,7 +39,7 @@ def main(task: Callable[[Any], Any], folder: str) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        _check_flags(sys.argv[1:])
+        sys.argv[1:] = _checked_arguments(sys.argv[1:])
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(_one_lined(task))()
     except (KeyboardInterrupt, Interrupted) as stopped:
         sweep.close("KILLED")
@@ -130,8 +130,11 @@ def _prepare(folder: str) -> None:
     ConfigStore.instance().store(name="sections", node=sections, provider="lwexp")
 
 
-def _check_flags(arguments: list[str]) -> None:
-    """Refuse a flag that Hydra's parser does not know in one line; the parser would print its whole usage."""
+def _checked_arguments(arguments: list[str]) -> list[str]:
+    """`arguments` with the options before the flags, as Hydra's parser wants them.
+
+    A flag that it does not know is refused in one line; the parser would print its whole usage.
+    """
     from hydra._internal.utils import get_args_parser
 
     parser = get_args_parser()
@@ -140,10 +143,11 @@ def _check_flags(arguments: list[str]) -> None:
         raise ConfigError("command line", " ".join(arguments), f"{message}; see --help")
 
     parser.error = fail  # type: ignore[method-assign]
-    _, unknown = parser.parse_known_args(arguments)
+    known, unknown = parser.parse_known_intermixed_args(arguments)
     if unknown:
         flags = [flag for action in parser._actions for flag in action.option_strings]
         raise UnknownNameError("command line", unknown[0], flags, "no such flag (options are written key=value)")
+    return [*known.overrides, *(a for a in arguments if a not in known.overrides)]
 
 
 def _known_keys() -> list[str]:

@@ -232,6 +232,9 @@ def check(values: Mapping[str, Any]) -> RunConfig:
     values = dict(values)
     if isinstance(values.get("lr_overrides"), Mapping):
         values["lr_overrides"] = flatten(values["lr_overrides"])
+    for key, value in flatten(values).items():
+        if value == "???":
+            raise ConfigError(key, value, "must be given")
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
@@ -267,10 +270,7 @@ def _explained(error: ValidationError, values: Mapping[str, Any]) -> ConfigError
         return UnknownNameError(
             f"{key}.name", _tag(found["input"]), _tags(str(found["ctx"].get("expected_tags", ""))), f"no such {key}"
         )
-    value = found["input"]
-    if value == "???":
-        return ConfigError(key, value, "must be given")
-    return ConfigError(key, value, _reason(found["msg"]))
+    return ConfigError(key, found["input"], _reason(found["msg"]))
 
 
 def _reason(message: str) -> str:
@@ -291,7 +291,8 @@ def _real_path(loc: tuple[int | str, ...], values: Any) -> list[int | str]:
     path: list[int | str] = []
     for i, part in enumerate(loc):
         keys = range(len(values)) if isinstance(values, list) else values if isinstance(values, Mapping) else ()
-        if part in keys:
+        is_tag = i == 1 and i < len(loc) - 1 and isinstance(values, Mapping) and values.get("name") == part
+        if part in keys and not is_tag:  # the texts' tag is a key of theirs as well
             values = values[part]
         elif i < len(loc) - 1 or not isinstance(values, (Mapping, list)):
             continue  # a union's tag, or the type that a member of a union was tried as

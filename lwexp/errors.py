@@ -1,10 +1,10 @@
 """Errors a user can cause, as one line each: the key, the value, why it cannot be, and the nearest valid choices.
 
-    LwexpError
-    ├── ConfigError (also ValueError)   a mistake in what was asked for; exit code 2
-    │   ├── UnknownNameError            a value that names nothing
-    │   └── UnknownOptionError          a key that does not exist
-    └── RunError                        something failed while running; exit code 1
+LwexpError
+├── ConfigError (also ValueError)   a mistake in what was asked for; exit code 2
+│   ├── UnknownNameError            a value that names nothing
+│   └── UnknownOptionError          a key that does not exist
+└── RunError                        something failed while running; exit code 1
 """
 
 from __future__ import annotations

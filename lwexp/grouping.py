@@ -8,12 +8,15 @@ last to the first; a shared tensor counts once, under its first name.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from inspect import signature
+from typing import Literal, NamedTuple
 
 from torch import nn
 
 from .errors import ConfigError, UnknownNameError
+from .group_names import group_names
 from .options import check_options
+from .parameters import wrapper_prefix
 from .patterns import matches, prefixes
 
 
@@ -39,26 +42,40 @@ def head_to_stem(model: nn.Module) -> list[str]:
     return [name for name, _ in model.named_parameters()][::-1]
 
 
-def per_parameter(model: nn.Module) -> Grouped:
+def per_parameter(
+    model: nn.Module, *, order: Literal["registration", "execution"] = "registration", example_input: object = None
+) -> Grouped:
     """Each named parameter is a group of its own.
 
-    timm's resnet18 has 62: `fc.bias`, `fc.weight`, `layer4.1.bn2.bias`, …, `conv1.weight`.
+    timm's resnet18 has 62: `fc.bias`, `fc.weight`, `layer4.1.bn2.bias`, …, `conv1.weight`. `order`: the groups stand
+    as registered, the last first, or as a forward pass uses them first; a note says where the two contradict each
+    other. `example_input` (a tensor, tuple or dict) is for models whose input cannot be guessed.
     """
-    return Grouped(tuple(NamedGroup(name, (name,)) for name in head_to_stem(model)))
+    prefix = wrapper_prefix(model)
+    names, notes = _ordered(model, order, example_input, lambda name: name)
+    return Grouped(tuple(NamedGroup(name.removeprefix(prefix), (name,)) for name in names), notes)
 
 
-def top_module(model: nn.Module) -> Grouped:
+def top_module(
+    model: nn.Module, *, order: Literal["registration", "execution"] = "registration", example_input: object = None
+) -> Grouped:
     """One group for each top-level module, ordered by first appearance from the head.
 
     timm's resnet18 has 7: fc, layer4, layer3, layer2, layer1, bn1, conv1. A module that reappears joins its first
-    appearance.
+    appearance. `order` and `example_input` as for `per_parameter`; by execution, a module stands where the first of
+    its parameters is used.
     """
-    return Grouped(_collected((name.split(".")[0], name) for name in head_to_stem(model)))
+    prefix = wrapper_prefix(model)
+
+    def top(name: str) -> str:
+        return name.removeprefix(prefix).split(".")[0]
+
+    names, notes = _ordered(model, order, example_input, top)
+    groups = _collected((top(name), name) for name in (names[::-1] if order == "execution" else names))
+    return Grouped(_reversed(groups) if order == "execution" else groups, notes)
 
 
-def depth_index(
-    model: nn.Module, *, source: str = "auto", example_input: object = None
-) -> Grouped:
+def depth_index(model: nn.Module, *, source: str = "auto", example_input: object = None) -> Grouped:
     """One group for each depth of the network, the deepest (the head) first.
 
     `source` says where depth comes from: `timm` (the model's own `group_matcher`), `execution` (the order in which a
@@ -72,7 +89,8 @@ def depth_index(
     for name in head_to_stem(model):
         by_depth.setdefault(depths.by_name[name], []).append(name)
     ordered = [tuple(by_depth[depth]) for depth in sorted(by_depth, reverse=True)]
-    groups = tuple(NamedGroup(name, names) for name, names in zip(_readable(ordered), ordered, strict=True))
+    prefix = wrapper_prefix(model)
+    groups = tuple(NamedGroup(name, names) for name, names in zip(group_names(ordered, prefix), ordered, strict=True))
     return Grouped(groups, (f"depth from {depths.source}", *depths.notes))
 
 
@@ -114,6 +132,11 @@ GROUPINGS: dict[str, Callable[..., Grouped]] = {
     "depth_index": depth_index,
     "by_name": by_name,
 }
+
+
+def takes_input(grouping: object) -> bool:
+    """Whether a grouping of this name looks at a forward pass, and so takes an `example_input`."""
+    return isinstance(grouping, str) and "example_input" in signature(GROUPINGS.get(grouping, by_name)).parameters
 
 
 def group(model: nn.Module, grouping: str | Grouping, options: Mapping[str, object]) -> Grouped:
@@ -159,41 +182,26 @@ def _check_partition(model: nn.Module, groups: Sequence[NamedGroup]) -> None:
         raise ConfigError("grouping", twice, "two groups have this name")
 
 
+def _ordered(
+    model: nn.Module, order: str, example_input: object, key: Callable[[str], str]
+) -> tuple[list[str], tuple[str, ...]]:
+    """Names from the head to the stem, and a note where registration contradicts execution between groups by `key`."""
+    from .order import contradiction_note, contradictions, stem_to_head  # not at the top: a forward pass is rarely due
+
+    if order == "execution":
+        return stem_to_head(model, example_input)[::-1], ()
+    names = head_to_stem(model)
+    groups = [members for _, members in _collected((key(name), name) for name in names)][::-1]
+    pairs = contradictions(model, groups, example_input)
+    return names, (contradiction_note(pairs),) if pairs else ()
+
+
+def _reversed(groups: Iterable[NamedGroup]) -> tuple[NamedGroup, ...]:
+    return tuple(NamedGroup(name, members[::-1]) for name, members in groups)[::-1]
+
+
 def _collected(pairs: Iterable[tuple[str, str]]) -> tuple[NamedGroup, ...]:
     groups: dict[str, list[str]] = {}
     for group_name, name in pairs:
         groups.setdefault(group_name, []).append(name)
     return tuple(NamedGroup(name, tuple(members)) for name, members in groups.items())
-
-
-def _readable(groups: Sequence[tuple[str, ...]]) -> list[str]:
-    """A name for each depth that a person recognises: the longest common module path, else `stem`, `head`, `depth7`.
-
-    A path that would name two depths, or that covers parameters of another one, is not used.
-    """
-    count = len(groups)
-    names = []
-    for index, members in enumerate(groups):
-        path = common_path(members)
-        others = (name for other in groups if other is not members for name in other)
-        if path and not any(matches(path, name) for name in others):
-            names.append(path)
-        else:
-            depth = count - 1 - index
-            names.append("stem" if depth == 0 and count > 1 else "head" if index == 0 else f"depth{depth}")
-    return names
-
-
-def common_path(names: Sequence[str]) -> str:
-    """The longest module path that all parameter `names` share, or ''.
-
-    >>> common_path(["layer4.1.conv1.weight", "layer4.1.bn1.bias"])
-    'layer4.1'
-    """
-    split = [name.split(".")[:-1] or [name] for name in names]
-    shared = []
-    for parts in zip(*split, strict=False):
-        if len(set(parts)) > 1:
-            break
-        shared.append(parts[0])
-    return ".".join(shared)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import torch
 
     from .data import DataSource, Preprocessing
+    from .loss import ClassLoss
     from .models import BuiltModel
     from .plan import Plan
     from .schedule import Schedule
@@ -69,7 +70,7 @@ def make_experiment(config: RunConfig, base: Path, device: str = "cpu") -> Exper
         tokens=info.tokens,
         device=device,
     )
-    if isinstance(config.weights, CheckpointConfig) and device != "meta":
+    if isinstance(config.weights, CheckpointConfig):  # on "meta" the file is compared, nothing is loaded
         from .weights import load_checkpoint
 
         report = load_checkpoint(built.module, base / config.weights.path, strict=config.weights.strict)
@@ -109,6 +110,7 @@ def preprocessing(source: DataSource, built: BuiltModel) -> Preprocessing | None
 
 def build_plan(config: RunConfig, built: BuiltModel) -> Plan:
     """The plan that the config's grouping, decay, freezing and overrides give the model."""
+    from .grouping import takes_input
     from .plan import make_plan
 
     grouping, grouping_options = choice(config.grouping, "grouping", options_apart=True)
@@ -125,7 +127,7 @@ def build_plan(config: RunConfig, built: BuiltModel) -> Plan:
         freeze_mode=config.freeze_mode,
         lr_overrides=config.lr_overrides,
         no_weight_decay=config.no_weight_decay,
-        example_input=built.example if grouping == "depth_index" else None,
+        example_input=built.example if takes_input(grouping) else None,
     )
     return replace(plan, model=config.model.label)
 
@@ -157,6 +159,20 @@ def build_schedule(config: RunConfig, plan: Plan, steps: int, steps_per_epoch: i
 def build_optimizer(config: RunConfig, plan: Plan) -> torch.optim.Optimizer:
     """The optimizer over the plan's groups."""
     return plan.optimizer(str(config.optimizer.name), **config.optimizer.options)
+
+
+def build_loss(config: RunConfig, source: DataSource) -> ClassLoss:
+    """The loss, its class weights from the training labels where they are to balance."""
+    from .loss import make_loss
+
+    return make_loss(
+        config.loss.name,
+        len(source.info.classes),
+        label_smoothing=config.loss.label_smoothing,
+        class_weights=config.loss.class_weights,
+        labels=source.labels("train"),
+        options=config.loss.options,
+    )
 
 
 def build_device(name: str) -> torch.device:

@@ -21,8 +21,7 @@ from . import sweep
 from .cli import Interrupted
 from .config import MLflowConfig, SourceTaskConfig
 from .data import eval_loader, train_loader
-from .instantiate import Experiment, build_device, build_optimizer, make_experiment
-from .loss import make_loss
+from .instantiate import Experiment, build_device, build_loss, build_optimizer, make_experiment
 from .pictures import draw_plan, draw_seen
 from .policy import looks_at_training
 from .scheduler import PlanScheduler
@@ -51,14 +50,7 @@ def run_job(composed: DictConfig) -> float:
     experiment.built.module.to(device)
     optimizer = build_optimizer(config, plan)
     scheduler = PlanScheduler(optimizer, experiment.schedule)
-    loss = make_loss(
-        config.loss.name,
-        len(experiment.source.info.classes),
-        label_smoothing=config.loss.label_smoothing,
-        class_weights=config.loss.class_weights,
-        labels=experiment.source.labels("train"),
-        options=config.loss.options,
-    ).to(device)
+    loss = build_loss(config, experiment.source).to(device)
     parent, name = sweep.parent_of_job()
     values = plain(composed)
     tracker = start(
@@ -135,7 +127,11 @@ def _train(
         progress=config.progress,
         seen_rates=[] if stateful else None,
     )
-    best = trainer.fit()
+    try:
+        best = trainer.fit()
+    finally:
+        trainer.train.close()
+        trainer.val.close()
     closing = f"best validation accuracy {best['val/accuracy']:.2%}"
     if data.test is not None:
         tested = trainer.test(eval_loader(data.test, **loading))

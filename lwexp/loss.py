@@ -37,7 +37,8 @@ class ClassLoss(nn.Module):
             if option not in known:
                 raise UnknownOptionError(f"loss.options.{option}", options[option], known, f"{name} has no such option")
         try:
-            self.loss = factory(**options)
+            # torch announces that the mean of KLDivLoss will become that over the batch
+            self.loss = factory(**options, **({"reduction": "batchmean"} if name == "KLDivLoss" else {}))
             self(torch.zeros(2, classes), torch.tensor([0, classes - 1]))  # some classes check only when they are used
         except (TypeError, ValueError, RuntimeError) as error:
             raise ConfigError("loss.options", dict(options), " ".join(str(error).split())) from error

@@ -40,7 +40,9 @@ def check_store(config: MLflowConfig, base: Path | None = None) -> str:
     try:
         within(config.timeout, lambda: contact(uri, config.timeout))
     except ModuleNotFoundError as error:
-        why = f"the Python package {error.name} is not installed; install it, or name another driver (dialect+driver://)"
+        why = (
+            f"the Python package {error.name} is not installed; install it, or name another driver (dialect+driver://)"
+        )
         raise ConfigError(key, redact(uri), why) from None
     except TimeoutError:
         raise _unreachable(uri, f"no answer within {config.timeout:g} s") from None

@@ -8,14 +8,18 @@ from __future__ import annotations
 import inspect
 import math
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from .errors import ConfigError, UnknownNameError, UnknownOptionError
 
 
-def check_options(function: Callable[..., Any], options: Mapping[str, Any], key: str) -> dict[str, Any]:
+def check_options(
+    function: Callable[..., Any], options: Mapping[str, Any], key: str, choices: Iterable[str] | None = None
+) -> dict[str, Any]:
     """`options` with numbers of the annotated type, or an error that names `key.<option>`.
+
+    `choices` are what an error about an unknown option chooses from, by default the arguments of `function`.
 
     Raises `UnknownOptionError` for an option that is not a keyword-only argument of `function`, and `ConfigError` for
     one of the wrong type, for NaN and infinity, and for one without default that is missing.
@@ -25,7 +29,7 @@ def check_options(function: Callable[..., Any], options: Mapping[str, Any], key:
     hints = get_type_hints(function)
     for name in options:
         if name not in known:
-            raise UnknownOptionError(f"{key}.{name}", options[name], known)
+            raise UnknownOptionError(f"{key}.{name}", options[name], known if choices is None else choices)
     for name, parameter in known.items():
         if parameter.default is parameter.empty and name not in options:
             raise ConfigError(f"{key}.{name}", "???", "must be given")

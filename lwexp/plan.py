@@ -16,7 +16,7 @@ from torch.nn.parameter import UninitializedParameter
 from . import table
 from .decay import Decay, make_decay
 from .errors import ConfigError, UnknownNameError
-from .grouping import Grouping, group, head_to_stem
+from .grouping import Grouping, group, head_to_stem, takes_input
 from .options import at_least
 from .rows import PlanGroup, overrides_of, resolve
 
@@ -196,8 +196,8 @@ def make_plan(
     `lr` is the base rate, that of the head; `mult` belongs to the decay `linear`. `freeze` lists patterns;
     `freeze_mode` leaves those parameters out of the optimizer (`requires_grad`) or keeps them in it at rate 0
     (`lr_zero`). `lr_overrides` maps patterns to absolute rates, the first match wins. `grouping` and `decay` are names
-    or callables `model -> groups` and `(index, count) -> scale`. `example_input` (a tensor, tuple or dict) helps
-    `depth_index` with models whose input cannot be guessed.
+    or callables `model -> groups` and `(index, count) -> scale`. `example_input` (a tensor, tuple or dict) is for
+    groupings that look at a forward pass, where the model's input cannot be guessed.
 
     Raises `ConfigError` with the key, the value and the nearest choices.
     """
@@ -207,7 +207,7 @@ def make_plan(
         if isinstance(parameter, UninitializedParameter):
             raise ConfigError("model", name, "has no shape yet; run a batch through the model before the plan is made")
     grouping_options = dict(grouping_options or {})
-    if grouping == "depth_index" and example_input is not None:
+    if example_input is not None and takes_input(grouping):
         grouping_options.setdefault("example_input", example_input)
     grouped = group(model, grouping, grouping_options)
     decay_options = dict(decay_options or {})

@@ -105,9 +105,7 @@ def multistep(*, milestones: list[int], gamma: float = 0.1) -> Shape:
     return lambda step: gamma ** bisect_right(milestones, step)
 
 
-def onecycle(
-    *, steps: int, pct_start: float = 0.3, div_factor: float = 25.0, final_div_factor: float = 1e4
-) -> Shape:
+def onecycle(*, steps: int, pct_start: float = 0.3, div_factor: float = 25.0, final_div_factor: float = 1e4) -> Shape:
     """Up from 1/div_factor to 1 over `pct_start` of the steps, then down to 1/(div_factor * final_div_factor).
 
     Both ways along a cosine, as torch's OneCycleLR (super-convergence, arXiv:1708.07120); 1 is the plan's rate.
@@ -256,11 +254,12 @@ def _shape(name: str, options: Mapping[str, Any], known: Mapping[str, Any]) -> S
     function, steps = POLICIES[name], known["steps"]
     asked = function.__annotations__
     given = {key: value for key, value in known.items() if key in asked}
+    choices = [*COMMON, *(asked.keys() - known.keys() - {"return"})]
     for key in given.keys() & options.keys():
-        raise UnknownOptionError(f"policy.{key}", options[key], asked.keys() - known.keys() - {"return"})
+        raise UnknownOptionError(f"policy.{key}", options[key], choices)
     if "steps" in given and steps is None and "None" not in str(asked["steps"]):
         raise ConfigError("steps", None, f"the policy {name} needs the number of optimizer steps")
-    shape: Shape = function(**check_options(function, {**options, **given}, "policy"))
+    shape: Shape = function(**check_options(function, {**options, **given}, "policy", choices))
     return shape
 
 

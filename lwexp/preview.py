@@ -18,18 +18,24 @@ def preview(config: DictConfig) -> None:
     """Print the plan and write its pictures; `preview.csv=…` and `preview.json=…` write the table to a file too."""
     from hydra.core.hydra_config import HydraConfig
 
+    from .config import MLflowConfig
     from .errors import ConfigError
-    from .instantiate import build_optimizer, make_experiment
+    from .instantiate import build_loss, build_optimizer, make_experiment
     from .pictures import draw_plan
     from .policy import looks_at_training
     from .settings import settings
+    from .tracking import resolve_uri
 
     checked = settings(config)
     hydra = HydraConfig.get()
     folder, base = Path(hydra.runtime.output_dir), Path(hydra.runtime.cwd)
     experiment = make_experiment(checked, base, device="meta")
     plan, schedule = experiment.plan, experiment.schedule
-    build_optimizer(checked, plan)  # refuses what the run would refuse
+    # Refuse what the run would refuse
+    build_optimizer(checked, plan)
+    build_loss(checked, experiment.source)
+    if isinstance(checked.tracking, MLflowConfig):
+        resolve_uri(checked.tracking, base)
     log.info("%s\n", plan)
     log.info("%d optimizer steps, %d in an epoch", experiment.steps, experiment.steps_per_epoch)
     wanted = (("csv", checked.preview.csv, plan.to_csv), ("json", checked.preview.json_, plan.to_json))

@@ -107,7 +107,7 @@ def _check_sections(config: RunConfig) -> None:
     policy, options = choice(config.policy, "policy")
     if isinstance(policy, str) and policy not in POLICIES:
         raise UnknownNameError("policy", policy, POLICIES, "no such policy")
-    make_policy(policy, options, lr=config.lr, steps=max(10**6, options.get("warmup_steps") or 0))
+    make_policy(policy, options, lr=config.lr, steps=10**12)  # how long the training is, only the data tell
     if config.optimizer.name is None:
         raise ConfigError("optimizer.name", None, "must be given")
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 
@@ -79,7 +80,9 @@ def _open_parent(config: DictConfig) -> None:
         description=f"Sweep: `{command}`",
         params={},
     )
-    (folder / _FILE).write_text(json.dumps({"parent": run_id, "overrides": overrides}), encoding="utf-8")
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    constant = [o.input_line.partition("=")[0] for o in parsed if o.input_line and not o.is_sweep_override()]
+    (folder / _FILE).write_text(json.dumps({"parent": run_id, "constant": constant}), encoding="utf-8")
     _open = (tracking, run_id, Path(config.hydra.runtime.cwd))
 
 
@@ -89,8 +92,8 @@ def parent_of_job() -> tuple[str | None, str | None]:
     if not is_multirun():
         return None, None
     found = Path(str(hydra.sweep.dir)).absolute() / _FILE
-    sweep = json.loads(found.read_text(encoding="utf-8")) if found.is_file() else {"parent": None, "overrides": []}
-    own = [override for override in hydra.overrides.task if override not in sweep["overrides"]]
+    sweep = json.loads(found.read_text(encoding="utf-8")) if found.is_file() else {"parent": None, "constant": []}
+    own = [override for override in hydra.overrides.task if override.partition("=")[0] not in sweep["constant"]]
     return sweep["parent"], " ".join(own) or None
 
 

@@ -49,6 +49,33 @@ def header(plan: Plan) -> list[str]:
 
 def text(plan: Plan) -> str:
     """The table for a terminal, the head first; columns that are empty throughout are left out."""
+    return "\n".join([*header(plan), "", *_aligned(plan)])
+
+
+def markdown(plan: Plan, at_most: int) -> str:
+    """The table as Markdown; too long for `at_most` characters, its first and last rows and where the rest is.
+
+    The rows are one block of code: MLflow sets a Markdown table without any space between its columns.
+    """
+    intro = "\n\n".join(_escaped(line) for line in header(plan))
+    titles, rule, *body = (line.replace("`", "'") for line in _aligned(plan))
+
+    def block(lines: list[str]) -> str:
+        return "\n".join([f"{intro}\n\n```", titles, rule, *lines, "```\n"])
+
+    shown = block(body)
+    kept = len(body) // 2
+    while kept and len(shown) > at_most:
+        gap = f"…  {len(body) - 2 * kept} rows are left out here, all are in plan.csv"
+        shown = block([*body[:kept], gap, *body[-kept:]])
+        kept -= 1
+    if len(shown) <= at_most:
+        return shown
+    return f"{intro[: max(at_most - 60, 0)]}\n\nThe table is too long to show here; it is in plan.csv.\n"[:at_most]
+
+
+def _aligned(plan: Plan) -> list[str]:
+    """Titles, a rule, and one line per group, in columns."""
     body = rows(plan)
     shown = [i for i, column in enumerate(COLUMNS) if column not in {"frozen", "tied"} or any(row[i] for row in body)]
     lines = [tuple(COLUMNS[i] for i in shown), *(tuple(row[i] for i in shown) for row in body)]
@@ -60,25 +87,7 @@ def text(plan: Plan) -> str:
         ).rstrip()
         for line in lines
     ]
-    return "\n".join([*header(plan), "", aligned[0], "  ".join("-" * width for width in widths), *aligned[1:]])
-
-
-def markdown(plan: Plan, at_most: int) -> str:
-    """The table as Markdown; too long for `at_most` characters, its first and last rows and where the rest is."""
-    intro = "\n\n".join(_escaped(line) for line in header(plan))
-    head = f"{intro}\n\n| {' | '.join(COLUMNS)} |\n|{' --- |' * len(COLUMNS)}\n"
-    lines = [f"| {' | '.join(_escaped(cell) for cell in row)} |\n" for row in rows(plan)]
-    if len(head) + sum(map(len, lines)) <= at_most:
-        return head + "".join(lines)
-    kept = len(lines) // 2
-    while kept:
-        left_out = len(lines) - 2 * kept
-        gap = f"| … | {left_out} rows are left out here, all are in plan.csv |{' |' * (len(COLUMNS) - 2)}\n"
-        short = head + "".join([*lines[:kept], gap, *lines[-kept:]])
-        if left_out > 0 and len(short) <= at_most:
-            return short
-        kept -= 1
-    return f"{head[: max(at_most - 60, 0)]}\n\nThe table is too long to show here; it is in plan.csv.\n"[:at_most]
+    return [aligned[0], "  ".join("-" * width for width in widths), *aligned[1:]]
 
 
 def csv_text(plan: Plan) -> str:
@@ -106,5 +115,5 @@ def _frozen(g: PlanGroup) -> str:
     return "frozen" if g.frozen else f"{len(g.frozen_names)} of {len(g.parameter_names)}"
 
 
-def _escaped(cell: str) -> str:
-    return cell.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
+def _escaped(line: str) -> str:
+    return line.replace("\\", "\\\\").replace("<", "&lt;").replace("*", "\\*").replace("_", "\\_")

@@ -179,8 +179,23 @@ def _link(server: str, experiment: str, *, must_exist: bool, timeout: float) -> 
         return f"MLflow: {plain}/"
     except (OSError, ValueError, KeyError):
         return f"MLflow: {plain}/"
-    # a link to the list of runs alone opens in the GenAI view, whatever the experiment's kind
-    return f"MLflow: {plain}/#/experiments/{found}/runs?workflowType=machine_learning"
+    # links without the parameter open in the GenAI view, whatever the experiment's kind
+    view = "?workflowType=machine_learning"
+    lines = [f"MLflow: {plain}/#/experiments/{found}/runs{view}"]
+    newest = _newest_run(plain, found, timeout)
+    if newest is not None:
+        lines.append(f"newest run: {plain}/#/experiments/{found}/runs/{newest}{view}")
+    return "\n".join(lines)
+
+
+def _newest_run(server: str, experiment_id: str, timeout: float) -> str | None:
+    """The id of the run that was started last; None where there is none or the server does not say."""
+    wanted = {"experiment_ids": [experiment_id], "max_results": 1, "order_by": ["attributes.start_time DESC"]}
+    try:
+        answer = json.loads(_get(f"{server}/api/2.0/mlflow/runs/search", timeout, json.dumps(wanted).encode()))
+        return str(answer["runs"][0]["info"]["run_id"])
+    except (OSError, ValueError, KeyError, IndexError):
+        return None
 
 
 def _experiments(server: str, timeout: float) -> list[str]:
@@ -188,13 +203,14 @@ def _experiments(server: str, timeout: float) -> list[str]:
     return [experiment["name"] for experiment in found.get("experiments", [])]
 
 
-def _get(url: str, timeout: float) -> bytes:
-    """The body at `url`; a proxy is not asked for what is on this machine."""
+def _get(url: str, timeout: float, body: bytes | None = None) -> bytes:
+    """What `url` answers, to the JSON `body` if there is one; a proxy is not asked for what is on this machine."""
     local = urlsplit(url).hostname in {"127.0.0.1", "localhost"}
     opener = urllib.request.build_opener(*([urllib.request.ProxyHandler({})] if local else []))
-    with opener.open(url, timeout=timeout) as answer:
-        body: bytes = answer.read()
-    return body
+    question = urllib.request.Request(url, body, {"Content-Type": "application/json"} if body else {})
+    with opener.open(question, timeout=timeout) as answer:
+        found: bytes = answer.read()
+    return found
 
 
 def _last_line(output: IO[bytes]) -> str:

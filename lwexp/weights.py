@@ -230,9 +230,7 @@ def _head_names(model: nn.Module) -> set[str]:
     return {name for name, parameter in model.named_parameters(remove_duplicate=False) if id(parameter) in ids}
 
 
-def _check_same_model(
-    model: nn.Module, found: set[str], file: Mapping[str, Tensor], path: Path, key: str
-) -> None:
+def _check_same_model(model: nn.Module, found: set[str], file: Mapping[str, Tensor], path: Path, key: str) -> None:
     """Raise `ConfigError` if fewer than half of the model's parameters are in the file, with their shape."""
     every: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):

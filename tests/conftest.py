@@ -63,7 +63,9 @@ def tiny() -> TinyNet:
 def lwexp_command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run `python -m lwexp.<command> …` in an empty folder, as a user does."""
 
-    def command(name: str, *arguments: str, cwd: Path = tmp_path, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+    def command(
+        name: str, *arguments: str, cwd: Path = tmp_path, timeout: float = 240
+    ) -> subprocess.CompletedProcess[str]:
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "HYDRA_"))}
         environment["OMP_NUM_THREADS"] = "1"
         return subprocess.run(

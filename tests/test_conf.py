@@ -39,18 +39,18 @@ NEEDS: dict[str, list[str]] = {
         "model.config={hidden_size: 8, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 8}",
     ],
     "data/torchvision": FAKE[1:],
-    "decay/custom": ["decay._target_=mine.halves", "+decay.base=0.5"],
+    "decay/custom": ["decay._target_=stand_ins.halves", "+decay.base=0.5"],
     "decay/explicit": ["decay.rates={head: 0.01, lstm: 0}"],
     "grouping/by_name": ["grouping.patterns={out: head, rest: '*'}"],
-    "grouping/custom": ["grouping._target_=mine.one_group"],
-    "model/custom": ["model._target_=mine.Net", "+model.width=4"],
+    "grouping/custom": ["grouping._target_=stand_ins.one_group"],
+    "model/custom": ["model._target_=stand_ins.Net", "+model.width=4"],
     "model/huggingface": [
         "model.config_class=ViTConfig",
         "model.config={hidden_size: 8, num_hidden_layers: 1, num_attention_heads: 2, patch_size: 4}",
     ],
     "model/timm": ["model.name=resnet10t", "data.options.image_size=[3,32,32]"],
     "model/torchvision": ["model.name=squeezenet1_1", "data.options.image_size=[3,32,32]"],
-    "policy/custom": ["policy._target_=mine.falls"],
+    "policy/custom": ["policy._target_=stand_ins.falls"],
     "policy/multistep": ["policy.milestones=[1]"],
     "policy/torch": ["policy.name=StepLR", "policy.options={step_size: 1}"],
     "weights/checkpoint": ["weights.path=weights.safetensors"],
@@ -82,7 +82,7 @@ def falls(step):
 @pytest.fixture
 def stand_ins(tmp_path: Path) -> None:
     """A module, a folder of images and a file of weights such as the options ask for."""
-    (tmp_path / "mine.py").write_text(MINE, encoding="utf-8")
+    (tmp_path / "stand_ins.py").write_text(MINE, encoding="utf-8")
     for split, count in (("train", 4), ("val", 1)):
         for name in ("cat", "dog"):
             folder = tmp_path / "photos" / split / name

@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 from lwexp.decay import DECAYS, make_decay
 from lwexp.errors import ConfigError
 
-FALLING = {"linear": {"mult": 0.9}, "arithmetic": {}, "polynomial": {}, "cosine": {}, "none": {}, "explicit": {"rates": {}}}
+FALLING = {
+    "linear": {"mult": 0.9},
+    "arithmetic": {},
+    "polynomial": {},
+    "cosine": {},
+    "none": {},
+    "explicit": {"rates": {}},
+}
 
 
 def test_every_decay_is_tested() -> None:

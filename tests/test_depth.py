@@ -338,6 +338,32 @@ def test_both_directions_of_a_gru_layer_share_its_depth() -> None:
     assert head == {"head.weight", "head.bias"}
 
 
+def test_a_large_vocabulary_hides_no_blocks() -> None:
+    class Encoder(nn.Module):
+        def __init__(self, words: int) -> None:
+            super().__init__()
+            self.embedding = nn.Embedding(words, 8)
+            self.layers = nn.ModuleList(Block() for _ in range(2))
+
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            x = self.embedding(ids)
+            for layer in self.layers:
+                x = layer(x)
+            return x
+
+    class Classifier(nn.Module):
+        def __init__(self, words: int) -> None:
+            super().__init__()
+            self.encoder = Encoder(words)
+            self.head = nn.Linear(8, 2)
+
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            return self.head(self.encoder(ids).mean(1))
+
+    assert find_depths(Classifier(100_000)) == find_depths(Classifier(10))
+    assert len(groups(find_depths(Classifier(100_000)))) == 4
+
+
 def test_a_tied_weight_is_where_it_is_used_first_and_the_rest_of_its_layer_is_not() -> None:
     stem, first, second, head = groups(find_depths(TiedLanguageModel()))
     assert stem == {"decoder.weight", "position"}
@@ -620,6 +646,114 @@ def test_a_timm_backbone_inside_another_class_keeps_its_depths() -> None:
     assert depths.source == "execution"
     inner = timm_depths(timm_model("vit_tiny_patch16_224", num_classes=0))
     assert depths.by_name == {f"backbone.{n}": d for n, d in inner.items()} | {"head.weight": 13, "head.bias": 13}
+
+
+def test_a_backbone_that_describes_itself_keeps_its_own_depths_inside_another_network() -> None:
+    class Wrapper(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.classify = nn.Linear(512, 2)
+            self.encode = timm_model("mvitv2_tiny", num_classes=0)
+            self.project = nn.Linear(768, 512)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.classify(self.project(self.encode(x)).relu())
+
+    inner = timm_model("mvitv2_tiny", num_classes=0)
+    depths = find_depths(Wrapper())
+    expected = timm_depths(inner)
+    last = max(expected.values())
+    for name, depth in expected.items():
+        assert depths.by_name[f"encode.{name}"] == depth
+    assert depths.by_name["classify.weight"] == last + 1
+    assert "encode by its own description, the rest around it" in depths.notes
+    own = find_depths(Wrapper(), "execution")
+    assert max(own.by_name.values()) > last + 1
+    assert own.notes == ()
+
+
+def test_distributed_and_data_parallel_networks_have_the_depths_of_the_network() -> None:
+    model = HeadFirst()
+    expected = {f"module.{name}": depth for name, depth in find_depths(model).by_name.items()}
+    assert find_depths(nn.DataParallel(model)).by_name == expected
+    torch.distributed.init_process_group("gloo", rank=0, world_size=1, store=torch.distributed.HashStore())
+    try:
+        parallel = nn.parallel.DistributedDataParallel(model, find_unused_parameters=True)
+        assert find_depths(parallel).by_name == expected
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_adapters_and_parametrizations_stay_in_their_block() -> None:
+    class Adapted(nn.Module):
+        """A layer with a low-rank adapter, as PEFT builds it."""
+
+        def __init__(self, layer: nn.Linear) -> None:
+            super().__init__()
+            self.base_layer = layer.requires_grad_(False)
+            self.lora_A = nn.Linear(layer.in_features, 2, bias=False)
+            self.lora_B = nn.Linear(2, layer.out_features, bias=False)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.base_layer(x) + self.lora_B(self.lora_A(x))
+
+    model = HeadFirst()
+    plain = find_depths(model).by_name
+    for block in model.blocks:
+        block.up = Adapted(block.up)
+        nn.utils.parametrizations.weight_norm(block.down)
+    depths = find_depths(model).by_name
+    for i in range(2):
+        inside = {depth for name, depth in depths.items() if name.startswith(f"blocks.{i}.")}
+        assert inside == {plain[f"blocks.{i}.up.weight"]}
+    assert {name: depths[name] for name in plain if name in depths and "blocks" not in name} == {
+        name: depth for name, depth in plain.items() if "blocks" not in name
+    }
+
+
+def test_freezing_moves_no_depth() -> None:
+    model = HeadFirst()
+    expected = find_depths(model).by_name
+    model.stem.requires_grad_(False)
+    model.blocks[0].up.weight.requires_grad_(False)
+    assert find_depths(model).by_name == expected
+
+
+def test_a_layer_shared_by_two_blocks_is_where_it_is_used_first() -> None:
+    model = TiedLanguageModel()
+    model.blocks[1].up = model.blocks[0].up
+    depths = find_depths(model).by_name
+    assert depths["blocks.0.up.weight"] == depths["blocks.0.down.weight"]
+    assert depths["blocks.1.down.weight"] == depths["blocks.0.down.weight"] + 1
+
+
+class Layered(nn.Module):
+    """Stages in a container, each a down-sampling and its blocks; a conv between, a norm before the head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), double(4, 4))
+        self.stages = nn.Sequential(
+            nn.Sequential(*(double(4, 4) for _ in range(2))),
+            nn.Conv2d(4, 64, 3, 2, 1),
+            nn.Sequential(*(double(64, 64) for _ in range(3))),
+        )
+        self.norm = nn.GroupNorm(1, 64)
+        self.pool = nn.Sequential(nn.Conv2d(64, 8, 1), nn.GroupNorm(1, 8), nn.Conv2d(8, 64, 1))
+        self.head = nn.Linear(64, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.norm(self.stages(self.stem(x)))
+        return self.head((x * self.pool(x)).mean((2, 3)))
+
+
+def test_stem_down_sampling_norm_and_neck_are_where_they_belong() -> None:
+    depths = {name.rpartition(".")[0]: depth for name, depth in find_depths(Layered(), "execution").by_name.items()}
+    assert {depth for name, depth in depths.items() if name.startswith("stem")} == {0}
+    assert depths["stages.0.0.0"] == 1
+    assert depths["stages.1"] == depths["stages.2.0.0"] == 3  # a down-sampling layer belongs to the block it feeds
+    assert depths["norm"] == depths["stages.2.2.0"] == 5  # a lone norm to the last block
+    assert depths["pool.0"] == depths["pool.2"] == depths["head"] == 6
 
 
 def test_a_missed_parameter_after_the_last_block_joins_the_head_and_is_noted() -> None:

@@ -9,7 +9,7 @@ from strategies import models
 from torch import nn
 
 from lwexp.errors import ConfigError
-from lwexp.grouping import GROUPINGS, NamedGroup, common_path, group
+from lwexp.grouping import GROUPINGS, NamedGroup, group
 
 
 @pytest.mark.parametrize("grouping", ["per_parameter", "top_module", "depth_index"])
@@ -110,12 +110,84 @@ def test_unknown_grouping_and_option_are_refused_with_the_nearest(tiny: TinyNet)
         group(nn.ReLU(), "top_module", {})
 
 
-def test_common_path_is_the_longest_shared_module() -> None:
-    assert common_path(["a.b.weight", "a.b.bias"]) == "a.b"
-    assert common_path(["a.b.weight", "a.bc.bias"]) == "a"
-    assert common_path(["a.weight", "b.weight"]) == ""
-    assert common_path(["token"]) == "token"
-
-
 def test_names_of_the_groupings_are_those_of_the_design() -> None:
     assert set(GROUPINGS) == {"per_parameter", "top_module", "depth_index", "by_name"}
+
+
+class HeadFirst(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(4, 2)
+        self.unused = nn.Linear(4, 4)
+        self.body = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+        self.stem = nn.Linear(6, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.body(self.stem(x)))
+
+
+def test_registration_that_contradicts_use_is_noted_with_the_modules_and_the_option() -> None:
+    (note,) = group(HeadFirst(), "top_module", {}).notes
+    assert note == (
+        "registration is not the order of use: though registered earlier, head after body, head after stem in the "
+        "forward pass; grouping.order=execution follows use"
+    )
+    (note,) = group(HeadFirst(), "per_parameter", {}).notes
+    assert "head after body" in note
+
+
+def test_order_by_execution_follows_use_and_has_no_such_note() -> None:
+    grouped = group(HeadFirst(), "top_module", {"order": "execution"})
+    assert [g.name for g in grouped.groups] == ["unused", "head", "body", "stem"]
+    assert grouped.notes == ()
+    assert grouped.groups[2].parameter_names == ("body.2.bias", "body.2.weight", "body.0.bias", "body.0.weight")
+    names = [g.name for g in group(HeadFirst(), "per_parameter", {"order": "execution"}).groups]
+    assert [names[0], names[2], names[-1]] == ["unused.bias", "head.bias", "stem.weight"]
+
+
+@pytest.mark.parametrize("grouping", ["per_parameter", "top_module"])
+def test_a_network_registered_as_it_is_used_has_no_note_and_one_order(grouping: str) -> None:
+    model = timm.create_model("resnet18", num_classes=2)
+    assert group(model, grouping, {}) == group(model, grouping, {"order": "execution"})
+    assert group(model, grouping, {}).notes == ()
+    with torch.device("meta"):
+        vit = timm.create_model("vit_tiny_patch16_224")  # tokens and the patch embedding are one depth
+    assert group(vit, grouping, {}).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after"), [("volo_d1_224", "aux_head", "norm"), ("coat_tiny", "cls_token4", "patch_embed1")]
+)
+def test_timm_models_registered_out_of_order_are_noted(name: str, before: str, after: str) -> None:
+    with torch.device("meta"):
+        model = timm.create_model(name)
+    (note,) = group(model, "top_module", {}).notes
+    assert f"{before} after {after}" in note
+
+
+def test_where_no_input_works_registration_stays_silent_and_execution_says_what_was_tried() -> None:
+    class Choosy(HeadFirst):
+        def forward(self, x: torch.Tensor, *, scale: float) -> torch.Tensor:
+            return super().forward(x * scale)
+
+    assert group(Choosy(), "top_module", {}).notes == ()
+    with pytest.raises(ConfigError, match=r"grouping\.order=execution: no forward pass, tried .*example_input"):
+        group(Choosy(), "top_module", {"order": "execution"})
+    example = {"x": torch.zeros(2, 6), "scale": 2.0}
+    grouped = group(Choosy(), "top_module", {"order": "execution", "example_input": example})
+    assert [g.name for g in grouped.groups][-1] == "stem"
+
+
+def test_an_unknown_order_is_refused_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"grouping\.order=exection: .*did you mean execution"):
+        group(HeadFirst(), "top_module", {"order": "exection"})
+
+
+@pytest.mark.parametrize("grouping", sorted({"per_parameter", "top_module", "depth_index"}))
+def test_a_wrapped_network_has_the_groups_of_the_network(grouping: str) -> None:
+    model = timm.create_model("resnet18", num_classes=2)
+    expected = group(model, grouping, {})
+    for wrapped in (torch.compile(model), nn.DataParallel(model)):
+        found = group(wrapped, grouping, {})
+        assert [g.name for g in found.groups] == [g.name for g in expected.groups]
+        assert found.notes == expected.notes

@@ -49,7 +49,10 @@ def test_half_precision_scores_are_judged_in_float32() -> None:
         ({"name": "MSELoss", "label_smoothing": 0.1}, "loss.label_smoothing=0.1: MSELoss has none"),
         ({"name": "MSELoss", "class_weights": "balanced"}, "loss.class_weights=balanced: MSELoss takes no weights"),
         ({"name": "NLLLoss", "class_weights": [1.0]}, r"loss.class_weights=\[1.0\]: 1 weights for 3 classes"),
-        ({"name": "HuberLoss", "options": {"dlta": 1}}, "loss.options.dlta=1: HuberLoss has no such option; did you mean delta"),
+        (
+            {"name": "HuberLoss", "options": {"dlta": 1}},
+            "loss.options.dlta=1: HuberLoss has no such option; did you mean delta",
+        ),
         ({"name": "HuberLoss", "options": {"delta": -1}}, "loss.options"),
     ],
 )

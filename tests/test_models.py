@@ -226,7 +226,7 @@ def test_a_model_that_looks_at_values_is_checked_with_real_ones(written: Any, wh
         (NET, "{}", "is a module, not a class or function"),
         ("Net = 3", "{}.Net", "is a int, not a class or function"),
         ("Net = nn.Linear(1, 1)", "{}.Net", "is a Linear, not a class or function"),
-        (NET, "{}.Net()", "must be a dotted path, e.g. my_models.Net"),
+        (NET, "{}.Net()", "must be a dotted path, e.g. my_module.my_function"),
         ("def make():\n    return 3", "{}.make", "returns int, not a torch.nn.Module"),
         ("def make():\n    return nn.Sequential(nn.Flatten())", "{}.make", "not floats [2, 2]"),
         ("def make():\n    return nn.Linear(32, 2)", "{}.make", "gives torch.float32 [2, 1, 32, 2] for 2 images"),

@@ -30,7 +30,9 @@ def test_torch_and_timm_optimizers_by_name_train_every_group(tiny: TinyNet, name
         ("lbfgs", {}, "optimizer=lbfgs: needs a closure"),
     ],
 )
-def test_mistakes_name_the_key_and_the_nearest_choice(tiny: TinyNet, name: str, options: dict[str, Any], said: str) -> None:
+def test_mistakes_name_the_key_and_the_nearest_choice(
+    tiny: TinyNet, name: str, options: dict[str, Any], said: str
+) -> None:
     with pytest.raises(ConfigError, match=f"^{said}"):
         make_plan(tiny).optimizer(name, **options)
 

@@ -55,14 +55,24 @@ def test_freezing_never_moves_the_others_rates(tiny: TinyNet) -> None:
     free = make_plan(tiny, grouping="per_parameter", mult=0.9)
     frozen = make_plan(tiny, grouping="per_parameter", mult=0.9, freeze=["blocks.1", "head.bias"])
     assert numbers(free, "index", "name", "lr") == numbers(frozen, "index", "name", "lr")
-    assert set(frozen.frozen_names) == {"head.bias", "blocks.1.conv.weight", "blocks.1.norm.weight", "blocks.1.norm.bias"}
+    assert set(frozen.frozen_names) == {
+        "head.bias",
+        "blocks.1.conv.weight",
+        "blocks.1.norm.weight",
+        "blocks.1.norm.bias",
+    }
     left = {g["name"]: g["lr"] for g in frozen.param_groups()}
     assert left == {g.name: g.lr for g in free.groups if g.name not in frozen.frozen_names}
 
 
 def test_lr_zero_keeps_frozen_parameters_in_the_optimizer_at_rate_zero(tiny: TinyNet) -> None:
     plan = make_plan(tiny, freeze=["blocks.0", "stem"], freeze_mode="lr_zero", mult=0.5)
-    assert numbers(plan, "index", "name", "lr") == [(0, "head", 1e-3), (1, "blocks", 5e-4), (1, "blocks.0", 0.0), (2, "stem", 0.0)]
+    assert numbers(plan, "index", "name", "lr") == [
+        (0, "head", 1e-3),
+        (1, "blocks", 5e-4),
+        (1, "blocks.0", 0.0),
+        (2, "stem", 0.0),
+    ]
     assert sum(len(g["params"]) for g in plan.param_groups()) == 16
     plan.apply_freeze(tiny)
     assert all(p.requires_grad for p in tiny.parameters())
@@ -75,7 +85,12 @@ def test_apply_freeze_sets_requires_grad(tiny: TinyNet) -> None:
 
 def test_override_of_a_part_splits_its_group_and_keeps_the_index(tiny: TinyNet) -> None:
     plan = make_plan(tiny, lr=0.1, mult=0.5, lr_overrides={"blocks.3": 0.7, "head": 0.3})
-    assert numbers(plan, "index", "name", "lr") == [(0, "head", 0.3), (1, "blocks", 0.05), (1, "blocks.3", 0.7), (2, "stem", 0.025)]
+    assert numbers(plan, "index", "name", "lr") == [
+        (0, "head", 0.3),
+        (1, "blocks", 0.05),
+        (1, "blocks.3", 0.7),
+        (2, "stem", 0.025),
+    ]
     assert plan.labels == ("00_head", "01_blocks", "01_blocks.3", "02_stem")
     assert plan.groups[2].scale == pytest.approx(7.0)
 
@@ -172,10 +187,12 @@ def test_table_round_trips_through_csv_and_json(tiny: TinyNet) -> None:
 def test_markdown_keeps_first_and_last_rows_within_the_limit() -> None:
     plan = make_plan(timm.create_model("resnet18", num_classes=2), grouping="per_parameter")
     assert len(plan.to_markdown(100_000).splitlines()) > 62
+    assert len(plan.to_markdown()) < 8000
+    assert "left out" not in plan.to_markdown()
     short = plan.to_markdown(3000)
     assert len(short) <= 3000
     assert "fc.bias" in short
-    assert "| 61 | conv1.weight" in short
+    assert "   61  conv1.weight" in short
     assert "plan.csv" in short
     assert len(plan.to_markdown(200)) <= 200
 
@@ -202,7 +219,7 @@ def test_printed_plan_is_the_golden_file(tiny: TinyNet, request: pytest.FixtureR
         ({"lr_overrides": {"hed": 0.1}}, "lr_overrides=hed: .*did you mean head"),
         ({"lr_overrides": {"head": -0.1}}, "lr_overrides.head=-0.1: a rate must be finite and at least 0"),
         ({"lr_overrides": {"head": math.inf}}, "lr_overrides.head=inf: "),
-        ({"lr_overrides": {"blocks": 0.1}, "freeze": ["blocks.1"]}, "freeze.blocks.1=blocks.1.norm.bias: is frozen, but blocks gives"),
+        ({"lr_overrides": {"blocks": 0.1}, "freeze": ["blocks.1"]}, "freeze.blocks.1=.*: is frozen, but blocks gives"),
         ({"grouping": "x"}, "grouping=x: no such grouping"),
         ({"decay": "x"}, "decay=x: no such decay"),
         ({"decay_options": {"foo": 1}}, "decay.foo=1: unknown option"),

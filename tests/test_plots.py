@@ -93,10 +93,9 @@ TABLES = {
     "one step of zeros": table(np.zeros((1, 1))),
     "frozen": table(frozen_rates(), frozen=(4, 5, 6)),
     "frozen with a rate": table(constant(7), frozen=(2,)),
-    "warm-up and cosine": table(cosine(30, 200, warmup=20)),
-    "unfreezing": table(unfreezing(12, 100, every=10)),
+    "warm-up and cosine": table(cosine(12, 100, warmup=10)),
     "a single point between zeros": table(np.array([[0.0, 1e-3], [1e-2, 1e-3], [0.0, 1e-3]])),
-    "many groups": table(unfreezing(120, 40, every=0)),
+    "unfreezing of many groups": table(unfreezing(80, 100, every=2)),
     "shared depths": table(constant(5), depths=[2, 2, 2, 1, 0]),
     "far apart": table(np.array([[5e-324, 1e-300, 1e-2, 1e250], [1e-300, 1e-300, 1e-2, 0.0]])),
     "halved a thousand times": table(np.tile(0.01 * 0.5 ** np.arange(1000), (3, 1))),
@@ -164,7 +163,7 @@ def test_axes_carry_their_units(draw) -> None:
     assert ("depth (0 = stem)" if draw is draw_rates_by_depth else "optimizer step") in shown
 
 
-@pytest.mark.parametrize("groups", [1, 2, 7, 30, 62, 100, 301, 1000])
+@pytest.mark.parametrize("groups", [1, 7, 30, 62, 100, 1000])
 def test_heatmap_labels_never_overlap_and_run_from_head_to_stem(groups: int) -> None:
     figure = draw_heatmap(table(constant(groups, steps=3)))
     figure.draw_without_rendering()
@@ -285,10 +284,10 @@ def test_drawing_in_threads_gives_the_same_pictures_as_one_after_the_other() -> 
     def pixels(name: str, draw: Callable[[RateTable], Figure]) -> bytes:
         return bytes(picture.__wrapped__(name, draw).canvas.buffer_rgba())  # made anew
 
-    jobs = [(name, draw) for name in ("few odd names", "shared depths") for draw in DRAWINGS]
+    jobs = [("few odd names", draw) for draw in DRAWINGS]
     expected = [pixels(*job) for job in jobs]
     with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(lambda job: pixels(*job), jobs)) == expected
+        assert list(pool.map(lambda job: pixels(*job), 2 * jobs)) == 2 * expected
 
 
 def test_pyplot_is_never_imported(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def test_last_step_has_the_end_value(name: str, steps: int) -> None:
         ("polynomial", {"power": 2.0, "min_lr": 0.05}, 3, [1, 0.625, 0.5]),
         ("step", {"step_size": 2, "gamma": 0.5}, 5, [1, 1, 0.5, 0.5, 0.25]),
         ("multistep", {"milestones": [1, 3], "gamma": 0.5}, 5, [1, 0.5, 0.5, 0.25, 0.25]),
-        ("inverse_sqrt", {"timescale": 4}, 6, [1, math.sqrt(0.8), math.sqrt(4 / 6), math.sqrt(4 / 7), math.sqrt(0.5), 2 / 3]),
+        ("inverse_sqrt", {"timescale": 4}, 6, [(1 + t / 4) ** -0.5 for t in range(6)]),
         ("wsd", {"decay_fraction": 0.5}, 5, [1, 1, 1, 0.5, 0]),
         ("wsd", {"decay_fraction": 0.5, "decay_shape": "sqrt"}, 5, [1, 1, 1, 1 - math.sqrt(0.5), 0]),
         ("slanted_triangular", {"cut_fraction": 0.4, "ratio": 5.0}, 5, [0.2, 0.6, 1, 0.6, 0.2]),
@@ -110,7 +110,11 @@ def _torch_factors(make: type, options: dict[str, object], steps: int, lr: float
 def test_closed_forms_equal_torchs_schedulers(
     name: str, options: dict[str, object], scheduler: str, theirs: dict[str, object], steps: int
 ) -> None:
-    length = {"OneCycleLR": {"total_steps": steps + 1}, "CosineAnnealingLR": {"T_max": steps - 1}, "LinearLR": {"total_iters": steps - 1}}
+    length = {
+        "OneCycleLR": {"total_steps": steps + 1},
+        "CosineAnnealingLR": {"T_max": steps - 1},
+        "LinearLR": {"total_iters": steps - 1},
+    }
     make = getattr(torch.optim.lr_scheduler, scheduler)
     given = {**theirs, **length.get(scheduler, {})}
     if scheduler == "OneCycleLR":
@@ -179,7 +183,7 @@ def test_plateau_cuts_after_patience_without_improvement() -> None:
         ("multistep", {"milestones": [0.5]}, r"policy.milestones.0=0.5: must be a whole number"),
         ("plateau", {"factor": 1.0}, "policy.factor=1.0: must be above 0 and below 1"),
         ("torch", {"name": "StepL"}, "policy.name=StepL: no such class.*did you mean StepLR"),
-        ("torch", {"name": "StepLR", "options": {"gama": 1}}, "policy.options.gama=1: StepLR has no such option; did you mean gamma"),
+        ("torch", {"name": "StepLR", "options": {"gama": 1}}, "policy.options.gama=1: .*did you mean gamma"),
         ("torch", {"name": "StepLR"}, "policy.options={}: StepLR refuses: .*step_size"),
         ("torch", {"name": "OneCycleLR", "options": {"cycle_momentum": True}}, "policy.options.cycle_momentum=True: "),
         ("torch", {"name": "LambdaLR"}, "policy.options={}: LambdaLR refuses: "),

@@ -27,7 +27,7 @@ def test_python_blocks_run() -> None:
     blocks = [block for language, block in BLOCKS if language == "python"]
     assert len(blocks) == 2
     for block in blocks:
-        exec(compile(block, "README.md", "exec"), {})  # noqa: S102
+        exec(compile(block, "README.md", "exec"), {})
 
 
 @pytest.mark.parametrize("line", [line for line in COMMANDS if " -m mult" not in line])

@@ -106,7 +106,7 @@ def moved(start: Start, folder: Path) -> set[str]:
     return {name for name, before in start.weights.items() if not torch.equal(before, end[name])}
 
 
-# ------------------------------------------------------------------------------------------- models and groupings
+# ------------------------------------------------------------------------------------------------- models and groupings
 
 MODELS = {
     "resnet18": ["model=resnet18"],
@@ -141,7 +141,7 @@ def test_every_group_of_every_model_is_trained(
         timm.create_model("resnet18", num_classes=3).load_state_dict(weights(folder), strict=True)
 
 
-# --------------------------------------------------------------------------------------------------- what MLflow holds
+# ---------------------------------------------------------------------------------------------------- what MLflow holds
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +199,8 @@ class Case:
 CASES = {
     "constant": Case([], {}, {}),
     "cosine_with_warmup_and_floor": Case(
-        ["lr=0.01", "mult=0.5", "policy=cosine", "policy.warmup_steps=2", "policy.min_lr=1e-3", "grouping=per_parameter"],
+        ["lr=0.01", "mult=0.5", "grouping=per_parameter", "policy=cosine", "policy.warmup_steps=2",
+         "policy.min_lr=1e-3"],
         {"lr": 0.01, "mult": 0.5, "grouping": "per_parameter"},
         {"policy": "cosine", "warmup_steps": 2, "min_lr": 1e-3},
     ),
@@ -317,7 +318,7 @@ def test_what_a_run_leaves_in_mlflow(lwexp_here: RunHere, store: Store, tmp_path
     description = tags["mlflow.note.content"]
     assert len(description) <= 8000
     for group in plan.groups:
-        assert f"| {group.index} | {group.name} |" in description
+        assert re.search(rf"\b{group.index}[ |]+{re.escape(group.name)}\b.*{group.lr:.6e}", description)
     assert tags["lwexp.plan"] in description
     assert tags["lwexp.plan"] == plan.hash
     assert tags["lwexp.overrides"].split(" ")[:2] == ["model=lstm", "model.hidden_size=8"]
@@ -346,12 +347,12 @@ def test_description_of_a_long_plan_stays_within_mlflows_limit(lwexp_here: RunHe
     assert sorted(rates)[0] == "lr/000_classifier.bias", "three digits, so that text order is plan order"
     description = run.data.tags["mlflow.note.content"]
     assert 7000 < len(description) <= 8000
-    assert "| 0 | classifier.bias |" in description
-    assert "| 141 | conv\\_stem.weight |".replace("\\", "") in description.replace("\\", "")
+    assert re.search(r"\b0[ |]+classifier\.bias\b", description)
+    assert re.search(r"\b141[ |]+conv\\?_stem\.weight\b", description)
     assert len(store.text(run, "plan.csv").splitlines()) == 143
 
 
-# ------------------------------------------------------------------------------------------------------------ freezing
+# ------------------------------------------------------------------------------------------------------------- freezing
 
 
 @pytest.mark.usefixtures("no_pictures")
@@ -388,13 +389,11 @@ def test_frozen_norms_keep_their_running_statistics_with_freeze_stats_only(
         assert not torch.equal(updated[name], fresh[name]), name
 
 
-# ------------------------------------------------------------------------------------------------------------- weights
+# -------------------------------------------------------------------------------------------------------------- weights
 
 
 @pytest.mark.usefixtures("no_pictures")
-def test_checkpoint_is_where_the_run_starts(
-    lwexp_here: RunHere, starts: list[Start], tmp_path: Path
-) -> None:
+def test_checkpoint_is_where_the_run_starts(lwexp_here: RunHere, starts: list[Start], tmp_path: Path) -> None:
     assert lwexp_here("run", *SMALL, *UNTRACKED).code == 0
     (first,) = folders(tmp_path)
     path = first.relative_to(tmp_path) / "model.safetensors"
@@ -431,13 +430,11 @@ def test_source_task_is_trained_once_and_gives_the_body_its_weights(
             assert not torch.equal(first[name], second[name]), "and drawn from the run's own seed"
 
 
-# ---------------------------------------------------------------------------------------- seeds, precision, losses
+# --------------------------------------------------------------------------------------------- seeds, precision, losses
 
 
 @pytest.mark.usefixtures("no_pictures")
-def test_one_seed_gives_one_result_and_another_seed_another(
-    lwexp_here: RunHere, store: Store, tmp_path: Path
-) -> None:
+def test_one_seed_gives_one_result_and_another_seed_another(lwexp_here: RunHere, store: Store, tmp_path: Path) -> None:
     for seed in (3, 3, 4):
         assert lwexp_here("run", *SMALL, f"seed={seed}", "model.dropout=0.2").code == 0
     one, same, other = (weights(folder) for folder in folders(tmp_path))
@@ -544,6 +541,8 @@ def test_interrupted_runs_end_killed_with_the_exit_code_of_the_signal(empty_stor
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "HYDRA_"))}
     environment["OMP_NUM_THREADS"] = "1"
     processes = {}
+    # a shell's background job may ignore SIGINT, and what it starts inherits that
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         for number in signals:
             outputs = tmp_path / number.name / "outputs"
@@ -569,12 +568,13 @@ def test_interrupted_runs_end_killed_with_the_exit_code_of_the_signal(empty_stor
             assert len(steps) >= 4
             assert steps == list(range(len(steps)))
     finally:
+        signal.signal(signal.SIGINT, before)
         for process in processes.values():
             process.kill()
             process.communicate()
 
 
-# ------------------------------------------------------------------------------------------------------------- folders
+# -------------------------------------------------------------------------------------------------------------- folders
 
 
 @pytest.mark.usefixtures("no_pictures")

@@ -29,7 +29,12 @@ def driven(plan: Plan, scheduler: PlanScheduler, steps: int) -> torch.Tensor:
 @pytest.mark.parametrize("policy", PURE)
 def test_optimizer_has_the_rates_of_the_table_at_every_step(tiny: TinyNet, policy: str) -> None:
     plan = make_plan(tiny, grouping="per_parameter", mult=0.9, freeze=["blocks.1"])
-    settings: dict[str, Any] = {"steps": 30, "unfreeze_every_steps": 3, "lr_events": [Event(5, 0, 0.3)], **OPTIONS[policy]}
+    settings: dict[str, Any] = {
+        "steps": 30,
+        "unfreeze_every_steps": 3,
+        "lr_events": [Event(5, 0, 0.3)],
+        **OPTIONS[policy],
+    }
     scheduler = plan.scheduler(plan.optimizer("sgd"), policy, warmup_steps=4, **settings)
     assert torch.equal(driven(plan, scheduler, 30), plan.lr_table(policy, warmup_steps=4, **settings))
 
@@ -189,7 +194,9 @@ def test_table_of_a_policy_that_looks_at_training_is_refused(tiny: TinyNet) -> N
 
 def test_plateau_watches_the_named_metric(tiny: TinyNet) -> None:
     plan = make_plan(tiny)
-    scheduler = plan.scheduler(plan.optimizer("sgd"), "plateau", steps=50, patience=0, mode="max", metric="val/accuracy")
+    scheduler = plan.scheduler(
+        plan.optimizer("sgd"), "plateau", steps=50, patience=0, mode="max", metric="val/accuracy"
+    )
     for value in (0.5, 0.6, 0.6):
         scheduler.observe({"val/loss": 0.0, "val/accuracy": value})
     assert scheduler.rates() == pytest.approx([g.lr * 0.1 for g in plan.groups])

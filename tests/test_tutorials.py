@@ -167,7 +167,11 @@ def test_named_parts_have_their_rates_and_the_rest_the_base_rate(tiny: TinyNet, 
 @pytest.mark.parametrize("mode", ["requires_grad", "lr_zero"])
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("sgd", {"momentum": 0.9, "weight_decay": 0.1}), ("adam", {"weight_decay": 0.1}), ("adamw", {"weight_decay": 0.1})],
+    [
+        ("sgd", {"momentum": 0.9, "weight_decay": 0.1}),
+        ("adam", {"weight_decay": 0.1}),
+        ("adamw", {"weight_decay": 0.1}),
+    ],
 )
 def test_frozen_weights_are_bit_identical_and_only_the_head_moved(
     tiny: TinyNet, mode: str, name: str, options: dict[str, Any]

@@ -71,7 +71,8 @@ def test_the_page_answers_takes_runs_and_ends_with_its_server_on_ctrl_c(tmp_path
         assert (tmp_path / "outputs/mlartifacts" / str(tracker.run_id) / "artifacts/folder/config.yaml").is_file()
         remote_command = [*command, f"tracking.uri={server}"]
         printed = subprocess.run(remote_command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60)
-        assert printed.stdout == f"MLflow: {link}\n"
+        run = f"{server}/#/experiments/1/runs/{tracker.run_id}?workflowType=machine_learning"
+        assert printed.stdout == f"MLflow: {link}\nnewest run: {run}\n"
         mistyped = [*remote_command, "tracking.experiment=lwex"]
         refused = subprocess.run(mistyped, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
         assert refused.returncode == 2

@@ -60,6 +60,13 @@ class EpochLoader(DataLoader[Batch]):
             generator=torch.Generator(),  # else each new iterator would draw from the global generator
         )
 
+    def close(self) -> None:
+        """Stop the workers now: freed later, in a cycle with an exception's traceback, torch waits 5 s for each."""
+        iterator: Any = getattr(self, "_iterator", None)
+        self._iterator = None
+        if iterator is not None:
+            iterator._shutdown_workers()
+
     def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
         """The next iteration is that of `epoch`, from its batch `start_batch` on."""
         self.epoch_sampler.set_epoch(epoch, start_batch)

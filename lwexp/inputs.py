@@ -1,0 +1,117 @@
+"""Inputs that may fit a network: what it says itself, else what its first layers take."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+Input = tuple[str, tuple[Any, ...], dict[str, Any]]
+_SIZES = (224, 64, 32, 128, 256, 384)
+
+
+def as_input(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A copy of an input; whole numbers keep their values, for a network that looks at them (lengths, masks)."""
+    if device.type == "meta" and (tensor.is_floating_point() or tensor.is_complex() or tensor.is_meta):
+        return torch.empty_like(tensor, device="meta")
+    return torch.zeros_like(tensor, device="cpu") if tensor.is_meta else tensor.detach().to("cpu", copy=True)
+
+
+def arguments(example: object) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments of a user's example input."""
+    if isinstance(example, Mapping):
+        return (), {str(key): value for key, value in example.items()}
+    return (tuple(example) if isinstance(example, (tuple, list)) else (example,)), {}
+
+
+def guesses(model: nn.Module) -> list[Input]:
+    """Inputs that may fit `model`, best first: what it says itself, then what its layers take."""
+    found: list[Input] = []
+    dummy = getattr(model, "dummy_inputs", None)  # as the models of `transformers` have
+    if isinstance(dummy, Mapping) and getattr(model, "main_input_name", "input_ids") in dummy:
+        found.append(("dummy_inputs", (), dict(dummy)))
+    channels: dict[type, list[int]] = {kind: _channels(model, kind) for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d)}
+    if isinstance(dummy, Mapping) and "pixel_values" in inspect.signature(model.forward).parameters:  # text and images
+        for shape in _shapes(model, channels):
+            images = {"pixel_values": torch.empty(shape, device="meta")}
+            found += [(f"dummy_inputs and {list(shape)}", (), {**dummy, **images})] if len(shape) == 4 else []
+    vocabularies = [module.num_embeddings for module in model.modules() if isinstance(module, nn.Embedding)]
+    tokens = torch.arange(32, device="cpu").reshape(2, 16) % max(1, min(vocabularies, default=1))
+    images_first = any(channels.values())
+    if vocabularies and not images_first:
+        found.append(_for_all(model, f"token ids {list(tokens.shape)}", tokens))
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    for shape in _shapes(model, channels):
+        # On the meta device: in a forward pass with real numbers it is all zeros.
+        found.append(_for_all(model, f"{list(shape)}", torch.empty(shape, dtype=dtype, device="meta")))
+    if vocabularies and images_first:
+        found.append(_for_all(model, f"token ids {list(tokens.shape)}", tokens))
+    return found
+
+
+def _for_all(model: nn.Module, text: str, tensor: torch.Tensor) -> Input:
+    """`tensor` for every positional argument that `model` needs, but for lengths and masks of sequences."""
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    given = inspect.signature(model.forward).parameters.values()
+    names = [p.name.lower() for p in given if p.kind in kinds and p.default is inspect.Parameter.empty][1:]
+    values, texts = [tensor], [text]
+    for name in names:
+        if "len" in name and tensor.dim() > 1:
+            values.append(torch.full((tensor.shape[0],), tensor.shape[1], device="cpu"))
+            texts.append("lengths")
+        elif "mask" in name:
+            values.append(torch.ones(tensor.shape[:2], dtype=torch.bool, device="cpu"))
+            texts.append("a mask")
+        else:
+            values.append(tensor)
+            texts.append(text)
+    return " and ".join(texts), tuple(values), {}
+
+
+def _shapes(model: nn.Module, channels: Mapping[type, list[int]]) -> list[tuple[int, ...]]:
+    """Shapes of inputs, best first: the size in timm's config or in the patch embedding, then by kind of layer."""
+    found: list[tuple[int, ...]] = []
+    config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
+    size = config.get("input_size") if isinstance(config, Mapping) else None
+    if size:
+        embedded = getattr(getattr(model, "patch_embed", None), "img_size", None)
+        for side in [embedded, size[1:]]:
+            counts = [*channels[nn.Conv2d][:1], size[0]]
+            found += [(2, count, *side) for count in counts if isinstance(side, (tuple, list))]
+    for count in channels[nn.Conv2d][:4]:
+        found += [(2, count, side, side) for side in _SIZES]
+    for count in channels[nn.Conv3d][:2]:
+        found += [(2, count, 16, side, side) for side in (64, 112, 224)]
+    for count in channels[nn.Conv1d][:3]:
+        found += [(2, count, 64), (2, count, 1024), (2, count, 16_000)]
+        found += [(2, 16_000)] if count == 1 else []
+    for width in _widths(model)[:4]:
+        found += [(2, 16, width), (2, width)]
+        side = math.isqrt(width)
+        found += [(2, 1, side, side)] if side * side == width and side > 4 else []
+    return list(dict.fromkeys(found)) or [(2, 16), (2, 16, 16), (2, 3, 64, 64)]
+
+
+def _channels(model: nn.Module, kind: type[nn.Module]) -> list[int]:
+    """Numbers of channels that a convolution of `kind` takes: of the first one registered, the usual, then all."""
+    counts = [int(cast(Any, module).in_channels) for module in model.modules() if isinstance(module, kind)]
+    likely = dict.fromkeys([counts[0], 3, 1, *sorted(set(counts))]) if counts else {}
+    return [count for count in likely if count]  # 0: lazy, not known yet
+
+
+def _widths(model: nn.Module) -> list[int]:
+    """Numbers of features that layers of `model` take, in the order of registration."""
+    widths: dict[int, None] = {}
+    for module in model.modules():
+        for attribute in ("input_size", "embed_dim", "in_features", "normalized_shape", "num_features"):
+            width = getattr(module, attribute, None)
+            if isinstance(width, tuple) and len(width) == 1:
+                width = width[0]
+            if isinstance(width, int) and width > 0:
+                widths[width] = None
+                break
+    return list(widths)

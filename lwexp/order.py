@@ -1,0 +1,77 @@
+"""The order in which a network uses its parameters, and where the order of their registration contradicts it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from .depth import execution_depths
+from .errors import ConfigError
+from .execution import ANOTHER_INPUT, ForwardError, trace
+from .parameters import Names, unwrapped
+
+_SHOWN = 3
+
+
+def stem_to_head(model: nn.Module, example_input: object | None = None) -> list[str]:
+    """Names of the parameters in the order of their first use in a forward pass.
+
+    One that is never used follows what was registered before it, and so do those that one operation uses at once.
+    Raises `ConfigError` where no input gets through.
+    """
+    inner, prefix = unwrapped(model)
+    names = Names.of(inner)
+    try:
+        first_use = trace(inner, names.first, example_input).first_use
+    except ForwardError as error:
+        raise ConfigError("grouping.order", "execution", f"no forward pass, {error}; {ANOTHER_INPUT}") from None
+    place, places = -1, {}
+    for name in names.every:
+        place = places[name] = first_use.get(name, place)
+    return [f"{prefix}{name}" for name in sorted(places, key=lambda name: places[name])]
+
+
+def contradictions(
+    model: nn.Module, groups: Sequence[Sequence[str]], example_input: object | None = None
+) -> list[tuple[str, str]]:
+    """Pairs of modules (a, b): a is registered before b, yet used at a greater depth.
+
+    `groups` are names of parameters in the order of registration; a group is as deep as its first parameter to be used.
+    Empty where no input gets through; nothing is run with real numbers.
+    """
+    try:
+        by_name, unused = execution_depths(model, example_input, quick=True)
+    except ForwardError:
+        return []
+    found: dict[tuple[str, str], None] = {}
+    deepest, owner = -1, ""
+    for members in groups:
+        used = [(by_name[name], name) for name in members if name not in unused]
+        if not used:
+            continue
+        depth, name = min(used)
+        if depth < deepest:
+            found.setdefault(_differing(owner, name))
+        else:
+            deepest, owner = depth, name
+    return list(found)
+
+
+def contradiction_note(pairs: Sequence[tuple[str, str]]) -> str:
+    """The `pairs` that `contradictions` found as a line for the plan's header, with the option that follows use."""
+    texts = [f"{before} after {after}" for before, after in pairs[:_SHOWN]]
+    more = f", … ({len(pairs)} in all)" if len(pairs) > _SHOWN else ""
+    return (
+        f"registration is not the order of use: though registered earlier, {', '.join(texts)}{more} "
+        "in the forward pass; grouping.order=execution follows use"
+    )
+
+
+def _differing(a: str, b: str) -> tuple[str, str]:
+    """The shortest module paths that tell the parameters `a` and `b` apart."""
+    first, second = a.split("."), b.split(".")
+    same = 0
+    while same < min(len(first), len(second)) - 1 and first[same] == second[same]:
+        same += 1
+    return ".".join(first[: same + 1]), ".".join(second[: same + 1])

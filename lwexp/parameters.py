@@ -1,0 +1,82 @@
+"""The parameters of a network: their names, ties and sizes, and the network inside a wrapper."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from torch import nn
+from torch.nn.parameter import UninitializedParameter
+
+
+@dataclass(frozen=True)
+class Names:
+    """`first`: id of a parameter -> its first name; `every`: first name -> all names; `order`: first name -> index."""
+
+    first: Mapping[int, str]
+    every: Mapping[str, list[str]]
+    order: Mapping[str, int]
+    tensors: Mapping[str, nn.Parameter]
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Names:
+        """Of all parameters of `model`."""
+        first: dict[int, str] = {}
+        every: dict[str, list[str]] = {}
+        tensors: dict[str, nn.Parameter] = {}
+        for name, parameter in model.named_parameters(remove_duplicate=False):
+            own = first.setdefault(id(parameter), name)
+            every.setdefault(own, []).append(name)
+            tensors.setdefault(own, parameter)
+        return cls(first, every, {name: i for i, name in enumerate(every)}, tensors)
+
+
+def unwrapped(model: nn.Module) -> tuple[nn.Module, str]:
+    """The network inside `torch.compile`, `DataParallel`, DDP and `AveragedModel`, and the prefix of its names.
+
+    The classes are told by name, so that `torch._dynamo` need not be imported.
+    """
+    prefix = ""
+    while True:
+        children = dict(model.named_children())
+        kind = type(model).__name__
+        if kind == "OptimizedModule" and "_orig_mod" in children:
+            model, prefix = children["_orig_mod"], f"{prefix}_orig_mod."
+        elif kind in ("DataParallel", "DistributedDataParallel", "AveragedModel") and "module" in children:
+            model, prefix = children["module"], f"{prefix}module."
+        else:
+            return model, prefix
+
+
+def wrapper_prefix(model: nn.Module) -> str:
+    """What `torch.compile`, `DataParallel` and the like put before the names of a network's parameters, or ''."""
+    return unwrapped(model)[1]
+
+
+def shown_names(names: Iterable[str], limit: int = 6) -> str:
+    """`names` for a note: parameters of one module together, a long list cut."""
+    modules: dict[str, list[str]] = {}
+    for name in names:
+        module, _, last = name.rpartition(".")
+        modules.setdefault(module, []).append(last)
+    texts = []
+    for module, lasts in modules.items():
+        dotted = f"{module}." if module else ""
+        texts.append(f"{dotted}{lasts[0]}" if len(lasts) == 1 else f"{dotted}{{{','.join(lasts)}}}")
+    return ", ".join(texts[:limit]) + (f", … ({len(texts)} in all)" if len(texts) > limit else "")
+
+
+def consecutive(depths: Mapping[str, int]) -> dict[str, int]:
+    """`depths` without gaps, from 0."""
+    ranks = {depth: rank for rank, depth in enumerate(sorted(set(depths.values())))}
+    return {name: ranks[depth] for name, depth in depths.items()}
+
+
+def size_of(parameter: nn.Parameter) -> int:
+    """Number of weights; 1 where it is not known yet."""
+    return 1 if isinstance(parameter, UninitializedParameter) else parameter.numel()
+
+
+def is_matrix(parameter: nn.Parameter) -> bool:
+    """Whether it has two dimensions or more, or may come to have them."""
+    return isinstance(parameter, UninitializedParameter) or parameter.dim() >= 2

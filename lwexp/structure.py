@@ -1,0 +1,158 @@
+"""What the module tree of a network tells: which containers are lists of blocks, which modules are made of such lists.
+
+A *block list* is a container most of whose weights are in children with several weight matrices each (the blocks); a
+*stage* is made mostly of block lists.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import nn
+from torch.nn.parameter import UninitializedParameter
+
+from .parameters import is_matrix, size_of
+
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+
+
+class Structure:
+    """What the module tree of a model tells: sizes, block lists, stages."""
+
+    def __init__(self, model: nn.Module, described: Mapping[str, Mapping[str, int]] | None = None) -> None:
+        """Look at every module of `model` once; `described`: path of a module -> depths as it describes them itself."""
+        self.model = model
+        self.described = {id(model.get_submodule(path)): depths for path, depths in (described or {}).items()}
+        kinds = (nn.Embedding, nn.EmbeddingBag)
+        self.tables = {id(p) for module in model.modules() if isinstance(module, kinds) for p in module.parameters()}
+        self.size: dict[int, int] = {}
+        self.matrices: dict[int, int] = {}
+        self.shapes: dict[int, tuple[Any, ...]] = {}
+        self._measure(model)
+        self.list_classes: set[type] = set()
+        self.block_classes: set[type] = set()
+        self.blocks: set[int] = set()
+        self.parallel: set[int] = set()
+        self.stems: set[int] = set()
+        self.repeated: set[tuple[type, str]] = set()
+        self.place: dict[int, tuple[type, str]] = {}
+        self.various: set[int] = set()
+        for module in model.modules():
+            self._learn(module)
+        self._listed: dict[int, int] = {}
+
+    def close(self, parallel: Iterable[int], stems: Iterable[int]) -> None:
+        """Keep the modules with these ids whole: a block of parallel parts each, or a stem."""
+        self.parallel.update(parallel)
+        self.stems.update(stems)
+        self._listed.clear()
+
+    def _measure(self, module: nn.Module) -> None:
+        """Number of weights, of modules that own a weight matrix, and all shapes, of `module` and everything in it.
+
+        An embedding table counts as one weight: its size is that of the vocabulary, and says nothing about blocks.
+        """
+        own = list(module.parameters(recurse=False))
+        size = sum(1 if id(parameter) in self.tables else size_of(parameter) for parameter in own)
+        matrices = module.num_layers if isinstance(module, nn.RNNBase) else int(any(map(is_matrix, own)))
+        shapes: list[Any] = [None if isinstance(p, UninitializedParameter) else tuple(p.shape) for p in own]
+        for child in module.children():
+            if id(child) not in self.size:
+                self._measure(child)
+            size, matrices = size + self.size[id(child)], matrices + self.matrices[id(child)]
+            shapes.append(hash((type(child), self.shapes[id(child)])))
+        self.size[id(module)], self.matrices[id(module)], self.shapes[id(module)] = size, matrices, tuple(shapes)
+
+    def _learn(self, module: nn.Module) -> None:
+        """Classes that hold blocks, and classes that are blocks, by the repetitions among the children of `module`."""
+        composite = [child for child in module.children() if self.composite(child)]
+        if not isinstance(module, CONTAINERS):
+            classes = Counter(type(child) for child in composite if not isinstance(child, CONTAINERS))
+            if max(classes.values(), default=0) >= 3 or type(module) in classes:  # a tree holds smaller trees
+                self.list_classes.add(type(module))
+            for name, child in module.named_children():
+                if isinstance(child, CONTAINERS):
+                    self.place[id(child)] = (type(module), name)
+                    kinds = [type(element) for element in child.children() if self.composite(element)]
+                    if len(set(kinds)) < len(kinds):
+                        self.repeated.add((type(module), name))
+        elif len({self.build(child) for child in composite}) > 1:  # stages; blocks that are lists are built alike
+            self.various.update(id(child) for child in composite)
+        # Three alike, to the last shape, are a stack of blocks, whatever lists they hold; stages differ in width.
+        alike = Counter((type(child), self.shapes[id(child)]) for child in composite)
+        for child in composite:
+            if alike[type(child), self.shapes[id(child)]] >= 3:
+                self.blocks.add(id(child))
+                if not isinstance(child, CONTAINERS):
+                    self.block_classes.add(type(child))
+
+    def composite(self, module: nn.Module) -> bool:
+        """Whether several modules of `module` own a weight matrix."""
+        return self.matrices[id(module)] >= 2
+
+    def build(self, module: nn.Module) -> object:
+        """What `module` is: its class, of a container also what that holds."""
+        if not isinstance(module, CONTAINERS):
+            return type(module)
+        return type(module), tuple(self.build(child) for child in module.children() if self.size[id(child)])
+
+    def is_block(self, module: nn.Module) -> bool:
+        """Whether `module` stays whole: it is repeated as it is, or what it lists works side by side."""
+        return id(module) in self.blocks or id(module) in self.parallel or type(module) in self.block_classes
+
+    def is_list(self, module: nn.Module, in_list: bool) -> bool:
+        """Whether `module` is a list of blocks; `in_list`: it belongs to an element of another one."""
+        if self.is_block(module):
+            return False
+        if isinstance(module, nn.RNNBase):
+            return True
+        children = [child for child in module.children() if self.size[id(child)]]
+        composite = [child for child in children if self.composite(child)]
+        if not isinstance(module, CONTAINERS):
+            return type(module) in self.list_classes and bool(composite)
+        composite = self.elements(module)
+        distinct = len(composite) > 1 and len({type(child) for child in composite}) == len(composite)
+        if in_list and distinct and self.place.get(id(module)) not in self.repeated and id(module) not in self.various:
+            return False  # the parts of one block, such as attention and feed-forward
+        held = sum(self.size[id(child)] for child in composite)
+        return 2 * held > self.size[id(module)] and 2 * len(composite) >= len(children)
+
+    def elements(self, module: nn.Module) -> list[nn.Module]:
+        """The children of a list that may be blocks: of several layers, or of the class of one that is."""
+        classes = {type(child) for child in module.children() if self.composite(child)} - set(CONTAINERS)
+        return [
+            child
+            for child in module.children()
+            if self.composite(child) or (self.matrices[id(child)] and type(child) in classes)
+        ]
+
+    def listed(self, module: nn.Module, in_list: bool) -> int:
+        """How many of the weights of `module` are in lists of blocks."""
+        if id(module) not in self._listed:
+            if self.is_block(module):
+                self._listed[id(module)] = 0
+            elif self.is_list(module, in_list):
+                self._listed[id(module)] = self.size[id(module)]
+            else:
+                self._listed[id(module)] = sum(self.listed(child, in_list) for child in module.children())
+        return self._listed[id(module)]
+
+    def is_uniform(self, module: nn.Module) -> bool:
+        """Whether the blocks of a list are built alike."""
+        return len({self.build(child) for child in module.children() if self.composite(child)}) == 1
+
+    def is_stage(self, module: nn.Module, in_list: bool) -> bool:
+        """Whether most of the weights of `module` are in lists of blocks."""
+        return 2 * self.listed(module, in_list) > self.size[id(module)]
+
+    def opened_stages(self, elements: Iterable[nn.Module], in_stage: bool) -> set[type]:
+        """Classes of those `elements` of one list that are stages; what is beside a plain block of a stage is none."""
+        plain = [child for child in elements if not isinstance(child, CONTAINERS) and self.composite(child)]
+        classes = {
+            type(child)
+            for child in plain
+            if not self.is_block(child) and (self.is_list(child, True) or self.is_stage(child, True))
+        }
+        return set() if in_stage and any(type(child) not in classes for child in plain) else classes

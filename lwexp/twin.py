@@ -1,0 +1,121 @@
+"""A copy of a network with stand-ins for its parameters, sharing nothing that a forward pass may change."""
+
+from __future__ import annotations
+
+import copy
+from collections import ChainMap
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+
+_REAL_VALUES = 65_536  # smaller buffers keep their values, for a network that looks at them
+
+
+@dataclass(frozen=True)
+class Twin:
+    """`names`: storage of a stand-in -> parameter; `lazy`: id of a stand-in that has no storage yet -> parameter.
+
+    `kept` are all stand-ins, alive so that no other tensor gets the address of one.
+    """
+
+    model: nn.Module
+    names: Mapping[int, str]
+    lazy: Mapping[int, str]
+    kept: tuple[torch.Tensor, ...]
+
+
+def make_twin(model: nn.Module, first_names: Mapping[int, str], device: torch.device) -> Twin:
+    """A copy of `model` with other tensors, sharing nothing that a forward pass may change."""
+    real = device.type != "meta"
+    stands: dict[int, Any] = {}
+    names: dict[int, str] = {}
+    lazy: dict[int, str] = {}
+    owners: dict[int, str] = {}
+    for parameter in model.parameters():
+        name = first_names[id(parameter)]
+        stands[id(parameter)] = stand = _stand_in(parameter, device, values=real)
+        if isinstance(parameter, UninitializedParameter):
+            lazy[id(stand)] = name
+        else:
+            owners.setdefault(parameter.untyped_storage()._cdata, name)
+            names[stand.untyped_storage()._cdata] = name
+    for module in model.modules():
+        for tensor in _held(module):
+            if id(tensor) in stands:
+                continue
+            plain = not isinstance(tensor, UninitializedBuffer)
+            values = real or (plain and tensor.numel() <= _REAL_VALUES)
+            stands[id(tensor)] = stand = _stand_in(tensor, device, values)
+            if plain and tensor.untyped_storage()._cdata in owners:  # a view that was made beforehand
+                names[stand.untyped_storage()._cdata] = owners[tensor.untyped_storage()._cdata]
+    try:
+        twin: nn.Module = copy.deepcopy(model, dict(stands))
+    except Exception:  # something in it cannot be copied, such as a lock: that part is shared
+        twin = copy.deepcopy(model, stands | _uncopyable(model, stands))
+    for module in twin.modules():  # hooks of the user's would see tensors without values; those of torch are needed
+        module._forward_hooks.clear()
+        for key, hook in list(module._forward_pre_hooks.items()):
+            owner = getattr(hook, "__module__", None) or type(hook).__module__
+            if not owner.startswith("torch.nn"):
+                del module._forward_pre_hooks[key]
+    return Twin(twin, names, lazy, tuple(stands.values()))
+
+
+def _uncopyable(model: nn.Module, stands: Mapping[int, Any]) -> dict[int, Any]:
+    """Attributes of modules in `model` that refuse to be copied, by id."""
+    found: dict[int, Any] = {}
+    own = set(nn.Module().__dict__)  # parameters, buffers, modules and hooks are looked at one by one
+    for module in model.modules():
+        for attribute, value in module.__dict__.items():
+            if attribute in own or isinstance(value, (int, float, str, type(None))):
+                continue
+            try:
+                copy.deepcopy(value, cast(Any, ChainMap({id(module): module}, found, cast(Any, stands))))
+            except Exception:  # whatever a foreign object's copying raises
+                found[id(value)] = value
+    return found
+
+
+def _held(module: nn.Module) -> Iterator[torch.Tensor]:
+    """Tensors that `module` holds besides its parameters: buffers, plain attributes, lists and dicts of them."""
+    yield from (buffer for buffer in module._buffers.values() if buffer is not None)
+    for value in module.__dict__.values():
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from (x for x in value if isinstance(x, torch.Tensor))
+        elif isinstance(value, dict):
+            yield from (x for x in value.values() if isinstance(x, torch.Tensor))
+
+
+def _stand_in(tensor: torch.Tensor, device: torch.device, values: bool) -> torch.Tensor:
+    """A tensor like `tensor`, with its values where it has them and they are asked for."""
+    if isinstance(tensor, UninitializedParameter):
+        options: dict[str, Any] = {"device": device, "dtype": tensor.dtype}
+        return UninitializedParameter(requires_grad=False, **options)
+    if isinstance(tensor, UninitializedBuffer):
+        options = {"device": device, "dtype": tensor.dtype}
+        return cast(torch.Tensor, UninitializedBuffer(requires_grad=False, **options))
+    plain = tensor.detach()
+    if values and not plain.is_meta:
+        stand = plain.to("cpu", copy=True)
+    elif values and device.type != "meta":
+        stand = torch.zeros_like(plain, device=device)
+    else:
+        stand = torch.empty_like(plain, device="meta")
+    return nn.Parameter(stand, requires_grad=False) if isinstance(tensor, nn.Parameter) else stand
+
+
+def numel(parameter: torch.Tensor) -> int:
+    """Number of weights, 0 where it is not known yet."""
+    return 0 if isinstance(parameter, UninitializedParameter) else parameter.numel()
+
+
+def is_tensor(value: Any) -> bool:
+    """Whether `value` is a tensor with a storage to tell it by."""
+    lazy = isinstance(value, (UninitializedParameter, UninitializedBuffer))
+    return isinstance(value, torch.Tensor) and not lazy and value.layout == torch.strided

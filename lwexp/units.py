@@ -1,0 +1,169 @@
+"""The units of a network: blocks of repeated containers, kept whole, and what stands beside them.
+
+The model, stages and block lists are opened; what is found inside and not opened is a unit.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+
+from .parameters import Names, is_matrix
+from .structure import CONTAINERS, Structure
+
+Within = tuple[tuple[int, int], ...]  # pairs (id of a list, index of the element)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Parameters that share a depth; `block`: it is one of a list of blocks; `kind`: class of the module.
+
+    `build`: equal for modules of several layers that are built alike; `within`: which element of which lists inside
+    blocks it belongs to.
+    """
+
+    path: str
+    names: Sequence[str]
+    block: bool
+    kind: type
+    build: object = None
+    within: Within = ()
+
+    @property
+    def module(self) -> bool:
+        """Whether it is a module (or a layer of an RNN), not a parameter of a module that was opened."""
+        return self.kind is not nn.Parameter
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a module stands: below a list, as an `element` of one, and whether it must be opened or kept whole."""
+
+    path: str = ""
+    in_list: bool = False
+    element: bool = False
+    within: Within = ()
+    as_list: bool = False
+    opened: bool | None = None
+
+    def below(self, name: str, **changes: Any) -> _Place:
+        """The place of a child."""
+        path = f"{self.path}.{name}" if self.path else name
+        return _Place(**{"path": path, "in_list": self.in_list, "within": self.within, **changes})
+
+
+def find_units(structure: Structure, names: Names, flat: bool = False) -> list[Unit]:
+    """The units in registration order.
+
+    `flat`: containers and the bulk of the model are opened too, however few blocks they have, and every layer with a
+    weight matrix is a block.
+    """
+    walk = _Walk(structure, names, flat)
+    walk.visit(structure.model, _Place())
+    # What is built like a block is one, wherever it stands: the middle of a U-Net.
+    builds = {unit.build for unit in walk.found if unit.block} - {None}
+    return [replace(unit, block=unit.block or unit.build in builds) for unit in walk.found]
+
+
+class _Walk:
+    """The walk through the module tree that collects units."""
+
+    def __init__(self, structure: Structure, names: Names, flat: bool) -> None:
+        self.structure, self.names, self.flat = structure, names, flat
+        self.found: list[Unit] = []
+        self.seen: set[int] = set()
+
+    def visit(self, module: nn.Module, place: _Place) -> None:
+        """Add `module` as a unit, or open it."""
+        if id(module) in self.seen:
+            return
+        self.seen.add(id(module))
+        if isinstance(module, nn.RNNBase):
+            for layer in range(module.num_layers):
+                pattern = re.compile(rf"_l{layer}(_|\Z)")
+                own = [p for n, p in module.named_parameters() if pattern.search(n)]
+                self._add(f"{place.path}.{layer}", own, block=True, kind=type(module), within=place.within)
+        elif id(module) in self.structure.described:
+            self._add_described(module, place)
+        elif self._opens(module, place):
+            self._open(module, place)
+        else:
+            tree = self.structure
+            composite, parameters = tree.composite(module), list(module.parameters())
+            whole = module is not tree.model and tree.is_block(module)
+            block = place.element or (whole and composite) or (self.flat and any(map(is_matrix, parameters)))
+            block = block and id(module) not in tree.stems
+            build = tree.build(module) if composite else None
+            self._add(place.path, parameters, block=block, kind=type(module), build=build, within=place.within)
+
+    def _add_described(self, module: nn.Module, place: _Place) -> None:
+        """A unit for each depth that `module` describes, and one for each layer that it does not mention."""
+        depths = self.structure.described[id(module)]
+        by_depth: dict[int, list[nn.Parameter]] = {}
+        for name, depth in depths.items():
+            by_depth.setdefault(depth, []).append(self.names.tensors[name])
+        for depth, parameters in sorted(by_depth.items()):
+            self._add(place.path, parameters, block=depth > 0, kind=type(module), within=place.within)
+        for name, layer in module.named_modules():
+            rest = [p for p in layer.parameters(recurse=False) if self.names.first[id(p)] not in depths]
+            self._add(place.below(name).path, rest, block=False, kind=type(layer))
+
+    def _add(self, path: str, parameters: Sequence[nn.Parameter], **of_unit: Any) -> None:
+        own = dict.fromkeys(self.names.first[id(parameter)] for parameter in parameters)
+        if own:
+            self.found.append(Unit(path, tuple(own), **of_unit))
+
+    def _opens(self, module: nn.Module, place: _Place) -> bool:
+        tree = self.structure
+        leaf = not any(tree.size[id(child)] for child in module.children())
+        if module is tree.model:
+            return not (leaf and type(module).__module__.startswith("torch.nn."))
+        if tree.is_block(module) or id(module) in tree.stems:
+            return False
+        if place.opened is not None:
+            return place.opened
+        large = 2 * tree.size[id(module)] > tree.size[id(tree.model)]
+        bulk = self.flat and tree.composite(module) and (isinstance(module, CONTAINERS) or large)
+        in_list = place.in_list or place.element
+        return (
+            bulk or place.as_list or isinstance(module, nn.ModuleList)
+            or tree.is_list(module, place.in_list) or tree.is_stage(module, in_list)
+        )  # fmt: skip
+
+    def _open(self, module: nn.Module, place: _Place) -> None:
+        tree = self.structure
+        for name, parameter in module.named_parameters(recurse=False):
+            self._add(place.below(name).path, [parameter], block=False, kind=nn.Parameter)
+        if not tree.is_list(module, place.in_list) and not place.as_list:
+            children = list(module.children())
+            # In a stage, what stands beside its list of blocks is not opened, such as a down-sampling of several parts.
+            block_lists = [c for c in children if place.element and isinstance(c, CONTAINERS) and tree.is_list(c, True)]
+            alike = [child for child in block_lists if tree.is_uniform(child)]
+            kept = {id(child) for child in alike or block_lists}
+            for name, child in module.named_children():
+                closed = bool(kept) and id(child) not in kept
+                self.visit(child, place.below(name, opened=False if closed else None))
+            return
+        elements = tree.elements(module)
+        if place.as_list and not any(map(tree.composite, elements)):
+            elements = [child for child in module.children() if tree.matrices[id(child)]]
+        containers = [child for child in elements if isinstance(child, CONTAINERS)]
+        lists = any(tree.is_list(child, True) for child in containers)
+        stages = tree.opened_stages(elements, place.in_list)
+        chosen = {id(child) for child in elements}
+        for i, (name, child) in enumerate(module.named_children()):
+            # A container beside lists of blocks is a list of blocks, though each may have a single weight matrix.
+            nested = any(any(True for _ in part.children()) for part in child.children() if tree.matrices[id(part)])
+            as_list = lists and isinstance(child, CONTAINERS) and nested
+            element = id(child) in chosen
+            within = (*place.within, (id(module), i)) if element and place.in_list else place.within
+            opened = None
+            if element and not isinstance(child, CONTAINERS):
+                opened = type(child) in stages
+            self.visit(
+                child, place.below(name, in_list=True, element=element, within=within, as_list=as_list, opened=opened)
+            )
