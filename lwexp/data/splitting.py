@@ -21,7 +21,8 @@ def stratified_cut(labels: Tensor, fraction: float, seed: int, what: str = "imag
         raise ConfigError("data.split_seed", seed, "must be below 2**32")
     divisible = torch.nonzero(torch.bincount(labels)[labels] >= 2).flatten()
     if not len(divisible):
-        raise ConfigError("data", f"{len(labels)} {what}s", "no class has two, so none can be cut for validation")
+        why = f"no class has two {what}s, so none can be cut for validation"
+        raise ConfigError("data", f"{len(labels)} {what}s", why)
     classes = len(torch.bincount(labels[divisible]).nonzero())
     size = min(max(round(fraction * len(divisible)), classes), len(divisible) - classes)
     _, cut = train_test_split(
