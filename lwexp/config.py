@@ -8,6 +8,7 @@ looked up; all others are closed. Defaults live in `conf/`, not here, so that ev
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -43,7 +44,13 @@ class OpenSection(Section):
 class ModelConfig(OpenSection):
     """Which network; `source` says who builds `name`. Other keys go to the builder."""
 
-    source: Literal["timm", "torchvision", "lstm", "custom"]
+    source: Literal["timm", "torchvision", "lstm", "huggingface", "custom"]
+
+    @property
+    def label(self) -> str:
+        """A short name for people: of a folder, its last part."""
+        name = self.name or self.target or self.options.get("config_class") or self.source
+        return PurePath(name).name if self.source == "huggingface" and name.count("/") > 1 else str(name)
 
 
 class ImagesConfig(Section):
@@ -80,6 +87,32 @@ class TorchvisionConfig(ImagesConfig):
     val_fraction: Annotated[float, Field(gt=0, lt=1)]
 
 
+class TextConfig(Section):
+    """Texts with one label each, from files at `path` or the set `dataset` of the `datasets` library."""
+
+    name: Literal["text"]
+    path: str | None
+    dataset: str | None
+    subset: str | None
+    text: str
+    label: str
+    tokenizer: str | None
+    vocabulary: Annotated[int, Field(ge=8)]
+    max_length: Count
+    val_fraction: Annotated[float, Field(gt=0, lt=1)]
+    test_fraction: Fraction
+    split_seed: Annotated[int, Field(ge=0)]
+    workers: Annotated[int, Field(ge=0)]
+
+    @property
+    def augment(self) -> bool:
+        """Texts stay as they are."""
+        return False
+
+
+DataConfig = DigitsConfig | ImageFolderConfig | TorchvisionConfig | TextConfig
+
+
 class ScratchConfig(Section):
     """Random initial weights, drawn from `seed`."""
 
@@ -87,7 +120,7 @@ class ScratchConfig(Section):
 
 
 class PretrainedConfig(Section):
-    """The weights published with the model, by timm's or torchvision's own loading; `tag` picks among several."""
+    """The weights published with the model, loaded by the library that it is from; `tag` picks among several."""
 
     name: Literal["pretrained"]
     tag: str | None
@@ -164,7 +197,7 @@ class RunConfig(Section):
     decay: OpenSection
     policy: OpenSection
     optimizer: OpenSection
-    data: Annotated[DigitsConfig | ImageFolderConfig | TorchvisionConfig, Field(discriminator="name")]
+    data: Annotated[DataConfig, Field(discriminator="name")]
     weights: Annotated[
         ScratchConfig | PretrainedConfig | CheckpointConfig | SourceTaskConfig, Field(discriminator="name")
     ]
@@ -258,7 +291,8 @@ def _real_path(loc: tuple[int | str, ...], values: Any) -> list[int | str]:
     path: list[int | str] = []
     for i, part in enumerate(loc):
         keys = range(len(values)) if isinstance(values, list) else values if isinstance(values, Mapping) else ()
-        if part in keys:
+        is_tag = i == 1 and i < len(loc) - 1 and isinstance(values, Mapping) and values.get("name") == part
+        if part in keys and not is_tag:  # the texts' tag is a key of theirs as well
             values = values[part]
         elif i < len(loc) - 1 or not isinstance(values, (Mapping, list)):
             continue  # a union's tag, or the type that a member of a union was tried as

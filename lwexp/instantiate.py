@@ -13,6 +13,7 @@ from .config import (
     PretrainedConfig,
     RunConfig,
     SourceTaskConfig,
+    TextConfig,
     TorchvisionConfig,
 )
 from .errors import ConfigError, UnknownNameError
@@ -38,7 +39,7 @@ class Experiment:
     config: RunConfig
     source: DataSource
     built: BuiltModel
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | None  # of images; texts need none
     plan: Plan
     schedule: Schedule
     steps_per_epoch: int
@@ -57,7 +58,7 @@ def make_experiment(config: RunConfig, base: Path, device: str = "cpu") -> Exper
     if isinstance(config.weights, SourceTaskConfig):
         source = half_of_classes(source, "target", config.weights.split_seed)
     info = source.info
-    steps_per_epoch, steps = training_steps(config, info.sizes["train"])
+    steps_per_epoch, steps = training_steps(config, info.sizes["train"], info.kind)
     pretrained = isinstance(config.weights, PretrainedConfig)
     built = build_model(
         config.model,
@@ -66,6 +67,7 @@ def make_experiment(config: RunConfig, base: Path, device: str = "cpu") -> Exper
         image_size=info.image_size,
         pretrained=pretrained,
         tag=config.weights.tag if isinstance(config.weights, PretrainedConfig) else None,
+        tokens=info.tokens,
         device=device,
     )
     if isinstance(config.weights, CheckpointConfig):  # on "meta" the file is compared, nothing is loaded
@@ -83,20 +85,23 @@ def open_whole_data(config: RunConfig, base: Path) -> DataSource:
     """The data with all its classes."""
     from .data import open_data
 
-    return open_data(_based(config.data, base))
+    model = config.model.name if config.model.source == "huggingface" else None
+    return open_data(_based(config.data, base), model)
 
 
-def training_steps(config: RunConfig, images: int) -> tuple[int, int]:
+def training_steps(config: RunConfig, samples: int, kind: str) -> tuple[int, int]:
     """Optimizer steps of an epoch and of the whole training; a last batch that is not full is left out."""
-    if config.batch_size > images:
-        raise ConfigError("batch_size", config.batch_size, f"is larger than the training set of {images} images")
-    steps_per_epoch = -(-(images // config.batch_size) // config.accumulate)
+    if config.batch_size > samples:
+        raise ConfigError("batch_size", config.batch_size, f"is larger than the training set of {samples} {kind}s")
+    steps_per_epoch = -(-(samples // config.batch_size) // config.accumulate)
     steps = config.epochs * steps_per_epoch
     return steps_per_epoch, min(steps, config.max_steps or steps)
 
 
-def preprocessing(source: DataSource, built: BuiltModel) -> Preprocessing:
+def preprocessing(source: DataSource, built: BuiltModel) -> Preprocessing | None:
     """How images become the model's input: as the pretrained weights saw them, else the data's standard way."""
+    if source.info.kind == "text":
+        return None
     from .data import standard_preprocessing
 
     standard = standard_preprocessing(source.info, built.image_size, built.channels)
@@ -105,16 +110,11 @@ def preprocessing(source: DataSource, built: BuiltModel) -> Preprocessing:
 
 def build_plan(config: RunConfig, built: BuiltModel) -> Plan:
     """The plan that the config's grouping, decay, freezing and overrides give the model."""
-    import torch
-
     from .grouping import takes_input
     from .plan import make_plan
 
     grouping, grouping_options = choice(config.grouping, "grouping", options_apart=True)
     decay, decay_options = choice(config.decay, "decay")
-    example = None
-    if takes_input(grouping):
-        example = torch.empty(2, built.channels, built.image_size, built.image_size, device="meta")
     plan = make_plan(
         built.module,
         grouping=grouping,
@@ -127,9 +127,9 @@ def build_plan(config: RunConfig, built: BuiltModel) -> Plan:
         freeze_mode=config.freeze_mode,
         lr_overrides=config.lr_overrides,
         no_weight_decay=config.no_weight_decay,
-        example_input=example,
+        example_input=built.example if takes_input(grouping) else None,
     )
-    return replace(plan, model=config.model.name or config.model.target or config.model.source)
+    return replace(plan, model=config.model.label)
 
 
 def build_schedule(config: RunConfig, plan: Plan, steps: int, steps_per_epoch: int) -> Schedule:
@@ -201,4 +201,6 @@ def _based(data: Any, base: Path) -> Any:
         return data.model_copy(update={"path": str(base / Path(data.path).expanduser())})
     if isinstance(data, TorchvisionConfig):
         return data.model_copy(update={"root": str(base / Path(data.root).expanduser())})
+    if isinstance(data, TextConfig) and data.path is not None:
+        return data.model_copy(update={"path": str(base / Path(data.path).expanduser())})
     return data

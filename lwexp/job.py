@@ -96,6 +96,8 @@ def _train(
     config_text = redact(OmegaConf.to_yaml(OmegaConf.create(dict(values))))
     (folder / "config.yaml").write_text(config_text, encoding="utf-8")
     (folder / "plan.csv").write_text(experiment.plan.to_csv(), encoding="utf-8")
+    if source.info.tokens is not None:
+        source.info.tokens.tokenizer.save_pretrained(folder / "tokenizer")
     for name in ("config.yaml", "plan.csv"):
         tracker.artifact(folder / name)
     stateful = looks_at_training(experiment.schedule.policy)
@@ -173,7 +175,7 @@ def _tags(experiment: Experiment, overrides: list[str], folder: Path, base: Path
         "lwexp.folder": str(folder),
         "lwexp.python": sys.version.split()[0],
     }
-    for package in ("lwexp", "torch", "timm", "torchvision", "mlflow"):
+    for package in ("lwexp", "torch", "timm", "torchvision", "transformers", "mlflow"):
         try:
             tags[f"lwexp.version.{package}"] = version(package)
         except PackageNotFoundError:

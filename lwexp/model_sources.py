@@ -1,11 +1,11 @@
-"""Where models come from: timm, torchvision, the small LSTM, or a callable of one's own, each as a `Recipe`."""
+"""Where models come from: timm, torchvision, transformers, the small LSTM, a callable of one's own; as a `Recipe`."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -14,7 +14,21 @@ from .errors import ConfigError, RunError, UnknownNameError, UnknownOptionError
 from .options import check_options
 from .targets import located, why
 
-OTHERS = ("torchvision", "lstm", "custom")  # what `model=` takes besides timm's names
+if TYPE_CHECKING:
+    from .data import Tokens
+
+OTHERS = ("torchvision", "lstm", "huggingface", "custom")  # what `model=` takes besides timm's names
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a model is wanted for: `channels` of the images, or `tokens` of the texts; `tag` picks published weights."""
+
+    channels: int
+    classes: int
+    pretrained: bool
+    tag: str | None
+    tokens: Tokens | None = None
 
 
 @dataclass(frozen=True)
@@ -37,9 +51,11 @@ class Recipe:
     create: Callable[..., Any]
     load: Callable[..., Any] | None = None
     preprocessing: Callable[[nn.Module], dict[str, Any]] | None = None
+    options_key: str = "model"  # the config key that `options` stand under
+    refusal: str | None = None  # why the model can be previewed but not trained
 
 
-def _channel_choices(channels: int) -> list[int]:
+def channel_choices(channels: int) -> list[int]:
     """What to build for, in order: the data's channels, else three copies of a single one."""
     return [1, 3] if channels == 1 else [channels]
 
@@ -61,7 +77,7 @@ def _given(value: str | None, key: str) -> str:
     return value
 
 
-def _timm(config: ModelConfig, channels: int, classes: int, pretrained: bool, tag: str | None) -> Recipe:
+def _timm(config: ModelConfig, wanted: Wanted) -> Recipe:
     """Any timm name, with or without a tag: https://huggingface.co/docs/timm."""
     import timm
     from timm.data.config import resolve_data_config
@@ -70,6 +86,7 @@ def _timm(config: ModelConfig, channels: int, classes: int, pretrained: bool, ta
     written = _given(config.name, "model.name")
     if not timm.is_model(written):
         raise UnknownNameError("model", written, [*timm.list_models(), *OTHERS], "no such model")
+    pretrained, tag = wanted.pretrained, wanted.tag
     name = get_deprecated_models().get(written, written)
     if name is None:
         raise UnknownNameError("model", written, timm.list_models(), "timm has removed this model")
@@ -93,10 +110,10 @@ def _timm(config: ModelConfig, channels: int, classes: int, pretrained: bool, ta
         sized: list[dict[str, Any]] = [{"img_size": size}]
         if not (declared and declared.fixed_input_size):
             sized.insert(0, {})  # most of these take any size and know no such argument
-        return [Way(c, {"in_chans": c, **more}) for c in _channel_choices(channels) for more in sized]
+        return [Way(c, {"in_chans": c, **more}) for c in channel_choices(wanted.channels) for more in sized]
 
     def create(**arguments: Any) -> nn.Module:
-        return timm.create_model(name, num_classes=classes, **arguments)
+        return timm.create_model(name, num_classes=wanted.classes, **arguments)
 
     def load(**arguments: Any) -> nn.Module:
         try:
@@ -113,14 +130,17 @@ def _timm(config: ModelConfig, channels: int, classes: int, pretrained: bool, ta
     return Recipe("model", written, own_size, config.options, ways, create, load, preprocessing)
 
 
-def _torchvision(config: ModelConfig, channels: int, classes: int, pretrained: bool, tag: str | None) -> Recipe:
+def _torchvision(config: ModelConfig, wanted: Wanted) -> Recipe:
     """Any classification builder of torchvision: https://pytorch.org/vision/stable/models.html."""
     import torchvision
 
     zoo: Any = torchvision.models
-
+    channels, classes, pretrained, tag = wanted.channels, wanted.classes, wanted.pretrained, wanted.tag
     name = _given(config.name, "model.name")
     if name not in zoo.list_models(module=zoo):
+        for kind in ("detection", "segmentation"):
+            if name in zoo.list_models(module=getattr(zoo, kind)):
+                return _previewed(name, kind, zoo.get_model_builder(name), config.options, classes)
         if name in zoo.list_models():
             raise ConfigError("model.name", name, "is not an image classifier; choose one of torchvision's that is")
         raise UnknownNameError("model.name", name, zoo.list_models(module=zoo), "no such torchvision model")
@@ -167,6 +187,15 @@ def _torchvision(config: ModelConfig, channels: int, classes: int, pretrained: b
     return Recipe("model.name", name, own_size, config.options, ways, create, load, preprocessing)
 
 
+def _previewed(
+    name: str, kind: str, builder: Callable[..., nn.Module], options: dict[str, Any], classes: int
+) -> Recipe:
+    """A detection or segmentation model, without weights, nor its backbone's, which torchvision fetches by default."""
+    way = Way(3, {"weights": None, "weights_backbone": None, "num_classes": classes})
+    why_not = f"is a {kind} model, which lwexp.preview shows but a run cannot train: data gives one label for an image"
+    return Recipe("model.name", name, None, options, lambda size: [way], builder, refusal=why_not)
+
+
 def _replace_head(module: nn.Module, published: int, classes: int) -> None:
     """Put a new layer for `classes` in place of the last one that has `published` outputs."""
     heads = [
@@ -186,27 +215,32 @@ def _no_weights(name: str, error: Exception, published: Iterable[str]) -> RunErr
     return RunError(f"the weights of {name} could not be loaded: {why(error)}; published: {', '.join(published)}")
 
 
-def _lstm(config: ModelConfig, channels: int, classes: int, pretrained: bool, tag: str | None) -> Recipe:
+def _lstm(config: ModelConfig, wanted: Wanted) -> Recipe:
     from .lstm import LSTMClassifier
 
     if config.name not in (None, "lstm"):
         raise ConfigError("model.name", config.name, "there is one lstm only; leave it out")
-    found = {"in_chans": channels, "num_classes": classes}
+    found = {"in_chans": wanted.channels, "num_classes": wanted.classes}
     function = LSTMClassifier.__init__
     checked = check_options(function, {**config.options, **found, "img_size": 1}, "model")
     options = {name: checked[name] for name in config.options}
     return Recipe(
-        "model", "lstm", 32, options, lambda size: [Way(channels, {**found, "img_size": size})], LSTMClassifier
+        "model", "lstm", 32, options, lambda size: [Way(wanted.channels, {**found, "img_size": size})], LSTMClassifier
     )
 
 
-def _custom(config: ModelConfig, channels: int, classes: int, pretrained: bool, tag: str | None) -> Recipe:
-    """A class or function of the user's; it gets `num_classes`, `in_chans` and `img_size` if it has such arguments."""
+def _custom(config: ModelConfig, wanted: Wanted) -> Recipe:
+    """A class or function of the user's; it gets `num_classes`, `in_chans` and `img_size` if it has such arguments.
+
+    For texts: `num_classes`, `vocab_size` and `pad_token_id`; its forward pass takes `input_ids` and `attention_mask`.
+    """
     path = _given(config.target, "model._target_")
     target = located(path, "model._target_", "class or function that returns a model")
     options = {**config.options, **({} if config.name is None else {"name": config.name})}
     known = parameters(target)
-    from_data = {"num_classes", "in_chans", "img_size"} & known.keys()
+    tokens = wanted.tokens
+    of_texts = {"vocab_size": tokens.vocabulary, "pad_token_id": tokens.pad_id} if tokens else {}
+    from_data = {"num_classes", *(of_texts or ("in_chans", "img_size"))} & known.keys()
     for name, value in options.items():
         if name not in known and "**" not in known:
             raise UnknownOptionError(f"model.{name}", value, known, f"{path} has no such argument")
@@ -215,15 +249,27 @@ def _custom(config: ModelConfig, channels: int, classes: int, pretrained: bool, 
             raise ConfigError(f"model.{name}", "???", f"must be given: {path} needs it")
 
     def ways(size: int) -> list[Way]:
-        found = ({"num_classes": classes, "in_chans": c, "img_size": size} for c in _channel_choices(channels))
-        return [Way(f["in_chans"], {name: f[name] for name in from_data}) for f in found]
+        choices = [0] if tokens else channel_choices(wanted.channels)
+        facts: Any = [{"num_classes": wanted.classes, "in_chans": c, "img_size": size, **of_texts} for c in choices]
+        return [Way(found["in_chans"], {name: found[name] for name in from_data}) for found in facts]
 
     return Recipe("model._target_", path, None, options, ways, target)
 
 
-RECIPES: dict[str, Callable[[ModelConfig, int, int, bool, str | None], Recipe]] = {
+def _huggingface(config: ModelConfig, wanted: Wanted) -> Recipe:
+    try:
+        from .huggingface import huggingface_recipe
+    except ImportError as error:
+        if error.name != "transformers":
+            raise
+        raise ConfigError("model", "huggingface", "needs transformers: pip install 'lwexp[huggingface]'") from None
+    return huggingface_recipe(config, wanted)
+
+
+RECIPES: dict[str, Callable[[ModelConfig, Wanted], Recipe]] = {
     "timm": _timm,
     "torchvision": _torchvision,
     "lstm": _lstm,
+    "huggingface": _huggingface,
     "custom": _custom,
 }

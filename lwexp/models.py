@@ -1,4 +1,4 @@
-"""Networks from a config: timm, torchvision, the small LSTM, or a class or function of one's own.
+"""Networks from a config: timm, torchvision, transformers, the small LSTM, or a class or function of one's own.
 
 Each source becomes a `Recipe`. It is tried on the meta device first, where building and a forward pass cost neither
 memory nor random numbers, so that a size, an option or an output that does not fit is explained before anything is
@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from .config import ModelConfig
+from .data import Inputs, Tokens, call
 from .errors import ConfigError, LwexpError, UnknownOptionError
-from .model_sources import RECIPES, Recipe, Way, parameters
+from .model_sources import RECIPES, Recipe, Wanted, Way, parameters
 from .targets import why
 
 SIZES = (28, 32, 48, 64, 96, 128, 160, 192, 224, 256, 299, 384, 448, 512)  # proposed where a model refuses a size
@@ -36,16 +37,18 @@ RESERVED = {
 
 @dataclass(frozen=True)
 class BuiltModel:
-    """A model and the images it takes: [N, `channels`, `image_size`, `image_size`].
+    """A model and the images it takes: [N, `channels`, `image_size`, `image_size`]; both are 0 for a model of texts.
 
     `channels` is the data's, or 3 where the model takes nothing else and one channel must be repeated.
     `preprocessing` (mean, std, interpolation, crop_pct) is what published weights were trained with, else None.
+    `example` is a batch of two that the model takes, None where nothing is known about its inputs.
     """
 
     module: nn.Module
     channels: int
     image_size: int
     preprocessing: Mapping[str, Any] | None
+    example: Inputs | None = None
 
 
 def build_model(
@@ -56,16 +59,50 @@ def build_model(
     image_size: int | None,
     pretrained: bool = False,
     tag: str | None = None,
+    tokens: Tokens | None = None,
     device: str | torch.device = "cpu",
 ) -> BuiltModel:
     """The network of `config` for images `channels` × `image_size` × `image_size` and logits [N, `classes`].
 
-    `image_size` None takes the size the model was made for; `tag` picks among several published weights. Weights are
-    drawn on the CPU, so that a seed means the same ones on every device; on "meta" nothing is allocated or loaded.
+    With `tokens`, texts take the place of images. `image_size` None takes the size the model was made for; `tag` picks
+    among several published weights. Weights are drawn on the CPU, so that a seed means the same ones on every device;
+    on "meta" nothing is allocated or loaded.
 
     Raises `ConfigError` for a name, an option or a size that does not fit, for an output that is not [N, `classes`]
     and for a model without trainable parameters, and `RunError` where published weights cannot be had.
     """
+    _check_source(config, pretrained, tokens)
+    wanted = Wanted(channels, classes, pretrained, tag, tokens)
+    recipe = RECIPES[config.source](config, wanted)
+    size = 0 if tokens else image_size or recipe.own_size or 224
+    if recipe.refusal is not None:
+        if torch.device(device).type != "meta":
+            raise ConfigError(recipe.key, recipe.label, recipe.refusal)
+        way = recipe.ways(size)[0]
+        return BuiltModel(_build(recipe, way, recipe.options, real=False), way.channels, size, None)
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the real build gives the same warnings once more
+        found = _probe(recipe, size, wanted)
+    if torch.device(device).type == "meta":
+        way, module = _unchecked(recipe, size, found) if isinstance(found, Exception) else found
+    elif isinstance(found, Exception):
+        way, module = _run_for_real(recipe, size, wanted)
+    else:
+        way = found[0]
+        module = _build(recipe, way, recipe.options, real=True)
+        if any(is_lazy(parameter) for parameter in module.parameters()):
+            _forward(module, _example(wanted, way, size))  # gives lazy layers their shapes and values
+    if not any(parameter.requires_grad for parameter in module.parameters()):
+        raise ConfigError(recipe.key, recipe.label, "has no trainable parameter")
+    preprocessing = _for_channels(recipe.preprocessing(module), way.channels) if recipe.preprocessing else None
+    example = _example(wanted, way, size)
+    if isinstance(example, Tensor):
+        example = example.to("meta")  # black images say nothing that their shape does not
+    return BuiltModel(module.to(device), way.channels, size, preprocessing, example)
+
+
+def _check_source(config: ModelConfig, pretrained: bool, tokens: Tokens | None) -> None:
+    """Refuse what the source of the model rules out."""
     if config.target is not None and config.source != "custom":
         raise ConfigError("model._target_", config.target, f"is for model=custom, not for source {config.source}")
     for name, value in config.options.items():
@@ -73,27 +110,12 @@ def build_model(
             raise ConfigError(f"model.{name}", value, RESERVED[name])
     if pretrained and config.source in ("lstm", "custom"):
         raise ConfigError("weights", "pretrained", f"none are published for models of source {config.source}")
-    recipe = RECIPES[config.source](config, channels, classes, pretrained, tag)
-    size = image_size or recipe.own_size or 224
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the real build gives the same warnings once more
-        found = _probe(recipe, size, classes)
-    if torch.device(device).type == "meta":
-        way, module = _unchecked(recipe, size, found) if isinstance(found, Exception) else found
-    elif isinstance(found, Exception):
-        way, module = _run_for_real(recipe, size, classes)
-    else:
-        way = found[0]
-        module = _build(recipe, way, recipe.options, real=True)
-        if any(is_lazy(parameter) for parameter in module.parameters()):
-            _forward(module, way.channels, size)  # gives lazy layers their shapes and values
-    if not any(parameter.requires_grad for parameter in module.parameters()):
-        raise ConfigError(recipe.key, recipe.label, "has no trainable parameter")
-    preprocessing = _for_channels(recipe.preprocessing(module), way.channels) if recipe.preprocessing else None
-    return BuiltModel(module.to(device), way.channels, size, preprocessing)
+    if tokens is not None and config.source not in ("huggingface", "custom"):
+        label = config.name or config.source
+        raise ConfigError("model", label, "takes images, the data are texts; model=huggingface or custom can take them")
 
 
-def _probe(recipe: Recipe, size: int, classes: int) -> tuple[Way, nn.Module] | Exception:
+def _probe(recipe: Recipe, size: int, wanted: Wanted) -> tuple[Way, nn.Module] | Exception:
     """The first way that works on the meta device and its model there, or why none does, if it is not the size.
 
     Raises `ConfigError` where an option or the size is to blame.
@@ -101,26 +123,31 @@ def _probe(recipe: Recipe, size: int, classes: int) -> tuple[Way, nn.Module] | E
 
     def works(size: int, options: dict[str, Any]) -> tuple[Way, nn.Module] | None:
         try:
-            return _attempt(recipe, size, classes, options)
+            return _attempt(recipe, size, wanted, options)
         except Exception:
             return None
 
     try:
-        return _attempt(recipe, size, classes, recipe.options)
+        return _attempt(recipe, size, wanted, recipe.options)
     except LwexpError:
         raise
     except Exception as error:
         if _beyond_meta(error):
             return error
         refusal, reason = error, why(error)
+    key = recipe.options_key
     for name, value in recipe.options.items():
         found = works(size, {k: v for k, v in recipe.options.items() if k != name})
         if found and isinstance(refusal, TypeError) and f"unexpected keyword argument '{name}'" in reason:
             choices = parameters(type(found[1])).keys() - {"**"}
-            raise UnknownOptionError(f"model.{name}", value, choices, f"{recipe.label} has no such option")
+            raise UnknownOptionError(
+                f"{recipe.options_key}.{name}", value, choices, f"{recipe.label} has no such option"
+            )
         if found or f"keyword argument '{name}'" in reason:
-            raise ConfigError(f"model.{name}", value, f"{recipe.label} refuses it: {reason}")
+            raise ConfigError(f"{key}.{name}", value, f"{recipe.label} refuses it: {reason}")
     own = recipe.own_size
+    if wanted.tokens is not None:
+        return refusal
     larger, smaller = [s for s in SIZES if s > size], [s for s in SIZES if s < size]
     for other in dict.fromkeys([*larger, *([own] if own else []), *reversed(smaller)]):
         if works(other, recipe.options):
@@ -130,7 +157,7 @@ def _probe(recipe: Recipe, size: int, classes: int) -> tuple[Way, nn.Module] | E
 
 
 def _attempt(
-    recipe: Recipe, size: int, classes: int, options: dict[str, Any], *, real: bool = False
+    recipe: Recipe, size: int, wanted: Wanted, options: dict[str, Any], *, real: bool = False
 ) -> tuple[Way, nn.Module]:
     """The first way whose model takes the images, with that model; else the first way's exception."""
     first: Exception | None = None
@@ -138,15 +165,17 @@ def _attempt(
         try:
             module = _build(recipe, way, options, real=real)
             with nullcontext() if real else torch.device("meta"):
-                output = _forward(module, way.channels, size)
+                output = _forward(module, _example(wanted, way, size, "cpu" if real else "meta"))
         except LwexpError:
             raise
         except Exception as error:
             first = first or error
             continue
-        if not (isinstance(output, Tensor) and output.shape == (2, classes) and output.is_floating_point()):
+        shape = (2, wanted.classes)
+        if not (isinstance(output, Tensor) and output.shape == shape and output.is_floating_point()):
             shown = f"{output.dtype} {list(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
-            raise ConfigError(recipe.key, recipe.label, f"gives {shown} for 2 images, not floats [2, {classes}]")
+            kind = "texts" if wanted.tokens else "images"
+            raise ConfigError(recipe.key, recipe.label, f"gives {shown} for 2 {kind}, not floats {list(shape)}")
         return way, module
     assert first is not None, "a recipe has at least one way"
     raise first
@@ -161,14 +190,21 @@ def _build(recipe: Recipe, way: Way, options: dict[str, Any], *, real: bool) -> 
     return module
 
 
-def _forward(module: nn.Module, channels: int, size: int) -> object:
-    """What `module` makes of two black images in evaluation mode; modes and buffers are left as they were."""
+def _example(wanted: Wanted, way: Way, size: int, device: str = "cpu") -> Inputs:
+    """Two black images, or two short texts."""
+    if wanted.tokens is None:
+        return torch.zeros(2, way.channels, size, size, device=device)
+    return {name: tensor.to(device) for name, tensor in wanted.tokens.example().items()}
+
+
+def _forward(module: nn.Module, inputs: Inputs) -> object:
+    """What `module` makes of `inputs` in evaluation mode; modes and buffers are left as they were."""
     modes = [(part, part.training) for part in module.modules()]
     buffers = [(buffer, buffer.clone()) for buffer in module.buffers() if not is_lazy(buffer)]
     module.eval()
     try:
         with torch.no_grad():
-            return module(torch.zeros(2, channels, size, size))
+            return call(module, inputs)
     finally:
         module.train()  # some modules drop what they cached for evaluation here
         for part, training in modes:
@@ -177,20 +213,20 @@ def _forward(module: nn.Module, channels: int, size: int) -> object:
             buffer.copy_(before)
 
 
-def _run_for_real(recipe: Recipe, size: int, classes: int) -> tuple[Way, nn.Module]:
+def _run_for_real(recipe: Recipe, size: int, wanted: Wanted) -> tuple[Way, nn.Module]:
     """As `_attempt`, on the CPU with weights, for a model whose forward pass the meta device cannot follow."""
     try:
-        return _attempt(recipe, size, classes, recipe.options, real=True)
+        return _attempt(recipe, size, wanted, recipe.options, real=True)
     except LwexpError:
         raise
     except Exception as error:
-        raise ConfigError(recipe.key, recipe.label, f"fails at data.image_size={size}: {why(error)}") from error
+        raise ConfigError(recipe.key, recipe.label, f"fails{_at(size)}: {why(error)}") from error
 
 
 def _unchecked(recipe: Recipe, size: int, refusal: Exception) -> tuple[Way, nn.Module]:
     """The model on the meta device without a forward pass, where the `refusal` is the device's and not the model's."""
     if not _beyond_meta(refusal):
-        raise ConfigError(recipe.key, recipe.label, f"fails at data.image_size={size}: {why(refusal)}") from refusal
+        raise ConfigError(recipe.key, recipe.label, f"fails{_at(size)}: {why(refusal)}") from refusal
     way = recipe.ways(size)[0]
     try:
         return way, _build(recipe, way, recipe.options, real=False)
@@ -201,6 +237,11 @@ def _unchecked(recipe: Recipe, size: int, refusal: Exception) -> tuple[Way, nn.M
     stand_ins: dict[int, Any] = {id(b): b.to("meta") for b in module.buffers()}
     stand_ins |= {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in module.parameters()}
     return way, copy.deepcopy(module, stand_ins)  # unlike module.to("meta"), this keeps tied parameters tied
+
+
+def _at(size: int) -> str:
+    """The size in words; texts have none."""
+    return f" at data.image_size={size}" if size else ""
 
 
 def _beyond_meta(error: Exception) -> bool:

@@ -59,6 +59,7 @@ def _pretrain(experiment: Experiment, device: torch.device, path: Path, base: Pa
             channels=source.info.channels,
             classes=len(source.info.classes),
             image_size=experiment.built.image_size,
+            tokens=source.info.tokens,
         )
         plan = make_plan(built.module, decay="none", lr=config.weights.lr)
         optimizer = plan.optimizer("adam")

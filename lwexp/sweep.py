@@ -123,7 +123,7 @@ def is_multirun() -> bool:
 
 def job_settings(config: RunConfig) -> str:
     """A run's name where no sweep gives one: its telling settings."""
-    parts = [config.model.name or config.model.target or config.model.source, str(config.grouping.name)]
+    parts = [config.model.label, str(config.grouping.name)]
     parts.append(str(config.decay.name or config.decay.target))
     if config.decay.name == "linear":
         parts.append(f"mult={config.mult:g}")

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from .data import EpochLoader, to_device
+from .data import EpochLoader, call, to_device
 from .errors import RunError
 from .plan import Plan
 from .scheduler import PlanScheduler
@@ -66,9 +66,9 @@ class Trainer:
             for batches in _chunks(self.train, self.accumulate):
                 total = 0.0
                 for batch in batches:
-                    images, targets = to_device(batch, self.device)
+                    inputs, targets = to_device(batch, self.device)
                     with self._autocast():
-                        scores = forward(images)
+                        scores = call(forward, inputs)
                     loss = self.loss(scores, targets) / len(batches)
                     scaler.scale(loss).backward()
                     total += loss.item()
@@ -112,8 +112,8 @@ class Trainer:
         losses, guesses, answers = [], [], []
         with torch.inference_mode(), self._autocast():
             for batch in loader:
-                images, labels = to_device(batch, self.device)
-                scores = self.model(images)
+                inputs, labels = to_device(batch, self.device)
+                scores = call(self.model, inputs)
                 losses.append(self.loss(scores, labels) * len(labels))
                 guesses.append(scores.argmax(dim=1))
                 answers.append(labels)

@@ -32,12 +32,22 @@ SHORT = ["max_steps=2", "batch_size=4", "progress=false"]
 # What a choice needs besides its name; a choice that is not here needs nothing.
 NEEDS: dict[str, list[str]] = {
     "data/image_folder": ["data.path=photos", "data.image_size=8", "data.workers=0"],
+    "data/text": [
+        "data.path=words.csv",
+        "model=huggingface",
+        "model.config_class=BertConfig",
+        "model.config={hidden_size: 8, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 8}",
+    ],
     "data/torchvision": FAKE[1:],
     "decay/custom": ["decay._target_=stand_ins.halves", "+decay.base=0.5"],
     "decay/explicit": ["decay.rates={head: 0.01, lstm: 0}"],
     "grouping/by_name": ["grouping.patterns={out: head, rest: '*'}"],
     "grouping/custom": ["grouping._target_=stand_ins.one_group"],
     "model/custom": ["model._target_=stand_ins.Net", "+model.width=4"],
+    "model/huggingface": [
+        "model.config_class=ViTConfig",
+        "model.config={hidden_size: 8, num_hidden_layers: 1, num_attention_heads: 2, patch_size: 4}",
+    ],
     "model/timm": ["model.name=resnet10t", "data.options.image_size=[3,32,32]"],
     "model/torchvision": ["model.name=squeezenet1_1", "data.options.image_size=[3,32,32]"],
     "policy/custom": ["policy._target_=stand_ins.falls"],
@@ -79,6 +89,8 @@ def stand_ins(tmp_path: Path) -> None:
             folder.mkdir(parents=True)
             for number in range(count):
                 Image.new("RGB", (9, 9), (60 * number, 50, 200)).save(folder / f"{number}.png")
+    words = "\n".join(["text,label", *("a red one,colour", "the cat sat,animal") * 10])
+    (tmp_path / "words.csv").write_text(words, encoding="utf-8")
     save_weights(LSTMClassifier(**LSTM), tmp_path / "weights.safetensors")
 
 
@@ -92,9 +104,11 @@ def command(choice: str) -> list[str]:
     """The options of a short run that takes `choice`, a file under conf/ as `group/name`."""
     group, _, name = choice.partition("/")
     data = [] if group == "data" else FAKE
-    model = [] if group == "model" else ["model=lstm", "model.hidden_size=16"]
+    needs = NEEDS.get(choice, [])
+    own_model = group == "model" or any(option.startswith("model=") for option in needs)
+    model = [] if own_model else ["model=lstm", "model.hidden_size=16"]
     tracking = [] if group == "tracking" else ["tracking=none"]
-    return [*data, *model, *tracking, f"{group}={name}", *NEEDS.get(choice, []), *SHORT]
+    return [*data, *model, *tracking, f"{group}={name}", *needs, *SHORT]
 
 
 @pytest.mark.usefixtures("stand_ins", "no_pictures")

@@ -283,7 +283,7 @@ def test_a_size_that_fits_no_partition_is_explained_with_one_that_does() -> None
         ("timm", None, "model.name=???: must be given"),
         ("timm", "???", "model.name=???: must be given"),
         ("torchvision", "resnet81", "model.name=resnet81: no such torchvision model; did you mean resnet18, "),
-        ("torchvision", "fcn_resnet50", "model.name=fcn_resnet50: is not an image classifier"),
+        ("torchvision", "raft_large", "model.name=raft_large: is not an image classifier"),
         ("lstm", "gru", "model.name=gru: there is one lstm only"),
         ("custom", None, "model._target_=???: must be given"),
         ("timm", "mobilenetv5_300m_enc", "model=mobilenetv5_300m_enc: gives torch.float32 [2, 2048, "),

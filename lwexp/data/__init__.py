@@ -5,23 +5,28 @@ open_data(config) -> DataSource -> .datasets(preprocessing, augment, seed) -> Sp
 
 from __future__ import annotations
 
-from .images import CorruptImageError, SampleDataset
+from .images import Batch, CorruptImageError, Inputs, SampleDataset
 from .keys import SampleKey
-from .loading import EpochLoader, EpochSampler, eval_loader, to_device, train_loader
+from .loading import EpochLoader, EpochSampler, call, eval_loader, to_device, train_loader
 from .opening import open_data
 from .source import DataInfo, DataSource, Splits, half_of_classes
+from .tokens import Tokens
 from .transforms import Preprocessing, standard_preprocessing
 
 __all__ = [
+    "Batch",
     "CorruptImageError",
     "DataInfo",
     "DataSource",
     "EpochLoader",
     "EpochSampler",
+    "Inputs",
     "Preprocessing",
     "SampleDataset",
     "SampleKey",
     "Splits",
+    "Tokens",
+    "call",
     "eval_loader",
     "half_of_classes",
     "open_data",

@@ -87,7 +87,7 @@ class TensorDataset(SampleDataset):
         self._factor = 1 / (255 * std)
         self._offset = -torch.tensor(preprocessing.mean).view(1, -1, 1, 1) / std
 
-    def images(self, keys: Sequence[SampleKey]) -> Sequence[Tensor]:
+    def inputs(self, keys: Sequence[SampleKey]) -> Sequence[Tensor]:
         """Augmented where asked for, repeated to the model's channels, normalised."""
         batch = self._images[[key.sample for key in keys]].float()
         if self._augment:

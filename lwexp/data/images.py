@@ -106,38 +106,51 @@ def _eight_bits(image: PILImage) -> PILImage:
     return Image.fromarray((values * (255.0 / full)).round().clip(0, 255).astype(np.uint8))
 
 
-class ImageStore(Protocol):
-    """Random access to images, by position; a split is a list of positions."""
+Inputs = Tensor | dict[str, Tensor]
+"""What a model takes: images, float32 [B, C, H, W], or its keyword arguments, for texts int64 [B, tokens]."""
+Batch = tuple[Inputs, Tensor]
+"""Inputs, and labels, int64 [B]."""
+
+
+class Store(Protocol):
+    """Random access to samples, by position; a split is a list of positions."""
 
     def dataset(
-        self, positions: Tensor, labels: Tensor, preprocessing: Preprocessing, *, style: Style, augment: bool, seed: int
+        self, positions: Tensor, labels: Tensor, preprocessing: Any, *, style: Any, augment: bool, seed: int
     ) -> SampleDataset:
-        """The images at `positions` with `labels`, preprocessed."""
+        """The samples at `positions` with `labels`, preprocessed."""
 
 
 class SampleDataset(Dataset[tuple[Tensor, int]]):
-    """Maps a `SampleKey` (or an index: epoch 0) to (float32 [C, H, W], label), a pure function of (seed, key)."""
+    """Maps a `SampleKey` (or an index: epoch 0) to (input, label), a pure function of (seed, key).
+
+    An image is float32 [C, H, W], a text int64 [tokens].
+    """
 
     def __init__(self, labels: Tensor) -> None:
         """`labels`: int64 [n]."""
         self._labels: list[int] = labels.tolist()
 
     def __len__(self) -> int:
-        """Return the number of images."""
+        """Return the number of samples."""
         return len(self._labels)
 
     def __getitem__(self, key: int | SampleKey) -> tuple[Tensor, int]:
-        """One image and its label."""
+        """One sample and its label."""
         return self.__getitems__([key])[0]
 
     def __getitems__(self, keys: Sequence[int | SampleKey]) -> list[tuple[Tensor, int]]:
         """Several at once: each is bit for bit what `__getitem__` gives."""
         full = [key if isinstance(key, SampleKey) else SampleKey(0, range(len(self))[key]) for key in keys]
-        return list(zip(self.images(full), [self._labels[key.sample] for key in full], strict=True))
+        return list(zip(self.inputs(full), [self._labels[key.sample] for key in full], strict=True))
 
-    def images(self, keys: Sequence[SampleKey]) -> Sequence[Tensor]:
-        """The images of `keys`, each float32 [C, H, W]."""
-        raise TypeError(f"{type(self).__name__} does not say how its images are made")
+    def inputs(self, keys: Sequence[SampleKey]) -> Sequence[Tensor]:
+        """The inputs of `keys`."""
+        raise TypeError(f"{type(self).__name__} does not say how its inputs are made")
+
+    def collate(self, samples: Sequence[tuple[Tensor, int]]) -> Batch:
+        """Samples as one batch: inputs stacked, labels as one tensor."""
+        return torch.stack([sample for sample, _ in samples]), torch.tensor([label for _, label in samples])
 
 
 class PILStore:
@@ -179,7 +192,7 @@ class PILDataset(SampleDataset):
         self._channels = decoded_channels(store.channels, preprocessing.channels)
         self._transform = image_transform(preprocessing, style, augment)
 
-    def images(self, keys: Sequence[SampleKey]) -> Sequence[Tensor]:
+    def inputs(self, keys: Sequence[SampleKey]) -> Sequence[Tensor]:
         """Decoded, augmented and normalised; the global generators are left as they were."""
         decoded = [self._store.load(self._positions[key.sample], self._channels) for key in keys]
         if not self._augment:

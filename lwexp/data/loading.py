@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from .images import SampleDataset
+from .images import Batch, Inputs, SampleDataset
 from .keys import SampleKey, order_seed
-
-Batch = tuple[Tensor, Tensor]
-"""Images, float32 [B, C, H, W], and labels, int64 [B]."""
 
 
 class EpochSampler(Sampler[list[SampleKey]]):
@@ -60,7 +56,7 @@ class EpochLoader(DataLoader[Batch]):
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=torch.device(device).type == "cuda",
-            collate_fn=collated,
+            collate_fn=dataset.collate,
             generator=torch.Generator(),  # else each new iterator would draw from the global generator
         )
 
@@ -90,10 +86,13 @@ def eval_loader(dataset: SampleDataset, *, batch_size: int, workers: int, device
 
 def to_device(batch: Batch, device: torch.device | str) -> Batch:
     """`batch` on `device`; to a GPU of CUDA without waiting, which the loaders' pinned memory allows."""
-    waits = torch.device(device).type != "cuda"
-    return batch[0].to(device, non_blocking=not waits), batch[1].to(device, non_blocking=not waits)
+    inputs, labels = batch
+    how: dict[str, Any] = {"device": device, "non_blocking": torch.device(device).type == "cuda"}
+    if isinstance(inputs, dict):
+        return {name: tensor.to(**how) for name, tensor in inputs.items()}, labels.to(**how)
+    return inputs.to(**how), labels.to(**how)
 
 
-def collated(samples: Sequence[tuple[Tensor, int]]) -> Batch:
-    """Images stacked, labels as one tensor."""
-    return torch.stack([image for image, _ in samples]), torch.tensor([label for _, label in samples])
+def call(model: Callable[..., Any], inputs: Inputs) -> Any:
+    """`model` on `inputs`: a mapping as keyword arguments, a tensor as the only one."""
+    return model(**inputs) if isinstance(inputs, dict) else model(inputs)

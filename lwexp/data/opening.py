@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from lwexp.config import DigitsConfig, ImageFolderConfig, TorchvisionConfig
+from lwexp.config import DataConfig, DigitsConfig, ImageFolderConfig, TextConfig
+from lwexp.errors import ConfigError
 
 from .source import DataSource
 
 
-def open_data(config: DigitsConfig | ImageFolderConfig | TorchvisionConfig) -> DataSource:
+def open_data(config: DataConfig, model: str | None = None) -> DataSource:
     """Open what `config` names: scan, check and split it. Images are decoded later, when a batch needs them.
+
+    `model`: hub name or folder of a text model, whose tokenizer texts then get unless `config` names another.
 
     Raises `ConfigError` for data that is missing, empty or contradicts itself, `RunError` for a failed download.
     """
@@ -20,6 +23,15 @@ def open_data(config: DigitsConfig | ImageFolderConfig | TorchvisionConfig) -> D
         from .image_folder import open_image_folder
 
         return open_image_folder(config)
+    if isinstance(config, TextConfig):
+        try:
+            from .text import open_text
+
+            return open_text(config, model)
+        except ImportError as error:
+            if error.name not in ("transformers", "tokenizers"):
+                raise
+            raise ConfigError("data", "text", "needs transformers: pip install 'lwexp[huggingface]'") from None
     from .torchvision_sets import open_torchvision
 
     return open_torchvision(config)

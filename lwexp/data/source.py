@@ -11,8 +11,9 @@ from torch import Tensor
 
 from lwexp.errors import ConfigError
 
-from .images import ImageStore, SampleDataset
+from .images import SampleDataset, Store
 from .keys import order_seed
+from .tokens import Tokens
 from .transforms import Preprocessing, Style
 
 SplitName = Literal["train", "val", "test"]
@@ -23,9 +24,10 @@ SPLIT_NAMES: tuple[SplitName, ...] = ("train", "val", "test")
 class DataInfo:
     """What a model needs to know about the data.
 
-    `channels`: 1 (grey) or 3 (RGB); `classes`: their names, by label; `sizes`: images in "train", "val" and, where
+    `channels`: 1 (grey) or 3 (RGB); `classes`: their names, by label; `sizes`: samples in "train", "val" and, where
     there is one, "test"; `image_size`: pixels, None where the model should decide; `mean`, `std`: of the training
-    images' values in [0, 1], one per channel, None where nobody measured them.
+    images' values in [0, 1], one per channel, None where nobody measured them. `tokens`: how texts become token ids,
+    None where the inputs are images; of texts, `channels` is 0.
     """
 
     channels: int
@@ -34,13 +36,19 @@ class DataInfo:
     image_size: int | None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    tokens: Tokens | None = None
+
+    @property
+    def kind(self) -> Literal["image", "text"]:
+        """What the inputs are."""
+        return "image" if self.tokens is None else "text"
 
 
 @dataclass(frozen=True)
 class Split:
     """One split: positions in `store` and their labels, int64 [n] both."""
 
-    store: ImageStore
+    store: Store
     positions: Tensor
     labels: Tensor
 
@@ -68,22 +76,23 @@ class DataSource:
         classes: tuple[str, ...],
         channels: int,
         image_size: int | None,
-        style: Style,
+        style: Style | None,
         mean: tuple[float, ...] | None = None,
         std: tuple[float, ...] | None = None,
+        tokens: Tokens | None = None,
     ) -> None:
         """`splits` has "train" and "val", and may have "test"; labels count from 0 in the order of `classes`."""
         self._splits = {name: splits[name] for name in SPLIT_NAMES if name in splits}
         self._style = style
         sizes = {str(name): len(split.labels) for name, split in self._splits.items()}
-        self.info = DataInfo(channels, classes, sizes, image_size, mean, std)
+        self.info = DataInfo(channels, classes, sizes, image_size, mean, std, tokens)
 
     def labels(self, split: SplitName) -> Tensor:
         """The labels of `split`, int64 [n]."""
         return self._splits[split].labels.clone()
 
-    def datasets(self, preprocessing: Preprocessing, augment: bool, seed: int) -> Splits:
-        """Map-style datasets of (float32 [C, H, W], label). Only "train" is augmented, as `seed` decides."""
+    def datasets(self, preprocessing: Preprocessing | None, augment: bool, seed: int) -> Splits:
+        """Map-style datasets. Only "train" is augmented, as `seed` decides; texts need no preprocessing."""
         made = {
             name: split.store.dataset(
                 split.positions,
@@ -116,6 +125,7 @@ class DataSource:
             style=self._style,
             mean=self.info.mean,
             std=self.info.std,
+            tokens=self.info.tokens,
         )
 
 
@@ -123,7 +133,7 @@ def half_of_classes(source: DataSource, half: Literal["source", "target"], seed:
     """`source` with one half of its classes; the halves are disjoint, `seed` decides which class is in which.
 
     Of an odd number of classes the "target" half has one more. Raises `ConfigError` below four classes, since a task
-    needs two, and where a half has no image to validate on.
+    needs two, and where a half has nothing to validate on.
     """
     count = len(source.info.classes)
     if count < 4:
@@ -132,5 +142,7 @@ def half_of_classes(source: DataSource, half: Literal["source", "target"], seed:
     chosen = sorted(order[: count // 2] if half == "source" else order[count // 2 :])
     part = source.restricted(chosen)
     if not part.info.sizes["val"]:
-        raise ConfigError("weights", "source_task", f"the {half} half of the classes has no validation images")
+        raise ConfigError(
+            "weights", "source_task", f"no {part.info.kind} of the {half} half of the classes is for validation"
+        )
     return part

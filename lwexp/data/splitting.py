@@ -1,4 +1,4 @@
-"""Cutting one list of labelled images into two, stratified."""
+"""Cutting one list of labelled samples into two, stratified."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from torch import Tensor
 from lwexp.errors import ConfigError
 
 
-def stratified_cut(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+def stratified_cut(labels: Tensor, fraction: float, seed: int, what: str = "image") -> tuple[Tensor, Tensor]:
     """Positions to keep and positions cut off, about `fraction` of all, with every class in proportion.
 
-    `labels`: int64 [n]; both results are sorted. A class with one image stays with those kept; of the others, at least
-    as many images as classes go to either side. The choice is scikit-learn's `train_test_split`, decided by `seed`.
-    Raises `ConfigError` where no class has two images.
+    `labels`: int64 [n]; both results are sorted. A class with one sample stays with those kept; of the others, at
+    least as many samples as classes go to either side. The choice is scikit-learn's `train_test_split`, by `seed`.
+    Raises `ConfigError` where no class has two; `what` says of what.
     """
     from sklearn.model_selection import train_test_split
 
@@ -21,7 +21,8 @@ def stratified_cut(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, 
         raise ConfigError("data.split_seed", seed, "must be below 2**32")
     divisible = torch.nonzero(torch.bincount(labels)[labels] >= 2).flatten()
     if not len(divisible):
-        raise ConfigError("data", f"{len(labels)} images", "no class has two images, so none can be cut for validation")
+        why = f"no class has two {what}s, so none can be cut for validation"
+        raise ConfigError("data", f"{len(labels)} {what}s", why)
     classes = len(torch.bincount(labels[divisible]).nonzero())
     size = min(max(round(fraction * len(divisible)), classes), len(divisible) - classes)
     _, cut = train_test_split(

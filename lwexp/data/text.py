@@ -1,0 +1,127 @@
+"""Texts with one label each: from CSV, TSV or JSONL files, or any set of the `datasets` library."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lwexp.errors import ConfigError, nearest
+
+from .images import Batch, SampleDataset
+from .keys import SampleKey
+from .source import DataSource, Split, SplitName
+from .splitting import stratified_cut
+from .text_files import Table, read_tables
+from .text_library import read_library
+from .tokens import Tokens, find_tokenizer, word_tokenizer
+
+if TYPE_CHECKING:
+    from lwexp.config import TextConfig
+
+
+def open_text(config: TextConfig, model: str | None = None) -> DataSource:
+    """The texts that `config` names; splits that are missing are cut from train, stratified, by `data.split_seed`.
+
+    The tokenizer is `data.tokenizer`, else that of `model` (a hub name or folder), else made of the training texts.
+    Raises `ConfigError` for data that are missing, empty or contradict themselves.
+    """
+    if (config.path is None) == (config.dataset is None):
+        raise ConfigError("data.path", config.path, "give either data.path or data.dataset")
+    if config.path is not None:
+        key, value, tables = "data.path", config.path, read_tables(config.path, config.text, config.label)
+        names = None
+    else:
+        key, value = "data.dataset", str(config.dataset)
+        tables, names = read_library(config, value)
+    classes, labels = _classes(key, value, tables, names)
+    texts: list[str] = []
+    positions: dict[SplitName, Tensor] = {}
+    for name, table in tables.items():
+        positions[name] = torch.arange(len(texts), len(texts) + len(table.texts))
+        texts.extend(table.texts)
+    whole = torch.cat([labels[name] for name in tables])
+    _cut_missing(positions, whole, config)
+    if config.workers:  # processes that are forked off while the tokenizer's own threads run may hang
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    chosen = config.tokenizer or model
+    if chosen is not None:
+        tokens = find_tokenizer(chosen, "data.tokenizer" if config.tokenizer else "model.name", config.max_length)
+    else:
+        tokens = word_tokenizer([texts[i] for i in positions["train"]], config.vocabulary, config.max_length)
+    store = TextStore(texts, tokens)
+    splits = {name: Split(store, where, whole[where]) for name, where in positions.items()}
+    return DataSource(splits, classes=classes, channels=0, image_size=None, style=None, tokens=tokens)
+
+
+def _cut_missing(positions: dict[SplitName, Tensor], labels: Tensor, config: TextConfig) -> None:
+    """Cut "test" and "val" from "train" where there are none; both fractions are of the whole."""
+    fractions: dict[SplitName, float] = {"test": config.test_fraction, "val": config.val_fraction}
+    missing = {name: part for name, part in fractions.items() if name not in positions and part}
+    if sum(missing.values()) >= 1:
+        raise ConfigError("data.val_fraction", config.val_fraction, "leaves nothing to train on")
+    left = 1.0
+    for name, fraction in missing.items():
+        train = positions["train"]
+        kept, cut = stratified_cut(labels[train], fraction / left, config.split_seed, "text")
+        positions["train"], positions[name] = train[kept], train[cut]
+        left -= fraction
+
+
+def _classes(
+    key: str, value: str, tables: Mapping[SplitName, Table], names: Sequence[str] | None
+) -> tuple[tuple[str, ...], dict[SplitName, Tensor]]:
+    """The names of the classes, whole numbers in their order, and the labels of each split as int64 numbers."""
+    known = set(tables["train"].labels)
+    if names is None:
+        numbers = all(re.fullmatch(r"-?\d+", label) for label in known)
+        ordered = sorted(known, key=int) if numbers else sorted(known)
+    else:
+        ordered = [str(number) for number in range(len(names))]
+    if len(known) < 2:
+        raise ConfigError(key, value, f"a single class only ({next(iter(known))}); there is nothing to classify")
+    index = {label: number for number, label in enumerate(ordered)}
+    labels: dict[SplitName, Tensor] = {}
+    for name, table in tables.items():
+        for unknown in sorted(set(table.labels) - set(index)):
+            hint = nearest(unknown, ordered)
+            raise ConfigError(key, value, f"the class {unknown} of the {name} split is not in train; {hint}")
+        labels[name] = torch.tensor([index[label] for label in table.labels], dtype=torch.int64)
+    return tuple(names or ordered), labels
+
+
+class TextStore:
+    """Texts by position, and what makes token ids of them."""
+
+    def __init__(self, texts: Sequence[str], tokens: Tokens) -> None:
+        """Nothing is tokenised yet."""
+        self.texts, self.tokens = texts, tokens
+
+    def dataset(
+        self, positions: Tensor, labels: Tensor, preprocessing: Any, *, style: Any, augment: bool, seed: int
+    ) -> SampleDataset:
+        """The texts at `positions` with `labels`; the other arguments are for images."""
+        return TextDataset(self, positions, labels)
+
+
+class TextDataset(SampleDataset):
+    """Token ids, made when a batch is asked for, and padded to its longest."""
+
+    def __init__(self, store: TextStore, positions: Tensor, labels: Tensor) -> None:
+        """See `TextStore.dataset`."""
+        super().__init__(labels)
+        self._store = store
+        self._positions: list[int] = positions.tolist()
+
+    def inputs(self, keys: Sequence[SampleKey]) -> Sequence[Tensor]:
+        """Each int64 [its tokens]."""
+        return self._store.tokens.encode([self._store.texts[self._positions[key.sample]] for key in keys])
+
+    def collate(self, samples: Sequence[tuple[Tensor, int]]) -> Batch:
+        """`input_ids` and `attention_mask`, int64 [texts, tokens of the longest], and the labels."""
+        ids = [sample for sample, _ in samples]
+        return self._store.tokens.batch(ids), torch.tensor([label for _, label in samples])

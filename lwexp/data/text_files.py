@@ -1,0 +1,130 @@
+"""Tables of labelled texts in CSV, TSV and JSONL files, one file or one for each split."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lwexp.errors import ConfigError, UnknownNameError
+
+from .source import SPLIT_NAMES, SplitName
+
+KEY = "data.path"
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")
+SPLIT_FILES: dict[str, SplitName] = {
+    "train": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Texts and their labels, of one split."""
+
+    texts: list[str]
+    labels: list[str]
+
+
+def read_tables(path: str, text: str, label: str) -> dict[SplitName, Table]:
+    """The table of each split that there is under `path`; a single file is "train". `text`, `label`: column names.
+
+    Raises `ConfigError` for what is missing, empty or cannot be read, with the file and line.
+    """
+    return {name: _table(path, file, text, label) for name, file in _split_files(path).items()}
+
+
+def _split_files(path: str) -> dict[SplitName, Path]:
+    root = Path(path).expanduser()
+    if not root.exists():
+        raise ConfigError(KEY, path, f"there is no such file or folder (looked for {root.absolute()})")
+    if root.is_file():
+        if root.suffix.lower() not in SUFFIXES:
+            raise ConfigError(KEY, path, f"must end in {', '.join(SUFFIXES)}")
+        return {"train": root}
+    found: dict[SplitName, Path] = {}
+    for file in sorted(root.iterdir()):
+        split = SPLIT_FILES.get(file.stem.lower())
+        if split is None or file.suffix.lower() not in SUFFIXES or not file.is_file():
+            continue
+        if split in found:
+            raise ConfigError(KEY, path, f"both {found[split].name} and {file.name} could be the {split} split")
+        found[split] = file
+    if "train" not in found:
+        names = f"train, val and test with the ending {', '.join(SUFFIXES)}"
+        raise ConfigError(KEY, path, f"has no train file; expected files named {names}")
+    return {name: found[name] for name in SPLIT_NAMES if name in found}
+
+
+def _table(path: str, file: Path, text: str, label: str) -> Table:
+    texts: list[str] = []
+    labels: list[str] = []
+    try:
+        for line, row in _rows(path, file):
+            for key, column in (("data.text", text), ("data.label", label)):
+                if column not in row:
+                    raise UnknownNameError(key, column, map(str, row), f"no such column in {file.name}, line {line}")
+            texts.append(as_text(row[text], f"{file.name}, line {line}"))
+            labels.append(as_label(row[label], f"{file.name}, line {line}"))
+    except UnicodeDecodeError as error:
+        raise ConfigError(KEY, path, f"{file.name} is not UTF-8: {error.reason}") from None
+    except csv.Error as error:
+        raise ConfigError(KEY, path, f"{file.name} cannot be read: {error}") from None
+    except OSError as error:
+        raise ConfigError(KEY, path, f"cannot read {file.name}: {(error.strerror or str(error)).lower()}") from None
+    if not texts:
+        raise ConfigError(KEY, path, f"{file.name} holds no texts")
+    return Table(texts, labels)
+
+
+def _rows(path: str, file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Line numbers and rows by column; empty lines are skipped."""
+    with file.open(encoding="utf-8-sig", newline="") as stream:
+        if file.suffix.lower() in (".csv", ".tsv"):
+            csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+            # in TSV a quotation mark is one like any other, as GLUE's files have them
+            tabs: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
+            reader = csv.DictReader(stream, strict=True, **(tabs if file.suffix.lower() == ".tsv" else {}))
+            for row in reader:
+                if None in row or None in row.values():
+                    fields = "more" if None in row else "fewer"
+                    why = f"{file.name}, line {reader.line_num}, has {fields} fields than the first line"
+                    raise ConfigError(KEY, path, why)
+                yield reader.line_num, row
+            return
+        for number, line in enumerate(stream, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ConfigError(KEY, path, f"{file.name}, line {number}, is not JSON: {error.msg}") from None
+            if not isinstance(row, dict):
+                raise ConfigError(KEY, path, f"{file.name}, line {number}, is not a JSON object")
+            yield number, row
+
+
+def as_text(value: object, where: str) -> str:
+    """A text as it is; `where` says in an error where it stands."""
+    if not isinstance(value, str):
+        raise ConfigError("data.text", value, f"is a {type(value).__name__}, not a text ({where})")
+    return value
+
+
+def as_label(value: object, where: str) -> str:
+    """A label, a whole number or a name, as text."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
+        return str(int(value))
+    if not isinstance(value, str) or not value.strip():
+        raise ConfigError("data.label", value, f"is neither a whole number nor a name ({where})")
+    return value.strip()

@@ -1,0 +1,69 @@
+"""Labelled texts from any set of the `datasets` library: of the hub, of a folder of files, or saved to disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lwexp.errors import ConfigError, UnknownNameError
+from lwexp.hub import located_on_hub
+from lwexp.targets import why
+
+from .source import SPLIT_NAMES, SplitName
+from .text_files import SPLIT_FILES, Table, as_label, as_text
+
+if TYPE_CHECKING:
+    from lwexp.config import TextConfig
+
+KEY = "data.dataset"
+
+
+def read_library(config: TextConfig, name: str) -> tuple[dict[SplitName, Table], list[str] | None]:
+    """The tables of the set `name`, and the names of its classes where it tells them; labels then are their numbers.
+
+    Raises `ConfigError`.
+    """
+    parts = _loaded(config, name)
+    chosen: dict[SplitName, Any] = {}
+    for part, rows in parts.items():
+        if (split := SPLIT_FILES.get(str(part))) is not None:
+            chosen.setdefault(split, rows)
+    if "train" not in chosen:
+        raise ConfigError(KEY, name, f"has no train split, only {', '.join(map(str, parts))}")
+    features = chosen["train"].features
+    for key, column in (("data.text", config.text), ("data.label", config.label)):
+        if column not in features:
+            raise UnknownNameError(key, column, features, f"no such column in {name}")
+    tables: dict[SplitName, Table] = {}
+    for split in (name for name in SPLIT_NAMES if name in chosen):
+        where = f"{name}, {split}"
+        labels = [as_label(label, where) for label in chosen[split][config.label]]
+        if not labels:
+            raise ConfigError(KEY, name, f"the {split} split holds no texts")
+        if split == "test" and set(labels) == {"-1"}:
+            continue  # as GLUE's: the answers are kept secret
+        tables[split] = Table([as_text(text, where) for text in chosen[split][config.text]], labels)
+    return tables, list(getattr(features[config.label], "names", None) or []) or None
+
+
+def _loaded(config: TextConfig, name: str) -> Mapping[str, Any]:
+    """The splits of the set."""
+    try:
+        import datasets as exported
+    except ImportError:
+        raise ConfigError(KEY, name, "needs the datasets library: pip install 'lwexp[datasets]'") from None
+    datasets: Any = exported  # it does not mark for type checkers what it exports
+    folder = Path(name).expanduser()
+    try:
+        datasets.disable_progress_bars()
+        if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
+            found: Any = datasets.load_from_disk(str(folder))
+        else:
+            place = located_on_hub(name, KEY, file="README.md", kind="dataset")
+            found = datasets.load_dataset(place.name, config.subset)
+    except ConfigError:
+        raise
+    except Exception as error:  # the library raises what its many readers do
+        raise ConfigError(KEY, name, f"cannot be loaded: {why(error)}") from error
+    return found if isinstance(found, Mapping) else {"train": found}
