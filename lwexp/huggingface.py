@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -12,18 +11,24 @@ import torch
 import transformers
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
-from transformers.models.auto import configuration_auto
 
 from .config import ModelConfig
-from .errors import ConfigError, RunError, UnknownNameError, UnknownOptionError, nearest
+from .errors import ConfigError, RunError, UnknownNameError, nearest
 from .hub import Place, located_on_hub, quiet
+from .huggingface_config import (
+    check_arguments,
+    config_class,
+    fit_images,
+    fit_tokens,
+    own_size_of,
+    published_config,
+)
 from .model_sources import Recipe, Wanted, Way, channel_choices
 from .targets import why
 
 if TYPE_CHECKING:
     from .data import Tokens
 
-CONFIG_CLASSES: dict[str, str] = configuration_auto.CONFIG_MAPPING_NAMES  # type: ignore[attr-defined]
 log = logging.getLogger(__name__)
 OPTIONS = ("config_class", "config", "auto_class")
 AUTO = {"input_ids": "AutoModelForSequenceClassification", "pixel_values": "AutoModelForImageClassification"}
@@ -34,7 +39,6 @@ FROM_DATA = {
     "image_size": "is set by data.image_size",
     **dict.fromkeys(("vocab_size", "pad_token_id"), "follows from the tokenizer"),
 }
-_NO_ARGUMENTS = ("self", "transformers_version", "architectures", "return_dict", "dtype", "problem_type", "kwargs")
 _INTERPOLATIONS = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 
 
@@ -69,26 +73,26 @@ def _from_class(class_name: str, given: dict[str, Any], auto: str | None, wanted
     def create(**arguments: Any) -> nn.Module:
         own, facts = _apart(arguments)
         config = kind(**own)
-        _fit_images(config, facts)
-        _fit_tokens(config, wanted.tokens)
+        fit_images(config, facts)
+        fit_tokens(config, wanted.tokens)
         return _created(builder, config, wanted.tokens)
 
     ways = functools.partial(_ways, wanted)
-    own_size = None if wanted.tokens else _own_size(kind())
+    own_size = None if wanted.tokens else own_size_of(kind())
     return Recipe("model.config_class", class_name, own_size, given, ways, create, options_key="model.config")
 
 
 def _from_name(name: str, given: dict[str, Any], auto: str | None, wanted: Wanted) -> Recipe:
     place = located_on_hub(name, "model.name", revision=wanted.tag)
-    published = _published_config(name, place)
+    published = published_config(name, place)
     kind = type(published)
     check_arguments(kind, given, FROM_DATA)
     builder = _builder(kind, "model.name", name, auto, wanted)
 
     def config_with(arguments: dict[str, Any]) -> PretrainedConfig:
         own, facts = _apart(arguments)
-        config = _published_config(name, place, **own)
-        _fit_images(config, facts)
+        config = published_config(name, place, **own)
+        fit_images(config, facts)
         if wanted.tokens is not None:
             config.pad_token_id = wanted.tokens.pad_id
             size = int(config.get_text_config().vocab_size)
@@ -112,7 +116,7 @@ def _from_name(name: str, given: dict[str, Any], auto: str | None, wanted: Wante
         channels = 0 if wanted.tokens else int(getattr(published, "num_channels", 3))
         return [Way(channels, {"num_labels": wanted.classes})]  # the published sizes are those of the weights
 
-    own_size = None if wanted.tokens else _own_size(published)
+    own_size = None if wanted.tokens else own_size_of(published)
     how: dict[str, Any] = {"options_key": "model.config"}
     if wanted.pretrained:
         how["load"] = load
@@ -121,98 +125,18 @@ def _from_name(name: str, given: dict[str, Any], auto: str | None, wanted: Wante
     return Recipe("model.name", name, own_size, given, ways, create, **how)
 
 
-# --- configs -------------------------------------------------------------------------------------------------------
-
-
-def config_class(name: str) -> type[PretrainedConfig]:
-    """The config class of that name; `UnknownNameError` for others."""
-    known = set(CONFIG_CLASSES.values())
-    if name not in known:
-        alike = [other for other in known if other.lower() == name.lower()]
-        raise UnknownNameError("model.config_class", name, alike or known, "no such config class")
-    found: type[PretrainedConfig] = getattr(transformers, name)
-    return found
-
-
-def known_arguments(kind: type[PretrainedConfig]) -> list[str]:
-    """The arguments of a config class, also by the names that all classes share (`hidden_size` for `n_embd`)."""
-    own = [name for name in inspect.signature(kind.__init__).parameters if name not in _NO_ARGUMENTS]
-    return [*own, "num_labels", *kind.attribute_map]
-
-
-def check_arguments(
-    kind: type[PretrainedConfig], given: Mapping[str, Any], reserved: Mapping[str, str], key: str = "model.config"
-) -> None:
-    """Refuse arguments that `kind` lacks, with the nearest names, and `reserved` ones; those of nested configs too."""
-    known = known_arguments(kind)
-    for name, value in given.items():
-        if name in reserved and name in known:
-            raise ConfigError(f"{key}.{name}", value, reserved[name])
-        if name not in known:
-            choices = [other for other in known if other not in reserved]
-            raise UnknownOptionError(f"{key}.{name}", value, choices, f"{kind.__name__} has no such argument")
-        nested = kind.sub_configs.get(name)
-        if nested is not None and isinstance(value, Mapping) and not nested.__name__.startswith("Auto"):
-            check_arguments(nested, value, reserved, f"{key}.{name}")
-
-
-def _published_config(name: str, place: Place, **changes: Any) -> PretrainedConfig:
-    try:
-        with quiet():
-            found: PretrainedConfig = transformers.AutoConfig.from_pretrained(
-                place.name, trust_remote_code=False, **place.arguments, **changes
-            )
-    except Exception as error:  # a folder without config, a damaged one, one that asks to run its own code
-        raise ConfigError("model.name", name, f"its config cannot be read: {why(error)}") from error
-    return found
-
-
-def _fit_tokens(config: PretrainedConfig, tokens: Tokens | None) -> None:
-    """The vocabulary and the special tokens of the tokenizer."""
-    if tokens is None:
-        return
-    part = config.get_text_config()
-    part.vocab_size = tokens.vocabulary
-    for name in ("pad", "bos", "eos", "cls", "sep", "mask"):
-        key = f"{name}_token_id"
-        if hasattr(part, key):
-            setattr(part, key, getattr(tokens.tokenizer, key, None))
-    config.pad_token_id = tokens.pad_id
-    if config.is_encoder_decoder:
-        config.decoder_start_token_id = tokens.pad_id
-
-
 def _ways(wanted: Wanted, size: int) -> list[Way]:
-    """Classes, and of images channels and size; `_fit_images` puts the latter where the config has them."""
+    """Classes, and of images channels and size; `fit_images` puts the latter where the config has them."""
     labels = {"num_labels": wanted.classes}
     if wanted.tokens is not None:
         return [Way(0, labels)]
     return [Way(c, {**labels, "num_channels": c, "image_size": size}) for c in channel_choices(wanted.channels)]
 
 
-def _fit_images(config: PretrainedConfig, facts: Mapping[str, Any]) -> None:
-    """The images' size and channels, in the nested config of an image encoder where there is one."""
-    part: Any = getattr(config, "vision_config", config)
-    for name, value in facts.items():
-        if hasattr(part, name):
-            pair = isinstance(getattr(part, name), (list, tuple))
-            setattr(part, name, [value, value] if pair else value)
-
-
 def _apart(arguments: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Arguments of the config, and what `_ways` says about the images."""
     facts: dict[str, Any] = {name: arguments.pop(name) for name in ("num_channels", "image_size") if name in arguments}
     return arguments, facts
-
-
-def _own_size(config: PretrainedConfig) -> int | None:
-    size = getattr(getattr(config, "vision_config", config), "image_size", None)
-    if isinstance(size, (list, tuple)):
-        size = size[0]
-    return int(size) if isinstance(size, int) else None
-
-
-# --- networks ------------------------------------------------------------------------------------------------------
 
 
 def _builder(kind: type[PretrainedConfig], key: str, value: str, auto: str | None, wanted: Wanted) -> Any:
