@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from .errors import ConfigError, UnknownNameError, UnknownOptionError
 from .options import at_least, between, check_options
-from .standin import MetricPolicy, StandIn, plateau, torch_scheduler
+from .standin import MetricPolicy, plateau, torch_scheduler
 
 Shape = Callable[[int], float]
 
@@ -276,6 +276,3 @@ def _progress(step: int, steps: int) -> float:
 def _between(start: float, end: float, p: float) -> float:
     """From `start` to `end` along half a cosine."""
     return end + (start - end) * (1 + math.cos(math.pi * p)) / 2
-
-
-__all__ = ["POLICIES", "MetricPolicy", "Policy", "StandIn", "looks_at_training", "make_policy"]
