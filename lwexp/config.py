@@ -126,7 +126,7 @@ class PretrainedConfig(Section):
     tag: str | None
 
 
-class CheckpointConfig(Section):
+class WeightsFileConfig(Section):
     """Weights from a `.safetensors` or weights-only `.pt` file; `strict` refuses missing and unexpected keys."""
 
     name: Literal["checkpoint"]
@@ -150,6 +150,7 @@ class MLflowConfig(Section):
     uri: str | None
     experiment: str
     timeout: Positive
+    flush_timeout: NonNegative
 
 
 class NoTrackingConfig(Section):
@@ -182,6 +183,16 @@ class EventConfig(Section):
     lr: NonNegative
 
 
+class CheckpointConfig(Section):
+    """When the whole state of the training is saved, for `resume`, and how it is taken up again."""
+
+    every_steps: Count | None
+    every_minutes: Positive | None
+    keep: Count
+    remap: bool
+    allow_targets: list[str]
+
+
 class PreviewConfig(Section):
     """Files that `lwexp.preview` writes the plan's table to, relative to where it is started."""
 
@@ -199,7 +210,7 @@ class RunConfig(Section):
     optimizer: OpenSection
     data: Annotated[DataConfig, Field(discriminator="name")]
     weights: Annotated[
-        ScratchConfig | PretrainedConfig | CheckpointConfig | SourceTaskConfig, Field(discriminator="name")
+        ScratchConfig | PretrainedConfig | WeightsFileConfig | SourceTaskConfig, Field(discriminator="name")
     ]
     tracking: Annotated[MLflowConfig | NoTrackingConfig, Field(discriminator="name")]
 
@@ -223,7 +234,10 @@ class RunConfig(Section):
     device: str
     precision: Literal["fp32", "bf16", "fp16"]
     compile: bool
+    nonfinite: Literal["stop", "skip"]
     progress: bool
+    resume: str | None
+    checkpoint: CheckpointConfig
     preview: PreviewConfig
 
 

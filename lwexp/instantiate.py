@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .config import (
-    CheckpointConfig,
     ImageFolderConfig,
     PretrainedConfig,
     RunConfig,
     SourceTaskConfig,
     TextConfig,
     TorchvisionConfig,
+    WeightsFileConfig,
 )
 from .errors import ConfigError, UnknownNameError
 from .settings import choice
@@ -70,7 +70,7 @@ def make_experiment(config: RunConfig, base: Path, device: str = "cpu") -> Exper
         tokens=info.tokens,
         device=device,
     )
-    if isinstance(config.weights, CheckpointConfig):  # on "meta" the file is compared, nothing is loaded
+    if isinstance(config.weights, WeightsFileConfig):  # on "meta" the file is compared, nothing is loaded
         from .weights import load_checkpoint
 
         report = load_checkpoint(built.module, base / config.weights.path, strict=config.weights.strict)

@@ -20,13 +20,13 @@ from types import FrameType
 from typing import IO, Any, NoReturn
 from urllib.parse import quote, urlsplit
 
-from . import mlflow_address as address
 from .cli import CONF
 from .config import MLflowConfig
 from .errors import ConfigError, LwexpError, RunError, UnknownNameError, UnknownOptionError
-from .mlflow_address import redact, resolve_uri
-from .mlflow_contact import check_store
-from .mlflow_store import artifact_folder
+from .tracking import address
+from .tracking.address import redact, resolve_uri
+from .tracking.contact import check_store
+from .tracking.store import artifact_folder
 
 _FIRST_PORT, _PORTS = 5000, 100
 _UNSAFE_PORTS = {5060, 5061}  # browsers refuse them (SIP)

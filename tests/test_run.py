@@ -31,7 +31,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from lwexp import Plan, job, make_plan, pictures
 from lwexp.config import MLflowConfig
 from lwexp.lstm import LSTMClassifier
-from lwexp.mlflow_store import connect
+from lwexp.tracking.store import connect
 
 RunHere = Callable[..., Outcome]
 PICTURES = {"rates_heatmap.png", "rates_by_depth.png", "rates_by_step.png", "rates.html"}
@@ -148,7 +148,7 @@ def test_every_group_of_every_model_is_trained(
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A database with MLflow's tables and nothing in them; making the tables takes seconds."""
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    connect(MLflowConfig(name="mlflow", uri=f"sqlite:///{path}", experiment="none", timeout=8.0))
+    connect(MLflowConfig(name="mlflow", uri=f"sqlite:///{path}", experiment="none", timeout=8.0, flush_timeout=10.0))
     return path
 
 

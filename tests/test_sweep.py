@@ -14,7 +14,7 @@ from mlflow.entities import Run
 
 from lwexp import pictures
 from lwexp.config import MLflowConfig
-from lwexp.mlflow_store import connect
+from lwexp.tracking.store import connect
 
 RunHere = Callable[..., Outcome]
 SMALL = ["model.hidden_size=8", "data.image_size=8", "batch_size=256", "max_steps=2", "progress=false"]
@@ -42,7 +42,7 @@ class Stops(torch.nn.Module):
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A database with MLflow's tables and nothing in them; making the tables takes seconds."""
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    connect(MLflowConfig(name="mlflow", uri=f"sqlite:///{path}", experiment="none", timeout=8.0))
+    connect(MLflowConfig(name="mlflow", uri=f"sqlite:///{path}", experiment="none", timeout=8.0, flush_timeout=10.0))
     return path
 
 

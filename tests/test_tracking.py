@@ -23,10 +23,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.validation import MAX_ENTITY_KEY_LENGTH, _validate_metric_name
 from omegaconf import OmegaConf
 
-from lwexp import mlflow_contact, mlflow_tracker
 from lwexp.config import MLflowConfig, NoTrackingConfig
 from lwexp.errors import ConfigError, RunError
-from lwexp.mlflow_keys import MAX_PARAM, MAX_TAG
 from lwexp.tracking import (
     NoTracker,
     Tracker,
@@ -40,12 +38,15 @@ from lwexp.tracking import (
     start,
     start_parent,
 )
+from lwexp.tracking import contact as mlflow_contact
+from lwexp.tracking import tracker as mlflow_tracker
+from lwexp.tracking.keys import MAX_PARAM, MAX_TAG
 
 SECRET = "s3cr3t-Pa55"
 
 
 def mlflow_config(uri: str | None, experiment: str = "lwexp", timeout: float = 8.0) -> MLflowConfig:
-    return MLflowConfig(name="mlflow", uri=uri, experiment=experiment, timeout=timeout)
+    return MLflowConfig(name="mlflow", uri=uri, experiment=experiment, timeout=timeout, flush_timeout=10.0)
 
 
 @pytest.fixture(scope="module")

@@ -45,7 +45,13 @@ def read_until(process: subprocess.Popen[str], pattern: str) -> str:
 
 
 def test_the_page_answers_takes_runs_and_ends_with_its_server_on_ctrl_c(tmp_path: Path) -> None:
-    store = MLflowConfig(name="mlflow", uri=f"sqlite:///{tmp_path}/outputs/mlflow.db", experiment="lwexp", timeout=8.0)
+    store = MLflowConfig(
+        name="mlflow",
+        uri=f"sqlite:///{tmp_path}/outputs/mlflow.db",
+        experiment="lwexp",
+        timeout=8.0,
+        flush_timeout=10.0,
+    )
     start(store, run_name="local", params={}, tags={}, description="").finish("FINISHED")
     environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
     command = [sys.executable, "-m", "lwexp.ui"]
@@ -61,7 +67,7 @@ def test_the_page_answers_takes_runs_and_ends_with_its_server_on_ctrl_c(tmp_path
             assert b"<title>MLflow</title>" in page.read()
 
         # the same server takes a run over HTTP, and its own command only prints the link
-        remote = MLflowConfig(name="mlflow", uri=server, experiment="lwexp", timeout=8.0)
+        remote = MLflowConfig(name="mlflow", uri=server, experiment="lwexp", timeout=8.0, flush_timeout=10.0)
         tracker = start(remote, run_name="remote", params={"lr": 0.1}, tags={}, description="over HTTP")
         for step in range(1500):
             tracker.log({"lr/00_fc": 0.1, "train/loss": float("nan")}, step)

@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from .config import MLflowConfig
-from .errors import ConfigError, nearest
+from lwexp.config import MLflowConfig
+from lwexp.errors import ConfigError, nearest
 
 DEFAULT_URI = "sqlite:///outputs/mlflow.db"
 _DATABASES = ("postgresql", "mysql", "mssql")

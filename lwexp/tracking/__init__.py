@@ -11,14 +11,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from . import mlflow_address as address
-from .config import MLflowConfig, NoTrackingConfig
-from .errors import RunError
-from .mlflow_address import redact, resolve_uri
-from .mlflow_contact import check_store
-from .mlflow_keys import MAX_NAME, MAX_TAG, cut, param_values, safe_key, safe_keys, tag_values
-from .mlflow_store import connect, experiment_id, explained, persist
-from .mlflow_tracker import PATIENCE_SECONDS, MLflowTracker, Status
+from lwexp.config import MLflowConfig, NoTrackingConfig
+from lwexp.errors import RunError
+
+from . import address
+from .address import redact, resolve_uri
+from .contact import check_store
+from .keys import MAX_NAME, MAX_TAG, cut, param_values, safe_key, safe_keys, tag_values
+from .store import connect, experiment_id, explained, persist
+from .tracker import PATIENCE_SECONDS, MLflowTracker, Status
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

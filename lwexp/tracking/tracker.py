@@ -12,11 +12,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from .errors import RunError
-from .mlflow_address import redact
-from .mlflow_contact import one_line
-from .mlflow_keys import safe_key, safe_keys, tag_values
-from .mlflow_store import explained, persist
+from lwexp.errors import RunError
+
+from .address import redact
+from .contact import one_line
+from .keys import safe_key, safe_keys, tag_values
+from .store import explained, persist
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -14,11 +14,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from . import mlflow_address as address
-from .config import MLflowConfig
-from .errors import ConfigError, RunError
-from .mlflow_address import redact
-from .mlflow_contact import check_store, one_line
+from lwexp.config import MLflowConfig
+from lwexp.errors import ConfigError, RunError
+
+from . import address
+from .address import redact
+from .contact import check_store, one_line
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

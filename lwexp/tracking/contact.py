@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import unquote, urlsplit
 
-from . import mlflow_address as address
-from .config import MLflowConfig
-from .errors import ConfigError, RunError
-from .mlflow_address import redact
+from lwexp.config import MLflowConfig
+from lwexp.errors import ConfigError, RunError
+
+from . import address
+from .address import redact
 
 T = TypeVar("T")
 

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .mlflow_address import redact
+from .address import redact
 
 # https://github.com/mlflow/mlflow/blob/v3.17.2/mlflow/utils/validation.py; a colon is refused on Windows only
 MAX_KEY, MAX_PARAM, MAX_TAG, MAX_NAME = 250, 6000, 8000, 250
