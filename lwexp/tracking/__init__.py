@@ -51,6 +51,9 @@ class Tracker(Protocol):
     def tag(self, tags: Mapping[str, str]) -> None:
         """Tags of the run."""
 
+    def position(self) -> int:
+        """How much of the journal is safe on the disk, in bytes."""
+
     def finish(self, status: Status, reason: str | None = None) -> None:
         """Deliver everything, then set the run's status. A second call does nothing."""
 
@@ -73,6 +76,10 @@ class NoTracker:
 
     def tag(self, tags: Mapping[str, str]) -> None:
         """Do nothing."""
+
+    def position(self) -> int:
+        """There is no journal."""
+        return 0
 
     def finish(self, status: Status, reason: str | None = None) -> None:
         """Do nothing."""

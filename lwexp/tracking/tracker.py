@@ -94,6 +94,10 @@ class MLflowTracker:
         entities = [RunTag(key, value) for key, value in tag_values(tags).items()]
         self._now(lambda: self._client.log_batch(self._id, tags=entities), "did not take tags")
 
+    def position(self) -> int:
+        """There is no journal."""
+        return 0
+
     def finish(self, status: Status, reason: str | None = None) -> None:
         """Return when every row is delivered and the status is set; `reason` becomes the tag `lwexp.reason`.
 
