@@ -18,6 +18,7 @@ from . import nonfinite
 from .checkpoint import Checkpoints
 from .data import EpochLoader, call, to_device
 from .errors import RunError
+from .evaluation import evaluate, rank
 from .plan import Plan
 from .random_state import set_random_state
 from .scheduler import PlanScheduler
@@ -258,31 +259,22 @@ class Trainer:
 
     def evaluate(self, loader: EpochLoader, split: str) -> dict[str, float]:
         """Mean loss, accuracy and macro F1 over a split."""
-        from sklearn.metrics import f1_score
-
-        self.model.eval()
-        losses, guesses, answers = [], [], []
-        with torch.inference_mode(), self._autocast():
-            for batch in loader:
-                self._heed_signals()  # an evaluation that is given up is made anew after a resume
-                inputs, labels = to_device(batch, self.device)
-                scores = call(self.model, inputs)
-                losses.append(self.loss(scores, labels) * len(labels))
-                guesses.append(scores.argmax(dim=1))
-                answers.append(labels)
-        guess, answer = torch.cat(guesses).cpu(), torch.cat(answers).cpu()
-        return {
-            f"{split}/loss": (torch.stack(losses).sum() / len(answer)).item(),
-            f"{split}/accuracy": (guess == answer).float().mean().item(),
-            f"{split}/macro_f1": float(f1_score(answer.numpy(), guess.numpy(), average="macro", zero_division=0)),
-        }
+        return evaluate(
+            self.model,
+            loader,
+            self.loss,
+            split,
+            device=self.device,
+            autocast=self._autocast(),
+            between=self._heed_signals,  # an evaluation that is given up is made anew after a resume
+        )
 
     def _judge(self) -> None:
         """Evaluate, keep the best weights, and show the metrics to the policy."""
         metrics = self.evaluate(self.val, "val")
         self.tracker.log(metrics, self.step - 1)
         self.scheduler.observe(metrics)
-        if not self.best or _rank(metrics) > _rank(self.best):
+        if not self.best or rank(metrics) > rank(self.best):
             self.best = metrics
             save_weights(self.model, self.folder / "best.safetensors")
         log.info(
@@ -316,12 +308,6 @@ def training_mode(model: nn.Module, frozen_names: Sequence[str]) -> None:
         own = [f"{path}.{name}" if path else name for name, _ in module.named_parameters(recurse=False)]
         if own and frozen.issuperset(own) and getattr(module, "running_mean", None) is not None:
             module.eval()
-
-
-def _rank(metrics: Mapping[str, float]) -> tuple[float, float]:
-    """Higher is better: accuracy, then a low loss."""
-    loss = metrics["val/loss"]
-    return metrics["val/accuracy"], -loss if math.isfinite(loss) else -math.inf
 
 
 def _chunks(loader: EpochLoader, size: int) -> Iterator[list[Any]]:
