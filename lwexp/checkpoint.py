@@ -57,7 +57,7 @@ class Checkpoints:
         """All there are, by their names, the newest first."""
         try:
             found = [(int(match[1]), path) for path in self.folder.iterdir() if (match := _NAME.fullmatch(path.name))]
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
         return [path for _, path in sorted(found, reverse=True)]
 

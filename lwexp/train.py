@@ -107,9 +107,9 @@ class Trainer:
     def load_state(self, state: Mapping[str, Any], *, remap: bool = False) -> None:
         """Continue from `state` of an equal trainer, or with `remap` of one with another plan.
 
-        Optimizer state follows the parameters' names. With `remap`, rates, freezing and the optimizer's options are
-        this trainer's own. Raises `ConfigError`, with nothing changed, if the model or, without `remap`, the plan
-        differs.
+        The tensors in `state` become the trainer's own. Optimizer state follows the parameters' names. With `remap`,
+        rates, freezing and the optimizer's options are this trainer's own. Raises `ConfigError`, with nothing changed,
+        if the model or, without `remap`, the plan differs.
         """
         load_training_state(self, state, remap=remap)
         self._random = state["random"]
