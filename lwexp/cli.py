@@ -5,22 +5,17 @@ from __future__ import annotations
 import functools
 import os
 import re
-import signal
 import sys
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Any, NoReturn
 
 from .errors import ConfigError, LwexpError, UnknownNameError, UnknownOptionError
+from .signals import Interrupted, handle_in_command
 
 CONF = next(p for p in (Path(__file__).parent / "conf", Path(__file__).parent.parent / "conf") if p.is_dir())
 _OPEN = ("model", "grouping", "decay", "policy", "optimizer", "data", "weights", "tracking", "lr_overrides", "loss")
-
-
-class Interrupted(BaseException):
-    """SIGTERM arrived: unwind like KeyboardInterrupt, so that the run ends KILLED and not RUNNING."""
 
 
 def main(task: Callable[[Any], Any], folder: str) -> None:
@@ -37,7 +32,7 @@ def main(task: Callable[[Any], Any], folder: str) -> None:
 
     # Hydra would print its own errors over several lines and exit with 1; with this it raises them instead.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    signal.signal(signal.SIGTERM, _terminate)
+    handle_in_command()
     try:
         sys.argv[1:] = _checked_arguments(sys.argv[1:])
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(_one_lined(task))()
@@ -170,7 +165,3 @@ def _one_line(error: BaseException) -> str:
     cause = error.__cause__
     text = f"{error} {cause}" if cause is not None and str(cause) not in str(error) else str(error)
     return " ".join(text.split())
-
-
-def _terminate(signum: int, frame: FrameType | None) -> None:
-    raise Interrupted

@@ -18,7 +18,6 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from . import sweep
-from .cli import Interrupted
 from .config import SourceTaskConfig
 from .data import eval_loader, train_loader
 from .instantiate import Experiment, build_device, build_loss, build_optimizer, make_experiment
@@ -26,6 +25,7 @@ from .pictures import draw_plan, draw_seen
 from .policy import looks_at_training
 from .scheduler import PlanScheduler
 from .settings import plain, settings
+from .signals import Interrupted
 from .tracking import Tracker, open_hint, prepare, redact, start
 from .train import Trainer
 

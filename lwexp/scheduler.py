@@ -82,17 +82,27 @@ class PlanScheduler(LRScheduler):
             "policy": shape.state_dict() if isinstance(shape, MetricPolicy) else None,
         }
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue at the saved step, and set its rates; `ConfigError` if the state is of another plan."""
-        if state_dict["plan"] != self.schedule.plan.hash:
-            why = f"the scheduler's state was saved with another plan, {state_dict['plan']}"
-            raise ConfigError("plan", self.schedule.plan.hash, why)
+    def load_state_dict(self, state_dict: dict[str, Any], *, remap: bool = False) -> None:
+        """Continue at the saved step, and set its rates; `ConfigError` if the state is of another plan.
+
+        With `remap` it may be: then events and the policy's options stay as they are here, and only what a policy has
+        seen of the training goes on.
+        """
         plan, policy = self.schedule.plan, self.schedule.policy
-        events = [Event(*event) for event in state_dict["events"]]
-        self.schedule = Schedule(plan, policy, self.schedule.steps, self.schedule.unfreeze_every_steps, events)
-        if isinstance(policy.shape, MetricPolicy):
-            policy.shape.load_state_dict(state_dict["policy"])
+        if not remap:
+            if state_dict["plan"] != plan.hash:
+                why = f"the scheduler's state was saved with another plan, {state_dict['plan']}"
+                raise ConfigError("plan", plan.hash, why)
+            events = [Event(*event) for event in state_dict["events"]]
+            self.schedule = Schedule(plan, policy, self.schedule.steps, self.schedule.unfreeze_every_steps, events)
+        if isinstance(policy.shape, MetricPolicy) and state_dict["policy"] is not None:
+            policy.shape.load_state_dict(state_dict["policy"], remap=remap)
         self.last_epoch = state_dict["step"]
+        self._apply()
+
+    def advance(self) -> None:
+        """`step()`, also where the optimizer left its step out for a bad number, of which torch's own would warn."""
+        self.last_epoch += 1
         self._apply()
 
     def _apply(self) -> None:

@@ -17,6 +17,8 @@ from .options import at_least
 
 # Filled in, when the scheduler requires them and the user gave none, with the length of the training.
 _LENGTHS = ("total_steps", "T_max")
+# What ReduceLROnPlateau has seen of a training; the rest of its state are its options.
+_SEEN = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
 
 
 class StandIn:
@@ -83,12 +85,26 @@ class MetricPolicy:
 
     def state_dict(self) -> dict[str, Any]:
         """What continues the policy exactly."""
-        return {"factor": self._standin.factor, "scheduler": self._standin.scheduler.state_dict()}
+        rate = float(self._standin.optimizer.param_groups[0]["lr"])
+        return {
+            "metric": self.metric,
+            "factor": self._standin.factor,
+            "rate": rate,
+            "base": self._standin.lr,
+            "scheduler": self._standin.scheduler.state_dict(),
+        }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from `state`."""
-        self._standin.scheduler.load_state_dict(dict(state["scheduler"]))
-        self._standin.optimizer.param_groups[0]["lr"] = state["factor"] * self._standin.lr
+    def load_state_dict(self, state: Mapping[str, Any], *, remap: bool = False) -> None:
+        """Continue from `state`; with `remap` the options stay as they are here, and what was seen goes on."""
+        scheduler: Any = self._standin.scheduler
+        saved = dict(state["scheduler"])
+        if remap:
+            same = state["metric"] == self.metric and saved["mode"] == scheduler.mode
+            saved = {key: saved[key] for key in _SEEN} if same else {}
+        scheduler.load_state_dict(saved)
+        # factor * base is not always the rate, to the last bit
+        rate = state["rate"] if state["base"] == self._standin.lr else state["factor"] * self._standin.lr
+        self._standin.optimizer.param_groups[0]["lr"] = rate
 
 
 def torch_scheduler(

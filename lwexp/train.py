@@ -5,20 +5,26 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
+from . import nonfinite
+from .checkpoint import Checkpoints
 from .data import EpochLoader, call, to_device
 from .errors import RunError
+from .evaluation import evaluate, rank
 from .plan import Plan
+from .random_state import set_random_state
 from .scheduler import PlanScheduler
+from .signals import Requests
 from .tracking import Tracker
+from .training_state import load_training_state, training_state
 from .weights import load_weights, save_weights
 
 log = logging.getLogger(__name__)
@@ -28,7 +34,13 @@ _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass
 class Trainer:
-    """Everything the loop needs; `fit` is the loop."""
+    """Everything the loop needs; `fit` is the loop.
+
+    With `checkpoints`, `fit` saves the whole state when one is due and when a signal asks for it; `load_state` takes
+    it up again. Without, Ctrl-C and SIGTERM end it at once. Raises `RunError` for numbers that are none: at the first
+    optimizer step with a bad loss or gradient (`nonfinite` "stop"), or after 20 such steps in a row that were left out
+    ("skip").
+    """
 
     model: nn.Module
     plan: Plan
@@ -48,56 +60,197 @@ class Trainer:
     compile: bool = False
     freeze_stats: bool = False
     progress: bool = True
+    nonfinite: nonfinite.Choice = "stop"
+    checkpoints: Checkpoints | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)  # plain values that checkpoints keep for a comparison
     seen_rates: list[list[float]] | None = None  # rates of each step, where no table of them exists beforehand
     best: dict[str, float] = field(default_factory=dict)
+    step: int = field(default=0, init=False)  # optimizer steps done
+    epoch: int = field(default=0, init=False)
+    batches: int = field(default=0, init=False)  # of this epoch, used so far
+    skipped: int = field(default=0, init=False)  # optimizer steps in a row that were left out
+    scaler: torch.amp.GradScaler = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Prepare what only the loop uses."""
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+        self._forward: Any = self.model
+        self._requests = Requests(stops=False)
+        self._random: Mapping[str, Any] | None = None  # random states of a checkpoint, to begin with
+        self._trainable = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self._logged = [i for i, group in enumerate(self.plan.groups) if group.optimizer_names]
 
     def fit(self) -> dict[str, float]:
-        """Train for `steps` optimizer steps; returns the best evaluation, whose weights are in best.safetensors."""
-        forward = torch.compile(self.model) if self.compile else self.model
-        scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
-        labels = self.plan.labels
-        logged = [i for i, group in enumerate(self.plan.groups) if group.optimizer_names]
-        trainable = [p for group in self.optimizer.param_groups for p in group["params"]]
-        step = 0
-        for epoch in range(self.epochs):
-            training_mode(self.model, self.plan.frozen_names if self.freeze_stats else ())
-            self.train.set_epoch(epoch)
-            bar = self._bar(epoch, step)
-            for batches in _chunks(self.train, self.accumulate):
-                total = 0.0
-                for batch in batches:
-                    inputs, targets = to_device(batch, self.device)
-                    with self._autocast():
-                        scores = call(forward, inputs)
-                    loss = self.loss(scores, targets) / len(batches)
-                    scaler.scale(loss).backward()
-                    total += loss.item()
-                if not math.isfinite(total):
-                    raise RunError(f"the loss is {total} at optimizer step {step}; a smaller lr may help")
-                if self.clip_grad_norm is not None:
-                    scaler.unscale_(self.optimizer)
-                    nn.utils.clip_grad_norm_(trainable, self.clip_grad_norm)
-                scaler.step(self.optimizer)
-                scaler.update()
-                self.optimizer.zero_grad(set_to_none=True)
-                rates = self.scheduler.rates()  # as the optimizer had them for this step
-                self.tracker.log({"train/loss": total, **{f"lr/{labels[i]}": rates[i] for i in logged}}, step)
-                if self.seen_rates is not None:
-                    self.seen_rates.append(rates)
-                self.scheduler.step()
-                step += 1
-                bar.set_postfix(
-                    loss=f"{total:.3f}", head=f"{rates[logged[0]]:.2e}", stem=f"{rates[logged[-1]]:.2e}", refresh=False
-                )
-                bar.update()
-                if step == self.steps:
-                    break
-            bar.close()
-            self._judge(epoch, step)
-            if step == self.steps:
-                break
-        save_weights(self.model, self.folder / "model.safetensors")
+        """Train for `steps` optimizer steps; returns the best evaluation, whose weights are in best.safetensors.
+
+        After `load_state` this goes on where the state was saved.
+        """
+        self._forward = torch.compile(self.model) if self.compile else self.model
+        if self.checkpoints is not None:
+            self.checkpoints.begin(self.step)
+        if self._random is not None:
+            set_random_state(self._random)
+        with Requests(stops=self.checkpoints is not None) as self._requests:
+            # An epoch whose last step is done may still lack its evaluation.
+            while self.epoch < self.epochs and (self.step < self.steps or self.batches):
+                self._train_epoch()
+                self._judge()
+                self.epoch, self.batches = self.epoch + 1, 0
+            save_weights(self.model, self.folder / "model.safetensors")
+            self._heed_signals()
         return self.best
+
+    def state(self) -> dict[str, Any]:
+        """All that continues the training exactly; tensors are the trainer's own, so save them before it goes on."""
+        return training_state(self)
+
+    def load_state(self, state: Mapping[str, Any], *, remap: bool = False) -> None:
+        """Continue from `state` of an equal trainer, or with `remap` of one with another plan.
+
+        The tensors in `state` become the trainer's own. Optimizer state follows the parameters' names. With `remap`,
+        rates, freezing and the optimizer's options are this trainer's own. Raises `ConfigError`, with nothing changed,
+        if the model or, without `remap`, the plan differs.
+        """
+        load_training_state(self, state, remap=remap)
+        self._random = state["random"]
+        if self.checkpoints is None:
+            return
+        best = self.folder / "best.safetensors"
+        for left in [*self.folder.glob(".best.safetensors.*"), *self.folder.glob(".model.safetensors.*")]:
+            with suppress(OSError):  # half written by a process that was killed
+                left.unlink()
+        # The file may hold weights of a later step, which were never part of this training.
+        if self.best and not self.checkpoints.restore_best(self.step, best):
+            log.warning("the best weights up to step %d are gone; the best is counted from there", self.step)
+            self.best = {}
+
+    def _train_epoch(self) -> None:
+        """The optimizer steps of this epoch that are left to do."""
+        training_mode(self.model, self.plan.frozen_names if self.freeze_stats else ())
+        self.train.set_epoch(self.epoch, self.batches)
+        with self._bar() as bar:
+            chunks = _chunks(self.train, self.accumulate)
+            while self.step < self.steps and (batches := next(chunks, None)) is not None:
+                rates = self.scheduler.rates()
+                loss = self._train_step(batches, rates)
+                self._log_step(loss, rates)
+                self.scheduler.advance()
+                self.step += 1
+                self.batches += len(batches)
+                head, stem = rates[self._logged[0]], rates[self._logged[-1]]
+                bar.set_postfix(loss=f"{loss:.3f}", head=f"{head:.2e}", stem=f"{stem:.2e}", refresh=False)
+                bar.update()
+                if self.checkpoints is not None and self.checkpoints.due(self.step):
+                    self._save()
+                self._heed_signals()
+
+    def _train_step(self, batches: Sequence[Any], rates: Sequence[float]) -> float:
+        """One optimizer step on the mean loss of `batches`, which is returned, or none where a number is bad."""
+        # A forward pass moves running statistics before its numbers are known to be bad.
+        before = [b.clone() for b in self.model.buffers()] if self.nonfinite == "skip" else []
+        loss = self._backward(batches)
+        bad = self._update(loss, rates)
+        self.optimizer.zero_grad(set_to_none=True)
+        if bad is None:
+            self.skipped = 0
+        elif self.nonfinite == "stop":
+            raise RunError(self._advice(bad))
+        else:
+            self.skipped += 1
+            if self.skipped == nonfinite.MOST_SKIPPED:
+                raise RunError(self._advice(f"{self.skipped} optimizer steps in a row were left out; {bad}"))
+            log.warning("%s; the step is left out", bad)
+            for buffer, value in zip(self.model.buffers(), before, strict=True):
+                buffer.copy_(value)
+        return loss
+
+    def _backward(self, batches: Sequence[Any]) -> float:
+        """Add up the gradients of the mean loss of `batches`; returns that loss."""
+        total = 0.0
+        for batch in batches:
+            inputs, targets = to_device(batch, self.device)
+            with self._autocast():
+                scores = call(self._forward, inputs)
+            loss = self.loss(scores, targets) / len(batches)
+            self.scaler.scale(loss).backward()
+            total += loss.item()
+            if not math.isfinite(total):
+                break
+        return total
+
+    def _update(self, loss: float, rates: Sequence[float]) -> str | None:
+        """Let the optimizer make its step; where a number is bad it does not, and the sentence that says so returns."""
+        if not math.isfinite(loss):
+            head = self._logged[0]
+            return (
+                f"the loss is {loss} at optimizer step {self.step}, where the head ({self.plan.labels[head]}) has the "
+                f"rate {rates[head]:g}"
+            )
+        scaled = self.scaler.is_enabled()
+        scale = self.scaler.get_scale()
+        if not scaled or self.clip_grad_norm is not None:  # a scaler looks for bad gradients by itself
+            self.scaler.unscale_(self.optimizer)
+            norm = nonfinite.gradient_norm(self._trainable)
+            bad = None if math.isfinite(norm.item()) else self._bad_gradient(loss, rates)
+            if bad is not None and not scaled:
+                return bad
+            if bad is None and self.clip_grad_norm is not None:
+                nn.utils.clip_grads_with_norm_(self._trainable, self.clip_grad_norm, norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if scaled and self.scaler.get_scale() < min(scale, 1.0):  # no scale helps
+            self.scaler.update(1.0)
+            return self._bad_gradient(loss, rates)
+        return None
+
+    def _bad_gradient(self, loss: float, rates: Sequence[float]) -> str | None:
+        group = nonfinite.bad_group(self.plan, rates, lambda parameter: parameter.grad)
+        if group is None:
+            return None
+        return f"the gradient of group {group} is not finite at optimizer step {self.step}, where the loss is {loss:g}"
+
+    def _advice(self, bad: str) -> str:
+        """`bad` with the last good checkpoint and what may help."""
+        saved = self.checkpoints.paths() if self.checkpoints is not None else []
+        hints = ["a smaller lr"]
+        hints += ["clip_grad_norm=1"] if self.clip_grad_norm is None else []
+        hints += ["nonfinite=skip"] if self.nonfinite == "stop" else []
+        last = f"; the last good checkpoint is {saved[0]}" if saved else ""
+        choices = " or ".join([", ".join(hints[:-1]), hints[-1]]) if len(hints) > 1 else hints[0]
+        return f"{bad}{last}; {choices} may help"
+
+    def _log_step(self, loss: float, rates: list[float]) -> None:
+        metrics = {f"lr/{self.plan.labels[i]}": rates[i] for i in self._logged}
+        if math.isfinite(loss):
+            metrics = {"train/loss": loss, **metrics}
+        if self.skipped:
+            metrics["train/skipped"] = 1.0
+        self.tracker.log(metrics, self.step)
+        if self.seen_rates is not None:
+            self.seen_rates.append(rates)
+
+    def _heed_signals(self) -> None:
+        """Save a checkpoint if a signal asks for one, and end the training if one asks for that."""
+        requests = self._requests
+        if requests.save or requests.stop is not None:
+            requests.save = False
+            if self.checkpoints is not None and self.checkpoints.saved_step != self.step:
+                self._save()
+        requests.raise_stop()
+
+    def _save(self) -> None:
+        """Save a checkpoint; `RunError` if the weights are no numbers."""
+        assert self.checkpoints is not None
+        if not nonfinite.all_finite([*self._trainable, *self._statistics()]):
+            group = nonfinite.bad_group(self.plan, self.scheduler.rates(), lambda parameter: parameter)
+            what = f"the weights of group {group} are" if group else "a running statistic of a norm is"
+            raise RunError(self._advice(f"{what} not finite after optimizer step {self.step - 1}"))
+        best = self.folder / "best.safetensors" if self.best else None
+        self.checkpoints.save(self.state(), self.step, best)
+
+    def _statistics(self) -> list[Tensor]:
+        """Running statistics of norms; other buffers may hold infinities on purpose, as masks do."""
+        return [b for name, b in self.model.named_buffers() if name.endswith(("running_mean", "running_var"))]
 
     def test(self, loader: EpochLoader) -> dict[str, float]:
         """Judge the best weights on the test split."""
@@ -106,35 +259,27 @@ class Trainer:
 
     def evaluate(self, loader: EpochLoader, split: str) -> dict[str, float]:
         """Mean loss, accuracy and macro F1 over a split."""
-        from sklearn.metrics import f1_score
+        return evaluate(
+            self.model,
+            loader,
+            self.loss,
+            split,
+            device=self.device,
+            autocast=self._autocast(),
+            between=self._heed_signals,  # an evaluation that is given up is made anew after a resume
+        )
 
-        self.model.eval()
-        losses, guesses, answers = [], [], []
-        with torch.inference_mode(), self._autocast():
-            for batch in loader:
-                inputs, labels = to_device(batch, self.device)
-                scores = call(self.model, inputs)
-                losses.append(self.loss(scores, labels) * len(labels))
-                guesses.append(scores.argmax(dim=1))
-                answers.append(labels)
-        guess, answer = torch.cat(guesses).cpu(), torch.cat(answers).cpu()
-        return {
-            f"{split}/loss": (torch.stack(losses).sum() / len(answer)).item(),
-            f"{split}/accuracy": (guess == answer).float().mean().item(),
-            f"{split}/macro_f1": float(f1_score(answer.numpy(), guess.numpy(), average="macro", zero_division=0)),
-        }
-
-    def _judge(self, epoch: int, step: int) -> None:
+    def _judge(self) -> None:
         """Evaluate, keep the best weights, and show the metrics to the policy."""
         metrics = self.evaluate(self.val, "val")
-        self.tracker.log(metrics, step - 1)
+        self.tracker.log(metrics, self.step - 1)
         self.scheduler.observe(metrics)
-        if not self.best or _rank(metrics) > _rank(self.best):
+        if not self.best or rank(metrics) > rank(self.best):
             self.best = metrics
             save_weights(self.model, self.folder / "best.safetensors")
         log.info(
             "epoch %d/%d  step %d/%d  val loss %.4f  accuracy %.2f %%  macro F1 %.4f",
-            epoch + 1, self.epochs, step, self.steps,
+            self.epoch + 1, self.epochs, self.step, self.steps,
             metrics["val/loss"], 100 * metrics["val/accuracy"], metrics["val/macro_f1"],
         )  # fmt: skip
 
@@ -143,12 +288,12 @@ class Trainer:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=_DTYPES[self.precision])
 
-    def _bar(self, epoch: int, step: int) -> tqdm[Any]:
-        per_epoch = -(-len(self.train) // self.accumulate)
+    def _bar(self) -> tqdm[Any]:
+        left = -(-len(self.train) // self.accumulate)
         # disable=None: no bar where nobody watches a terminal
         return tqdm(
-            total=min(per_epoch, self.steps - step),
-            desc=f"epoch {epoch + 1}/{self.epochs}",
+            total=min(left, self.steps - self.step),
+            desc=f"epoch {self.epoch + 1}/{self.epochs}",
             unit="step",
             leave=False,
             disable=None if self.progress else True,
@@ -163,11 +308,6 @@ def training_mode(model: nn.Module, frozen_names: Sequence[str]) -> None:
         own = [f"{path}.{name}" if path else name for name, _ in module.named_parameters(recurse=False)]
         if own and frozen.issuperset(own) and getattr(module, "running_mean", None) is not None:
             module.eval()
-
-
-def _rank(metrics: Mapping[str, float]) -> tuple[float, float]:
-    """Higher is better: accuracy, then a low loss."""
-    return metrics["val/accuracy"], -metrics["val/loss"]
 
 
 def _chunks(loader: EpochLoader, size: int) -> Iterator[list[Any]]:

@@ -111,7 +111,7 @@ def save_weights(model: nn.Module, path: str | Path) -> None:
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except (OSError, SafetensorError) as error:
         raise RunError(f"cannot save {path}: {_line(error)}") from error
     finally:
@@ -127,7 +127,7 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
         raise RunError(f"cannot load {path}: {_line(error)}") from error
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make a renamed file outlive a power failure, on systems where a folder can be opened."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)

@@ -532,7 +532,11 @@ def test_run_that_breaks_ends_failed_with_the_steps_before_it(
 def test_loss_that_is_no_number_ends_the_run_in_one_line(lwexp_here: RunHere, store: Store) -> None:
     outcome = lwexp_here("run", *SMALL, "lr=1e38", "optimizer=sgd")
     assert outcome.code == 1
-    assert re.fullmatch(r"error: the loss is (nan|inf) at optimizer step \d; a smaller lr may help\n", outcome.err)
+    assert re.fullmatch(
+        r"error: the loss is (nan|inf) at optimizer step \d, where the head \(00_head\) has the rate 1e\+38; "
+        r"a smaller lr, clip_grad_norm=1 or nonfinite=skip may help\n",
+        outcome.err,
+    )
     assert store.run().info.status == "FAILED"
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Sampler
+
+from lwexp.signals import ignore_in_worker
 
 from .images import Batch, Inputs, SampleDataset
 from .keys import SampleKey, order_seed
@@ -44,6 +48,16 @@ class EpochSampler(Sampler[list[SampleKey]]):
         return ([SampleKey(epoch, index) for index in order[start : start + size]] for start in starts)
 
 
+_open: weakref.WeakSet[EpochLoader] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """Before Python itself waits for worker processes, which ignore the signal that it sends them."""
+    for loader in list(_open):
+        loader.close()
+
+
 class EpochLoader(DataLoader[Batch]):
     """A DataLoader of `EpochSampler`'s batches. `len` is the number of batches of the next iteration."""
 
@@ -57,8 +71,10 @@ class EpochLoader(DataLoader[Batch]):
             persistent_workers=workers > 0,
             pin_memory=torch.device(device).type == "cuda",
             collate_fn=dataset.collate,
+            worker_init_fn=ignore_in_worker,
             generator=torch.Generator(),  # else each new iterator would draw from the global generator
         )
+        _open.add(self)
 
     def close(self) -> None:
         """Stop the workers now: freed later, in a cycle with an exception's traceback, torch waits 5 s for each."""
@@ -66,6 +82,9 @@ class EpochLoader(DataLoader[Batch]):
         self._iterator = None
         if iterator is not None:
             iterator._shutdown_workers()
+            for worker in getattr(iterator, "_workers", ()):
+                if worker.is_alive():  # it hangs, and ignores the signal by which torch ends it
+                    worker.kill()
 
     def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
         """The next iteration is that of `epoch`, from its batch `start_batch` on."""

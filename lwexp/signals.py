@@ -1,0 +1,117 @@
+"""Signals: those that end a training wait for the step in hand, those that clusters send before save its state.
+
+SIGINT (Ctrl-C) and SIGTERM end a training after its step, with a checkpoint; a second Ctrl-C ends it at once. SIGUSR1
+and SIGUSR2, which a cluster sends some time before it ends a job, only ask for a checkpoint.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Any
+
+Handler = Callable[[int, FrameType | None], Any] | int | None
+
+_STOP = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM") if hasattr(signal, name))
+_SAVE = tuple(getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name))  # not on Windows
+
+
+class Interrupted(BaseException):
+    """SIGTERM arrived: unwind like KeyboardInterrupt, so that the run ends KILLED and not RUNNING."""
+
+    def __init__(self, signum: int = signal.SIGTERM) -> None:
+        """`signum` is the number of the signal."""
+        super().__init__(signal.Signals(signum).name)
+        self.signum = signum
+
+
+def handle_in_command() -> None:
+    """From now on SIGTERM raises `Interrupted`; SIGUSR1 and SIGUSR2, which would end the process, do nothing.
+
+    Those two keep a handler that somebody else installed.
+    """
+    signal.signal(signal.SIGTERM, _terminate)
+    for signum in _SAVE:
+        if signal.getsignal(signum) is signal.SIG_DFL:
+            signal.signal(signum, _nothing_to_save)
+
+
+def ignore_in_worker(worker: int) -> None:
+    """For a DataLoader's worker processes: clusters and terminals signal every process of a job.
+
+    A worker that such a signal ends would take the training with it, before its checkpoint is written.
+    """
+    for signum in (*_STOP, *_SAVE):
+        signal.signal(signum, signal.SIG_IGN)
+
+
+class Requests:
+    """What signals ask of a training, from `with` on: `stop` is the signal that ends it, `save` asks for a checkpoint.
+
+    Handlers are installed in the main thread alone, in place of the default ones and lwexp's own; one that somebody
+    else installed (the launcher of a cluster, a notebook) stays. The end of the `with` block puts the former ones back,
+    and raises for a signal that the block has not heeded.
+    """
+
+    def __init__(self, *, stops: bool) -> None:
+        """With `stops` false, SIGINT and SIGTERM keep their handlers: they end the training at once."""
+        self.stop: int | None = None
+        self.save = False
+        self._signals = (*(_STOP if stops else ()), *_SAVE)
+        self._former: dict[int, Handler] = {}
+        self._pid = os.getpid()
+        self._second_ends = False
+
+    def __enter__(self) -> Requests:
+        """Install the handlers."""
+        if threading.current_thread() is threading.main_thread():
+            for signum in self._signals:
+                if signal.getsignal(signum) in _REPLACEABLE:
+                    self._former[signum] = signal.signal(signum, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Put the former handlers back."""
+        for signum, handler in self._former.items():
+            if signal.getsignal(signum) == self._note:
+                signal.signal(signum, handler)
+        self._former = {}
+        if kind is None:
+            self.raise_stop()
+
+    def raise_stop(self) -> None:
+        """Raise KeyboardInterrupt or `Interrupted` if a signal has asked for the end."""
+        if self.stop is not None:
+            raise KeyboardInterrupt if self.stop == signal.SIGINT else Interrupted(self.stop)
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._pid:
+            return  # a forked child, before it ignores signals
+        if signum in _SAVE:
+            self.save = True
+            return
+        if signum == signal.SIGINT:
+            if self._second_ends:
+                raise KeyboardInterrupt
+            self._second_ends = True
+        if self.stop is None:
+            self.stop = signum
+            name = signal.Signals(signum).name
+            text = f"\n{name}: the step is finished and a checkpoint written; a second Ctrl-C stops at once\n"
+            os.write(2, text.encode())  # sys.stderr may be in the middle of a write of its own
+
+
+def _terminate(signum: int, frame: FrameType | None) -> None:
+    raise Interrupted(signum)
+
+
+def _nothing_to_save(signum: int, frame: FrameType | None) -> None:
+    """Outside the training there is no new state; the default action would end the process."""
+
+
+_REPLACEABLE: tuple[Handler, ...] = (signal.SIG_DFL, signal.default_int_handler, _terminate, _nothing_to_save)
