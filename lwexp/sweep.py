@@ -32,10 +32,8 @@ class LwexpCallback(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuse a mistaken config while there is nothing to clean up."""
-        from .settings import settings
-
         HydraConfig.instance().set_config(config)  # ${hydra:…} in the config is looked up there
-        _or_refuse(lambda: settings(config))
+        _or_refuse(lambda: _check(config))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Make the parent run."""
@@ -44,6 +42,16 @@ class LwexpCallback(Callback):
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """All jobs have ended well."""
         close("FINISHED")
+
+
+def _check(config: DictConfig) -> None:
+    from .run_folder import check_place, note_missing
+    from .settings import settings
+
+    checked = settings(config)
+    folder = Path(str(config.hydra.run.dir)).absolute()
+    check_place(folder, checked.resume)
+    note_missing(folder)
 
 
 def _or_refuse(action: Callable[[], object]) -> None:
