@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 from . import sweep
 from .checkpoint import Checkpoints
 from .cli import Interrupted
-from .config import MLflowConfig, SourceTaskConfig
+from .config import SourceTaskConfig
 from .data import eval_loader, train_loader
 from .instantiate import Experiment, build_device, build_loss, build_optimizer, make_experiment
 from .pictures import draw_plan, draw_seen
@@ -39,7 +39,7 @@ from .run_folder import (
 )
 from .scheduler import PlanScheduler
 from .settings import plain, settings
-from .tracking import NoTracker, has_run, open_hint, resolve_uri, start
+from .tracking import NoTracker, has_run, open_hint, prepare, start
 from .train import Trainer
 
 log = logging.getLogger(__name__)
@@ -58,8 +58,7 @@ def run_job(composed: DictConfig) -> float:
     best = finished(config, folder, base)
     if best is not None:
         return best
-    if isinstance(config.tracking, MLflowConfig):
-        resolve_uri(config.tracking, base)  # an address that cannot be one is told before anything is built
+    answers = prepare(config.tracking, base)
     seed_everything(config.seed)
     device = build_device(config.device)
     experiment = make_experiment(config, base)
@@ -67,7 +66,7 @@ def run_job(composed: DictConfig) -> float:
     values = redacted({**plain(composed), "lr_overrides": dict(config.lr_overrides)})  # in the order that counts
     job = _Job(experiment, device, folder, base, values)
     try:
-        return job.run(list(hydra.overrides.task))
+        return job.run(list(hydra.overrides.task), answers=answers)
     finally:
         job.trainer.train.close()
         job.trainer.val.close()
@@ -117,7 +116,7 @@ class _Job:
             nonfinite=config.nonfinite,
         )
 
-    def run(self, overrides: list[str]) -> float:
+    def run(self, overrides: list[str], *, answers: bool) -> float:
         """Begin or go on, train, and end the record, also where the training does not end well."""
         config, folder, base = self.experiment.config, self.folder, self.base
         # Whatever may be refused comes before the record is touched
@@ -138,6 +137,7 @@ class _Job:
             tags=_tags(self.experiment, asked(overrides), folder, base),
             description=self.experiment.plan.to_markdown(8000),
             parent=parent,
+            answers=answers,
         )
         self.trainer.tracker = tracker
         try:
