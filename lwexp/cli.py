@@ -20,12 +20,7 @@ _OPEN = ("model", "grouping", "decay", "policy", "optimizer", "data", "weights",
 
 
 class Interrupted(BaseException):
-    """A signal that ends processes arrived: unwind like KeyboardInterrupt, so that the run ends KILLED, not RUNNING."""
-
-    def __init__(self, signum: int = signal.SIGTERM) -> None:
-        """Keep the signal's number, which the exit code tells."""
-        self.signum = int(signum)
-        super().__init__(f"signal {self.signum}")
+    """SIGTERM arrived: unwind like KeyboardInterrupt, so that the run ends KILLED and not RUNNING."""
 
 
 def main(task: Callable[[Any], Any], folder: str) -> None:
@@ -48,7 +43,7 @@ def main(task: Callable[[Any], Any], folder: str) -> None:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(_one_lined(task))()
     except (KeyboardInterrupt, Interrupted) as stopped:
         sweep.close("KILLED")
-        code = 130 if isinstance(stopped, KeyboardInterrupt) else 128 + stopped.signum
+        code = 130 if isinstance(stopped, KeyboardInterrupt) else 143
         print("interrupted", file=sys.stderr)
         sys.exit(code)
     except Exception as error:
@@ -195,4 +190,4 @@ def _one_line(error: BaseException) -> str:
 
 
 def _terminate(signum: int, frame: FrameType | None) -> None:
-    raise Interrupted(signum)
+    raise Interrupted

@@ -45,7 +45,6 @@ from .train import Trainer
 log = logging.getLogger(__name__)
 
 
-
 def run_job(composed: DictConfig) -> float:
     """Train as `composed` says, or go on with the run of Hydra's run folder; returns the best validation accuracy.
 

@@ -26,6 +26,7 @@ _SAVED = "saved/run"  # as `model=saved/run`: Hydra's name of what the run has t
 _REST = "+lwexp=saved"  # the same for all that is in no group
 _TARGETS = {f"{group}.target" for group in GROUPS}  # the schema's own name of `_target_`, should it be let in
 _CODE_KEYS = ("trust_remote_code",)  # options of libraries that let them run code of others
+_taken: list[str] = []  # the folder of the run that this command goes on with
 _SKIPPED = {"mlartifacts", "checkpoints", ".hydra"}  # folders below outputs/ that hold no run's folder
 
 
@@ -35,6 +36,7 @@ def with_saved_config(overrides: Sequence[str], *, multirun: bool, own_folder: b
     `own_folder`: Hydra's run folder becomes that of the run. Without `resume=`, or with resume=auto, `overrides` come
     back as they are. Raises `ConfigError` for a run that is not there and for a config that cannot be taken.
     """
+    _taken.clear()
     given = [override for override in overrides if _is_resume(override)]
     value = _unquoted(given[-1].partition("=")[2]) if given else ""
     if value in ("", "null", "auto"):
@@ -51,7 +53,13 @@ def with_saved_config(overrides: Sequence[str], *, multirun: bool, own_folder: b
         saved.pop(section, None)
     _refuse_code(saved, typed)
     _refuse_secrets(saved, typed, folder)
+    _taken.append(str(folder))
     return [*_registered(saved, folder, own_folder), *others]
+
+
+def taken_up() -> str | None:
+    """The folder of the run that the command line has named, if it has."""
+    return _taken[0] if _taken else None
 
 
 def asked(overrides: Sequence[str]) -> list[str]:
@@ -68,7 +76,7 @@ def command(folder: Path, base: Path, values: Mapping[str, Any]) -> str:
     return shlex.join([*words, *([_allowing(targets)] if targets else [])])
 
 
-# ----------------------------------------------------------------------------------------------------- which run is meant
+# --------------------------------------------------------------------------------------------------- which run is meant
 
 
 def find_run(value: str, typed: Mapping[str, Any] | None = None) -> Path:
@@ -169,7 +177,7 @@ def _tracking(typed: Mapping[str, Any]) -> MLflowConfig | None:
     return MLflowConfig(**values | ({"uri": str(uri)} if uri is not None else {}))
 
 
-# ------------------------------------------------------------------------------------------------------------ its config
+# ----------------------------------------------------------------------------------------------------------- its config
 
 
 def saved_config(folder: Path) -> dict[str, Any]:
@@ -178,13 +186,11 @@ def saved_config(folder: Path) -> dict[str, Any]:
     Raises `ConfigError` for a file that is not such a config, or that holds what Hydra would resolve or obey.
     """
     from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
 
     file = folder / "config.yaml"
     try:
         values: Any = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
-    except (OSError, ValueError, RecursionError, YAMLError, OmegaConfBaseException) as error:
+    except Exception as error:  # the file's, YAML's and OmegaConf's errors have no common parent
         why = " ".join(str(error).split())[:200]
         raise ConfigError("resume", folder, f"its config.yaml cannot be read: {why}") from None
     if not isinstance(values, dict) or not values:
@@ -228,7 +234,9 @@ def _refuse_code(saved: Mapping[str, Any], typed: Mapping[str, Any]) -> None:
         names = sorted({*allowed, *found})
         why = f"the run's config would execute {', '.join(sorted(set(found)))}"
         raise ConfigError(
-            "checkpoint.allow_targets", f"[{','.join(allowed)}]", f"{why}; allow it with {shlex.quote(_allowing(names))}"
+            "checkpoint.allow_targets",
+            f"[{','.join(allowed)}]",
+            f"{why}; allow it with {shlex.quote(_allowing(names))}",
         )
 
 

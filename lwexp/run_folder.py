@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from .config import flatten
 from .errors import ConfigError
-from .resume import GROUPS
+from .resume import taken_up
 from .tracking import deliver_rest, ended, has_run, redact
 
 if TYPE_CHECKING:
@@ -29,12 +29,14 @@ _HARMLESS = ("resume", "progress", "device", "compile", "data.workers")
 
 
 def check_place(folder: Path, resume: str | None) -> None:
-    """Refuse a folder that holds a run without `resume`, and a `resume` that does not mean this folder."""
+    """Refuse a folder that holds a run without `resume`, and a `resume` that nobody has looked up."""
     if resume in (None, "auto"):
         if resume is None and has_run(folder):
-            why = "holds a run already; resume=auto goes on with it as this command says, resume=<folder> as it was begun"
+            why = (
+                "holds a run already; resume=auto goes on with it as this command says, resume=<folder> as it was begun"
+            )
             raise ConfigError("hydra.run.dir", folder, why)
-    elif Path(str(resume)) != folder:
+    elif resume != taken_up():
         raise ConfigError("resume", resume, "can be given on the command line only")
 
 
@@ -84,7 +86,9 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any], *, remap: bool) -
     if grave and not remap:
         shown = [f"{key} was {_shown(old.get(key))}, is {_shown(new.get(key))}" for key in grave[:4]]
         more = f" and {len(grave) - 4} more" if len(grave) > 4 else ""
-        why = f"the run was made with other values: {', '.join(shown)}{more}; checkpoint.remap=true goes on with the new"
+        why = (
+            f"the run was made with other values: {', '.join(shown)}{more}; checkpoint.remap=true goes on with the new"
+        )
         raise ConfigError(grave[0], _shown(new.get(grave[0])), why)
     if "compile" in differing:
         log.warning("compile=%s differs from the run's: the last bits of its numbers may too", _shown(new["compile"]))
@@ -123,7 +127,7 @@ def remove_if_unused() -> None:
     """Remove the folder noted by `note_missing`, where no run has begun in it and nobody has put anything into it."""
     if not _made or has_run(_made[0]):
         return
-    folder, own = _made[0], {".hydra", "lwexp.log", _CONFIG}
+    folder, own = _made[0], {".hydra", "lwexp.log", _CONFIG, "journal.lock", "delivery.lock", "delivery.json"}
     try:
         if {path.name for path in folder.iterdir()} <= own:
             shutil.rmtree(folder)
