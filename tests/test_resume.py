@@ -528,7 +528,7 @@ def test_the_printed_command_allows_the_code_of_the_config(tmp_path: Path) -> No
     assert resume.command(Path("/x/y"), tmp_path, {}) == "python -m lwexp.run resume=/x/y"
 
 
-# ------------------------------------------------------------------------------- the same numbers as without a disturbance
+# ---------------------------------------------------------------------------- the same numbers as without a disturbance
 
 LONG = [*RUN[:3], "batch_size=32", "epochs=3", "max_steps=70", "progress=false", "tracking=none", "model.dropout=0.2",
         "checkpoint.every_steps=3", "device=cpu"]  # fmt: skip
