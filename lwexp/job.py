@@ -39,7 +39,7 @@ from .run_folder import (
 )
 from .scheduler import PlanScheduler
 from .settings import plain, settings
-from .tracking import NoTracker, has_run, open_hint, prepare, start
+from .tracking import NoTracker, ended, has_run, open_hint, prepare, start
 from .train import Trainer
 
 log = logging.getLogger(__name__)
@@ -112,18 +112,18 @@ class _Job:
             progress=config.progress,
             seen_rates=[] if looks_at_training(experiment.schedule.policy) else None,
             checkpoints=self.checkpoints,
+            config=values,
             nonfinite=config.nonfinite,
         )
 
     def run(self, overrides: list[str], *, answers: bool) -> float:
         """Begin or go on, train, and end the record, also where the training does not end well."""
         config, folder, base = self.experiment.config, self.folder, self.base
-        # Whatever may be refused comes before the record is touched
-        goes_on = has_run(folder)
+        goes_on, status = has_run(folder), ended(folder)
+        # A mistake is told before the record is touched; nothing is changed before the record is this process's alone
+        found = self.checkpoints.paths() if goes_on else []
         state = self.checkpoints.newest() if goes_on else None
-        changed = self._compare(state) if goes_on else []
-        if state is not None:
-            self.trainer.load_state(state, remap=config.checkpoint.remap)
+        changed = self._changed(state) if goes_on else []
         if not goes_on:
             keep_config(folder, self.values)  # first, so that a run with a journal can always go on
         parent, name = sweep.parent_of_job()
@@ -139,9 +139,16 @@ class _Job:
             answers=answers,
         )
         self.trainer.tracker = tracker
+        if goes_on:
+            try:
+                if self.checkpoints.paths() != found:  # the process before has only just let go of it
+                    state = self.checkpoints.newest()
+                    changed = self._changed(state)
+                self._take_up(state, changed)
+            except BaseException as error:
+                tracker.finish(status or "FAILED", one_line(error))
+                raise
         try:
-            if goes_on:
-                self._note_resumed(0 if state is None else int(state["step"]), changed)
             result = self._train(fresh=state is None)
         except (KeyboardInterrupt, Interrupted):
             try:
@@ -150,8 +157,8 @@ class _Job:
                 self._tell_how_to_go_on()
             raise
         except BaseException as error:
-            tracker.finish("FAILED", " ".join(str(error).split()) or type(error).__name__)
-            if any((folder / "checkpoints").glob("*.ckpt")):
+            tracker.finish("FAILED", one_line(error))
+            if self.checkpoints.paths():
                 self._tell_how_to_go_on()
             raise
         tracker.finish("FINISHED")
@@ -160,13 +167,16 @@ class _Job:
             log.info("tracked in %s as %s\n%s", tracker.where, tracker.run_id, open_hint(config.tracking, base))
         return result
 
-    def _compare(self, state: Mapping[str, Any] | None) -> list[str]:
+    def _changed(self, state: Mapping[str, Any] | None) -> list[str]:
         """The options that have changed since the checkpoint, or since the run's beginning where there is none."""
         before = config_before(self.folder) if state is None else state["config"]
         remap = self.experiment.config.checkpoint.remap
         return [] if before is None else changes(before, self.values, remap=remap)
 
-    def _note_resumed(self, step: int, changed: list[str]) -> None:
+    def _take_up(self, state: Mapping[str, Any] | None, changed: list[str]) -> None:
+        if state is not None:
+            self.trainer.load_state(state, remap=self.experiment.config.checkpoint.remap)
+        step = self.trainer.step
         keep_config(self.folder, self.values)
         noted = note_resumed(self.folder, step, changed)
         self.trainer.tracker.tag({"lwexp.resumed": noted, "lwexp.folder": str(self.folder)})
@@ -214,6 +224,11 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
+
+
+def one_line(error: BaseException) -> str:
+    """The error's text, or its kind if it has none, on one line."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def flat_params(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
