@@ -40,6 +40,12 @@ def check_place(folder: Path, resume: str | None) -> None:
         raise ConfigError("resume", resume, "can be given on the command line only")
 
 
+def check_sweep_place(folder: Path, resume: str | None) -> None:
+    """Refuse a sweep's folder that holds a sweep already, without `resume`."""
+    if resume is None and folder.is_dir() and any(has_run(path) for path in (folder, *folder.iterdir())):
+        raise ConfigError("hydra.sweep.dir", folder, "holds a sweep already; resume=auto goes on with its jobs")
+
+
 def finished(config: RunConfig, folder: Path, base: Path) -> float | None:
     """The best validation accuracy of the run in `folder` if it had finished, what is left of it delivered now."""
     if not has_run(folder) or ended(folder) != "FINISHED":

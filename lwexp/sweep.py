@@ -70,15 +70,17 @@ def _or_refuse(action: Callable[[], object]) -> None:
 
 def _open_parent(config: DictConfig) -> None:
     global _open
+    from .run_folder import check_sweep_place
     from .settings import tracking_settings
     from .tracking import prepare, start
 
+    folder, base = Path(str(config.hydra.sweep.dir)).absolute(), Path(config.hydra.runtime.cwd)
     tracking = tracking_settings(config)
+    check_sweep_place(folder, config.resume)
     if tracking is None:
         return
     overrides = list(config.hydra.overrides.task)
     name = " ".join(overrides) or "sweep"
-    folder, base = Path(str(config.hydra.sweep.dir)).absolute(), Path(config.hydra.runtime.cwd)
     folder.mkdir(parents=True, exist_ok=True)
     command = " ".join(["python -m lwexp.run -m", *overrides])
     parsed = OverridesParser.create().parse_overrides(overrides)

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import Outcome
+from mlflow import MlflowClient
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
@@ -395,6 +396,8 @@ def test_a_sweep_goes_on_with_each_jobs_own_run(
     assert outcome.code == 0, outcome.err
     assert [ended(tmp_path / "here" / name) for name in "01"] == ["FINISHED", "FINISHED"]
     assert outcome.out.count("had finished") == 1
+    line = one_line(lwexp_here("run", *options[:-1]))
+    assert line == f"hydra.sweep.dir={tmp_path / 'here'}: holds a sweep already; resume=auto goes on with its jobs"
 
 
 def test_a_folder_with_a_run_is_refused_without_resume(lwexp_here: RunHere, killed: Path) -> None:
@@ -402,6 +405,25 @@ def test_a_folder_with_a_run_is_refused_without_resume(lwexp_here: RunHere, kill
     line = one_line(lwexp_here("run", *RUN, f"hydra.run.dir={killed}", "seed=5"))
     assert line.startswith(f"hydra.run.dir={killed}: holds a run already; resume=auto goes on with it")
     assert before == {path: path.read_bytes() for path in killed.rglob("*") if path.is_file()}
+
+
+def test_the_store_has_one_run_that_ends_well(
+    lwexp_here: RunHere, stop_after: Callable[[int | None], None], tmp_path: Path
+) -> None:
+    options = [option for option in RUN if option != "tracking=none"]
+    stop_after(2)
+    assert lwexp_here("run", *options).code == 130
+    client = MlflowClient(f"sqlite:///{tmp_path}/outputs/mlflow.db")
+    (experiment,) = (found for found in client.search_experiments() if found.name == "lwexp")
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "KILLED"
+    stop_after(None)
+    outcome = lwexp_here("run", f"resume={run.info.run_id[:8]}", "device=cpu")
+    assert outcome.code == 0, outcome.err
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["lwexp.resumed"] == "step 0 with device=cpu"
+    assert [row.step for row in client.get_metric_history(run.info.run_id, "train/loss")] == list(range(6))
 
 
 def test_a_moved_run_goes_on_where_it_is_now(lwexp_here: RunHere, killed: Path, tmp_path: Path) -> None:
@@ -581,6 +603,43 @@ def test_interrupted_in_the_middle_of_an_epoch_it_ends_with_the_same_numbers(
     assert outcome.code == 0, outcome.err
     assert json.loads((tmp_path / "part" / "resumed.json").read_text()) == ["step 5"]
     same(tmp_path / "whole", tmp_path / "part")
+
+
+GROUPING = """
+def mine(model):
+    names = [name for name, _ in model.named_parameters()]
+    return [("late", names[{cut}:]), ("early", names[:{cut}])]
+"""
+
+
+def test_a_plan_that_has_changed_leaves_the_run_as_it_ended_or_is_taken_by_name(
+    lwexp_here: RunHere, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    grouping = [*RUN, "grouping=custom", "grouping._target_=mine.mine", "checkpoint.every_steps=1"]
+    (tmp_path / "mine.py").write_text(GROUPING.format(cut=2), encoding="utf-8")
+    real = JournalTracker.log
+
+    def log(self: JournalTracker, metrics: Any, step: int) -> None:
+        real(self, metrics, step)
+        if step == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(JournalTracker, "log", log)
+    outcome = lwexp_here("run", *grouping, "hydra.run.dir=here")
+    assert outcome.code == 130, outcome.err
+    monkeypatch.setattr(JournalTracker, "log", real)
+    (tmp_path / "mine.py").write_text(GROUPING.format(cut=4) + "# longer", encoding="utf-8")
+    sys.modules.pop("mine")
+    command = ["resume=here", "checkpoint.allow_targets=[mine.mine]"]
+    config = (tmp_path / "here" / "config.yaml").read_text()
+    line = one_line(lwexp_here("run", *command))
+    assert line.startswith("checkpoint.remap=False: the plan is not that of the checkpoint of step 2: ")
+    assert ended(tmp_path / "here") == "KILLED"
+    assert (tmp_path / "here" / "config.yaml").read_text() == config
+    outcome = lwexp_here("run", *command, "checkpoint.remap=true", "lr=0.5")
+    assert outcome.code == 0, outcome.err
+    assert rows(tmp_path / "here")["lr/00_late", 5] == 0.5
+    sys.modules.pop("mine")
 
 
 def test_a_run_that_breaks_prints_how_to_go_on_where_it_has_a_checkpoint(lwexp_here: RunHere) -> None:
