@@ -42,6 +42,7 @@ def main(task: Callable[[Any], Any], folder: str) -> None:
         sys.argv[1:] = _checked_arguments(sys.argv[1:], own_folder=folder == "runs")
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(_one_lined(task))()
     except (KeyboardInterrupt, Interrupted) as stopped:
+        sweep.tell_how_to_go_on(sys.argv[1:])
         sweep.close("KILLED")
         code = 130 if isinstance(stopped, KeyboardInterrupt) else 143
         print("interrupted", file=sys.stderr)

@@ -54,7 +54,8 @@ def run_job(composed: DictConfig) -> float:
     hydra = HydraConfig.get()
     folder, base = Path(hydra.runtime.output_dir), Path(hydra.runtime.cwd)
     check_place(folder, config.resume)
-    best = finished(config, folder, base)
+    values = redacted({**plain(composed), "lr_overrides": dict(config.lr_overrides)})  # in the order that counts
+    best = finished(config, values, folder, base)
     if best is not None:
         return best
     answers = prepare(config.tracking, base)
@@ -62,7 +63,6 @@ def run_job(composed: DictConfig) -> float:
     device = build_device(config.device)
     experiment = make_experiment(config, base)
     log.info("%s\n", experiment.plan)
-    values = redacted({**plain(composed), "lr_overrides": dict(config.lr_overrides)})  # in the order that counts
     job = _Job(experiment, device, folder, base, values)
     try:
         return job.run(list(hydra.overrides.task), answers=answers)
@@ -146,7 +146,7 @@ class _Job:
                     changed = self._changed(state)
                 self._take_up(state, changed)
             except BaseException as error:
-                tracker.finish(status or "FAILED", one_line(error))
+                tracker.finish("KILLED" if status == "KILLED" else "FAILED", one_line(error))
                 raise
         try:
             result = self._train(fresh=state is None)

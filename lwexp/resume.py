@@ -70,10 +70,15 @@ def asked(overrides: Sequence[str]) -> list[str]:
 
 def command(folder: Path, base: Path, values: Mapping[str, Any]) -> str:
     """The shell command that goes on with the run in `folder` from the folder `base`; `values` is the run's config."""
-    shown = os.path.relpath(folder, base) if folder.is_relative_to(base) else str(folder)
+    shown = shown_path(folder, base)
     words = ["python", "-m", "lwexp.run", f"resume={f'./{shown}' if shown == 'auto' else shown}"]
     targets = sorted({name for _, name in code_in(values)})
     return shlex.join([*words, *([_allowing(targets)] if targets else [])])
+
+
+def shown_path(folder: Path, base: Path) -> str:
+    """`folder` from `base`, absolute where it is elsewhere."""
+    return os.path.relpath(folder, base) if folder.is_relative_to(base) else str(folder)
 
 
 # --------------------------------------------------------------------------------------------------- which run is meant

@@ -46,10 +46,16 @@ def check_sweep_place(folder: Path, resume: str | None) -> None:
         raise ConfigError("hydra.sweep.dir", folder, "holds a sweep already; resume=auto goes on with its jobs")
 
 
-def finished(config: RunConfig, folder: Path, base: Path) -> float | None:
-    """The best validation accuracy of the run in `folder` if it had finished, what is left of it delivered now."""
+def finished(config: RunConfig, values: Mapping[str, Any], folder: Path, base: Path) -> float | None:
+    """The best validation accuracy of the run in `folder` if it had finished, what is left of it delivered now.
+
+    Raises `ConfigError` where `values` ask for other numbers than its own.
+    """
     if not has_run(folder) or ended(folder) != "FINISHED":
         return None
+    before = config_before(folder)
+    if before is not None:
+        changes(before, values, remap=False, way_on="it has finished, so another run is needed for that")
     deliver_rest(config.tracking, folder, base)
     try:
         best = float(json.loads((folder / _RESULT).read_text(encoding="utf-8"))["val/accuracy"])
@@ -81,10 +87,13 @@ def redacted(values: Any) -> Any:
     return redact(values) if isinstance(values, str) else values
 
 
-def changes(before: Mapping[str, Any], now: Mapping[str, Any], *, remap: bool) -> list[str]:
+_REMAP = "checkpoint.remap=true goes on with the new"
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any], *, remap: bool, way_on: str = _REMAP) -> list[str]:
     """Options that differ from those with which the run was made, as `key=value`; both configs are plain and redacted.
 
-    Raises `ConfigError` for one that changes the numbers, unless `remap`.
+    Raises `ConfigError` for one that changes the numbers, unless `remap`; it ends with `way_on`.
     """
     old, new = _flat(_with_defaults(before)), _flat(now)
     differing = [key for key in [*new, *(key for key in old if key not in new)] if old.get(key) != new.get(key)]
@@ -92,9 +101,7 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any], *, remap: bool) -
     if grave and not remap:
         shown = [f"{key} was {_shown(old.get(key))}, is {_shown(new.get(key))}" for key in grave[:4]]
         more = f" and {len(grave) - 4} more" if len(grave) > 4 else ""
-        why = (
-            f"the run was made with other values: {', '.join(shown)}{more}; checkpoint.remap=true goes on with the new"
-        )
+        why = f"the run was made with other values: {', '.join(shown)}{more}; {way_on}"
         raise ConfigError(grave[0], _shown(new.get(grave[0])), why)
     if "compile" in differing:
         log.warning("compile=%s differs from the run's: the last bits of its numbers may too", _shown(new["compile"]))

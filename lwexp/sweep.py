@@ -6,8 +6,9 @@ The jobs find it through a file in the sweep's folder, which works with any laun
 from __future__ import annotations
 
 import json
+import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 _FILE = "sweep.json"
 _open: JournalTracker | None = None  # the parent run that this process has begun and not ended
+
+
+_folder: list[Path] = []  # of the multirun that this process has begun
 
 
 class LwexpCallback(Callback):
@@ -77,6 +81,7 @@ def _open_parent(config: DictConfig) -> None:
     folder, base = Path(str(config.hydra.sweep.dir)).absolute(), Path(config.hydra.runtime.cwd)
     tracking = tracking_settings(config)
     check_sweep_place(folder, config.resume)
+    _folder[:] = [folder]
     if tracking is None:
         return
     overrides = list(config.hydra.overrides.task)
@@ -118,9 +123,21 @@ def tell_failure(error: LwexpError) -> None:
     print(f"job {' '.join(HydraConfig.get().overrides.task)} failed: {error}", file=sys.stderr)
 
 
+def tell_how_to_go_on(arguments: Sequence[str]) -> None:
+    """Print the command that goes on with the multirun of this process, if there is one, from its `arguments`."""
+    if not _folder:
+        return
+    from .resume import shown_path
+
+    own = [a for a in arguments if a.lstrip("+").partition("=")[0] not in ("hydra.sweep.dir", "resume")]
+    words = ["python", "-m", "lwexp.run", *own, f"hydra.sweep.dir={shown_path(_folder.pop(), Path.cwd())}"]
+    print(f"go on with the sweep: {shlex.join([*words, 'resume=auto'])}")
+
+
 def close(status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
     """End the parent run that this process has open, if any."""
     global _open
+    _folder.clear()
     if _open is None:
         return
     tracker, _open = _open, None

@@ -381,6 +381,8 @@ def test_auto_starts_anew_goes_on_and_leaves_a_finished_run_alone(
             outcome.out
             == f"the run in {tmp_path / 'here'} had finished, with a best validation accuracy of {best:.2%}\n"
         )
+    line = one_line(lwexp_here("run", *options, "lr=0.5", "checkpoint.remap=true"))
+    assert line.startswith("lr=0.5: the run was made with other values: lr was 0.001, is 0.5; it has finished")
     assert files == {path: path.stat().st_mtime_ns for path in (tmp_path / "here").glob("*.safetensors")}
 
 
@@ -389,10 +391,13 @@ def test_a_sweep_goes_on_with_each_jobs_own_run(
 ) -> None:
     options = ["-m", *RUN, "max_steps=2", "seed=0,1", "hydra.sweep.dir=here", "resume=auto"]
     stop_after(3)
-    assert lwexp_here("run", *options).code == 130
+    outcome = lwexp_here("run", *options[:-1])
+    assert outcome.code == 130
+    (told,) = re.findall(r"go on with the sweep: python -m lwexp.run (.*)", outcome.out)
+    assert sorted(shlex.split(told)) == sorted(options)
     assert [ended(tmp_path / "here" / name) for name in "01"] == ["FINISHED", "KILLED"]
     stop_after(None)
-    outcome = lwexp_here("run", *options)
+    outcome = lwexp_here("run", *shlex.split(told))
     assert outcome.code == 0, outcome.err
     assert [ended(tmp_path / "here" / name) for name in "01"] == ["FINISHED", "FINISHED"]
     assert outcome.out.count("had finished") == 1
