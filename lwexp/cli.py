@@ -34,9 +34,10 @@ def main(task: Callable[[Any], Any], folder: str) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     handle_in_command()
     try:
-        sys.argv[1:] = _checked_arguments(sys.argv[1:])
+        sys.argv[1:] = _checked_arguments(sys.argv[1:], own_folder=folder == "runs")
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(_one_lined(task))()
     except (KeyboardInterrupt, Interrupted) as stopped:
+        sweep.tell_how_to_go_on(sys.argv[1:])
         sweep.close("KILLED")
         code = 130 if isinstance(stopped, KeyboardInterrupt) else 143
         print("interrupted", file=sys.stderr)
@@ -66,7 +67,13 @@ def _one_lined(task: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
         try:
             return task(config)
-        except LwexpError as error:
+        except (LwexpError, KeyboardInterrupt, Interrupted) as error:
+            if not sweep.is_multirun():
+                from .run_folder import remove_if_unused
+
+                remove_if_unused()
+            if not isinstance(error, LwexpError):
+                raise
             if not sweep.is_multirun():
                 refuse(error)
             sweep.tell_failure(error)
@@ -102,9 +109,9 @@ def explained(error: BaseException) -> LwexpError | None:
         found = re.search(r"Could not override '([^']+)'", str(error))
         if found and "No match in the defaults list" not in str(error):
             return UnknownOptionError(found[1], _typed_value(found[1]), _known_keys())
-        return ConfigError("config", " ".join(sys.argv[1:]), _one_line(error))
+        return ConfigError("config", _asked(), _one_line(error))
     if isinstance(error, (HydraException, OmegaConfBaseException)):
-        return ConfigError("config", " ".join(sys.argv[1:]), _one_line(error))
+        return ConfigError("config", _asked(), _one_line(error))
     return None
 
 
@@ -125,12 +132,15 @@ def _prepare(folder: str) -> None:
     ConfigStore.instance().store(name="sections", node=sections, provider="lwexp")
 
 
-def _checked_arguments(arguments: list[str]) -> list[str]:
-    """`arguments` with the options before the flags, as Hydra's parser wants them.
+def _checked_arguments(arguments: list[str], *, own_folder: bool) -> list[str]:
+    """`arguments` with the options before the flags, as Hydra's parser wants them, and `resume=<run>` looked up.
 
-    A flag that it does not know is refused in one line; the parser would print its whole usage.
+    A flag that it does not know is refused in one line; the parser would print its whole usage. `own_folder`: a run
+    that is resumed goes on in its own folder.
     """
     from hydra._internal.utils import get_args_parser
+
+    from . import resume
 
     parser = get_args_parser()
 
@@ -142,7 +152,8 @@ def _checked_arguments(arguments: list[str]) -> list[str]:
     if unknown:
         flags = [flag for action in parser._actions for flag in action.option_strings]
         raise UnknownNameError("command line", unknown[0], flags, "no such flag (options are written key=value)")
-    return [*known.overrides, *(a for a in arguments if a not in known.overrides)]
+    overrides = resume.with_saved_config(known.overrides, multirun=known.multirun, own_folder=own_folder)
+    return [*overrides, *(a for a in arguments if a not in known.overrides)]
 
 
 def _known_keys() -> list[str]:
@@ -151,7 +162,7 @@ def _known_keys() -> list[str]:
 
     config: Any = OmegaConf.load(CONF / "config.yaml")
     groups = [path.name for path in CONF.iterdir() if path.is_dir()]
-    nested = [f"{key}.{inner}" for key in ("unfreeze", "loss") for inner in config[key]]
+    nested = [f"{key}.{inner}" for key in ("unfreeze", "loss", "checkpoint") for inner in config[key]]
     return [*groups, *nested, *(str(key) for key in config if key not in ("defaults", "hydra"))]
 
 
@@ -159,6 +170,13 @@ def _typed_value(key: str) -> str:
     """What the command line gave `key`."""
     values = [a.partition("=")[2] for a in sys.argv[1:] if a.lstrip("+~").partition("=")[0] == key]
     return values[-1] if values else "?"
+
+
+def _asked() -> str:
+    """The command line as the user typed it, but for where `resume` leads."""
+    from . import resume
+
+    return " ".join(resume.asked(sys.argv[1:]))
 
 
 def _one_line(error: BaseException) -> str:

@@ -15,135 +15,208 @@ from typing import Any
 import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from . import sweep
+from .checkpoint import Checkpoints
 from .config import SourceTaskConfig
 from .data import eval_loader, train_loader
 from .instantiate import Experiment, build_device, build_loss, build_optimizer, make_experiment
 from .pictures import draw_plan, draw_seen
 from .policy import looks_at_training
+from .resume import asked, command
+from .run_folder import (
+    USER_KEYED,
+    changes,
+    check_place,
+    config_before,
+    finished,
+    keep_config,
+    keep_result,
+    note_resumed,
+    redacted,
+)
 from .scheduler import PlanScheduler
 from .settings import plain, settings
 from .signals import Interrupted
-from .tracking import Tracker, open_hint, prepare, redact, start
+from .tracking import NoTracker, ended, has_run, open_hint, prepare, start
 from .train import Trainer
 
 log = logging.getLogger(__name__)
 
-# Mappings whose keys the user chose: one param each, as JSON, not one per key.
-_USER_KEYED = ("lr_overrides", "decay.rates", "grouping.patterns", "policy.options", "loss.options", "data.options")
-
 
 def run_job(composed: DictConfig) -> float:
-    """Train as `composed` says; returns the best validation accuracy. Raises `LwexpError`."""
+    """Train as `composed` says, or go on with the run of Hydra's run folder; returns the best validation accuracy.
+
+    Raises `LwexpError`.
+    """
     config = settings(composed)
     hydra = HydraConfig.get()
     folder, base = Path(hydra.runtime.output_dir), Path(hydra.runtime.cwd)
+    check_place(folder, config.resume)
+    values = redacted({**plain(composed), "lr_overrides": dict(config.lr_overrides)})  # in the order that counts
+    best = finished(config, values, folder, base)
+    if best is not None:
+        return best
     answers = prepare(config.tracking, base)
     seed_everything(config.seed)
     device = build_device(config.device)
     experiment = make_experiment(config, base)
-    plan = experiment.plan
-    log.info("%s\n", plan)
-    experiment.built.module.to(device)
-    optimizer = build_optimizer(config, plan)
-    scheduler = PlanScheduler(optimizer, experiment.schedule)
-    loss = build_loss(config, experiment.source).to(device)
-    parent, name = sweep.parent_of_job()
-    values = plain(composed)
-    tracker = start(
-        config.tracking,
-        folder=folder,
-        base=base,
-        run_name=name or sweep.job_settings(config),
-        params=flat_params(values),
-        tags=_tags(experiment, list(hydra.overrides.task), folder, base),
-        description=plan.to_markdown(8000),
-        parent=parent,
-        answers=answers,
-    )
+    log.info("%s\n", experiment.plan)
+    job = _Job(experiment, device, folder, base, values)
     try:
-        result = _train(experiment, device, scheduler, optimizer, loss, tracker, folder, values, base)
-    except (KeyboardInterrupt, Interrupted):
-        tracker.finish("KILLED", "interrupted")
-        raise
-    except BaseException as error:
-        tracker.finish("FAILED", " ".join(str(error).split()) or type(error).__name__)
-        raise
-    tracker.finish("FINISHED")
-    log.info("run %s is in %s", tracker.run_name, folder)
-    if tracker.run_id is not None:
-        log.info("tracked in %s as %s\n%s", tracker.where, tracker.run_id, open_hint(config.tracking, base))
-    return result
-
-
-def _train(
-    experiment: Experiment,
-    device: torch.device,
-    scheduler: PlanScheduler,
-    optimizer: torch.optim.Optimizer,
-    loss: torch.nn.Module,
-    tracker: Tracker,
-    folder: Path,
-    values: Mapping[str, Any],
-    base: Path,
-) -> float:
-    config, source = experiment.config, experiment.source
-    if isinstance(config.weights, SourceTaskConfig):
-        from .source_task import load_source_weights
-
-        load_source_weights(experiment, device, base / "outputs" / "source_tasks", base)
-    config_text = redact(OmegaConf.to_yaml(OmegaConf.create(dict(values))))
-    (folder / "config.yaml").write_text(config_text, encoding="utf-8")
-    (folder / "plan.csv").write_text(experiment.plan.to_csv(), encoding="utf-8")
-    if source.info.tokens is not None:
-        source.info.tokens.tokenizer.save_pretrained(folder / "tokenizer")
-    for name in ("config.yaml", "plan.csv"):
-        tracker.artifact(folder / name)
-    stateful = looks_at_training(experiment.schedule.policy)
-    if not stateful:
-        for path in draw_plan(experiment.plan, experiment.schedule, experiment.steps, folder):
-            tracker.artifact(path)
-    data = source.datasets(experiment.preprocessing, config.data.augment, config.seed)
-    loading: dict[str, Any] = {"batch_size": config.batch_size, "workers": config.data.workers, "device": device}
-    trainer = Trainer(
-        model=experiment.built.module,
-        plan=experiment.plan,
-        optimizer=optimizer,
-        scheduler=scheduler,
-        loss=loss,
-        train=train_loader(data.train, seed=config.seed, **loading),
-        val=eval_loader(data.val, **loading),
-        tracker=tracker,
-        folder=folder,
-        device=device,
-        steps=experiment.steps,
-        epochs=config.epochs,
-        accumulate=config.accumulate,
-        clip_grad_norm=config.clip_grad_norm,
-        precision=config.precision,
-        compile=config.compile,
-        freeze_stats=config.freeze_stats,
-        progress=config.progress,
-        seen_rates=[] if stateful else None,
-    )
-    try:
-        best = trainer.fit()
+        return job.run(list(hydra.overrides.task), answers=answers)
     finally:
-        trainer.train.close()
-        trainer.val.close()
-    closing = f"best validation accuracy {best['val/accuracy']:.2%}"
-    if data.test is not None:
-        tested = trainer.test(eval_loader(data.test, **loading))
-        tracker.log(tested, experiment.steps - 1)
-        closing += f", test accuracy {tested['test/accuracy']:.2%} with those weights"
-    if trainer.seen_rates is not None:
-        for path in draw_seen(experiment.plan, trainer.seen_rates, folder):
-            tracker.artifact(path)
-    tracker.artifact(folder / "best.safetensors")
-    log.info("%s: %s", tracker.run_name, closing)
-    return best["val/accuracy"]
+        job.trainer.train.close()
+        job.trainer.val.close()
+
+
+class _Job:
+    """The training of an experiment and its record: from what the folder holds to the end of the run."""
+
+    def __init__(
+        self, experiment: Experiment, device: torch.device, folder: Path, base: Path, values: Mapping[str, Any]
+    ) -> None:
+        config, source = experiment.config, experiment.source
+        self.experiment, self.folder, self.base, self.values = experiment, folder, base, values
+        experiment.built.module.to(device)
+        self.loading: dict[str, Any] = {
+            "batch_size": config.batch_size, "workers": config.data.workers, "device": device
+        }  # fmt: skip
+        self.data = source.datasets(experiment.preprocessing, config.data.augment, config.seed)
+        self.checkpoints = Checkpoints(
+            folder / "checkpoints",
+            every_steps=config.checkpoint.every_steps,
+            every_minutes=config.checkpoint.every_minutes,
+            keep=config.checkpoint.keep,
+        )
+        optimizer = build_optimizer(config, experiment.plan)
+        self.trainer = Trainer(
+            model=experiment.built.module,
+            plan=experiment.plan,
+            optimizer=optimizer,
+            scheduler=PlanScheduler(optimizer, experiment.schedule),
+            loss=build_loss(config, source).to(device),
+            train=train_loader(self.data.train, seed=config.seed, **self.loading),
+            val=eval_loader(self.data.val, **self.loading),
+            tracker=NoTracker(""),  # until the run begins
+            folder=folder,
+            device=device,
+            steps=experiment.steps,
+            epochs=config.epochs,
+            accumulate=config.accumulate,
+            clip_grad_norm=config.clip_grad_norm,
+            precision=config.precision,
+            compile=config.compile,
+            freeze_stats=config.freeze_stats,
+            progress=config.progress,
+            seen_rates=[] if looks_at_training(experiment.schedule.policy) else None,
+            checkpoints=self.checkpoints,
+            config=values,
+            nonfinite=config.nonfinite,
+        )
+
+    def run(self, overrides: list[str], *, answers: bool) -> float:
+        """Begin or go on, train, and end the record, also where the training does not end well."""
+        config, folder, base = self.experiment.config, self.folder, self.base
+        goes_on, status = has_run(folder), ended(folder)
+        # A mistake is told before the record is touched; nothing is changed before the record is this process's alone
+        found = self.checkpoints.paths() if goes_on else []
+        state = self.checkpoints.newest() if goes_on else None
+        changed = self._changed(state) if goes_on else []
+        if not goes_on:
+            keep_config(folder, self.values)  # first, so that a run with a journal can always go on
+        parent, name = sweep.parent_of_job()
+        tracker = start(
+            config.tracking,
+            folder=folder,
+            base=base,
+            run_name=name or sweep.job_settings(config),
+            params=flat_params(self.values),
+            tags=_tags(self.experiment, asked(overrides), folder, base),
+            description=self.experiment.plan.to_markdown(8000),
+            parent=parent,
+            answers=answers,
+        )
+        self.trainer.tracker = tracker
+        if goes_on:
+            try:
+                if self.checkpoints.paths() != found:  # the process before has only just let go of it
+                    state = self.checkpoints.newest()
+                    changed = self._changed(state)
+                self._take_up(state, changed)
+            except BaseException as error:
+                tracker.finish("KILLED" if status == "KILLED" else "FAILED", one_line(error))
+                raise
+        try:
+            result = self._train(fresh=state is None)
+        except (KeyboardInterrupt, Interrupted):
+            try:
+                tracker.finish("KILLED", "interrupted")
+            finally:
+                self._tell_how_to_go_on()
+            raise
+        except BaseException as error:
+            tracker.finish("FAILED", one_line(error))
+            if self.checkpoints.paths():
+                self._tell_how_to_go_on()
+            raise
+        tracker.finish("FINISHED")
+        log.info("run %s is in %s", tracker.run_name, folder)
+        if tracker.run_id is not None:
+            log.info("tracked in %s as %s\n%s", tracker.where, tracker.run_id, open_hint(config.tracking, base))
+        return result
+
+    def _changed(self, state: Mapping[str, Any] | None) -> list[str]:
+        """The options that have changed since the checkpoint, or since the run's beginning where there is none."""
+        before = config_before(self.folder) if state is None else state["config"]
+        remap = self.experiment.config.checkpoint.remap
+        return [] if before is None else changes(before, self.values, remap=remap)
+
+    def _take_up(self, state: Mapping[str, Any] | None, changed: list[str]) -> None:
+        if state is not None:
+            self.trainer.load_state(state, remap=self.experiment.config.checkpoint.remap)
+        step = self.trainer.step
+        keep_config(self.folder, self.values)
+        noted = note_resumed(self.folder, step, changed)
+        self.trainer.tracker.tag({"lwexp.resumed": noted, "lwexp.folder": str(self.folder)})
+        log.info("going on at optimizer step %d%s", step, f" with {' '.join(changed)}" if changed else "")
+
+    def _train(self, *, fresh: bool) -> float:
+        experiment, trainer, folder = self.experiment, self.trainer, self.folder
+        config, source, tracker = experiment.config, experiment.source, trainer.tracker
+        if fresh and isinstance(config.weights, SourceTaskConfig):
+            from .source_task import load_source_weights
+
+            load_source_weights(experiment, trainer.device, self.base / "outputs" / "source_tasks", self.base)
+            seed_everything(config.seed)  # the same whether these weights were kept or have just been trained
+        (folder / "plan.csv").write_text(experiment.plan.to_csv(), encoding="utf-8")
+        if source.info.tokens is not None:
+            source.info.tokens.tokenizer.save_pretrained(folder / "tokenizer")
+        for name in ("config.yaml", "plan.csv"):
+            tracker.artifact(folder / name)
+        if trainer.seen_rates is None:
+            for path in draw_plan(experiment.plan, experiment.schedule, experiment.steps, folder):
+                tracker.artifact(path)
+        best = trainer.fit()
+        closing = f"best validation accuracy {best['val/accuracy']:.2%}"
+        tested: dict[str, float] = {}
+        if self.data.test is not None:
+            tested = trainer.test(eval_loader(self.data.test, **self.loading))
+            tracker.log(tested, experiment.steps - 1)
+            closing += f", test accuracy {tested['test/accuracy']:.2%} with those weights"
+        if trainer.seen_rates is not None:
+            for path in draw_seen(experiment.plan, trainer.seen_rates, folder):
+                tracker.artifact(path)
+        tracker.artifact(folder / "best.safetensors")
+        keep_result(folder, {**best, **tested})
+        log.info("%s: %s", tracker.run_name, closing)
+        return best["val/accuracy"]
+
+    def _tell_how_to_go_on(self) -> None:
+        log.info("go on with: %s", command(self.folder, self.base, self.values))
+        if "***" in str(self.values["tracking"].get("uri")):
+            log.info("and with tracking.uri=… once more: its password is kept nowhere")
 
 
 def seed_everything(seed: int) -> None:
@@ -151,6 +224,11 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
+
+
+def one_line(error: BaseException) -> str:
+    """The error's text, or its kind if it has none, on one line."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def flat_params(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -162,7 +240,7 @@ def flat_params(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     flat: dict[str, str] = {}
     for key, value in values.items():
         path = f"{prefix}{key}"
-        if isinstance(value, Mapping) and path not in _USER_KEYED:
+        if isinstance(value, Mapping) and path not in USER_KEYED:
             flat.update(flat_params(value, f"{path}."))
         else:
             flat[path] = json.dumps(value) if isinstance(value, (Mapping, list)) else str(value)

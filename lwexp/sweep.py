@@ -6,8 +6,9 @@ The jobs find it through a file in the sweep's folder, which works with any laun
 from __future__ import annotations
 
 import json
+import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -28,15 +29,16 @@ _FILE = "sweep.json"
 _open: JournalTracker | None = None  # the parent run that this process has begun and not ended
 
 
+_folder: list[Path] = []  # of the multirun that this process has begun
+
+
 class LwexpCallback(Callback):
     """Checks a single run's config before its folder is made, and keeps a multirun's parent run."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuse a mistaken config while there is nothing to clean up."""
-        from .settings import settings
-
         HydraConfig.instance().set_config(config)  # ${hydra:…} in the config is looked up there
-        _or_refuse(lambda: settings(config))
+        _or_refuse(lambda: _check(config))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Make the parent run."""
@@ -45,6 +47,16 @@ class LwexpCallback(Callback):
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """All jobs have ended well."""
         close("FINISHED")
+
+
+def _check(config: DictConfig) -> None:
+    from .run_folder import check_place, note_missing
+    from .settings import settings
+
+    checked = settings(config)
+    folder = Path(str(config.hydra.run.dir)).absolute()
+    check_place(folder, checked.resume)
+    note_missing(folder)
 
 
 def _or_refuse(action: Callable[[], object]) -> None:
@@ -62,15 +74,18 @@ def _or_refuse(action: Callable[[], object]) -> None:
 
 def _open_parent(config: DictConfig) -> None:
     global _open
+    from .run_folder import check_sweep_place
     from .settings import tracking_settings
     from .tracking import prepare, start
 
+    folder, base = Path(str(config.hydra.sweep.dir)).absolute(), Path(config.hydra.runtime.cwd)
     tracking = tracking_settings(config)
+    check_sweep_place(folder, config.resume)
+    _folder[:] = [folder]
     if tracking is None:
         return
     overrides = list(config.hydra.overrides.task)
     name = " ".join(overrides) or "sweep"
-    folder, base = Path(str(config.hydra.sweep.dir)).absolute(), Path(config.hydra.runtime.cwd)
     folder.mkdir(parents=True, exist_ok=True)
     command = " ".join(["python -m lwexp.run -m", *overrides])
     parsed = OverridesParser.create().parse_overrides(overrides)
@@ -108,9 +123,21 @@ def tell_failure(error: LwexpError) -> None:
     print(f"job {' '.join(HydraConfig.get().overrides.task)} failed: {error}", file=sys.stderr)
 
 
+def tell_how_to_go_on(arguments: Sequence[str]) -> None:
+    """Print the command that goes on with the multirun of this process, if there is one, from its `arguments`."""
+    if not _folder:
+        return
+    from .resume import shown_path
+
+    own = [a for a in arguments if a.lstrip("+").partition("=")[0] not in ("hydra.sweep.dir", "resume")]
+    words = ["python", "-m", "lwexp.run", *own, f"hydra.sweep.dir={shown_path(_folder.pop(), Path.cwd())}"]
+    print(f"go on with the sweep: {shlex.join([*words, 'resume=auto'])}")
+
+
 def close(status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
     """End the parent run that this process has open, if any."""
     global _open
+    _folder.clear()
     if _open is None:
         return
     tracker, _open = _open, None
