@@ -200,7 +200,7 @@ def test_a_command_survives_a_clusters_signal_outside_the_training() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-# ----------------------------------------------------------------------------------------------- in a process of its own
+# ---------------------------------------------------------------------------------------------- in a process of its own
 
 SCRIPT = """
 import sys, time

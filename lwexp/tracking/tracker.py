@@ -112,10 +112,6 @@ class JournalTracker:
             courier.look()
         self._look()
 
-    def position(self) -> int:
-        """There is no journal."""
-        return 0
-
     def finish(self, status: Status, reason: str | None = None) -> None:
         """Write the end, and return when everything is delivered and the status set, or say what is not.
 
