@@ -14,7 +14,7 @@ from .address import redact
 from .delivery import RUN_LOCK, end_entry
 from .journal import Journal
 from .lock import Lock
-from .place import Place, read_place
+from .place import Place, forget_failure, read_place
 from .process import courier
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
@@ -34,9 +34,9 @@ class JournalTracker:
         """Take the journal in `folder`; `uri` None: it is kept and not delivered. Raises `RunError`."""
         self.run_name, self.where = run_name, redact(uri) if uri is not None else "none"
         self.folder, self._uri, self._patience = folder, uri, flush_timeout
-        folder.mkdir(parents=True, exist_ok=True)
         self._lock = Lock(folder / RUN_LOCK)
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             if not self._lock.acquire(_LOCK_SECONDS):
                 raise RunError(f"another process is running in {folder}")
         except OSError as error:
@@ -92,6 +92,7 @@ class JournalTracker:
         """
         if self._uri is None:
             return
+        forget_failure(self.folder)
         courier.deliver(self.folder, self._uri, self._patience)
         deadline = time.monotonic() + _FIRST_SECONDS
         while at_once and time.monotonic() < deadline:
