@@ -136,7 +136,9 @@ def test_sets_of_names_that_change_are_read_with_their_own_values(tmp_path: Path
         expected.append(("rows", (step, values)))
     journal.close()
     assert told(journal.path) == expected
-    assert sum(entry.kind == "keys" for entry in Reader(journal.path).entries()) == len({tuple(e[1][1]) for e in expected})
+    assert sum(entry.kind == "keys" for entry in Reader(journal.path).entries()) == len(
+        {tuple(e[1][1]) for e in expected}
+    )
 
 
 def test_it_is_read_while_it_is_written(tmp_path: Path) -> None:
@@ -351,9 +353,15 @@ def test_a_full_disk_is_one_line_and_what_was_written_stays_whole(
     journal.rows({"a": 0.0, "b": 1.0}, 0)
     disk(left)
     step = 0
-    with pytest.raises(RunError, match=r"^the metrics journal .*journal\.lwexp cannot be written: No space left") as caught:
-        for step in range(1, 1000):  # noqa: B007 (the last one is looked at below)
+
+    def train() -> None:
+        nonlocal step
+        for step in range(1, 1000):
             journal.rows({"a": float(step), "b": 1.0}, step)
+
+    line = r"^the metrics journal .*journal\.lwexp cannot be written: No space left"
+    with pytest.raises(RunError, match=line) as caught:
+        train()
     assert "\n" not in str(caught.value)
     expected = [("run", RUN), *(("rows", (s, {"a": float(s), "b": 1.0})) for s in range(step))]
     assert told(journal.path) == expected

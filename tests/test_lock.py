@@ -40,7 +40,10 @@ class Holder:
 
     def __init__(self, path: Path, *options: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-c", HOLDER, str(path), *options], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", HOLDER, str(path), *options],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
 
     def line(self) -> str:
@@ -140,11 +143,14 @@ def test_threads_of_one_process_exclude_each_other(tmp_path: Path) -> None:
                 with guard:
                     inside -= 1
 
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
     threads = [threading.Thread(target=work) for _ in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    sys.setswitchinterval(interval)
     assert most == 1
     assert taken > 0
     assert Lock(tmp_path / "lock").free
