@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from lwexp.tracking import lock as lock_module
 from lwexp.tracking.lock import Lock
 
 HOLDER = """
@@ -126,34 +127,24 @@ def test_two_holders_in_one_process_exclude_each_other(tmp_path: Path) -> None:
     assert Lock(tmp_path / "lock").free
 
 
-def test_threads_of_one_process_exclude_each_other(tmp_path: Path) -> None:
-    inside, most, taken = 0, 0, 0
-    guard = threading.Lock()
+def test_threads_of_one_process_exclude_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken, take, together = [], lock_module._lock, threading.Barrier(4)
+
+    def slow(descriptor: int) -> None:
+        time.sleep(0.05)
+        take(descriptor)
 
     def work() -> None:
-        nonlocal inside, most, taken
-        for _ in range(200):
-            with Lock(tmp_path / "lock") as lock:
-                if not lock.acquire():
-                    continue
-                with guard:
-                    inside, taken = inside + 1, taken + 1
-                    most = max(most, inside)
-                time.sleep(0)
-                with guard:
-                    inside -= 1
+        together.wait()
+        taken.append(Lock(tmp_path / "lock").acquire())
 
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    threads = [threading.Thread(target=work) for _ in range(6)]
+    monkeypatch.setattr(lock_module, "_lock", slow)
+    threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    sys.setswitchinterval(interval)
-    assert most == 1
-    assert taken > 0
-    assert Lock(tmp_path / "lock").free
+    assert sorted(taken) == [False, False, False, True]
 
 
 def test_a_file_that_cannot_be_made_is_the_callers_to_explain(tmp_path: Path) -> None:
