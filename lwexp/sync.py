@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from .tracking.place import read_place
 
 _OPTIONS = ["tracking.uri", "tracking.timeout", "tracking.flush_timeout"]
 _LOOK_SECONDS = 2.0
+_LOCK_SECONDS = 0.3  # a delivery that looks whether the run goes on holds the lock for a moment
 
 
 @dataclass
@@ -47,48 +48,71 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folders, config = _parse(sys.argv[1:] if arguments is None else arguments)
         return _sync(folders, config)
     except LwexpError as error:
-        print(f"lwexp-sync: {redact(str(error))}", file=sys.stderr)
-        return error.exit_code
+        return _tell(error)
     except KeyboardInterrupt:
         return 130
 
 
 def _sync(folders: Sequence[Path], config: MLflowConfig) -> int:
-    named = bool(folders)
-    runs = [run for folder in folders or [Path("outputs")] for run in _runs(folder, named)]
-    if named and not runs:
+    named, code = bool(folders), 0
+    runs: list[Left] = []
+    for path in [path for folder in folders or [Path("outputs")] for path in _journals(folder, named)]:
+        try:
+            runs += _read(path)
+        except (LwexpError, OSError) as error:
+            code = _tell(RunError(f"{os.path.relpath(path)}: {error}"))
+    if named and not runs and not code:
         raise ConfigError("folder", ", ".join(map(str, folders)), "holds no run's journal")
     left = [run for run in runs if not run.delivered and (config.uri is not None or run.record["where"] != "none")]
-    if not left:
+    if not left and not code:
         print(f"nothing is left to deliver ({len(runs)} runs looked at)" if runs else "there are no runs in outputs/")
-        return 0
     reachable: dict[str, str | None] = {}  # address -> why it cannot be used
     # the parents of sweeps first: their jobs need their ids
-    return max([_deliver(run, config, reachable) for run in sorted(left, key=lambda run: len(run.folder.parts))])
+    for run in sorted(left, key=lambda run: len(run.folder.parts)):
+        try:
+            code = max(code, _deliver(run, config, reachable))
+        except LwexpError as error:
+            code = max(code, _tell(error))
+    return code
 
 
-def _runs(folder: Path, named: bool) -> Iterator[Left]:
-    """The runs in `folder` and below."""
+def _tell(error: LwexpError) -> int:
+    """One line on standard error; returns the exit code."""
+    print(f"lwexp-sync: {redact(str(error))}", file=sys.stderr)
+    return error.exit_code
+
+
+def _journals(folder: Path, named: bool) -> list[Path]:
+    """The journals in `folder` and below."""
     if not folder.is_dir():
         if named:
             siblings = [str(path) for path in folder.parent.glob("*/")] if folder.parent.is_dir() else []
             raise ConfigError("folder", folder, f"there is no such folder; {nearest(str(folder), siblings)}")
-        return
-    for path in sorted(folder.rglob(FILE)):
-        reader, record, rows = Reader(path), None, 0
-        for entry in reader.entries():
-            if entry.kind == "run":
-                record = entry.value
-            elif entry.kind == "rows":
-                rows += len(entry.value.keys)
-        if record is not None:
-            yield Left(path.parent, record, rows, reader.position, reader.damaged)
+        return []
+    return sorted(folder.rglob(FILE))
+
+
+def _read(path: Path) -> list[Left]:
+    """The run in a journal, or none where its process died before it had begun. Raises `RunError`."""
+    reader, record, rows = Reader(path), None, 0
+    for entry in reader.entries():
+        if entry.kind == "run":
+            record = entry.value
+        elif entry.kind == "resumed" and record is not None:
+            record["where"] = entry.value.get("where", record["where"])
+        elif entry.kind == "rows":
+            rows += len(entry.value.keys)
+    if record is None and rows:
+        raise RunError(f"the record that names the run is damaged; {rows} metric rows are in the journal")
+    return [Left(path.parent, record, rows, reader.position, reader.damaged)] if record is not None else []
 
 
 def _deliver(run: Left, config: MLflowConfig, reachable: dict[str, str | None]) -> int:
     """Deliver one run and print one line about it; returns 0, or 1 if something is left."""
     name = f"{run.record['run_name']} ({os.path.relpath(run.folder)})"
-    if not Lock(run.folder / RUN_LOCK).free:
+    with Lock(run.folder / RUN_LOCK) as lock:
+        running = not lock.acquire(_LOCK_SECONDS)
+    if running:
         print(f"{name}: still running, {read_place(run.folder).rows} of {run.rows} metric rows delivered so far")
         return 0
     uri = _uri(run, config)
@@ -101,7 +125,8 @@ def _deliver(run: Left, config: MLflowConfig, reachable: dict[str, str | None]) 
     failed = reachable[uri]
     if failed is None:
         delivery = Delivery(run.folder, uri, patience=config.flush_timeout)
-        worker = threading.Thread(target=delivery.run, daemon=True)  # an interrupt ends the command at once
+        # an interrupt ends the command at once
+        worker = threading.Thread(target=_work, args=(delivery,), daemon=True)
         worker.start()
         while worker.is_alive():
             worker.join(_LOOK_SECONDS)
@@ -116,6 +141,13 @@ def _deliver(run: Left, config: MLflowConfig, reachable: dict[str, str | None]) 
     damage = f", {run.damaged} damaged bytes of its journal were passed over" if run.damaged else ""
     print(f"{name}: {place.rows} metric rows delivered to {redact(uri)}, {place.status}{damage}")
     return 0
+
+
+def _work(delivery: Delivery) -> None:
+    try:
+        delivery.run()
+    except Exception as error:  # told by the caller, which reads the place
+        delivery.fail(error)
 
 
 def _uri(run: Left, config: MLflowConfig) -> str:

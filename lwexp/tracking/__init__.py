@@ -22,7 +22,8 @@ from .address import redact, resolve_uri
 from .contact import UnreachableError, check_store
 from .journal import FILE as JOURNAL
 from .journal import ended, has_journal
-from .keys import safe_key, safe_keys
+from .keys import param_values, safe_key, safe_keys
+from .place import FILE as PLACE
 from .place import read_place
 from .process import courier
 from .tracker import JournalTracker, Status
@@ -98,14 +99,14 @@ def prepare(config: MLflowConfig | NoTrackingConfig, base: Path | None = None) -
     """
     if isinstance(config, NoTrackingConfig):
         return True
+    answers = True
     try:
         check_store(config, base)
     except UnreachableError as error:
         log.warning("%s; the run goes on, its metrics wait in its folder (or go on without: tracking=none)", error)
-        return False
-    finally:
-        courier.start()
-    return True
+        answers = False
+    courier.start()
+    return answers
 
 
 def start(
@@ -127,13 +128,13 @@ def start(
     first word is waited for. Raises `ConfigError` for an address or experiment that cannot be used, `RunError` for a
     store that refuses, a folder in use or a full disk.
     """
-    base = base or Path.cwd()
+    base, run_name = base or Path.cwd(), redact(run_name)
     uri = resolve_uri(config, base) if isinstance(config, MLflowConfig) else None
     tracker = JournalTracker(folder, run_name, uri, config.flush_timeout if isinstance(config, MLflowConfig) else 0.0)
     try:
         if tracker.journal.run is not None:
             tracker.run_name = tracker.journal.run["run_name"]
-            tracker.journal.write("resumed", {"time_ms": time.time_ns() // 1_000_000})
+            tracker.journal.write("resumed", {"time_ms": time.time_ns() // 1_000_000, "where": tracker.where})
         else:
             own = {
                 "mlflow.source.type": "LOCAL",
@@ -149,7 +150,7 @@ def start(
                 "base": str(base.absolute()),
                 "parent": os.path.relpath(parent, folder) if parent is not None else None,
                 "tags": {key: redact(value) for key, value in {**own, **tags}.items()},
-                "params": {key: redact(v) if isinstance(v, str) else v for key, v in params.items()},
+                "params": param_values(params),
                 "time_ms": time.time_ns() // 1_000_000,
             }
             tracker.journal.write("run", record)
@@ -158,7 +159,8 @@ def start(
         new = read_place(folder).run_id is None and not tracker.journal.rows_written
         tracker.close()
         if new and isinstance(error, Exception):  # refused: as if it had never been begun
-            (folder / JOURNAL).unlink(missing_ok=True)
+            for name in (JOURNAL, PLACE):
+                (folder / name).unlink(missing_ok=True)
         raise
     return tracker
 

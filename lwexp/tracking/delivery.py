@@ -20,12 +20,13 @@ from typing import TYPE_CHECKING, Any
 from lwexp.config import MLflowConfig
 from lwexp.errors import ConfigError, RunError
 
+from .address import redact
 from .contact import UnreachableError, one_line
 from .journal import FILE as JOURNAL
 from .journal import Entry, Journal, Reader, Rows, has_journal
 from .keys import MAX_NAME, cut, param_values, tag_values
 from .lock import Lock
-from .place import read_place
+from .place import Place, read_place
 from .store import bounded, connect, experiment_id, may_pass
 
 if TYPE_CHECKING:
@@ -74,6 +75,8 @@ class Delivery:
                 while not self._lock.acquire(_POLL_SECONDS):
                     self._check_owner()
                 self.place = read_place(self.folder)
+                if self.place.where not in ("", self._where):  # another store: it may have nothing of this run
+                    self.place = Place()
                 self.place.pid, self.place.host, self.place.where = os.getpid(), socket.gethostname(), self._where
                 self.place.refused = self.place.problem = None
                 self._save()
@@ -87,8 +90,6 @@ class Delivery:
 
     @property
     def _where(self) -> str:
-        from .address import redact
-
         return redact(self._uri)
 
     def _deliver(self) -> None:
@@ -144,7 +145,6 @@ class Delivery:
         ]
         self._attempt(lambda: self._log(metrics))
         self._advance(end, count)
-        self._uncertain = False
 
     def _log(self, metrics: list[Metric]) -> None:
         client, run_id = self._connected(), str(self.place.run_id)
@@ -154,6 +154,8 @@ class Delivery:
             metrics = [metric for metric in metrics if metric.step > last.get(metric.key, -1)]
         for first in range(0, len(metrics), BATCH_ROWS):
             client.log_batch(run_id, metrics=metrics[first : first + BATCH_ROWS])
+        if metrics:  # what comes after a row that the store did not have is not there either
+            self._uncertain = False
 
     def _tell(self, entry: Entry) -> None:
         """Tell the store an entry that holds no rows; telling it twice does no harm."""

@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple
 
 from lwexp.errors import RunError
 
-from .keys import safe_key, safe_keys
+from .keys import free_key, safe_key
 
 Kind = Literal["run", "keys", "rows", "tags", "artifact", "resumed", "end"]
 FILE = "journal.lwexp"
@@ -63,7 +63,7 @@ class Reader:
         self.key_sets: dict[int, tuple[str, ...]] = {}
         self.names: dict[str, str] = {}  # name -> key
         with path.open("rb") as file:
-            if file.read(len(_HEADER)) != _HEADER:
+            if not _HEADER.startswith(file.read(len(_HEADER))):  # a shorter file was cut off before its first record
                 raise RunError(f"{path} is not a metrics journal of this version of lwexp")
 
     def entries(self, until: int | None = None) -> Iterator[Entry]:
@@ -141,9 +141,11 @@ class Journal:
         self.rows_written = 0
         self.run: dict[str, Any] | None = None
         self.ended: str | None = None
+        self._file = -1
         try:
             self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-            if os.fstat(self._file).st_size < len(_HEADER):  # new, or cut off before its first record
+            if os.fstat(self._file).st_size < len(_HEADER):
+                Reader(self.path)  # nobody else's file
                 os.ftruncate(self._file, 0)
                 self._end = 0
                 self._append(_HEADER)
@@ -151,7 +153,11 @@ class Journal:
                 self._take_up()
             self._reserve.write_bytes(bytes(_RESERVE_BYTES))
         except OSError as error:
+            self.close()
             self._no_space(error)
+        except RunError:
+            self.close()
+            raise
 
     def write(self, kind: Kind, value: Mapping[str, Any]) -> None:
         """Append an entry of any kind but `rows`. Raises `RunError` where the disk takes no more."""
@@ -233,12 +239,9 @@ class Journal:
         os.ftruncate(self._file, self._end)
 
     def _new_keys(self, names: tuple[str, ...]) -> int:
-        for name in names:
-            if name not in self._keys:
-                key = safe_key(name)
-                if key in self._keys.values():
-                    key = safe_keys([*self._keys, name])[-1]
-                self._keys[name] = key
+        new = [name for name in names if name not in self._keys]
+        for name in sorted(new, key=lambda name: name != safe_key(name)):  # what can stay as it is comes first
+            self._keys[name] = free_key(name, self._keys.values())
         number = self._next_number
         self.write("keys", {"number": number, "names": names, "keys": [self._keys[name] for name in names]})
         self._next_number += 1

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from .address import redact
@@ -50,6 +50,14 @@ def safe_keys(names: Sequence[str]) -> list[str]:
         keys[name] = key
         taken.add(key)
     return [keys[name] for name in names]
+
+
+def free_key(name: str, taken: Collection[str]) -> str:
+    """`safe_key` of `name`, with a hash of the name appended where it is one of `taken`."""
+    key = plain = safe_key(name)
+    while key in taken:
+        key, name = _with_hash(plain, name), f"{name}'"
+    return key
 
 
 def cut(text: str, limit: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 from pathlib import Path
 from types import TracebackType
@@ -11,6 +12,7 @@ from types import TracebackType
 _PAUSE = 0.05
 # POSIX record locks do not exclude two holders in one process
 _held_here: set[Path] = set()
+_guard = threading.Lock()  # of the set, and of what must go with it
 
 
 class Lock:
@@ -22,7 +24,7 @@ class Lock:
 
     def __init__(self, path: Path) -> None:
         """Nothing is taken yet; the file is made when it is."""
-        self.path = path.absolute()
+        self.path = Path(os.path.realpath(path))
         self._descriptor: int | None = None
 
     def acquire(self, seconds: float = 0.0) -> bool:
@@ -37,9 +39,10 @@ class Lock:
     def release(self) -> None:
         """Free the lock, if it is held."""
         if self._descriptor is not None:
-            _held_here.discard(self.path)
-            os.close(self._descriptor)
-            self._descriptor = None
+            with _guard:
+                _held_here.discard(self.path)
+                os.close(self._descriptor)
+                self._descriptor = None
 
     @property
     def free(self) -> bool:
@@ -61,6 +64,10 @@ class Lock:
         return self
 
     def _try(self) -> bool:
+        with _guard:
+            return self._take()
+
+    def _take(self) -> bool:
         if self.path in _held_here:
             return False
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)

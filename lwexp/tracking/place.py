@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -46,3 +47,12 @@ def read_place(folder: Path) -> Place:
         return Place(**{key: value for key, value in found.items() if key in known})
     except (OSError, ValueError, TypeError, AttributeError):
         return Place()
+
+
+def forget_failure(folder: Path) -> None:
+    """Leave what an earlier delivery met out of the place in `folder`: the next one finds out for itself."""
+    place = read_place(folder)
+    if place.refused is not None or place.problem is not None:
+        place.refused = place.problem = None
+        with suppress(OSError):  # a full disk; the next delivery's own word comes later then
+            place.save(folder)

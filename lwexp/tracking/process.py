@@ -12,13 +12,12 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import traceback
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 _RESPAWN_SECONDS = 5.0
 
@@ -29,7 +28,6 @@ class Courier:
     def __init__(self) -> None:
         """Nothing is started yet."""
         self._process: subprocess.Popen[bytes] | None = None
-        self._errors: IO[bytes] | None = None
         self._orders: dict[str, dict[str, Any]] = {}  # by folder: what is to be delivered
         self._environment: dict[str, str] = {}
         self._pid = os.getpid()
@@ -42,11 +40,10 @@ class Courier:
             return
         self._close()
         self._environment, self._started, self._pid = settings, time.monotonic(), os.getpid()
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (as long as the process lives)
         with suppress(OSError):  # no memory, no processes left: tried again at the next look
             self._process = subprocess.Popen(
                 [sys.executable, "-m", __name__],
-                stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._errors, start_new_session=True,
+                stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
         for order in self._orders.values():
             self._send(order)

@@ -5,17 +5,16 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
 from lwexp.errors import ConfigError, RunError
 
 from .address import redact
-from .delivery import DELIVERY_LOCK, RUN_LOCK, end_entry
+from .delivery import RUN_LOCK, end_entry
 from .journal import Journal
 from .lock import Lock
-from .place import Place, read_place
+from .place import Place, forget_failure, read_place
 from .process import courier
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
@@ -35,9 +34,9 @@ class JournalTracker:
         """Take the journal in `folder`; `uri` None: it is kept and not delivered. Raises `RunError`."""
         self.run_name, self.where = run_name, redact(uri) if uri is not None else "none"
         self.folder, self._uri, self._patience = folder, uri, flush_timeout
-        folder.mkdir(parents=True, exist_ok=True)
         self._lock = Lock(folder / RUN_LOCK)
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             if not self._lock.acquire(_LOCK_SECONDS):
                 raise RunError(f"another process is running in {folder}")
         except OSError as error:
@@ -93,7 +92,7 @@ class JournalTracker:
         """
         if self._uri is None:
             return
-        self._forget_refusal()
+        forget_failure(self.folder)
         courier.deliver(self.folder, self._uri, self._patience)
         if not at_once:
             self._problem = "does not answer"  # people have been told
@@ -135,15 +134,6 @@ class JournalTracker:
         self.journal.close()
         self._lock.release()
         courier.forget(self.folder)
-
-    def _forget_refusal(self) -> None:
-        """What an earlier delivery was answered is not the answer to this one."""
-        place = read_place(self.folder)
-        if place.refused is not None or place.problem is not None:
-            with Lock(self.folder / DELIVERY_LOCK) as lock, suppress(OSError):
-                if lock.acquire():
-                    place.refused = place.problem = None
-                    place.save(self.folder)
 
     def _await_delivery(self, patience: float) -> None:
         courier.wake(self.folder)
