@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
+from . import hiding
 from .errors import ConfigError, LwexpError, UnknownNameError, UnknownOptionError
 
 CONF = next(p for p in (Path(__file__).parent / "conf", Path(__file__).parent.parent / "conf") if p.is_dir())
@@ -23,6 +24,7 @@ class Interrupted(BaseException):
     """SIGTERM arrived: unwind like KeyboardInterrupt, so that the run ends KILLED and not RUNNING."""
 
 
+@hiding.kept()
 def main(task: Callable[[Any], Any], folder: str) -> None:
     """Compose the config from the command line and run `task(config)`; its folder is made below outputs/`folder`.
 
@@ -82,7 +84,7 @@ def _one_lined(task: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 def refuse(error: LwexpError) -> NoReturn:
     """End the process with the error's line and code."""
-    print(f"error: {error}", file=sys.stderr)
+    print(hiding.hide(f"error: {error}"), file=sys.stderr)
     sys.exit(error.exit_code)
 
 

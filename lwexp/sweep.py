@@ -16,9 +16,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 
+from . import hiding
 from .errors import LwexpError
 
 if TYPE_CHECKING:
+    from hydra.core.utils import JobReturn
     from omegaconf import DictConfig
 
     from .config import RunConfig
@@ -39,7 +41,16 @@ class LwexpCallback(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Make the parent run."""
+        hiding.keep_out_of_multirun_file()
         _or_refuse(lambda: _open_parent(config))
+
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Write what Hydra would write (`hydra.output_subdir`), without secrets."""
+        hiding.write_hydra_files(config)
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        """Hydra prints the options of a job that failed."""
+        job_return.overrides = hiding.hidden(list(job_return.overrides or []))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """All jobs have ended well."""
@@ -68,10 +79,10 @@ def _open_parent(config: DictConfig) -> None:
     if tracking is None:
         return
     overrides = list(config.hydra.overrides.task)
-    name = " ".join(overrides) or "sweep"
+    name = hiding.hide(" ".join(overrides)) or "sweep"
     folder = Path(str(config.hydra.sweep.dir)).absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    command = " ".join(["python -m lwexp.run -m", *overrides])
+    command = hiding.hide(" ".join(["python -m lwexp.run -m", *overrides]))
     run_id = start_parent(
         tracking,
         base=Path(config.hydra.runtime.cwd),
@@ -94,12 +105,12 @@ def parent_of_job() -> tuple[str | None, str | None]:
     found = Path(str(hydra.sweep.dir)).absolute() / _FILE
     sweep = json.loads(found.read_text(encoding="utf-8")) if found.is_file() else {"parent": None, "constant": []}
     own = [override for override in hydra.overrides.task if override.partition("=")[0] not in sweep["constant"]]
-    return sweep["parent"], " ".join(own) or None
+    return sweep["parent"], hiding.hide(" ".join(own)) or None
 
 
 def tell_failure(error: LwexpError) -> None:
     """One line on standard error about the job that just failed."""
-    print(f"job {' '.join(HydraConfig.get().overrides.task)} failed: {error}", file=sys.stderr)
+    print(hiding.hide(f"job {' '.join(HydraConfig.get().overrides.task)} failed: {error}"), file=sys.stderr)
 
 
 def close(status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
@@ -113,7 +124,7 @@ def close(status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
     try:
         end_parent(tracking, run_id, status, None, base=base)
     except LwexpError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(hiding.hide(f"error: {error}"), file=sys.stderr)
 
 
 def is_multirun() -> bool:
