@@ -109,7 +109,20 @@ def explained(error: BaseException) -> LwexpError | None:
         found = re.search(r"Could not override '([^']+)'", str(error))
         if found and "No match in the defaults list" not in str(error):
             return UnknownOptionError(found[1], _typed_value(found[1]), _known_keys())
+        found = re.search(r"Error merging override \+*([^=\s]+)=", str(error))
+        several = re.search(r"(?:argument|parameters) '[+~]*([^'=]+)=", str(error))
+        if several:
+            why = "several values are for a sweep: add -m; a list is written [a,b]"
+            return ConfigError(several[1], _typed_value(several[1]), why)
+        if found:
+            return ConfigError(found[1], _typed_value(found[1]), "is of another kind (a list, a mapping, one value)")
         return ConfigError("config", " ".join(sys.argv[1:]), _one_line(error))
+    if isinstance(error, ValueError) and "Config group override must be" in str(error):
+        typed = [a.partition("=") for a in sys.argv[1:]]
+        key, _, value = next((t for t in typed if (CONF / t[0]).is_dir() and not t[2].isidentifier()), typed[0])
+        return ConfigError(key, value, "must be the name of a choice")
+    if isinstance(error, OmegaConfBaseException) and error.full_key:
+        return ConfigError(error.full_key, _typed_value(error.full_key), _one_line(error).partition(" full_key:")[0])
     if isinstance(error, (HydraException, OmegaConfBaseException)):
         return ConfigError("config", " ".join(sys.argv[1:]), _one_line(error))
     return None
@@ -158,7 +171,8 @@ def _known_keys() -> list[str]:
 
     config: Any = OmegaConf.load(CONF / "config.yaml")
     groups = [path.name for path in CONF.iterdir() if path.is_dir()]
-    nested = [f"{key}.{inner}" for key in ("unfreeze", "loss") for inner in config[key]]
+    sections = ("unfreeze", "loss", "checkpoint", "preview")
+    nested = [f"{key}.{inner}" for key in sections for inner in config[key]]
     return [*groups, *nested, *(str(key) for key in config if key not in ("defaults", "hydra"))]
 
 

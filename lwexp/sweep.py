@@ -11,13 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 
 from . import hiding
-from .errors import LwexpError
+from .errors import ConfigError, LwexpError, UnknownOptionError
 
 if TYPE_CHECKING:
     from hydra.core.utils import JobReturn
@@ -38,10 +39,12 @@ class LwexpCallback(Callback):
 
         HydraConfig.instance().set_config(config)  # ${hydra:…} in the config is looked up there
         _or_refuse(lambda: settings(config))
+        _or_refuse(lambda: _check_hydra(config, "run"))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Make the parent run."""
         hiding.keep_out_of_multirun_file()
+        _or_refuse(lambda: _check_hydra(config, "sweep"))
         _or_refuse(lambda: _open_parent(config))
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -55,6 +58,19 @@ class LwexpCallback(Callback):
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """All jobs have ended well."""
         close("FINISHED")
+
+
+def _check_hydra(config: DictConfig, mode: Literal["run", "sweep"]) -> None:
+    """Refuse keys that Hydra's own part does not have, and a folder that cannot be made."""
+    known = {*HydraConf.__dataclass_fields__, "env"}
+    for key in config.hydra:
+        if key not in known:
+            raise UnknownOptionError(f"hydra.{key}", config.hydra[key], known)
+    folder = str(config.hydra[mode].dir)
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"hydra.{mode}.dir", folder, f"cannot be made: {error}") from error
 
 
 def _or_refuse(action: Callable[[], object]) -> None:
