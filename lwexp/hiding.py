@@ -10,6 +10,7 @@ import contextlib
 import io
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
@@ -22,22 +23,29 @@ if TYPE_CHECKING:
 
 _VARIABLES = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 _SHORTEST = 4  # a shorter value would take half of every text with it, and is no secret
+_ADDRESS = re.compile(r"://|[?&][\w.-]+=")  # without these there is nothing to redact
+_ESCAPED = re.compile(r"\\([:=?&@/])")
 _SHOWING = ("--cfg", "-c", "--info", "-i")  # flags of Hydra's that print the config
 
 
 def hide(text: str) -> str:
-    """`text` without the secrets of addresses in it and without the values of MLflow's secret variables.
+    r"""`text` without the secrets of addresses in it and without the values of MLflow's secret variables.
 
     >>> hide("no route to http://anna:s3cret@host:5000")
     'no route to http://anna:***@host:5000'
+    >>> hide(r"tracking.uri=http\://t0ken@host\:5000")
+    'tracking.uri=http://***@host:5000'
     """
-    from .tracking.address import redact  # here, since `--help` should not wait for what comes with it
-
     for variable in _VARIABLES:
         value = os.environ.get(variable, "")
         if len(value) >= _SHORTEST:
             text = text.replace(value, "***")
-    return redact(text)
+    bare = _ESCAPED.sub(r"\1", text)  # Hydra writes the options of a sweep's jobs so
+    if not _ADDRESS.search(bare):
+        return text
+    from .tracking.address import redact  # here, since `--help` should not wait for what comes with it
+
+    return redact(text) if text == bare or redact(bare) == bare else redact(bare)
 
 
 def hidden(values: Any) -> Any:
@@ -107,20 +115,24 @@ def write_hydra_files(config: DictConfig) -> None:
         (folder / f"{name}.yaml").write_text(OmegaConf.to_yaml(_hidden_config(part)), encoding="utf-8")
 
 
-def keep_out_of_multirun_file() -> None:
-    """From now on Hydra's own sweeper writes `multirun.yaml` hidden."""
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+def hide_multirun_file() -> None:
+    """From now on Hydra's own sweeper writes its config to `multirun.yaml` hidden; the launcher has the real one.
+
+    Hydra has no hook before it writes that file, and takes no sweeper from outside its own packages.
+    """
     from hydra.core.plugins import Plugins
 
-    class HidingSweeper(BasicSweeper):
-        """Hydra's sweeper, which keeps its config for `multirun.yaml`; launchers have got theirs by then."""
+    sweeper: Any = Plugins.instance().class_name_to_class["hydra._internal.core_plugins.basic_sweeper.BasicSweeper"]
+    original = sweeper.sweep
+    if getattr(original, "hides", False):
+        return
 
-        def sweep(self, arguments: list[str]) -> Any:
-            self.config = _hidden_config(self.config)
-            return super().sweep(arguments)
+    def sweep(self: Any, arguments: list[str]) -> Any:
+        self.config = _hidden_config(self.config)
+        return original(self, arguments)
 
-    known = Plugins.instance().class_name_to_class
-    known[f"{BasicSweeper.__module__}.{BasicSweeper.__name__}"] = HidingSweeper
+    sweep.hides = True  # type: ignore[attr-defined]
+    sweeper.sweep = sweep
 
 
 def _hidden_config(config: Any) -> Any:

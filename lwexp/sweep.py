@@ -43,7 +43,7 @@ class LwexpCallback(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Make the parent run."""
-        hiding.keep_out_of_multirun_file()
+        hiding.hide_multirun_file()
         _or_refuse(lambda: _check_hydra(config, "sweep"))
         _or_refuse(lambda: _open_parent(config))
 
