@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import gc
 import re
 import socket
 import sqlite3
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -347,7 +350,14 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     ),
 }
 MINE = """
+import torch
 NUMBER = 3
+class Net(torch.nn.Module):
+    def __init__(self, *, in_chans, num_classes):
+        super().__init__()
+        self.head = torch.nn.Linear(in_chans, num_classes)
+    def forward(self, x):
+        return self.head(x.mean(dim=(2, 3)))
 def halves(index, count, base=0.5):
     return base**index
 def below(index, count):
@@ -357,6 +367,27 @@ def one(model):
 def falls(step):
     return 1 / (step + 1)
 """
+COSTLY = """
+import sys
+import torch
+class Costly(torch.nn.Module):
+    def __init__(self, *, in_chans, num_classes):
+        super().__init__()
+        self.body, self.head = torch.nn.Conv2d(in_chans, 2, 3), torch.nn.Linear(2, num_classes)
+        if not self.head.weight.is_meta:
+            sys.exit(77)
+    def forward(self, x):
+        return self.head(self.body(x).mean(dim=(2, 3)))
+"""
+# Mistakes that only a model, the data or the optimizer can tell
+LATE = [
+    "freeze=[nope]", "freeze=['*']", "freeze_stats=true", "lr_overrides={nope: 0.1}",
+    "lr_events=[{step: 1, group: nope, lr: 0.1}]", "lr_events=[{step: 99, group: 0, lr: 0.1}]",
+    "optimizer=addam", "optimizer.betas=[0.9,2]", "optimizer.eps=tiny", "policy.warmup_steps=99",
+    "policy=step;policy.step_size=99", "policy=plateau;policy.metric=val/acc", "unfreeze.every_steps=99",
+    "loss.name=MSE", "loss.class_weights=[1,2]", "loss.options={margin: 1}", "accumulate=99", "device=nope",
+    "grouping=by_name;grouping.patterns={a: head}", "batch_size=9999",
+]  # fmt: skip
 
 
 @pytest.fixture
@@ -395,6 +426,37 @@ def test_mistake_is_one_line_that_names_its_key(mistake: str, lwexp_here: RunHer
     assert outcome.code == 2
     assert "Traceback" not in outcome.out
     assert_nothing_was_done(tmp_path)
+
+
+@pytest.mark.parametrize("mistake", LATE)
+def test_a_mistake_is_told_before_any_weight_is_allocated(
+    mistake: str, lwexp_here: RunHere, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "costly.py").write_text(COSTLY, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    options = [*SMALL, "~model.hidden_size", "model=custom", "model._target_=costly.Costly", "tracking=none"]
+    outcome = lwexp_here("run", *options, *mistake.split(";"))
+    key = mistake.rpartition(";")[2].partition("=")[0]
+    assert outcome.code == 2, outcome
+    assert re.fullmatch(rf"error: {re.escape(key)}\b.*\n", outcome.err), outcome.err
+    sys.modules.pop("costly", None)
+    if mistake == LATE[0]:
+        assert lwexp_here("run", *options).code == 77, "the real model tells that it is built"
+
+
+@pytest.mark.parametrize(
+    "mistake", ["freeze=[nope]", "optimizer.betas=[0.9,2]", "policy.warmup_steps=99", "", "optimizer=x"]
+)
+def test_a_mistake_is_told_before_any_weight_is_downloaded(
+    mistake: str, lwexp_here: RunHere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def download(*_: object, **__: object) -> None:
+        sys.exit(77)
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", download)
+    options = ["model=torchvision", "model.name=resnet18", "weights=pretrained", "tracking=none", "max_steps=20"]
+    outcome = lwexp_here("run", *options, *([mistake] if mistake else []))
+    assert outcome.code == (2 if mistake else 77)
 
 
 def test_corrupt_image_is_named_and_the_run_ends_failed(lwexp_here: RunHere, tmp_path: Path) -> None:
@@ -609,7 +671,18 @@ def mistakes(draw: st.DrawFn, root: dict[str, Any]) -> tuple[list[str], str]:
     return [*options, *needed, f"{key}={draw(st.sampled_from(bad))}"], key
 
 
-@pytest.mark.usefixtures("materials")
+@pytest.fixture
+def read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hydra reads and parses all of conf/ twice for each command; here each file once, which saves minutes."""
+    from hydra._internal.core_plugins.file_config_source import FileConfigSource
+    from hydra._internal.core_plugins.importlib_resources_config_source import ImportlibResourcesConfigSource
+
+    for source in (FileConfigSource, ImportlibResourcesConfigSource):
+        load = functools.lru_cache(maxsize=None)(source.load_config)
+        monkeypatch.setattr(source, "load_config", lambda self, path, load=load: copy.deepcopy(load(self, path)))
+
+
+@pytest.mark.usefixtures("materials", "read_once")
 def test_generated_mistakes_are_told_by_the_command_in_one_line_with_their_key(
     composed: dict[str, Any], lwexp_here: RunHere, tmp_path: Path
 ) -> None:
@@ -620,7 +693,7 @@ def test_generated_mistakes_are_told_by_the_command_in_one_line_with_their_key(
     @given(mistakes(root))
     def check(mistake: tuple[list[str], str]) -> None:
         options, key = mistake
-        if tuple(options) in told:
+        if tuple(options) in told or len(told) >= 310:
             return
         outcome = lwexp_here("run", *options)
         section, _, option = key.rpartition(".")
