@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from . import hiding
 from .errors import ConfigError, LwexpError, UnknownNameError, UnknownOptionError
 from .signals import Interrupted, handle_in_command
 
@@ -18,6 +19,7 @@ CONF = next(p for p in (Path(__file__).parent / "conf", Path(__file__).parent.pa
 _OPEN = ("model", "grouping", "decay", "policy", "optimizer", "data", "weights", "tracking", "lr_overrides", "loss")
 
 
+@hiding.kept()
 def main(task: Callable[[Any], Any], folder: str) -> None:
     """Compose the config from the command line and run `task(config)`; its folder is made below outputs/`folder`.
 
@@ -84,7 +86,7 @@ def _one_lined(task: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 def refuse(error: LwexpError) -> NoReturn:
     """End the process with the error's line and code."""
-    print(f"error: {error}", file=sys.stderr)
+    print(hiding.hide(f"error: {error}"), file=sys.stderr)
     sys.exit(error.exit_code)
 
 
@@ -109,7 +111,20 @@ def explained(error: BaseException) -> LwexpError | None:
         found = re.search(r"Could not override '([^']+)'", str(error))
         if found and "No match in the defaults list" not in str(error):
             return UnknownOptionError(found[1], _typed_value(found[1]), _known_keys())
+        found = re.search(r"Error merging override \+*([^=\s]+)=", str(error))
+        several = re.search(r"(?:argument|parameters) '[+~]*([^'=]+)=", str(error))
+        if several:
+            why = "several values are for a sweep: add -m; a list is written [a,b]"
+            return ConfigError(several[1], _typed_value(several[1]), why)
+        if found:
+            return ConfigError(found[1], _typed_value(found[1]), "is of another kind (a list, a mapping, one value)")
         return ConfigError("config", _asked(), _one_line(error))
+    if isinstance(error, ValueError) and "Config group override must be" in str(error):
+        typed = [a.partition("=") for a in sys.argv[1:]]
+        key, _, value = next((t for t in typed if (CONF / t[0]).is_dir() and not t[2].isidentifier()), typed[0])
+        return ConfigError(key, value, "must be the name of a choice")
+    if isinstance(error, OmegaConfBaseException) and error.full_key:
+        return ConfigError(error.full_key, _typed_value(error.full_key), _one_line(error).partition(" full_key:")[0])
     if isinstance(error, (HydraException, OmegaConfBaseException)):
         return ConfigError("config", _asked(), _one_line(error))
     return None
@@ -162,7 +177,8 @@ def _known_keys() -> list[str]:
 
     config: Any = OmegaConf.load(CONF / "config.yaml")
     groups = [path.name for path in CONF.iterdir() if path.is_dir()]
-    nested = [f"{key}.{inner}" for key in ("unfreeze", "loss", "checkpoint") for inner in config[key]]
+    sections = ("unfreeze", "loss", "checkpoint", "preview")
+    nested = [f"{key}.{inner}" for key in sections for inner in config[key]]
     return [*groups, *nested, *(str(key) for key in config if key not in ("defaults", "hydra"))]
 
 

@@ -56,7 +56,7 @@ class ModelConfig(OpenSection):
 class ImagesConfig(Section):
     """What all sets of images have: their size, how they are split, augmented and loaded."""
 
-    image_size: Annotated[int, Field(ge=8)] | None
+    image_size: Annotated[int, Field(ge=8, le=16384)] | None
     split_seed: Annotated[int, Field(ge=0)]
     augment: bool
     workers: Annotated[int, Field(ge=0)]
@@ -148,7 +148,7 @@ class MLflowConfig(Section):
 
     name: Literal["mlflow"]
     uri: str | None
-    experiment: str
+    experiment: Annotated[str, Field(min_length=1)]
     timeout: Positive
     flush_timeout: NonNegative
 
@@ -273,18 +273,28 @@ def flatten(nested: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
 def _explained(error: ValidationError, values: Mapping[str, Any]) -> ConfigError:
     """The most telling of pydantic's findings as one line: a key nobody knows, else the first."""
     findings = error.errors(include_url=False)
-    found = next((f for f in findings if f["type"] == "extra_forbidden"), findings[0])
-    parts = _real_path(found["loc"], values)
+    first = _path_of(findings[0], values)
+    # the members of a union all complain; the one that came furthest meant the same as the user
+    alike = [f for f in findings if _path_of(f, values)[: len(first)] == first]
+    deepest = max(alike, key=lambda f: len(_path_of(f, values)))
+    found = next((f for f in findings if f["type"] == "extra_forbidden"), deepest)
+    parts = _path_of(found, values)
     key = ".".join(str(part) for part in parts)
     if found["type"] == "extra_forbidden":
         return UnknownOptionError(key, found["input"], _siblings(found["loc"]))
     if found["type"] == "missing":
         return ConfigError(key, "???", "must be given")
+    if found["type"] == "union_tag_not_found":
+        return ConfigError(f"{key}.name", None, "must be given")
     if found["type"].startswith("union_tag"):
         return UnknownNameError(
             f"{key}.name", _tag(found["input"]), _tags(str(found["ctx"].get("expected_tags", ""))), f"no such {key}"
         )
     return ConfigError(key, found["input"], _reason(found["msg"]))
+
+
+def _path_of(finding: Any, values: Mapping[str, Any]) -> list[int | str]:
+    return _real_path(finding["loc"], values, absent=finding["type"] == "missing")
 
 
 def _reason(message: str) -> str:
@@ -300,15 +310,18 @@ def _tags(expected: str) -> list[str]:
     return [tag.strip(" '") for tag in expected.split(",") if tag.strip()]
 
 
-def _real_path(loc: tuple[int | str, ...], values: Any) -> list[int | str]:
-    """`loc` without the tags of unions that pydantic puts into it, so that it can be typed on the command line."""
+def _real_path(loc: tuple[int | str, ...], values: Any, *, absent: bool) -> list[int | str]:
+    """`loc` without the tags of unions that pydantic puts into it, so that it can be typed on the command line.
+
+    `absent`: the last part is a key that is missing from `values`.
+    """
     path: list[int | str] = []
     for i, part in enumerate(loc):
         keys = range(len(values)) if isinstance(values, list) else values if isinstance(values, Mapping) else ()
         is_tag = i == 1 and i < len(loc) - 1 and isinstance(values, Mapping) and values.get("name") == part
         if part in keys and not is_tag:  # the texts' tag is a key of theirs as well
             values = values[part]
-        elif i < len(loc) - 1 or not isinstance(values, (Mapping, list)):
+        elif i < len(loc) - 1 or not absent:
             continue  # a union's tag, or the type that a member of a union was tried as
         path.append(part)
     return path

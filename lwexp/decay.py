@@ -96,7 +96,15 @@ def make_decay(decay: str | Decay, options: Mapping[str, object]) -> Decay:
 
 def _checked(decay: Decay) -> Decay:
     def scale(index: int, count: int) -> float:
-        value = float(decay(index, count))
+        try:
+            value = float(decay(index, count))
+        except OverflowError:
+            value = math.inf
+        except Exception as error:  # a function of the user's own
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise ConfigError(
+                "decay", getattr(decay, "__name__", decay), f"fails for group {index}: {reason}"
+            ) from error
         if not (math.isfinite(value) and value >= 0):
             raise ConfigError("decay", value, f"the scale of group {index} of {count} must be finite and at least 0")
         return value

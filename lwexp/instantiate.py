@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
+import shutil
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +19,7 @@ from .config import (
     TorchvisionConfig,
     WeightsFileConfig,
 )
+from .contradictions import check_plan, check_schedule, check_steps
 from .errors import ConfigError, UnknownNameError
 from .settings import choice
 
@@ -49,36 +53,72 @@ class Experiment:
 def make_experiment(config: RunConfig, base: Path, device: str = "cpu") -> Experiment:
     """Data, model and plan from `config`; on `device="meta"` no weights are allocated or loaded.
 
-    Relative paths of the config start at `base`. Raises `ConfigError`.
+    Everything is checked against a model without weights first, where the model can be built so: a mistake is told
+    before any weight is allocated or downloaded. Relative paths of the config start at `base`. Raises `ConfigError`.
     """
+    import torch
+
     from .data import half_of_classes
-    from .models import build_model
+    from .models import draft_model
 
     source = open_whole_data(config, base)
     if isinstance(config.weights, SourceTaskConfig):
         source = half_of_classes(source, "target", config.weights.split_seed)
     info = source.info
     steps_per_epoch, steps = training_steps(config, info.sizes["train"], info.kind)
-    pretrained = isinstance(config.weights, PretrainedConfig)
-    built = build_model(
+    draft = draft_model(
         config.model,
         channels=info.channels,
         classes=len(info.classes),
         image_size=info.image_size,
-        pretrained=pretrained,
+        pretrained=isinstance(config.weights, PretrainedConfig),
         tag=config.weights.tag if isinstance(config.weights, PretrainedConfig) else None,
         tokens=info.tokens,
-        device=device,
     )
-    if isinstance(config.weights, WeightsFileConfig):  # on "meta" the file is compared, nothing is loaded
+
+    def planned(built: BuiltModel) -> tuple[Plan, Schedule]:
+        plan = build_plan(config, built)
+        check_plan(config, plan)
+        schedule = build_schedule(config, plan, steps, steps_per_epoch)
+        batches = info.sizes["train"] // config.batch_size
+        notes = [*check_steps(config, batches, steps), *check_schedule(config, schedule, steps)]
+        if notes:
+            plan = replace(plan, notes=(*plan.notes, *notes))
+            schedule = replace(schedule, plan=plan)
+        build_optimizer(config, plan)
+        build_loss(config, source)
+        return plan, schedule
+
+    if device == "meta":
+        built = draft.on_meta()
+        _load_weights(config, built, base)
+        plan, schedule = planned(built)
+    else:
+        check_machine(config)
+        found = None
+        if draft.tried is not None:
+            with torch.random.fork_rng(devices=[]):  # a seed means the same weights with and without this
+                _load_weights(config, draft.tried, base, tell=False)
+                found = planned(draft.tried)
+        built = draft.allocate()
+        _load_weights(config, built, base)
+        if found is not None and found[0].fits(built.module):
+            plan = found[0].bind(built.module)
+            schedule = replace(found[1], plan=plan)
+        else:  # a network that is another one each time it is built, or that only its weights can bring to life
+            plan, schedule = planned(built)
+    plan.apply_freeze(built.module)
+    return Experiment(config, source, built, preprocessing(source, built), plan, schedule, steps_per_epoch, steps)
+
+
+def _load_weights(config: RunConfig, built: BuiltModel, base: Path, *, tell: bool = True) -> None:
+    """The weights of a file, if the config names one; into a model on the meta device nothing is loaded."""
+    if isinstance(config.weights, WeightsFileConfig):
         from .weights import load_checkpoint
 
         report = load_checkpoint(built.module, base / config.weights.path, strict=config.weights.strict)
-        log.info("%s", report)
-    plan = build_plan(config, built)
-    plan.apply_freeze(built.module)
-    schedule = build_schedule(config, plan, steps, steps_per_epoch)
-    return Experiment(config, source, built, preprocessing(source, built), plan, schedule, steps_per_epoch, steps)
+        if tell:
+            log.info("%s", report)
 
 
 def open_whole_data(config: RunConfig, base: Path) -> DataSource:
@@ -157,8 +197,11 @@ def build_schedule(config: RunConfig, plan: Plan, steps: int, steps_per_epoch: i
 
 
 def build_optimizer(config: RunConfig, plan: Plan) -> torch.optim.Optimizer:
-    """The optimizer over the plan's groups."""
-    return plan.optimizer(str(config.optimizer.name), **config.optimizer.options)
+    """The optimizer over the plan's groups; for parameters without values, one that only shows what it refuses."""
+    options = dict(config.optimizer.options)
+    if options.get("fused") is True and any(p.is_meta for group in plan.param_groups() for p in group["params"]):
+        del options["fused"]  # there is no such kernel for them
+    return plan.optimizer(str(config.optimizer.name), **options)
 
 
 def build_loss(config: RunConfig, source: DataSource) -> ClassLoss:
@@ -173,6 +216,18 @@ def build_loss(config: RunConfig, source: DataSource) -> ClassLoss:
         labels=source.labels("train"),
         options=config.loss.options,
     )
+
+
+def check_machine(config: RunConfig) -> None:
+    """Refuse what this machine cannot do: its device, `compile` without a compiler."""
+    device = build_device(config.device)
+    if config.compile and device.type == "cpu" and not _has_compiler():
+        raise ConfigError("compile", True, "needs a C++ compiler; there is none, and CXX names none")
+
+
+def _has_compiler() -> bool:
+    usual = {"win32": "cl", "darwin": "clang++"}.get(sys.platform, "g++")
+    return shutil.which(os.environ.get("CXX") or usual) is not None
 
 
 def build_device(name: str) -> torch.device:

@@ -40,7 +40,7 @@ class ClassLoss(nn.Module):
             # torch announces that the mean of KLDivLoss will become that over the batch
             self.loss = factory(**options, **({"reduction": "batchmean"} if name == "KLDivLoss" else {}))
             self(torch.zeros(2, classes), torch.tensor([0, classes - 1]))  # some classes check only when they are used
-        except (TypeError, ValueError, RuntimeError) as error:
+        except Exception as error:
             raise ConfigError("loss.options", dict(options), " ".join(str(error).split())) from error
 
     def forward(self, scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -70,13 +70,21 @@ def make_loss(
     if label_smoothing:
         if name != "CrossEntropyLoss":
             raise ConfigError("loss.label_smoothing", label_smoothing, f"{name} has none, CrossEntropyLoss does")
+        _given_once(given, "label_smoothing")
         given["label_smoothing"] = label_smoothing
     if class_weights is not None:
         known = inspect.signature(getattr(nn, name)).parameters if hasattr(nn, name) else {}
         if "weight" not in known:
             raise ConfigError("loss.class_weights", class_weights, f"{name} takes no weights of classes")
+        _given_once(given, "weight", "class_weights")
         given["weight"] = _weights(class_weights, classes, labels)
     return ClassLoss(name, classes, given)
+
+
+def _given_once(options: Mapping[str, Any], option: str, key: str | None = None) -> None:
+    if option in options:
+        why = f"loss.{key or option} says it too; drop one"
+        raise ConfigError(f"loss.options.{option}", options[option], why)
 
 
 def _weights(class_weights: str | Sequence[float], classes: int, labels: torch.Tensor | None) -> torch.Tensor:
@@ -87,4 +95,6 @@ def _weights(class_weights: str | Sequence[float], classes: int, labels: torch.T
     if len(class_weights) != classes:
         why = f"{len(class_weights)} weights for {classes} classes"
         raise ConfigError("loss.class_weights", list(class_weights), why)
+    if not any(class_weights):
+        raise ConfigError("loss.class_weights", list(class_weights), "at least one must be above 0")
     return torch.tensor(class_weights, dtype=torch.float32)

@@ -10,9 +10,9 @@ from __future__ import annotations
 import copy
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -51,6 +51,19 @@ class BuiltModel:
     example: Inputs | None = None
 
 
+@dataclass(frozen=True)
+class Draft:
+    """A model that was tried without weights, and how to make the real one.
+
+    `tried` is the model on the meta device, None where only the real one shows whether it works. `on_meta` makes one
+    there in any case, unchecked if need be; `allocate` makes the real one on the CPU, with its weights.
+    """
+
+    tried: BuiltModel | None
+    on_meta: Callable[[], BuiltModel]
+    allocate: Callable[[], BuiltModel]
+
+
 def build_model(
     config: ModelConfig,
     *,
@@ -71,34 +84,80 @@ def build_model(
     Raises `ConfigError` for a name, an option or a size that does not fit, for an output that is not [N, `classes`]
     and for a model without trainable parameters, and `RunError` where published weights cannot be had.
     """
+    draft = draft_model(
+        config,
+        channels=channels,
+        classes=classes,
+        image_size=image_size,
+        pretrained=pretrained,
+        tag=tag,
+        tokens=tokens,
+    )
+    if torch.device(device).type == "meta":
+        return draft.on_meta()
+    built = draft.allocate()
+    return replace(built, module=built.module.to(device))
+
+
+def draft_model(
+    config: ModelConfig,
+    *,
+    channels: int,
+    classes: int,
+    image_size: int | None,
+    pretrained: bool = False,
+    tag: str | None = None,
+    tokens: Tokens | None = None,
+) -> Draft:
+    """What `build_model` would build, tried on the meta device: nothing is allocated, downloaded or drawn.
+
+    The arguments and errors are those of `build_model`.
+    """
     _check_source(config, pretrained, tokens)
     wanted = Wanted(channels, classes, pretrained, tag, tokens)
     recipe = RECIPES[config.source](config, wanted)
     size = 0 if tokens else image_size or recipe.own_size or 224
     if recipe.refusal is not None:
-        if torch.device(device).type != "meta":
-            raise ConfigError(recipe.key, recipe.label, recipe.refusal)
-        way = recipe.ways(size)[0]
-        return BuiltModel(_build(recipe, way, recipe.options, real=False), way.channels, size, None)
+        return _refused(recipe, recipe.refusal, size)
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the real build gives the same warnings once more
         found = _probe(recipe, size, wanted)
-    if torch.device(device).type == "meta":
-        way, module = _unchecked(recipe, size, found) if isinstance(found, Exception) else found
-    elif isinstance(found, Exception):
-        way, module = _run_for_real(recipe, size, wanted)
-    else:
+
+    def finished(way: Way, module: nn.Module) -> BuiltModel:
+        if not any(parameter.requires_grad for parameter in module.parameters()):
+            raise ConfigError(recipe.key, recipe.label, "has no trainable parameter")
+        preprocessing = _for_channels(recipe.preprocessing(module), way.channels) if recipe.preprocessing else None
+        # black images say nothing that their shape does not
+        example = _example(wanted, way, size, "cpu" if wanted.tokens else "meta")
+        return BuiltModel(module, way.channels, size, preprocessing, example)
+
+    def allocate() -> BuiltModel:
+        if isinstance(found, Exception):
+            return finished(*_run_for_real(recipe, size, wanted))
         way = found[0]
         module = _build(recipe, way, recipe.options, real=True)
         if any(is_lazy(parameter) for parameter in module.parameters()):
             _forward(module, _example(wanted, way, size))  # gives lazy layers their shapes and values
-    if not any(parameter.requires_grad for parameter in module.parameters()):
-        raise ConfigError(recipe.key, recipe.label, "has no trainable parameter")
-    preprocessing = _for_channels(recipe.preprocessing(module), way.channels) if recipe.preprocessing else None
-    example = _example(wanted, way, size)
-    if isinstance(example, Tensor):
-        example = example.to("meta")  # black images say nothing that their shape does not
-    return BuiltModel(module.to(device), way.channels, size, preprocessing, example)
+        return finished(way, module)
+
+    if isinstance(found, Exception):
+        refusal = found
+        return Draft(None, lambda: finished(*_unchecked(recipe, size, refusal)), allocate)
+    tried = finished(*found)
+    return Draft(tried, lambda: tried, allocate)
+
+
+def _refused(recipe: Recipe, refusal: str, size: int) -> Draft:
+    """A model that can be previewed but not trained."""
+
+    def on_meta() -> BuiltModel:
+        way = recipe.ways(size)[0]
+        return BuiltModel(_build(recipe, way, recipe.options, real=False), way.channels, size, None)
+
+    def allocate() -> BuiltModel:
+        raise ConfigError(recipe.key, recipe.label, refusal)
+
+    return Draft(None, on_meta, allocate)
 
 
 def _check_source(config: ModelConfig, pretrained: bool, tokens: Tokens | None) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import torch
 
@@ -48,11 +49,56 @@ def make_optimizer(
     options = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
     if "fused" in known and not options.keys() & {"fused", "foreach", "differentiable"} and _fusible(groups):
         options["fused"] = True
+    hints = _hints(factory)
+    for option, value in options.items():
+        _check_type(option, value, hints.get(option))
+
+    def build(chosen: Mapping[str, Any]) -> torch.optim.Optimizer | Exception:
+        try:
+            built: torch.optim.Optimizer = factory([dict(group) for group in groups], lr=lr, **chosen)
+        except Exception as error:
+            return error
+        return built
+
+    built = build(options)
+    if not isinstance(built, Exception):
+        return built
+    reason = f"{name} refuses: {' '.join(str(built).split()) or type(built).__name__}"
+    for option, value in options.items():
+        without = build({key: other for key, other in options.items() if key != option})
+        if not isinstance(without, Exception):
+            raise ConfigError(f"optimizer.{option}", list(value) if isinstance(value, tuple) else value, reason)
+    raise ConfigError("optimizer", name, reason.removeprefix(f"{name} refuses: ")) from built
+
+
+def _check_type(option: str, value: Any, kinds: set[Any] | None) -> None:
+    """Refuse a value, or a member of a list, that is none of the types `kinds`; None: nobody says."""
+    for part in value if isinstance(value, tuple) else (value,):
+        wanted = None
+        if isinstance(part, float) and not math.isfinite(part):
+            wanted = "a finite number"
+        elif kinds is not None and isinstance(part, (str, bool)) and type(part) not in kinds:
+            wanted = "true or false" if bool in kinds else "a number"
+        elif kinds is not None and kinds <= {bool, type(None)} and not isinstance(part, (bool, type(None))):
+            wanted = "true or false"
+        if wanted is not None:
+            shown = list(value) if isinstance(value, tuple) else value
+            raise ConfigError(f"optimizer.{option}", shown, f"must be {wanted}")
+
+
+def _hints(factory: Any) -> dict[str, set[Any]]:
+    """For each argument with a plain annotation, the types that it may have."""
     try:
-        built: torch.optim.Optimizer = factory(groups, lr=lr, **options)
-    except (ValueError, TypeError, RuntimeError, AssertionError) as error:
-        raise ConfigError("optimizer", name, " ".join(str(error).split())) from error
-    return built
+        hints = get_type_hints(getattr(factory, "__init__") if isinstance(factory, type) else factory)  # noqa: B009
+    except Exception:  # annotations that do not resolve here
+        return {}
+    return {name: _members(hint) for name, hint in hints.items() if hint is not Any}
+
+
+def _members(hint: Any) -> set[Any]:
+    """The types in `hint`, however nested."""
+    inner = get_args(hint)
+    return set().union(*(_members(part) for part in inner)) if inner else {hint}
 
 
 def _find(name: str) -> Any:

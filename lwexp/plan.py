@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -167,6 +167,20 @@ class Plan:
         `options` are those of `schedule`. Raises `ConfigError` for policies that look at training (plateau).
         """
         return self.schedule(policy, steps=steps, **options).table(range(steps))
+
+    def fits(self, model: nn.Module) -> bool:
+        """Whether `model` has the parameters that the plan was made of: names, shapes and `requires_grad`."""
+        own, others = dict(self._parameters), dict(model.named_parameters())
+        return list(own) == list(others) and all(
+            own[name].shape == other.shape and own[name].requires_grad == other.requires_grad
+            for name, other in others.items()
+        )
+
+    def bind(self, model: nn.Module) -> Plan:
+        """The same plan over the parameters of `model`, by name: another instance of a network that the plan `fits`."""
+        if not self.fits(model):
+            raise ConfigError("model", type(model).__name__, "has other parameters than the plan was made of")
+        return replace(self, _parameters=dict(model.named_parameters()))
 
     def apply_freeze(self, model: nn.Module) -> None:
         """Set `requires_grad` of the frozen parameters of `model` to False (in the mode `lr_zero`: change nothing)."""

@@ -20,7 +20,7 @@ def preview(config: DictConfig) -> None:
 
     from .config import MLflowConfig
     from .errors import ConfigError
-    from .instantiate import build_loss, build_optimizer, make_experiment
+    from .instantiate import make_experiment
     from .pictures import draw_plan
     from .policy import looks_at_training
     from .settings import settings
@@ -31,9 +31,6 @@ def preview(config: DictConfig) -> None:
     folder, base = Path(hydra.runtime.output_dir), Path(hydra.runtime.cwd)
     experiment = make_experiment(checked, base, device="meta")
     plan, schedule = experiment.plan, experiment.schedule
-    # Refuse what the run would refuse
-    build_optimizer(checked, plan)
-    build_loss(checked, experiment.source)
     if isinstance(checked.tracking, MLflowConfig):
         resolve_uri(checked.tracking, base)
     log.info("%s\n", plan)

@@ -178,6 +178,7 @@ def plateau(
         raise ConfigError("policy.factor", factor, "must be above 0 and below 1")
     at_least("policy.patience", patience, 0)
     at_least("policy.cooldown", cooldown, 0)
+    at_least("policy.threshold", threshold, 0)
     options = {"mode": mode, "factor": factor, "patience": patience, "threshold": threshold, "cooldown": cooldown}
     # ReduceLROnPlateau leaves steps below eps=1e-8 out; the stand-in must follow at any base rate.
     return MetricPolicy(StandIn(lr_scheduler.ReduceLROnPlateau, {**options, "eps": 0.0}, lr), metric)

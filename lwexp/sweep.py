@@ -12,14 +12,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 
-from .errors import LwexpError
+from . import hiding
+from .errors import ConfigError, LwexpError, UnknownOptionError
 
 if TYPE_CHECKING:
+    from hydra.core.utils import JobReturn
     from omegaconf import DictConfig
 
     from .config import RunConfig
@@ -27,8 +30,6 @@ if TYPE_CHECKING:
 
 _FILE = "sweep.json"
 _open: JournalTracker | None = None  # the parent run that this process has begun and not ended
-
-
 _folder: list[Path] = []  # of the multirun that this process has begun
 
 
@@ -39,10 +40,21 @@ class LwexpCallback(Callback):
         """Refuse a mistaken config while there is nothing to clean up."""
         HydraConfig.instance().set_config(config)  # ${hydra:…} in the config is looked up there
         _or_refuse(lambda: _check(config))
+        _or_refuse(lambda: _check_hydra(config, "run"))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Make the parent run."""
+        hiding.hide_multirun_file()
+        _or_refuse(lambda: _check_hydra(config, "sweep"))
         _or_refuse(lambda: _open_parent(config))
+
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Write what Hydra would write (`hydra.output_subdir`), without secrets."""
+        hiding.write_hydra_files(config)
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        """Hydra prints the options of a job that failed."""
+        job_return.overrides = hiding.hidden(list(job_return.overrides or []))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """All jobs have ended well."""
@@ -57,6 +69,19 @@ def _check(config: DictConfig) -> None:
     folder = Path(str(config.hydra.run.dir)).absolute()
     check_place(folder, checked.resume)
     note_missing(folder)
+
+
+def _check_hydra(config: DictConfig, mode: Literal["run", "sweep"]) -> None:
+    """Refuse keys that Hydra's own part does not have, and a folder that cannot be made."""
+    known = {*HydraConf.__dataclass_fields__, "env"}
+    for key in config.hydra:
+        if key not in known:
+            raise UnknownOptionError(f"hydra.{key}", config.hydra[key], known)
+    folder = str(config.hydra[mode].dir)
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"hydra.{mode}.dir", folder, f"cannot be made: {error}") from error
 
 
 def _or_refuse(action: Callable[[], object]) -> None:
@@ -85,9 +110,9 @@ def _open_parent(config: DictConfig) -> None:
     if tracking is None:
         return
     overrides = list(config.hydra.overrides.task)
-    name = " ".join(overrides) or "sweep"
+    name = hiding.hide(" ".join(overrides)) or "sweep"
     folder.mkdir(parents=True, exist_ok=True)
-    command = " ".join(["python -m lwexp.run -m", *overrides])
+    command = hiding.hide(" ".join(["python -m lwexp.run -m", *overrides]))
     parsed = OverridesParser.create().parse_overrides(overrides)
     constant = [o.input_line.partition("=")[0] for o in parsed if o.input_line and not o.is_sweep_override()]
     (folder / _FILE).write_text(json.dumps({"constant": constant}), encoding="utf-8")
@@ -115,12 +140,12 @@ def parent_of_job() -> tuple[Path | None, str | None]:
     found = folder / _FILE
     constant = json.loads(found.read_text(encoding="utf-8"))["constant"] if found.is_file() else []
     own = [override for override in hydra.overrides.task if override.partition("=")[0] not in constant]
-    return folder if has_run(folder) else None, " ".join(own) or None
+    return folder if has_run(folder) else None, hiding.hide(" ".join(own)) or None
 
 
 def tell_failure(error: LwexpError) -> None:
     """One line on standard error about the job that just failed."""
-    print(f"job {' '.join(HydraConfig.get().overrides.task)} failed: {error}", file=sys.stderr)
+    print(hiding.hide(f"job {' '.join(HydraConfig.get().overrides.task)} failed: {error}"), file=sys.stderr)
 
 
 def tell_how_to_go_on(arguments: Sequence[str]) -> None:
@@ -144,7 +169,7 @@ def close(status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
     try:
         tracker.finish(status)
     except LwexpError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(hiding.hide(f"error: {error}"), file=sys.stderr)
 
 
 def is_multirun() -> bool:

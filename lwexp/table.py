@@ -22,7 +22,7 @@ def rows(plan: Plan) -> list[tuple[str, ...]]:
     return [
         (
             str(g.index),
-            g.name,
+            printable(g.name),
             str(g.depth),
             f"{g.scale:.6g}",
             f"{g.lr:.6e}",
@@ -30,7 +30,7 @@ def rows(plan: Plan) -> list[tuple[str, ...]]:
             f"{g.weights:,}",
             f"{g.weights / total:.1%}",
             _frozen(g),
-            ", ".join(g.tied_names),
+            printable(", ".join(g.tied_names)),
         )
         for g in plan.groups
     ]
@@ -40,10 +40,11 @@ def header(plan: Plan) -> list[str]:
     """What the plan was made from, and its remarks."""
     trainable, weights = (sum(getattr(g, key) for g in plan.groups) for key in ("trainable_weights", "weights"))
     mult = f" mult={plan.mult:g}" if plan.decay == "linear" else ""
+    count = len({g.index for g in plan.groups})
     return [
-        f"{plan.model}: {len({g.index for g in plan.groups})} groups, {weights:,} weights, {trainable:,} trainable",
+        f"{printable(plan.model)}: {count} groups, {weights:,} weights, {trainable:,} trainable",
         f"grouping={plan.grouping} decay={plan.decay} lr={plan.lr:g}{mult} plan {plan.hash}",
-        *(f"note: {note}" for note in plan.notes),
+        *(f"note: {printable(note)}" for note in plan.notes),
     ]
 
 
@@ -97,9 +98,25 @@ def csv_text(plan: Plan) -> str:
     writer.writerow([*COLUMNS, "parameters", "frozen_parameters"])
     for g, row in zip(plan.groups, rows(plan), strict=True):
         cells = dict(zip(COLUMNS, row, strict=True))
-        cells.update(scale=repr(g.scale), lr=repr(g.lr), weights=str(g.weights), tied=" ".join(g.tied_names))
-        writer.writerow([*cells.values(), " ".join(g.parameter_names), " ".join(g.frozen_names)])
+        cells.update(scale=repr(g.scale), lr=repr(g.lr), weights=str(g.weights))
+        cells.update(name=_cell(g.name), tied=_cell(" ".join(g.tied_names)))
+        writer.writerow([*cells.values(), _cell(" ".join(g.parameter_names)), _cell(" ".join(g.frozen_names))])
     return out.getvalue()
+
+
+def printable(name: str) -> str:
+    """`name` on one line and without what a terminal would obey: other characters as Python writes them.
+
+    >>> print(printable("a" + chr(10) + "b"), printable("blocks.0"))
+    a\\nb blocks.0
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in name)
+
+
+def _cell(text: str) -> str:
+    """A text that no spreadsheet takes for a formula."""
+    text = printable(text)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 
 
 def json_text(plan: Plan) -> str:

@@ -258,7 +258,7 @@ def test_preview_of_a_policy_that_looks_at_training_says_that_it_has_no_curves(
     (["mult=-1"], "mult"),
     (["decay=linaer"], "decay"),
     (["optimizer=addam"], "optimizer"),
-    (["optimizer.betas=[0.9,2]"], "optimizer"),
+    (["optimizer.betas=[0.9,2]"], "optimizer.betas"),
     (["freeze=[lstn]"], "freeze"),
     (["freeze=['*']"], "freeze"),
     (["lr_events=[{step: 1, group: fc, lr: 0.1}]"], "lr_events.group"),

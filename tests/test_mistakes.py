@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import gc
 import re
 import socket
 import sqlite3
 import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from conftest import ROOT, Outcome
-from hypothesis import given
+from hypothesis import Phase, given
 from hypothesis import settings as searched
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
@@ -118,7 +121,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     ),
     "class_weights_too_few": (["loss.class_weights=[1,2]"], r"loss\.class_weights=\[1.*\]: 2 weights for 10 classes"),
     "class_weights_a_word": (["loss.class_weights=even"], r"loss\.class_weights=even: should be 'balanced'"),
-    "optimizer_refuses": (["optimizer.betas=[0.9,2]"], r"optimizer=adam: .*beta"),
+    "optimizer_refuses": (["optimizer.betas=[0.9,2]"], r"optimizer\.betas=\[0\.9, 2\]: adam refuses: .*beta"),
     "optimizer_needs_a_closure": (["optimizer=lbfgs"], r"optimizer=lbfgs: needs a closure"),
     "lstm_without_width": (["model.hidden_size=0"], r"model\.hidden_size=0: must be at least 1"),
     "meta_device": (["device=meta"], r"device=meta: holds no numbers to train"),
@@ -186,6 +189,91 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
         ["batch_size=2000"],
         r"batch_size=2000: is larger than the training set of \d+ images",
     ),
+    # settings that each are fine
+    "warmup_takes_all": (
+        ["policy=cosine", "policy.warmup_steps=20"],
+        r"policy\.warmup_steps=20: the warm-up takes all 20 steps of the training, policy=cosine never begins",
+    ),
+    "milestone_after_the_end": (
+        ["policy=multistep", "policy.milestones=[5,30]"],
+        r"policy\.milestones=\[5, 30\]: 30 never comes, the training has 20 steps",
+    ),
+    "milestone_after_the_end_with_warmup": (
+        ["policy=multistep", "policy.milestones=[16]", "policy.warmup_steps=5"],
+        r"policy\.milestones=\[16\]: 16 never comes, the training has 15 steps after the warm-up",
+    ),
+    "step_longer_than_the_training": (
+        ["policy=step", "policy.step_size=20"],
+        r"policy\.step_size=20: the rate never falls, the training has 20 steps",
+    ),
+    "policy_without_effect": (["policy=wsd", "policy.decay_fraction=0"], r"policy\.decay_fraction=0: the rate never"),
+    "floor_at_the_rate": (["policy=cosine", "policy.min_lr=0.001"], r"policy\.min_lr=0\.001: the floor is the base"),
+    "floor_above_a_groups_rate": (
+        ["policy=cosine", "policy.floor=absolute", "policy.min_lr=0.0009", "mult=0.5"],
+        r"policy\.min_lr=0\.0009: the absolute floor is above the rate 0\.0005 of group 1 \(lstm\)",
+    ),
+    "unfreezing_that_opens_nothing": (
+        ["unfreeze.every_steps=20"],
+        r"unfreeze\.every_steps=20: the training has 20 steps, so no group but the head would ever open",
+    ),
+    "two_events_at_one_step": (
+        ["lr_events=[{step: 3, group: 0, lr: 0.1}, {step: 3, group: head, lr: 0.2}]"],
+        r"lr_events\.1\.lr=0\.2: group head has another rate at step 3, by lr_events\.0",
+    ),
+    "frozen_and_given_a_rate": (
+        ["freeze=[lstm]", "lr_overrides={lstm.bias_hh_l0: 0.1}"],
+        r"freeze\.lstm=lstm\.bias_hh_l0: is frozen, but lstm\.bias_hh_l0 gives it the rate 0\.1; drop one",
+    ),
+    "frozen_by_rate_and_given_a_rate": (
+        ["freeze=[lstm]", "freeze_mode=lr_zero", "lr_overrides={lstm: 0.1}"],
+        r"freeze\.lstm=lstm\..*: is frozen, but lstm gives it the rate 0\.1; drop one",
+    ),
+    "frozen_and_given_an_explicit_rate": (
+        ["freeze=[head]", "decay=explicit", "decay.rates={head: 0.1}"],
+        r"freeze\.head=head\..*: is frozen, but head gives it the rate 0\.1; drop one",
+    ),
+    "rates_all_zero": (
+        ["lr_overrides.head=0", "lr_overrides.lstm=0"],
+        r"lr_overrides=.*: the rate of every group is 0, nothing would be trained",
+    ),
+    "frozen_all_by_rate": (["freeze=['*']", "freeze_mode=lr_zero"], r"freeze=.*: the rate of every group is 0"),
+    "frozen_statistics_of_nothing": (["freeze_stats=true"], r"freeze_stats=.*: no parameter is frozen"),
+    "rate_that_never_counts": (
+        ["decay=explicit", "decay.rates={head: 0.1, head.bias: 0.2}"],
+        r"decay\.rates\.head\.bias=0\.2: an earlier entry covers all it matches",
+    ),
+    "accumulating_more_than_there_is": (["accumulate=5"], r"accumulate=5: an epoch has only 4 batches"),
+    "class_weights_all_zero": (
+        ["loss.class_weights=[0,0,0,0,0,0,0,0,0,0]"],
+        r"loss\.class_weights=.*: at least one must be above 0",
+    ),
+    "class_weight_nan": (["loss.class_weights=[1,nan]"], r"loss\.class_weights\.1=nan: should be a finite number"),
+    "smoothing_twice": (
+        ["loss.label_smoothing=0.1", "loss.options={label_smoothing: 0.2}"],
+        r"loss\.options\.label_smoothing=0\.2: loss\.label_smoothing says it too",
+    ),
+    "nesterov_without_momentum": (
+        ["optimizer=sgd", "optimizer.momentum=0", "optimizer.nesterov=true"],
+        r"optimizer\.nesterov=.*: sgd refuses: Nesterov momentum requires a momentum",
+    ),
+    "one_beta": (["optimizer.betas=[0.9]"], r"optimizer\.betas=\[0\.9\]: adam refuses: "),
+    "amsgrad_a_word": (["optimizer.amsgrad=yes"], r"optimizer\.amsgrad=yes: must be true or false"),
+    "gamma_that_overflows": (
+        ["policy=step", "policy.step_size=1", "policy.gamma=1e300"],
+        r"policy=step: fails at step 2: OverflowError",
+    ),
+    "torch_scheduler_that_breaks_later": (
+        ["policy=torch", "policy.name=StepLR", "policy.options={step_size: 0}"],
+        r"policy\.options=.*: fails at step 1: ZeroDivisionError",
+    ),
+    # what Hydra would tell over several lines
+    "list_for_a_mapping": (["lr_overrides=[1]"], r"lr_overrides=\[1\]: is of another kind"),
+    "mapping_for_a_list": (["freeze={a: 1}"], r"freeze=\{a: 1\}: is of another kind"),
+    "number_for_a_choice": (["optimizer=5"], r"optimizer=5: must be the name of a choice"),
+    "several_values_without_a_sweep": (["lr=0.1,0.2"], r"lr=0\.1,0\.2: several values are for a sweep: add -m"),
+    "interpolation_of_nothing": (["lr=${nope}"], r"lr=\$\{nope\}: Interpolation key 'nope' not found"),
+    "option_of_hydra": (["+hydra.foo=1"], r"hydra\.foo=1: unknown option"),
+    "folder_that_cannot_be_made": (["hydra.run.dir=mistaken.py"], r"hydra\.run\.dir=mistaken\.py: cannot be made"),
     # data and files
     "folder_missing": ([*PHOTOS, "data.path=nowhere"], r"data\.path=.*nowhere: there is no such folder"),
     "folder_empty": ([*PHOTOS, "data.path=empty"], r"data\.path=.*empty: has no folders of images"),
@@ -262,14 +350,44 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     ),
 }
 MINE = """
+import torch
 NUMBER = 3
+class Net(torch.nn.Module):
+    def __init__(self, *, in_chans, num_classes):
+        super().__init__()
+        self.head = torch.nn.Linear(in_chans, num_classes)
+    def forward(self, x):
+        return self.head(x.mean(dim=(2, 3)))
 def halves(index, count, base=0.5):
     return base**index
 def below(index, count):
     return -1
 def one(model):
     return [("one", [next(iter(dict(model.named_parameters())))])]
+def falls(step):
+    return 1 / (step + 1)
 """
+COSTLY = """
+import sys
+import torch
+class Costly(torch.nn.Module):
+    def __init__(self, *, in_chans, num_classes):
+        super().__init__()
+        self.body, self.head = torch.nn.Conv2d(in_chans, 2, 3), torch.nn.Linear(2, num_classes)
+        if not self.head.weight.is_meta:
+            sys.exit(77)
+    def forward(self, x):
+        return self.head(self.body(x).mean(dim=(2, 3)))
+"""
+# Mistakes that only a model, the data or the optimizer can tell
+LATE = [
+    "freeze=[nope]", "freeze=['*']", "freeze_stats=true", "lr_overrides={nope: 0.1}",
+    "lr_events=[{step: 1, group: nope, lr: 0.1}]", "lr_events=[{step: 99, group: 0, lr: 0.1}]",
+    "optimizer=addam", "optimizer.betas=[0.9,2]", "optimizer.eps=tiny", "policy.warmup_steps=99",
+    "policy=step;policy.step_size=99", "policy=plateau;policy.metric=val/acc", "unfreeze.every_steps=99",
+    "loss.name=MSE", "loss.class_weights=[1,2]", "loss.options={margin: 1}", "accumulate=99", "device=nope",
+    "grouping=by_name;grouping.patterns={a: head}", "batch_size=9999",
+]  # fmt: skip
 
 
 @pytest.fixture
@@ -289,7 +407,8 @@ def materials(tmp_path: Path) -> None:
 
 
 def assert_nothing_was_done(folder: Path) -> None:
-    """Neither weights nor a run in the store."""
+    """Neither weights nor a journal nor a run in the store."""
+    assert not list(folder.rglob("journal.lwexp"))
     assert not list((folder / "outputs").rglob("*.safetensors"))
     store = folder / "outputs" / "mlflow.db"
     if store.exists():
@@ -307,6 +426,37 @@ def test_mistake_is_one_line_that_names_its_key(mistake: str, lwexp_here: RunHer
     assert outcome.code == 2
     assert "Traceback" not in outcome.out
     assert_nothing_was_done(tmp_path)
+
+
+@pytest.mark.parametrize("mistake", LATE)
+def test_a_mistake_is_told_before_any_weight_is_allocated(
+    mistake: str, lwexp_here: RunHere, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "costly.py").write_text(COSTLY, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    options = [*SMALL, "~model.hidden_size", "model=custom", "model._target_=costly.Costly", "tracking=none"]
+    outcome = lwexp_here("run", *options, *mistake.split(";"))
+    key = mistake.rpartition(";")[2].partition("=")[0]
+    assert outcome.code == 2, outcome
+    assert re.fullmatch(rf"error: {re.escape(key)}\b.*\n", outcome.err), outcome.err
+    sys.modules.pop("costly", None)
+    if mistake == LATE[0]:
+        assert lwexp_here("run", *options).code == 77, "the real model tells that it is built"
+
+
+@pytest.mark.parametrize(
+    "mistake", ["freeze=[nope]", "optimizer.betas=[0.9,2]", "policy.warmup_steps=99", "", "optimizer=x"]
+)
+def test_a_mistake_is_told_before_any_weight_is_downloaded(
+    mistake: str, lwexp_here: RunHere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def download(*_: object, **__: object) -> None:
+        sys.exit(77)
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", download)
+    options = ["model=torchvision", "model.name=resnet18", "weights=pretrained", "tracking=none", "max_steps=20"]
+    outcome = lwexp_here("run", *options, *([mistake] if mistake else []))
+    assert outcome.code == (2 if mistake else 77)
 
 
 def test_corrupt_image_is_named_and_the_run_ends_failed(lwexp_here: RunHere, tmp_path: Path) -> None:
@@ -447,6 +597,117 @@ def test_any_value_for_any_key_is_taken_or_refused_by_its_key(composed: dict[str
 
     check()
     assert refused > 50, "the values are not wrong enough"
+
+
+def mutated(draw: st.DrawFn, name: str, taken: Iterable[str]) -> str:
+    """`name` with a letter doubled, left out, or swapped with its neighbour; none of `taken`."""
+    place = draw(st.integers(0, len(name) - 1))
+    forms = [name[:place] + name[place] + name[place:], name[:place] + name[place + 1 :]]
+    forms.append(name[:place] + name[place : place + 2][::-1] + name[place + 2 :])
+    return draw(st.sampled_from([form for form in forms if form not in taken and form.isidentifier()] or [f"{name}x"]))
+
+
+# What the choices without defaults need, so that nothing else is missing
+NEEDED = {
+    "data/image_folder": ["data.path=photos"],
+    "data/torchvision": ["data.dataset=FakeData"],
+    "decay/custom": ["decay._target_=mistaken.halves"],
+    "grouping/custom": ["grouping._target_=mistaken.one"],
+    "model/custom": ["model._target_=mistaken.Net"],
+    "model/timm": ["model.name=resnet18"],
+    "policy/custom": ["policy._target_=mistaken.falls"],
+    "policy/multistep": ["policy.milestones=[2]"],
+    "policy/torch": ["policy.name=StepLR", "policy.options={step_size: 1}"],
+    "weights/checkpoint": ["weights.path=other.safetensors"],
+}
+NUMBERS = {"max_steps", "clip_grad_norm", "unfreeze.every_epochs", "unfreeze.every_steps", "checkpoint.every_steps",
+           "checkpoint.every_minutes"}  # null by default  # fmt: skip
+CHOSEN_FROM = {"freeze_mode", "precision", "nonfinite", "floor", "warmup", "mode", "decay_shape", "interval", "source",
+               "order"}  # fmt: skip
+STRUCTURES = ["[[{a: 1}]]", "{a: {b: [1]}}", "[[[0]]]"]
+OPEN_MAPPINGS = ("model.config", "data.options", "loss.options", "policy.options")
+
+
+@st.composite
+def mistakes(draw: st.DrawFn, root: dict[str, Any]) -> tuple[list[str], str]:
+    """Options with one mistake, and the key that it is under."""
+    path = draw(st.sampled_from(sorted(FILES)))
+    group, name = path.parent.name, path.stem
+    needed = NEEDED.get(f"{group}/{name}", [])
+    options = [*SMALL, *(["~model.hidden_size"] if group == "model" and name != "lstm" else []), f"{group}={name}"]
+    if group == "data":
+        options.remove("data.image_size=8")
+    values = draw(st.sampled_from([{group: FILES[path]}] * 3 + [root]))
+    key = draw(st.sampled_from([k for k in leaves(values) if not k.endswith("_target_")]))
+    section, _, option = key.rpartition(".")
+    kind = draw(st.sampled_from(["value", "value", "name", "choice", "event"]))
+    if kind == "choice":
+        others = {other.stem for other in FILES if other.parent.name == group}
+        wrong = mutated(draw, name, others)
+        return [*SMALL[:1], f"{group}={wrong}"], group
+    if kind == "event":
+        wrong = mutated(draw, draw(st.sampled_from(["step", "group", "lr"])), ["step", "group", "lr"])
+        return [*SMALL, f"lr_events=[{{step: 1, group: 0, lr: 0.1, {wrong}: 1}}]"], f"lr_events.0.{wrong}"
+    if kind == "name":
+        siblings = values.get(section, values)
+        wrong = ".".join(part for part in (section, mutated(draw, option, siblings)) if part)
+        return [*options, *needed, f"{draw(st.sampled_from(['', '+', '++']))}{wrong}=1"], wrong
+    known = values[section][option] if section in values else values[key]
+    bad = list(STRUCTURES)
+    if key in OPEN_MAPPINGS or isinstance(known, dict):
+        bad = ["[[{a: 1}]]", "[[[0]]]", "5", "abc"]
+    elif isinstance(known, bool):
+        bad += ["5", "abc", "-1", "1.5", "null" if group != "optimizer" else "abc"]
+    elif isinstance(known, (int, float)) or key in NUMBERS:
+        bad += ["abc", "-1", "nan", "inf", "true", draw(st.text("abcxyz", min_size=2, max_size=8))]
+        bad += ["1.5", "2.25"] if isinstance(known, int) else []
+        bad.append(str(draw(st.integers(-(10**12), -1))))
+    elif option in CHOSEN_FROM:
+        bad += ["5", draw(st.text("qxyz", min_size=3, max_size=8))]
+    elif isinstance(known, list):
+        bad += ["abc", "5", "true"]
+    else:
+        bad += ["5", "1.5", "true"]
+    return [*options, *needed, f"{key}={draw(st.sampled_from(bad))}"], key
+
+
+@pytest.fixture
+def read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hydra reads and parses all of conf/ twice for each command; here each file once, which saves minutes."""
+    from hydra._internal.core_plugins.file_config_source import FileConfigSource
+    from hydra._internal.core_plugins.importlib_resources_config_source import ImportlibResourcesConfigSource
+
+    for source in (FileConfigSource, ImportlibResourcesConfigSource):
+        load = functools.lru_cache(maxsize=None)(source.load_config)
+        monkeypatch.setattr(source, "load_config", lambda self, path, load=load: copy.deepcopy(load(self, path)))
+
+
+@pytest.mark.usefixtures("materials", "read_once")
+def test_generated_mistakes_are_told_by_the_command_in_one_line_with_their_key(
+    composed: dict[str, Any], lwexp_here: RunHere, tmp_path: Path
+) -> None:
+    root = {key: value for key, value in composed.items() if key not in CHOICES}
+    told: set[tuple[str, ...]] = set()
+
+    @searched(max_examples=400, deadline=None, derandomize=True, database=None, phases=[Phase.generate])
+    @given(mistakes(root))
+    def check(mistake: tuple[list[str], str]) -> None:
+        options, key = mistake
+        if tuple(options) in told or len(told) >= 310:
+            return
+        outcome = lwexp_here("run", *options)
+        section, _, option = key.rpartition(".")
+        named = {key, section} if option in ("name", "kind", "source") else {key}
+        keys = "|".join(re.escape(name) for name in named)
+        assert outcome.code == 2, (options, outcome)
+        assert re.fullmatch(rf"error: ({keys})(\.[^\n=]*)?=[^\n]*\n", outcome.err), (options, outcome.err)
+        assert outcome.out == "", options
+        told.add(tuple(options))
+
+    check()
+    assert_nothing_was_done(tmp_path)
+    print(f"{len(told)} generated mistakes and {len(MISTAKES)} written ones")
+    assert len(told) >= 300
 
 
 def test_value_of_a_wrong_type_is_refused_under_every_key(composed: dict[str, Any]) -> None:

@@ -26,7 +26,7 @@ def test_torch_and_timm_optimizers_by_name_train_every_group(tiny: TinyNet, name
         ("adm", {}, "optimizer=adm: no such optimizer; did you mean adam"),
         ("adam", {"beta": 1}, "optimizer.beta=1: adam has no such option; did you mean betas"),
         ("adam", {"lr": 1}, "optimizer.lr=1: adam has no such option"),
-        ("adam", {"betas": [2, 3]}, "optimizer=adam: .*beta"),
+        ("adam", {"betas": [2, 3]}, "optimizer.betas=.2, 3.: adam refuses: .*beta"),
         ("lbfgs", {}, "optimizer=lbfgs: needs a closure"),
     ],
 )

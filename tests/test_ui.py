@@ -65,6 +65,9 @@ def test_the_page_answers_takes_runs_and_ends_with_its_server_on_ctrl_c(tmp_path
         assert fragment == "/experiments/1/runs?workflowType=machine_learning"
         with urllib.request.urlopen(server, timeout=30) as page:
             assert b"<title>MLflow</title>" in page.read()
+        if sys.platform == "linux":  # 127.0.0.2 is this machine too: what listens beyond 127.0.0.1 answers there
+            with pytest.raises(OSError, match="refused"):
+                urllib.request.urlopen(server.replace("127.0.0.1", "127.0.0.2"), timeout=5)
 
         # the same server takes a run over HTTP, and its own command only prints the link
         remote = MLflowConfig(name="mlflow", uri=server, experiment="lwexp", timeout=8.0, flush_timeout=10.0)
