@@ -19,14 +19,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from . import sweep
 from .cli import Interrupted
-from .config import MLflowConfig, SourceTaskConfig
+from .config import SourceTaskConfig
 from .data import eval_loader, train_loader
 from .instantiate import Experiment, build_device, build_loss, build_optimizer, make_experiment
 from .pictures import draw_plan, draw_seen
 from .policy import looks_at_training
 from .scheduler import PlanScheduler
 from .settings import plain, settings
-from .tracking import Tracker, check_store, open_hint, redact, start
+from .tracking import Tracker, open_hint, prepare, redact, start
 from .train import Trainer
 
 log = logging.getLogger(__name__)
@@ -40,8 +40,7 @@ def run_job(composed: DictConfig) -> float:
     config = settings(composed)
     hydra = HydraConfig.get()
     folder, base = Path(hydra.runtime.output_dir), Path(hydra.runtime.cwd)
-    if isinstance(config.tracking, MLflowConfig):
-        check_store(config.tracking, base)  # a store that does not answer is told before anything is built
+    answers = prepare(config.tracking, base)
     seed_everything(config.seed)
     device = build_device(config.device)
     experiment = make_experiment(config, base)
@@ -55,12 +54,14 @@ def run_job(composed: DictConfig) -> float:
     values = plain(composed)
     tracker = start(
         config.tracking,
+        folder=folder,
         base=base,
         run_name=name or sweep.job_settings(config),
         params=flat_params(values),
         tags=_tags(experiment, list(hydra.overrides.task), folder, base),
         description=plan.to_markdown(8000),
-        parent_run_id=parent,
+        parent=parent,
+        answers=answers,
     )
     try:
         result = _train(experiment, device, scheduler, optimizer, loss, tracker, folder, values, base)

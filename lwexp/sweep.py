@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from .config import RunConfig
+    from .tracking import JournalTracker
 
 _FILE = "sweep.json"
-_open: tuple[Any, str | None, Path] | None = None  # tracking config, id and base folder of the parent run open here
+_open: JournalTracker | None = None  # the parent run that this process has begun and not ended
 
 
 class LwexpCallback(Callback):
@@ -62,39 +63,44 @@ def _or_refuse(action: Callable[[], object]) -> None:
 def _open_parent(config: DictConfig) -> None:
     global _open
     from .settings import tracking_settings
-    from .tracking import start_parent
+    from .tracking import prepare, start
 
     tracking = tracking_settings(config)
     if tracking is None:
         return
     overrides = list(config.hydra.overrides.task)
     name = " ".join(overrides) or "sweep"
-    folder = Path(str(config.hydra.sweep.dir)).absolute()
+    folder, base = Path(str(config.hydra.sweep.dir)).absolute(), Path(config.hydra.runtime.cwd)
     folder.mkdir(parents=True, exist_ok=True)
     command = " ".join(["python -m lwexp.run -m", *overrides])
-    run_id = start_parent(
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    constant = [o.input_line.partition("=")[0] for o in parsed if o.input_line and not o.is_sweep_override()]
+    (folder / _FILE).write_text(json.dumps({"constant": constant}), encoding="utf-8")
+    answers = prepare(tracking, base)
+    _open = start(
         tracking,
-        base=Path(config.hydra.runtime.cwd),
+        folder=folder,
+        base=base,
         run_name=name,
         tags={"lwexp.overrides": name, "lwexp.kind": "sweep", "lwexp.folder": str(folder)},
         description=f"Sweep: `{command}`",
         params={},
+        answers=answers,
     )
-    parsed = OverridesParser.create().parse_overrides(overrides)
-    constant = [o.input_line.partition("=")[0] for o in parsed if o.input_line and not o.is_sweep_override()]
-    (folder / _FILE).write_text(json.dumps({"parent": run_id, "constant": constant}), encoding="utf-8")
-    _open = (tracking, run_id, Path(config.hydra.runtime.cwd))
 
 
-def parent_of_job() -> tuple[str | None, str | None]:
-    """The id of the parent run of the job that runs now, and the job's name: what sets it apart from its siblings."""
+def parent_of_job() -> tuple[Path | None, str | None]:
+    """The folder of the parent run of the present job, and the job's name: what sets it apart from its siblings."""
     hydra = HydraConfig.get()
     if not is_multirun():
         return None, None
-    found = Path(str(hydra.sweep.dir)).absolute() / _FILE
-    sweep = json.loads(found.read_text(encoding="utf-8")) if found.is_file() else {"parent": None, "constant": []}
-    own = [override for override in hydra.overrides.task if override.partition("=")[0] not in sweep["constant"]]
-    return sweep["parent"], " ".join(own) or None
+    from .tracking import has_run
+
+    folder = Path(str(hydra.sweep.dir)).absolute()
+    found = folder / _FILE
+    constant = json.loads(found.read_text(encoding="utf-8"))["constant"] if found.is_file() else []
+    own = [override for override in hydra.overrides.task if override.partition("=")[0] not in constant]
+    return folder if has_run(folder) else None, " ".join(own) or None
 
 
 def tell_failure(error: LwexpError) -> None:
@@ -107,11 +113,9 @@ def close(status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
     global _open
     if _open is None:
         return
-    from .tracking import end_parent
-
-    (tracking, run_id, base), _open = _open, None
+    tracker, _open = _open, None
     try:
-        end_parent(tracking, run_id, status, None, base=base)
+        tracker.finish(status)
     except LwexpError as error:
         print(f"error: {error}", file=sys.stderr)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import signal
@@ -17,12 +16,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any, NoReturn
+from typing import IO, NoReturn
 from urllib.parse import quote, urlsplit
 
-from .cli import CONF
 from .config import MLflowConfig
-from .errors import ConfigError, LwexpError, RunError, UnknownNameError, UnknownOptionError
+from .errors import ConfigError, LwexpError, RunError, UnknownNameError
+from .plain_command import Parser, number, tracking_config
 from .tracking import address
 from .tracking.address import redact, resolve_uri
 from .tracking.contact import check_store
@@ -221,7 +220,7 @@ def _last_line(output: IO[bytes]) -> str:
 
 def _parse(arguments: Sequence[str]) -> tuple[MLflowConfig, bool, int | None]:
     """The store's config, whether the experiment was named, and the port."""
-    parser = _Parser(
+    parser = Parser(
         prog="lwexp-ui", allow_abbrev=False,
         description="Start MLflow's page on the runs that lwexp has tracked, and print the link.",
         epilog=f"Options as of lwexp.run, written the same: {', '.join(f'{name}=…' for name in _OPTIONS)}.",
@@ -229,45 +228,12 @@ def _parse(arguments: Sequence[str]) -> tuple[MLflowConfig, bool, int | None]:
     parser.add_argument("--port", help=f"port on 127.0.0.1 (default: the first free one from {_FIRST_PORT})")
     parser.add_argument("options", nargs="*", metavar="tracking.key=value", help="another store or experiment")
     parsed = parser.parse_args(arguments)
-    values = _defaults()
-    for option in parsed.options:
-        name, equals, value = option.partition("=")
-        if not equals:
-            raise _UsageError(f"{option!r}: options are written {', '.join(f'{key}=…' for key in _OPTIONS)}")
-        if name not in _OPTIONS:
-            raise UnknownOptionError(name, value, _OPTIONS)
-        values[name.partition(".")[2]] = value
+    config = tracking_config(parsed.options, _OPTIONS)
     given = any(option.startswith("tracking.experiment=") for option in parsed.options)
-    values["timeout"] = _number("tracking.timeout", values["timeout"], float)
-    if not 0 < values["timeout"] < float("inf"):
-        raise ConfigError("tracking.timeout", values["timeout"], "must be above 0, in seconds")
-    port = None if parsed.port is None else int(_number("--port", parsed.port, int))
+    port = None if parsed.port is None else int(number("--port", parsed.port, int))
     if port is not None and not 0 < port < 65536:
         raise ConfigError("--port", port, "must be from 1 to 65535")
-    return MLflowConfig(**values), given, port
-
-
-def _number(key: str, value: Any, kind: type[int] | type[float]) -> float:
-    try:
-        return kind(value)
-    except ValueError:
-        raise ConfigError(key, value, "must be a number") from None
-
-
-def _defaults() -> dict[str, Any]:
-    from omegaconf import OmegaConf
-
-    return {str(key): value for key, value in OmegaConf.load(CONF / "tracking" / "mlflow.yaml").items()}
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """One line and exit code 2, without the usage."""
-        raise _UsageError(f"{message}; see {self.prog} --help")
-
-
-class _UsageError(LwexpError):
-    exit_code = 2
+    return config, given, port
 
 
 if __name__ == "__main__":

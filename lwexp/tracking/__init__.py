@@ -1,46 +1,51 @@
-"""Starting and ending the record of a run, or of a multirun's parent, in MLflow or nowhere."""
+"""The record of a run: a journal in the run's folder, and its delivery to MLflow by a process of its own.
+
+`start` gives a `Tracker`, which writes everything to the journal; nothing in the training process talks to the store.
+"""
 
 from __future__ import annotations
 
-import atexit
 import getpass
 import logging
 import os
 import shlex
+import time
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from lwexp.config import MLflowConfig, NoTrackingConfig
-from lwexp.errors import RunError
 
 from . import address
 from .address import redact, resolve_uri
-from .contact import check_store
-from .keys import MAX_NAME, MAX_TAG, cut, param_values, safe_key, safe_keys, tag_values
-from .store import connect, experiment_id, explained, persist
-from .tracker import PATIENCE_SECONDS, MLflowTracker, Status
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
+from .contact import UnreachableError, check_store
+from .journal import FILE as JOURNAL
+from .journal import ended, has_journal
+from .keys import safe_key, safe_keys
+from .place import read_place
+from .process import courier
+from .tracker import JournalTracker, Status
 
 __all__ = [
-    "NoTracker", "Status", "Tracker", "check_store", "end_parent", "open_hint", "redact", "resolve_uri",
-    "safe_key", "safe_keys", "start", "start_parent",
+    "JournalTracker", "NoTracker", "Status", "Tracker", "check_store", "deliver_rest", "ended", "has_run", "open_hint",
+    "prepare", "redact", "resolve_uri", "safe_key", "safe_keys", "start",
 ]  # fmt: skip
 
-_NOTE = "mlflow.note.content"  # the tag that MLflow shows as a run's description
-PARAMS_PER_CALL = 20  # the longest values, with every character escaped, stay below the 1 MB that a request may have
+NOTE_TAG = "mlflow.note.content"  # the tag that MLflow shows as a run's description
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class Tracker(Protocol):
     """Where a run's metrics, files and tags go."""
 
-    run_id: str | None
     run_name: str
     where: str  # the store's address for people, without secrets
+
+    @property
+    def run_id(self) -> str | None:
+        """MLflow's id of the run; None without MLflow, and until the store has made it."""
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Metrics of the optimizer step `step`; returns at once."""
@@ -51,12 +56,15 @@ class Tracker(Protocol):
     def tag(self, tags: Mapping[str, str]) -> None:
         """Tags of the run."""
 
+    def position(self) -> int:
+        """How much of the record is on the disk for certain, in bytes."""
+
     def finish(self, status: Status, reason: str | None = None) -> None:
         """Deliver everything, then set the run's status. A second call does nothing."""
 
 
 class NoTracker:
-    """tracking=none: takes everything, keeps nothing."""
+    """Takes everything, keeps nothing: for trainings inside a run."""
 
     run_id: str | None = None
     where = "none"
@@ -74,100 +82,103 @@ class NoTracker:
     def tag(self, tags: Mapping[str, str]) -> None:
         """Do nothing."""
 
+    def position(self) -> int:
+        """Nothing is kept."""
+        return 0
+
     def finish(self, status: Status, reason: str | None = None) -> None:
         """Do nothing."""
+
+
+def prepare(config: MLflowConfig | NoTrackingConfig, base: Path | None = None) -> bool:
+    """Whether the store answers; its delivery process starts, and imports mlflow while other things are built.
+
+    A store that does not answer is told in one line: the run can go on without it. Raises `ConfigError` for an address
+    that cannot be used.
+    """
+    if isinstance(config, NoTrackingConfig):
+        return True
+    try:
+        check_store(config, base)
+    except UnreachableError as error:
+        log.warning("%s; the run goes on, its metrics wait in its folder (or go on without: tracking=none)", error)
+        return False
+    finally:
+        courier.start()
+    return True
 
 
 def start(
     config: MLflowConfig | NoTrackingConfig,
     *,
+    folder: Path,
     run_name: str,
     params: Mapping[str, Any],
     tags: Mapping[str, str],
     description: str,
-    parent_run_id: str | None = None,
+    parent: Path | None = None,
     base: Path | None = None,
-) -> Tracker:
-    """A new run, RUNNING, with its params and tags, in the experiment `config.experiment`.
+    answers: bool = True,
+) -> JournalTracker:
+    """A new run in `folder`, RUNNING, in the experiment `config.experiment`; or the run that is there, continued.
 
-    `description` is Markdown, shown on the run's page. Relative addresses count from `base`, by default the current
-    folder. Raises `ConfigError` for an address or experiment that cannot be used, `RunError` for a store that does
-    not answer within `config.timeout` seconds or refuses.
+    `description` is Markdown, shown on the run's page; `parent` the folder of the run that this one is a child of.
+    Relative addresses count from `base`, by default the current folder. With `answers`, as `prepare` said, the store's
+    first word is waited for. Raises `ConfigError` for an address or experiment that cannot be used, `RunError` for a
+    store that refuses, a folder in use or a full disk.
     """
-    if isinstance(config, NoTrackingConfig):
-        return NoTracker(run_name)
-    client, uri, run_id = _create_run(
-        config, run_name=run_name, tags=tags, description=description, parent_run_id=parent_run_id, base=base
-    )
-    tracker = MLflowTracker(client, run_id, run_name, uri)
+    base = base or Path.cwd()
+    uri = resolve_uri(config, base) if isinstance(config, MLflowConfig) else None
+    tracker = JournalTracker(folder, run_name, uri, config.flush_timeout if isinstance(config, MLflowConfig) else 0.0)
     try:
-        _log_params(client, run_id, params, uri)
+        if tracker.journal.run is not None:
+            tracker.run_name = tracker.journal.run["run_name"]
+            tracker.journal.write("resumed", {"time_ms": time.time_ns() // 1_000_000})
+        else:
+            own = {
+                "mlflow.source.type": "LOCAL",
+                "mlflow.source.name": "lwexp.run",
+                "mlflow.user": _user(),
+                NOTE_TAG: description,
+            }
+            record = {
+                "id": uuid.uuid4().hex,
+                "run_name": run_name,
+                "experiment": config.experiment if isinstance(config, MLflowConfig) else "lwexp",
+                "where": tracker.where,
+                "base": str(base.absolute()),
+                "parent": os.path.relpath(parent, folder) if parent is not None else None,
+                "tags": {key: redact(value) for key, value in {**own, **tags}.items()},
+                "params": {key: redact(v) if isinstance(v, str) else v for key, v in params.items()},
+                "time_ms": time.time_ns() // 1_000_000,
+            }
+            tracker.journal.write("run", record)
+        tracker.begin(at_once=answers)
     except BaseException as error:
-        tracker.finish("FAILED" if isinstance(error, Exception) else "KILLED", "setting up the run failed")
+        new = read_place(folder).run_id is None and not tracker.journal.rows_written
+        tracker.close()
+        if new and isinstance(error, Exception):  # refused: as if it had never been begun
+            (folder / JOURNAL).unlink(missing_ok=True)
         raise
     return tracker
 
 
-def start_parent(
-    config: MLflowConfig | NoTrackingConfig,
-    *,
-    run_name: str,
-    tags: Mapping[str, str],
-    description: str,
-    params: Mapping[str, Any],
-    base: Path | None = None,
-) -> str | None:
-    """The id of a new run for the jobs of a multirun to be children of; None with tracking=none."""
-    if isinstance(config, NoTrackingConfig):
-        return None
-    client, uri, run_id = _create_run(config, run_name=run_name, tags=tags, description=description, base=base)
-    if not _parents:
-        atexit.register(_abandoned_parents, os.getpid())
-    _parents[run_id] = client, uri
-    _log_params(client, run_id, params, uri)
-    return run_id
+def has_run(folder: Path) -> bool:
+    """Whether `folder` holds the record of a run."""
+    return has_journal(folder)
 
 
-def end_parent(
-    config: MLflowConfig | NoTrackingConfig,
-    run_id: str | None,
-    status: Status,
-    summary_markdown: str | None = None,
-    *,
-    base: Path | None = None,
-) -> None:
-    """Set a parent run's status; `summary_markdown` comes before its description. A second call does nothing."""
-    if isinstance(config, NoTrackingConfig) or run_id is None or _parents.get(run_id, ()) is None:
-        return
-    client, uri = _parents.get(run_id) or connect(config, base)
-    _end_parent(client, uri, run_id, status, summary_markdown)
-
-
-# id -> client and address of the parent runs that this process started, None once ended
-_parents: dict[str, tuple[MlflowClient, str] | None] = {}
-
-
-def _end_parent(client: MlflowClient, uri: str, run_id: str, status: Status, summary: str | None) -> None:
-    def end() -> None:
-        if summary:
-            before = client.get_run(run_id).data.tags.get(_NOTE, "")
-            text = f"{summary}\n\n{before}".strip()
-            client.set_tag(run_id, _NOTE, cut(redact(text), MAX_TAG))
-        client.set_terminated(run_id, status)
-
-    with explained(uri, "did not take the end of the parent run"):
-        persist(end, PATIENCE_SECONDS)
-    _parents[run_id] = None
-
-
-def _abandoned_parents(pid: int) -> None:
-    """At the interpreter's exit, in the process that started them: parent runs that nobody has ended."""
-    for run_id, found in _parents.items() if os.getpid() == pid else ():
-        if found is not None:
-            try:
-                _end_parent(*found, run_id, "FAILED", None)
-            except RunError as error:
-                _log.error("%s", error)
+def deliver_rest(config: MLflowConfig | NoTrackingConfig, folder: Path, base: Path | None = None) -> None:
+    """Deliver what is left of a run that has ended, and say what is not delivered."""
+    if isinstance(config, MLflowConfig):
+        place = read_place(folder)
+        if place.status is not None and place.position >= (folder / JOURNAL).stat().st_size:
+            return
+        uri = resolve_uri(config, base or Path.cwd())
+        tracker = JournalTracker(folder, "", uri, config.flush_timeout)
+        tracker.run_name = (tracker.journal.run or {"run_name": ""})["run_name"]
+        tracker.begin(at_once=False)
+        tracker.finish("FINISHED")  # it has its end already
 
 
 def open_hint(config: MLflowConfig | NoTrackingConfig, base: Path | None = None) -> str:
@@ -181,43 +192,6 @@ def open_hint(config: MLflowConfig | NoTrackingConfig, base: Path | None = None)
     if address.kind(uri).startswith("http"):
         return f"open MLflow: {ours}\n         or: {redact(uri)}"
     return f"open MLflow: {ours}\n         or: {shlex.join(['mlflow', 'ui', '--backend-store-uri', redact(uri)])}"
-
-
-def _create_run(
-    config: MLflowConfig,
-    *,
-    run_name: str,
-    tags: Mapping[str, str],
-    description: str,
-    parent_run_id: str | None = None,
-    base: Path | None,
-) -> tuple[MlflowClient, str, str]:
-    client, uri = connect(config, base)
-    own = {
-        "mlflow.source.type": "LOCAL",
-        "mlflow.source.name": "lwexp.run",
-        "mlflow.user": _user(),
-        _NOTE: description,
-    }
-    if parent_run_id is not None:
-        own["mlflow.parentRunId"] = parent_run_id
-    all_tags = tag_values({**own, **tags})
-    run_name = cut(run_name, MAX_NAME)
-    with explained(uri):
-        experiment = persist(lambda: experiment_id(client, config.experiment, uri, base), config.timeout)
-        # once only: where the answer was lost, a second attempt would leave a first run behind
-        run = persist(lambda: client.create_run(experiment, None, all_tags, run_name), patience=0.0)
-    return client, uri, str(run.info.run_id)
-
-
-def _log_params(client: MlflowClient, run_id: str, params: Mapping[str, Any], uri: str) -> None:
-    from mlflow.entities import Param
-
-    entities = [Param(*item) for item in param_values(params).items()]
-    with explained(uri, "did not take the run's params"):
-        for first in range(0, len(entities), PARAMS_PER_CALL):
-            part = entities[first : first + PARAMS_PER_CALL]
-            persist(lambda part=part: client.log_batch(run_id, params=part), PATIENCE_SECONDS)  # type: ignore[misc]
 
 
 def _user() -> str:

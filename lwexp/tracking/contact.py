@@ -27,10 +27,19 @@ _QUESTION = "/api/2.0/mlflow/experiments/search?max_results=1"
 _AUTOFLUSH = re.compile(r"^\(raised as a result of [^)]*\)\s*")  # SQLAlchemy puts it before the database's words
 
 
+class UnreachableError(RunError):
+    """The store at `uri` does not answer; `why` is the short reason."""
+
+    def __init__(self, uri: str, why: str) -> None:
+        """Join address, without its secrets, and reason to one line."""
+        self.why = why
+        super().__init__(f"the tracking store {redact(uri)} is not available ({why})")
+
+
 def check_store(config: MLflowConfig, base: Path | None = None) -> str:
     """The resolved address of a store that answers within `config.timeout` seconds; mlflow is not imported.
 
-    Raises `ConfigError` for an address that cannot be used, `RunError` for a store that does not answer.
+    Raises `ConfigError` for an address that cannot be used, `UnreachableError` for a store that does not answer.
     """
     uri = address.resolve_uri(config, base or Path.cwd())
     key = address.uri_source(config)[0]
@@ -46,9 +55,9 @@ def check_store(config: MLflowConfig, base: Path | None = None) -> str:
         )
         raise ConfigError(key, redact(uri), why) from None
     except TimeoutError:
-        raise _unreachable(uri, f"no answer within {config.timeout:g} s") from None
+        raise UnreachableError(uri, f"no answer within {config.timeout:g} s") from None
     except Exception as error:
-        raise _unreachable(uri, one_line(error, uri)) from None
+        raise UnreachableError(uri, one_line(error, uri)) from None
     return uri
 
 
@@ -75,13 +84,6 @@ def within(seconds: float, action: Callable[[], T]) -> T:
     return results[0]
 
 
-def _unreachable(uri: str, why: str) -> RunError:
-    return RunError(
-        f"the tracking store {redact(uri)} is not available ({why}): "
-        "start it, choose another with tracking.uri=…, or go on without: tracking=none"
-    )
-
-
 def _check_file(key: str, uri: str) -> None:
     path = address.sqlite_path(uri)
     try:
@@ -101,7 +103,7 @@ def _check_file(key: str, uri: str) -> None:
             connection.close()
     except sqlite3.OperationalError as error:
         if "locked" not in str(error):  # a lock passes, and later calls wait for it
-            raise _unreachable(uri, str(error)) from None
+            raise UnreachableError(uri, str(error)) from None
     except sqlite3.DatabaseError:
         raise ConfigError(key, redact(uri), "the file exists and is not an SQLite database") from None
 

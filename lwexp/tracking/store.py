@@ -8,8 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -29,13 +28,16 @@ T = TypeVar("T")
 # MLflow's UI shows an experiment of this kind as model training; it has no constant in MLflow's Python code
 KIND_TAG, KIND = "mlflow.experimentKind", "custom_model_development"
 _LOCK_SECONDS = 120.0
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 8.0
 _TRANSIENT = {
     "INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "RESOURCE_EXHAUSTED", "REQUEST_LIMIT_EXCEEDED",
     "DEADLINE_EXCEEDED", "ABORTED", "CANCELLED", "IO_ERROR",
 }  # fmt: skip
 # MLflow's own retries take over four minutes, and it prints links where a run ends
-_SETTINGS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
+_SETTINGS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
 
 
 def connect(config: MLflowConfig, base: Path | None = None) -> tuple[MlflowClient, str]:
@@ -105,27 +107,11 @@ def _artifact_location(uri: str, base: Path | None) -> str | None:
     return None if address.kind(uri).startswith("http") else artifact_folder(uri, base).as_uri()
 
 
-def persist(action: Callable[[], T], patience: float | Callable[[], float]) -> T:
-    """The result of `action`, tried again with growing pauses as long as the store fails in a way that may pass.
+def may_pass(error: Exception) -> bool:
+    """Whether trying again may help: all but an answer of MLflow's that says that the request itself is wrong."""
+    from mlflow.exceptions import MlflowException
 
-    `patience`: seconds after which the last error is raised; a function where that may change meanwhile.
-    """
-    started = time.monotonic()
-    pause = _FIRST_PAUSE
-    while True:
-        try:
-            with bounded():
-                return action()
-        except Exception as error:
-            left = started + (patience() if callable(patience) else patience) - time.monotonic()
-            if not _may_pass(error) or left <= 0:
-                raise
-        time.sleep(min(pause, left))
-        pause = min(2 * pause, _LONGEST_PAUSE)
-
-
-def _may_pass(error: Exception) -> bool:
-    return getattr(error, "error_code", None) in _TRANSIENT or isinstance(error, OSError)
+    return not isinstance(error, MlflowException) or error.error_code in _TRANSIENT
 
 
 @contextmanager

@@ -1,205 +1,172 @@
-"""One MLflow run, delivered in batches by a background thread, off the training loop's critical path."""
+"""The training process's side of tracking: everything goes to the journal, another process delivers it."""
 
 from __future__ import annotations
 
-import atexit
 import logging
-import os
-import queue
-import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal
 
-from lwexp.errors import RunError
+from lwexp.errors import ConfigError, RunError
 
 from .address import redact
-from .contact import one_line
-from .keys import safe_key, safe_keys, tag_values
-from .store import explained, persist
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-    from mlflow.entities import Metric
+from .delivery import RUN_LOCK, end_entry
+from .journal import Journal
+from .lock import Lock
+from .place import Place, read_place
+from .process import courier
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
-BATCH_ROWS = 1000  # MLflow's limit for one call
-BATCH_SECONDS = 1.0  # a row waits at most so long for others
-PATIENCE_SECONDS = 60.0  # a store that fails for longer has failed
-KILLED_PATIENCE_SECONDS = 10.0  # Slurm gives 30 s between SIGTERM and SIGKILL
-HANGING_SECONDS = 150.0  # no word at all from a store for longer than MLflow's own limit for a request, 120 s
+KILLED_SECONDS = 10.0  # Slurm gives 30 s between SIGTERM and SIGKILL
+_LOOK_SECONDS = 1.0
+_LOCK_SECONDS = 10.0  # data workers and a delivery that closes the run may hold the folder a little longer
+_FIRST_SECONDS = 60.0  # MLflow's tables are made on first use of a database, which takes seconds
 
-_log = logging.getLogger(__name__)
-
-
-class _Rows(NamedTuple):
-    """What one `log` call hands to the background thread; `time_ms` since the Unix epoch."""
-
-    time_ms: int
-    step: int
-    values: dict[str, float]
+log = logging.getLogger(__name__)
 
 
-class _End(NamedTuple):
-    status: Status
-    reason: str | None
+class JournalTracker:
+    """One run. Nothing that it does waits for the store, except the first word and the end."""
 
+    def __init__(self, folder: Path, run_name: str, uri: str | None, flush_timeout: float) -> None:
+        """Take the journal in `folder`; `uri` None: it is kept and not delivered. Raises `RunError`."""
+        self.run_name, self.where = run_name, redact(uri) if uri is not None else "none"
+        self.folder, self._uri, self._patience = folder, uri, flush_timeout
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lock = Lock(folder / RUN_LOCK)
+        try:
+            if not self._lock.acquire(_LOCK_SECONDS):
+                raise RunError(f"another process is running in {folder}")
+        except OSError as error:
+            raise RunError(f"{folder} cannot be used: {error.strerror or error}") from error
+        try:
+            self.journal = Journal(folder)
+        except BaseException:
+            self._lock.release()
+            raise
+        self._next_look = 0.0
+        self._problem: str | None = None  # what people have been told
+        self._finished = False
 
-class MLflowTracker:
-    """One MLflow run. `log` only queues; one daemon thread makes the deliveries and, at the end, sets the status."""
-
-    def __init__(self, client: MlflowClient, run_id: str, run_name: str, uri: str) -> None:
-        """Take over the run `run_id` of the store at `uri`, until `finish` or the interpreter's exit."""
-        self.run_id: str | None = run_id
-        self.run_name, self.where = run_name, redact(uri)
-        self._client, self._uri, self._id = client, uri, run_id
-        self._pid = os.getpid()
-        self._queue: queue.SimpleQueue[_Rows | _End] = queue.SimpleQueue()
-        self._logged = self._delivered = 0  # rows; the first is written by the caller's thread, the second by ours
-        self._keys: dict[str, str] = {}
-        self._patience = PATIENCE_SECONDS
-        self._failure: str | None = None  # why a delivery was given up
-        self._told = self._ending = self._finished = False
-        self._last_word = time.monotonic()  # when the store last answered
-        self._thread = threading.Thread(target=self._work, daemon=True, name="lwexp-tracking")
-        self._thread.start()
-        atexit.register(self._abandoned)
+    @property
+    def run_id(self) -> str | None:
+        """MLflow's id of the run; None until the store has made it."""
+        return read_place(self.folder).run_id
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Queue `metrics` of `step` with the present time.
+        """Write `metrics` of `step` with the present time to the journal.
 
-        Raises `RunError`, once, when the store has failed for good, and after `finish`.
+        Raises `RunError` where the disk takes no more, and after `finish`.
         """
-        if self._ending:
-            raise RunError(f"run {self.run_name} has ended; step {step} cannot be logged")
-        rows = _Rows(time.time_ns() // 1_000_000, step, {name: float(value) for name, value in metrics.items()})
-        self._queue.put(rows)
-        self._logged += len(rows.values)
-        if self._failure is not None:
-            self._tell()
+        self._check_open(f"step {step}")
+        self.journal.rows(metrics, step)
+        now = time.monotonic()
+        if now >= self._next_look:
+            self._next_look = now + _LOOK_SECONDS
+            self._look()
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
-        """Copy the file or folder `path` to the run's artifacts; returns when it is there."""
+        """Keep the file or folder `path` under `folder` of the run's artifacts; it is copied a little later."""
+        self._check_open(path.name)
         if not path.exists():
             raise RunError(f"{path} is to be kept with run {self.run_name}, but does not exist")
-        copy = self._client.log_artifacts if path.is_dir() else self._client.log_artifact
-        self._now(lambda: copy(self._id, str(path), folder), f"did not take {path.name}")
+        inside = path.absolute().is_relative_to(self.folder.absolute())
+        name = path.absolute().relative_to(self.folder.absolute()) if inside else path.absolute()
+        self.journal.write("artifact", {"path": str(name), "folder": folder})
 
     def tag(self, tags: Mapping[str, str]) -> None:
         """Set tags; values over MLflow's 8,000 characters are cut, secrets in addresses are hidden."""
-        from mlflow.entities import RunTag
+        self._check_open("a tag")
+        self.journal.write("tags", {key: redact(str(value)) for key, value in tags.items()})
 
-        entities = [RunTag(key, value) for key, value in tag_values(tags).items()]
-        self._now(lambda: self._client.log_batch(self._id, tags=entities), "did not take tags")
+    def position(self) -> int:
+        """Have the journal on the disk; returns its length in bytes."""
+        return self.journal.sync()
+
+    def begin(self, at_once: bool) -> None:
+        """Have the run delivered. With `at_once`, wait for the store's first word, and raise what it refuses.
+
+        Raises `ConfigError`, `RunError`.
+        """
+        if self._uri is None:
+            return
+        courier.deliver(self.folder, self._uri, self._patience)
+        deadline = time.monotonic() + _FIRST_SECONDS
+        while at_once and time.monotonic() < deadline:
+            place = read_place(self.folder)
+            if place.refused is not None:
+                refused = place.refused
+                if refused["key"] is not None:
+                    raise ConfigError(refused["key"], refused["value"], refused["why"])
+                raise RunError(f"the tracking store {self.where} refuses the run: {refused['why']}")
+            if place.run_id is not None or place.problem is not None:
+                break
+            time.sleep(0.02)
+            courier.look()
+        self._look()
 
     def finish(self, status: Status, reason: str | None = None) -> None:
-        """Return when every row is delivered and the status is set; `reason` becomes the tag `lwexp.reason`.
+        """Write the end, and return when everything is delivered and the status set, or say what is not.
 
-        Raises `RunError`, once, with the number of rows that were not delivered. Interrupted while it waits, it can
-        be called again, and then goes on waiting.
+        A store that has not answered for `flush_timeout` seconds is not waited for any longer; nor one that has not
+        for 10 seconds when the run was killed. A second call does nothing. Interrupted while it waits, it can be
+        called again, and then goes on waiting.
         """
         if self._finished:
             return
-        if status == "KILLED":
-            self._patience = min(self._patience, KILLED_PATIENCE_SECONDS)
-        if not self._ending:
-            self._ending, self._last_word = True, time.monotonic()
-            self._queue.put(_End(status, reason))
-        hanging = HANGING_SECONDS if status != "KILLED" else 1.5 * KILLED_PATIENCE_SECONDS
-        while self._thread.is_alive() and time.monotonic() - self._last_word < hanging:
-            self._thread.join(0.1)
+        if self.journal.ended is None:
+            end_entry(self.journal, status, redact(reason) if reason else None)
+        try:
+            if self._uri is not None:
+                self._await_delivery(min(self._patience, KILLED_SECONDS) if status == "KILLED" else self._patience)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Let go of the journal; what is not delivered yet may still be."""
         self._finished = True
-        atexit.unregister(self._abandoned)
-        if self._thread.is_alive() and self._failure is None:
-            self._failure = f"no answer for {hanging:g} s"
-        if self._failure is not None:
-            self._tell()
+        self.journal.close()
+        self._lock.release()
+        courier.forget(self.folder)
 
-    def _now(self, action: Callable[[], object], otherwise: str) -> None:
-        with explained(self._uri, otherwise):
-            persist(action, self._patience)
+    def _await_delivery(self, patience: float) -> None:
+        courier.wake(self.folder)
+        end, since = self.journal.sync(), time.time()
+        while True:
+            place = read_place(self.folder)
+            if place.status is not None and place.position >= end:
+                log.info("%d metric rows of run %s delivered to %s", place.rows, self.run_name, self.where)
+                return
+            if place.refused is not None or time.time() - max(since, place.answered) >= patience:
+                self._tell_rest(place)
+                return
+            time.sleep(0.02)
+            courier.look()
 
-    def _tell(self) -> None:
-        """Raise the failure, the first time only: whoever catches it still calls `finish`."""
-        if self._told:
+    def _tell_rest(self, place: Place) -> None:
+        """Say what the store does not have."""
+        missing = self.journal.rows_written - place.rows
+        rest = f"{missing} of {self.journal.rows_written} metric rows" if missing else "its end"
+        why = place.problem or "no answer yet"
+        log.warning(
+            "run %s: %s not delivered to %s (%s); nothing is lost: python -m lwexp.sync %s",
+            self.run_name, rest, self.where, why, self.folder,
+        )  # fmt: skip
+
+    def _look(self) -> None:
+        """Keep the delivery going, and say once when the store fails, and when it answers again."""
+        if self._uri is None:
             return
-        self._told = True
-        missing = self._logged - self._delivered
-        lost = f"{missing} of {self._logged} metric rows were not delivered" if missing else "the status was not set"
-        raise RunError(f"the tracking store {self.where} failed, {lost} to run {self.run_name}: {self._failure}")
+        courier.look()
+        problem = read_place(self.folder).problem
+        if problem is not None and self._problem is None:
+            log.warning("tracking store %s: %s; the run goes on, its metrics wait in its folder", self.where, problem)
+        elif problem is None and self._problem is not None:
+            log.info("tracking store %s answers again", self.where)
+        self._problem = problem
 
-    def _abandoned(self) -> None:
-        """At the interpreter's exit: nobody has ended the run."""
-        if os.getpid() != self._pid:  # a forked child; the run is its parent's
-            return
-        try:
-            self.finish("FAILED", "the process ended without finishing the run")
-        except RunError as error:
-            _log.error("%s", error)
-
-    def _work(self) -> None:
-        """The background thread: deliver until the end is in the queue; after a failure only wait for the end."""
-        waiting: list[Metric] = []
-        end: _End | None = None
-        while end is None:
-            end = self._collect(waiting)
-            while waiting and self._failure is None:
-                self._deliver(waiting[:BATCH_ROWS])
-                del waiting[:BATCH_ROWS]
-        self._terminate(end)
-
-    def _collect(self, waiting: list[Metric]) -> _End | None:
-        """Move rows from the queue to `waiting` until a batch is full, its time is over, or the end has come."""
-        from mlflow.entities import Metric
-
-        deadline = time.monotonic() + BATCH_SECONDS
-        while len(waiting) < BATCH_ROWS or self._failure is not None:
-            try:
-                item = self._queue.get(timeout=max(0.0, deadline - time.monotonic()))
-            except queue.Empty:
-                return None
-            if isinstance(item, _End):
-                return item
-            if self._failure is None:
-                values = item.values.items()
-                waiting.extend(Metric(self._key(name), value, item.time_ms, item.step) for name, value in values)
-        return None
-
-    def _key(self, name: str) -> str:
-        """The key of `name`, fixed at its first use; two names never share one."""
-        if name not in self._keys:
-            key = safe_key(name)
-            if key in self._keys.values():
-                key = safe_keys([*self._keys, name])[-1]
-            self._keys[name] = key
-        return self._keys[name]
-
-    def _deliver(self, batch: list[Metric]) -> None:
-        # Sending a batch again is harmless: MLflow's SQL stores ignore a row that they hold already
-        try:
-            persist(lambda: self._client.log_batch(self._id, metrics=batch), lambda: self._patience)
-        except Exception as error:  # told to the caller's thread by `log` or `finish`
-            self._failure = one_line(error, self._uri)
-        else:
-            self._delivered += len(batch)
-            self._last_word = time.monotonic()
-
-    def _terminate(self, end: _End) -> None:
-        """Set the status; a run that lacks rows is never FINISHED. After a failure one attempt is enough."""
-        from mlflow.entities import RunTag
-
-        status, reason = end
-        if self._failure is not None:
-            status, reason = ("FAILED" if status == "FINISHED" else status), reason or self._failure
-        tags = [RunTag(*item) for item in tag_values({"lwexp.reason": reason} if reason else {}).items()]
-
-        def set_status() -> None:
-            self._client.log_batch(self._id, tags=tags)
-            self._client.set_terminated(self._id, status)
-
-        try:
-            persist(set_status, lambda: self._patience if self._failure is None else 0.0)
-        except Exception as error:
-            self._failure = self._failure or one_line(error, self._uri)
+    def _check_open(self, what: str) -> None:
+        if self._finished or self.journal.ended is not None:
+            raise RunError(f"run {self.run_name} has ended; {what} cannot be logged")

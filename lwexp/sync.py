@@ -1,0 +1,146 @@
+"""`python -m lwexp.sync`: deliver to MLflow what earlier runs could not: store down, process killed."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .config import MLflowConfig
+from .errors import ConfigError, LwexpError, RunError, nearest
+from .plain_command import Parser, tracking_config
+from .tracking.address import redact, resolve_uri, uri_source
+from .tracking.contact import check_store
+from .tracking.delivery import RUN_LOCK, Delivery
+from .tracking.journal import FILE, Reader
+from .tracking.lock import Lock
+from .tracking.place import read_place
+
+_OPTIONS = ["tracking.uri", "tracking.timeout", "tracking.flush_timeout"]
+_LOOK_SECONDS = 2.0
+
+
+@dataclass
+class Left:
+    """A run whose journal may hold what its store does not have; `record` is what the journal says of the run."""
+
+    folder: Path
+    record: dict[str, Any]
+    rows: int
+    length: int  # of the journal, in bytes
+    damaged: int
+
+    @property
+    def delivered(self) -> bool:
+        """Whether the store has everything."""
+        place = read_place(self.folder)
+        return place.status is not None and place.position >= self.length
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code: 0 when all is delivered, 1 when something is not, 2 for a mistake."""
+    try:
+        folders, config = _parse(sys.argv[1:] if arguments is None else arguments)
+        return _sync(folders, config)
+    except LwexpError as error:
+        print(f"lwexp-sync: {redact(str(error))}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+
+
+def _sync(folders: Sequence[Path], config: MLflowConfig) -> int:
+    named = bool(folders)
+    runs = [run for folder in folders or [Path("outputs")] for run in _runs(folder, named)]
+    if named and not runs:
+        raise ConfigError("folder", ", ".join(map(str, folders)), "holds no run's journal")
+    left = [run for run in runs if not run.delivered and (config.uri is not None or run.record["where"] != "none")]
+    if not left:
+        print(f"nothing is left to deliver ({len(runs)} runs looked at)" if runs else "there are no runs in outputs/")
+        return 0
+    reachable: dict[str, str | None] = {}  # address -> why it cannot be used
+    # the parents of sweeps first: their jobs need their ids
+    return max([_deliver(run, config, reachable) for run in sorted(left, key=lambda run: len(run.folder.parts))])
+
+
+def _runs(folder: Path, named: bool) -> Iterator[Left]:
+    """The runs in `folder` and below."""
+    if not folder.is_dir():
+        if named:
+            siblings = [str(path) for path in folder.parent.glob("*/")] if folder.parent.is_dir() else []
+            raise ConfigError("folder", folder, f"there is no such folder; {nearest(str(folder), siblings)}")
+        return
+    for path in sorted(folder.rglob(FILE)):
+        reader, record, rows = Reader(path), None, 0
+        for entry in reader.entries():
+            if entry.kind == "run":
+                record = entry.value
+            elif entry.kind == "rows":
+                rows += len(entry.value.keys)
+        if record is not None:
+            yield Left(path.parent, record, rows, reader.position, reader.damaged)
+
+
+def _deliver(run: Left, config: MLflowConfig, reachable: dict[str, str | None]) -> int:
+    """Deliver one run and print one line about it; returns 0, or 1 if something is left."""
+    name = f"{run.record['run_name']} ({os.path.relpath(run.folder)})"
+    if not Lock(run.folder / RUN_LOCK).free:
+        print(f"{name}: still running, {read_place(run.folder).rows} of {run.rows} metric rows delivered so far")
+        return 0
+    uri = _uri(run, config)
+    if uri not in reachable:
+        reachable[uri] = None
+        try:
+            check_store(config.model_copy(update={"uri": uri}))
+        except RunError as error:
+            reachable[uri] = str(error)
+    failed = reachable[uri]
+    if failed is None:
+        delivery = Delivery(run.folder, uri, patience=config.flush_timeout)
+        worker = threading.Thread(target=delivery.run, daemon=True)  # an interrupt ends the command at once
+        worker.start()
+        while worker.is_alive():
+            worker.join(_LOOK_SECONDS)
+            if worker.is_alive() and sys.stderr.isatty():
+                print(f"{name}: {delivery.place.rows} of {run.rows} metric rows", end="\r", file=sys.stderr)
+        place = read_place(run.folder)
+        failed = None if place.status is not None else place.problem or "another process delivers it now"
+    place = read_place(run.folder)
+    if failed is not None:
+        print(f"lwexp-sync: {name}: {run.rows - place.rows} metric rows are left: {failed}", file=sys.stderr)
+        return 1
+    damage = f", {run.damaged} damaged bytes of its journal were passed over" if run.damaged else ""
+    print(f"{name}: {place.rows} metric rows delivered to {redact(uri)}, {place.status}{damage}")
+    return 0
+
+
+def _uri(run: Left, config: MLflowConfig) -> str:
+    """The address to deliver to: as given, else the run's own, with its password from where a run would take it."""
+    where = str(run.record["where"])
+    given = resolve_uri(config, Path.cwd() if config.uri is not None else Path(run.record["base"]))
+    if config.uri is not None or redact(given) == where:
+        return given
+    if "***" in where:
+        why = f"its password is not kept in the run's folder; give tracking.uri=… or {uri_source(config)[0]} with it"
+        raise ConfigError("tracking.uri", where, why)
+    return where
+
+
+def _parse(arguments: Sequence[str]) -> tuple[list[Path], MLflowConfig]:
+    parser = Parser(
+        prog="lwexp-sync", allow_abbrev=False,
+        description="Deliver to MLflow what earlier runs could not.",
+        epilog=f"Options as of lwexp.run, written the same: {', '.join(f'{name}=…' for name in _OPTIONS)}.",
+    )  # fmt: skip
+    parser.add_argument("folders", nargs="*", metavar="folder or tracking.key=value", help="runs (default: outputs/)")
+    found = parser.parse_args(arguments).folders
+    options = [text for text in found if text.startswith("tracking") and "=" in text]
+    return [Path(text) for text in found if text not in options], tracking_config(options, _OPTIONS)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

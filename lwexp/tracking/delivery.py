@@ -1,0 +1,296 @@
+"""Delivery: one run's journal told to its MLflow store, entry by entry, each exactly once however often it is cut off.
+
+Rows are sent in the journal's order and the place behind them is written after the store has answered. What came
+right after a place may already have been sent when the delivery was cut off: then the store is asked first which
+step it has last of each metric. (MLflow's SQL stores also ignore a row that they hold already.)
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lwexp.config import MLflowConfig
+from lwexp.errors import ConfigError, RunError
+
+from .contact import UnreachableError, one_line
+from .journal import FILE as JOURNAL
+from .journal import Entry, Journal, Reader, Rows, has_journal
+from .keys import MAX_NAME, cut, param_values, tag_values
+from .lock import Lock
+from .place import read_place
+from .store import bounded, connect, experiment_id, may_pass
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric
+
+RUN_LOCK, DELIVERY_LOCK = "journal.lock", "delivery.lock"
+ID_TAG, REASON_TAG = "lwexp.id", "lwexp.reason"
+
+BATCH_ROWS = 1000  # MLflow's limit for one call
+_POLL_SECONDS = 1.0  # a row waits at most so long for others
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 8.0
+_OWNER = "delivery.owner"
+_ABANDONED = "the training process ended without a word"
+_PARAMS_PER_CALL = 20  # the longest values, with every character escaped, stay below the 1 MB that a request may have
+
+
+class _StoppedError(Exception):
+    """The delivery ends here: the store refuses, or was silent for too long, or another process has asked for it."""
+
+
+class Delivery:
+    """Delivers the run in `folder` to the store at `uri`, until its end or, once it is over, until given up.
+
+    One delivery of a run is at work at a time, the one that asked last. `patience`: seconds without an answer after
+    which it is given up when the training process is gone. `wake` ends a pause early.
+    """
+
+    def __init__(self, folder: Path, uri: str, *, patience: float, wake: threading.Event | None = None) -> None:
+        """Nothing is sent yet."""
+        self.folder, self._uri, self._patience = folder.absolute(), uri, patience
+        self._wake = wake or threading.Event()
+        self._token = secrets.token_hex(8)
+        self._lock, self._writer = Lock(folder / DELIVERY_LOCK), Lock(folder / RUN_LOCK)
+        self._client: MlflowClient | None = None
+        self._uncertain = True  # whether the rows after the place may have been sent before
+        self._heard = time.monotonic()
+        self.place = read_place(folder)
+
+    def run(self) -> None:
+        """Deliver; returns when nothing more is to be done, or can be. How far it came is in `place`."""
+        with suppress(OSError):  # a full disk; the lock alone decides then
+            (self.folder / _OWNER).write_text(self._token, encoding="utf-8")
+        try:
+            with self._lock:
+                while not self._lock.acquire(_POLL_SECONDS):
+                    self._check_owner()
+                self.place = read_place(self.folder)
+                self.place.pid, self.place.host, self.place.where = os.getpid(), socket.gethostname(), self._where
+                self.place.refused = self.place.problem = None
+                self._save()
+                self._deliver()
+        except _StoppedError:
+            pass
+
+    def fail(self, error: Exception) -> None:
+        """Keep an error that nobody foresaw, for people to see."""
+        self._refuse(error, one_line(error, self._uri))
+
+    @property
+    def _where(self) -> str:
+        from .address import redact
+
+        return redact(self._uri)
+
+    def _deliver(self) -> None:
+        reader = Reader(self.folder / JOURNAL)
+        reader.skip_to(self.place.position)
+        while True:
+            before = reader.position
+            self._pass(reader)
+            if reader.position > before:
+                continue
+            if self.place.status is not None:
+                return
+            self._check_owner()
+            if self._writer.free and not self._more(reader):
+                self._close_abandoned()
+                continue
+            self._wake.wait(_POLL_SECONDS)
+            self._wake.clear()
+
+    def _pass(self, reader: Reader) -> None:
+        """Deliver what the journal has beyond the place."""
+        waiting: list[Rows] = []
+        count, end = 0, self.place.position
+        for entry in reader.entries():
+            if entry.kind == "rows":
+                waiting.append(entry.value)
+                count, end = count + len(entry.value.keys), entry.end
+                if count >= BATCH_ROWS:
+                    self._send(waiting, count, end)
+                    waiting, count = [], 0
+            elif entry.kind != "keys":
+                if waiting:
+                    self._send(waiting, count, end)
+                    waiting, count = [], 0
+                self._attempt(lambda entry=entry: self._tell(entry))  # type: ignore[misc]
+                self._advance(entry.end, 0)
+        if waiting:
+            self._send(waiting, count, end)
+
+    def _more(self, reader: Reader) -> bool:
+        """Whether something was written between the last look and the writer's end."""
+        before = reader.position
+        self._pass(reader)
+        return reader.position > before
+
+    def _send(self, waiting: list[Rows], count: int, end: int) -> None:
+        from mlflow.entities import Metric
+
+        metrics = [
+            Metric(key, value, rows.time_ms, rows.step)
+            for rows in waiting
+            for key, value in zip(rows.keys, rows.values, strict=True)
+        ]
+        self._attempt(lambda: self._log(metrics))
+        self._advance(end, count)
+        self._uncertain = False
+
+    def _log(self, metrics: list[Metric]) -> None:
+        client, run_id = self._connected(), str(self.place.run_id)
+        if self._uncertain:
+            found = client.get_run(run_id).data.to_proto().metrics
+            last = {metric.key: metric.step for metric in found}
+            metrics = [metric for metric in metrics if metric.step > last.get(metric.key, -1)]
+        for first in range(0, len(metrics), BATCH_ROWS):
+            client.log_batch(run_id, metrics=metrics[first : first + BATCH_ROWS])
+
+    def _tell(self, entry: Entry) -> None:
+        """Tell the store an entry that holds no rows; telling it twice does no harm."""
+        client, value, run_id = self._connected(), entry.value, str(self.place.run_id)
+        if entry.kind == "run":
+            self._create(client, value)
+        elif entry.kind == "tags":
+            self._tag(client, value)
+        elif entry.kind == "artifact":
+            path = self.folder / value["path"]
+            if path.exists():  # a file that was removed since cannot be kept
+                copy = client.log_artifacts if path.is_dir() else client.log_artifact
+                copy(run_id, str(path), value["folder"])
+        elif entry.kind == "resumed":
+            client.update_run(run_id, "RUNNING")
+            if REASON_TAG in client.get_run(run_id).data.tags:
+                client.delete_tag(run_id, REASON_TAG)
+            self.place.status = None
+        elif entry.kind == "end":
+            self._tag(client, {REASON_TAG: value["reason"]} if value["reason"] else {})
+            client.set_terminated(run_id, value["status"], value["time_ms"])
+            self.place.status = value["status"]
+
+    def _tag(self, client: MlflowClient, tags: dict[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        entities = [RunTag(*item) for item in tag_values(tags).items()]
+        if entities:
+            client.log_batch(str(self.place.run_id), tags=entities)
+
+    def _create(self, client: MlflowClient, record: dict[str, Any]) -> None:
+        """Make the run, unless the store has made it before and only its answer was lost; then log its params."""
+        from mlflow.entities import Param
+
+        if self.place.run_id is None:
+            base = Path(record["base"])
+            tags = {**record["tags"], ID_TAG: record["id"]}
+            if record["parent"]:
+                tags["mlflow.parentRunId"] = self._parent(self.folder / record["parent"])
+            experiment = experiment_id(client, record["experiment"], self._uri, base)
+            found = client.search_runs([experiment], f"tags.`{ID_TAG}` = '{record['id']}'", max_results=1)
+            run = found[0] if found else client.create_run(
+                experiment, record["time_ms"], tag_values(tags), cut(record["run_name"], MAX_NAME)
+            )  # fmt: skip
+            self.place.run_id = str(run.info.run_id)
+            self._save()
+        params = [Param(*item) for item in param_values(record["params"]).items()]
+        for first in range(0, len(params), _PARAMS_PER_CALL):
+            client.log_batch(str(self.place.run_id), params=params[first : first + _PARAMS_PER_CALL])
+
+    def _parent(self, folder: Path) -> str:
+        """The id of the parent run, which is another folder's; made here if whoever began it is gone."""
+        run_id = read_place(folder).run_id
+        if run_id is None and has_journal(folder) and Lock(folder / RUN_LOCK).free:
+            Delivery(folder, self._uri, patience=0.0).run()
+            run_id = read_place(folder).run_id
+        if run_id is None:
+            raise RunError(f"the parent run in {folder} is not there yet")
+        return run_id
+
+    def _connected(self) -> MlflowClient:
+        if self._client is None:
+            config = MLflowConfig(name="mlflow", uri=self._uri, experiment="", timeout=8.0, flush_timeout=0.0)
+            self._client, _ = connect(config)
+        return self._client
+
+    def _attempt(self, action: Callable[[], None]) -> None:
+        """Do `action` until the store takes it. Raises `_StoppedError`."""
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                with bounded():
+                    action()
+                break
+            except Exception as error:
+                why = error.why if isinstance(error, UnreachableError) else one_line(error, self._uri)
+                if isinstance(error, ConfigError) or not may_pass(error):
+                    self._refuse(error, why)
+                    raise _StoppedError from None
+                self._uncertain = True
+                self.place.problem = why
+                self._save()
+                silent = time.monotonic() - self._heard
+                if silent >= self._patience and self._writer.free:
+                    raise _StoppedError from None
+                self._check_owner()
+                self._wake.wait(pause)
+                self._wake.clear()
+                pause = min(2 * pause, _LONGEST_PAUSE)
+        self._heard = time.monotonic()
+        self.place.answered, self.place.problem = time.time(), None
+
+    def _close_abandoned(self) -> None:
+        """Write the end that the training process, which is gone, could not write."""
+        with Lock(self.folder / RUN_LOCK) as lock:
+            if not lock.acquire():
+                return  # somebody has just resumed the run
+            try:
+                journal = Journal(self.folder)
+                if journal.ended is None:
+                    end_entry(journal, "KILLED", _ABANDONED)
+                journal.close()
+            except RunError:  # a full disk: the store is told all the same
+                end = Entry("end", end_value("KILLED", _ABANDONED), self.place.position)
+                self._attempt(lambda: self._tell(end))
+
+    def _refuse(self, error: Exception, why: str) -> None:
+        known = isinstance(error, ConfigError)
+        key, value, why = (error.key, str(error.value), error.why) if known else (None, None, why)  # type: ignore[attr-defined]
+        self.place.refused = {"key": key, "value": value, "why": why}
+        self.place.problem = why
+        self._save()
+
+    def _advance(self, position: int, rows: int) -> None:
+        self.place.position = position
+        self.place.rows += rows
+        self._save()
+
+    def _save(self) -> None:
+        # a full disk: the place on the disk stays behind, and whoever goes on from it asks the store what it has
+        with suppress(OSError):
+            self.place.save(self.folder)
+
+    def _check_owner(self) -> None:
+        try:
+            owner = (self.folder / _OWNER).read_text(encoding="utf-8")
+        except OSError:
+            return
+        if owner and owner != self._token:
+            raise _StoppedError
+
+
+def end_entry(journal: Journal, status: str, reason: str | None) -> None:
+    """Write how the run ended, now."""
+    journal.write("end", end_value(status, reason))
+
+
+def end_value(status: str, reason: str | None) -> dict[str, Any]:
+    """What the journal says of the end of a run, now."""
+    return {"status": status, "reason": reason, "time_ms": time.time_ns() // 1_000_000}

@@ -1,0 +1,161 @@
+"""The delivery process: started by the training process once, it delivers all of that process's runs and outlives it.
+
+Orders come as lines of JSON through its standard input; an address with a password appears in no command line and in
+no file. It ends when its input has ended and every delivery is done or given up. It is in a session of its own, so
+neither a Ctrl-C nor a closed terminal reaches it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any
+
+_RESPAWN_SECONDS = 5.0
+
+
+class Courier:
+    """The training process's side: starts the delivery process, and starts it again where it has died."""
+
+    def __init__(self) -> None:
+        """Nothing is started yet."""
+        self._process: subprocess.Popen[bytes] | None = None
+        self._errors: IO[bytes] | None = None
+        self._orders: dict[str, dict[str, Any]] = {}  # by folder: what is to be delivered
+        self._environment: dict[str, str] = {}
+        self._pid = os.getpid()
+        self._started = 0.0
+
+    def start(self) -> None:
+        """Have the process running, with MLflow's settings of the present environment; it imports mlflow at once."""
+        settings = {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")}
+        if self._alive() and settings == self._environment:
+            return
+        self._close()
+        self._environment, self._started, self._pid = settings, time.monotonic(), os.getpid()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (as long as the process lives)
+        with suppress(OSError):  # no memory, no processes left: tried again at the next look
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", __name__],
+                stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._errors, start_new_session=True,
+            )  # fmt: skip
+        for order in self._orders.values():
+            self._send(order)
+
+    def deliver(self, folder: Path, uri: str, patience: float) -> None:
+        """Deliver the run in `folder` from now on, or go on at once where it is being delivered."""
+        self._orders[str(folder)] = {"folder": str(folder), "uri": uri, "patience": patience, "again": True}
+        started = self._process
+        self.start()
+        if self._process is started:  # else it has got all orders
+            self._send(self._orders[str(folder)])
+
+    def wake(self, folder: Path) -> None:
+        """Deliver what the run in `folder` has written at once, not with the next batch."""
+        if str(folder) in self._orders:
+            self._send({**self._orders[str(folder)], "again": False})
+
+    def forget(self, folder: Path) -> None:
+        """The run in `folder` needs nothing any more."""
+        self._orders.pop(str(folder), None)
+
+    def look(self) -> None:
+        """Start the process again where it has died."""
+        if not self._alive() and time.monotonic() - self._started > _RESPAWN_SECONDS:
+            self.start()
+
+    def _alive(self) -> bool:
+        return self._process is not None and self._pid == os.getpid() and self._process.poll() is None
+
+    def _send(self, order: dict[str, Any]) -> None:
+        if self._process is not None and self._process.stdin is not None:
+            with suppress(OSError):  # it has died: all orders go to its successor
+                self._process.stdin.write(json.dumps(order).encode() + b"\n")
+                self._process.stdin.flush()
+
+    def _close(self) -> None:
+        if self._process is not None and self._process.stdin is not None and self._pid == os.getpid():
+            with suppress(OSError):
+                self._process.stdin.close()
+        self._process = None
+
+
+courier = Courier()
+
+
+class _Desk:
+    """The delivery process's side: one thread for each run that is being delivered."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._wakes: dict[str, threading.Event] = {}
+        self._next: dict[str, dict[str, Any]] = {}  # orders that came while their run was being delivered
+        self._threads: list[threading.Thread] = []
+
+    def take(self, order: dict[str, Any]) -> None:
+        """Begin a delivery, or have the one at work go on at once; `again`: and look once more when it is done."""
+        folder = order["folder"]
+        with self._lock:
+            if folder in self._wakes:
+                if order["again"]:
+                    self._next[folder] = order
+                self._wakes[folder].set()
+                return
+            wake = self._wakes[folder] = threading.Event()
+            self._threads = [thread for thread in self._threads if thread.is_alive()]
+            self._threads.append(threading.Thread(target=self._work, args=(order, wake)))
+            self._threads[-1].start()
+
+    def finish(self) -> None:
+        """Return when every delivery has come to its end."""
+        with self._lock:
+            threads = list(self._threads)
+            for wake in self._wakes.values():
+                wake.set()
+        for thread in threads:
+            thread.join()
+
+    def _work(self, order: dict[str, Any], wake: threading.Event) -> None:
+        from .delivery import Delivery
+
+        folder = order["folder"]
+        while True:
+            delivery = Delivery(Path(folder), order["uri"], patience=order["patience"], wake=wake)
+            try:
+                delivery.run()
+            except Exception as error:  # told by the training process, which reads the place
+                delivery.fail(error)
+                traceback.print_exc()
+            with self._lock:
+                if folder not in self._next:
+                    del self._wakes[folder]
+                    return
+                order = self._next.pop(folder)
+
+
+def main() -> None:
+    """Take orders and deliver."""
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)  # meant for the training; clusters signal every process of a job
+    with suppress(OSError):
+        os.nice(10)
+    from .store import quiet
+
+    quiet()
+    desk = _Desk()
+    for line in sys.stdin:
+        desk.take(json.loads(line))
+    desk.finish()
+
+
+if __name__ == "__main__":
+    main()
