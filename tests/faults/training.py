@@ -125,17 +125,18 @@ class WarmProcess:
     """The process of `faults.warm`."""
 
     def __init__(self) -> None:
-        """Start it, and return when its imports are done."""
+        """Start it; the first command waits until its imports are done."""
         self._process = subprocess.Popen(
             [sys.executable, "-m", "faults.warm"], env=clean_environment(), cwd="/", text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )  # fmt: skip
         self._commands: list[Command] = []
-        assert "ready" in self._read(), "the warm process did not start"
+        self._ready = threading.Event()
         threading.Thread(target=self._listen, daemon=True).start()
 
     def start(self, command: Command, folder: Path, environment: Mapping[str, str]) -> None:
         assert self._process.stdin is not None
+        assert self._ready.wait(120), "the process to fork from did not start"
         request = {
             "id": len(self._commands), "name": command.arguments[0], "arguments": command.arguments[1:],
             "folder": str(folder), "environment": environment,
@@ -160,6 +161,9 @@ class WarmProcess:
 
     def _listen(self) -> None:
         while told := self._read():
+            if "ready" in told:
+                self._ready.set()
+                continue
             command = self._commands[told["id"]]
             if "pid" in told:
                 command.pid = told["pid"]

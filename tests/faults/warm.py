@@ -84,7 +84,7 @@ def _child(request: dict[str, Any]) -> None:
         lwexp.pictures.write_plots = lambda table, folder: []  # they take most of so short a run
     code = 0
     try:
-        import_module(f"lwexp.{request['name']}").main()
+        code = import_module(f"lwexp.{request['name']}").main() or 0  # some leave by exit, some return their code
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except BaseException:
