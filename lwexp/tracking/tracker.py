@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
 from lwexp.errors import ConfigError, RunError
 
 from .address import redact
-from .delivery import RUN_LOCK, end_entry
+from .delivery import DELIVERY_LOCK, RUN_LOCK, end_entry
 from .journal import Journal
 from .lock import Lock
 from .place import Place, read_place
@@ -92,9 +93,13 @@ class JournalTracker:
         """
         if self._uri is None:
             return
+        self._forget_refusal()
         courier.deliver(self.folder, self._uri, self._patience)
+        if not at_once:
+            self._problem = "does not answer"  # people have been told
+            return
         deadline = time.monotonic() + _FIRST_SECONDS
-        while at_once and time.monotonic() < deadline:
+        while time.monotonic() < deadline:
             place = read_place(self.folder)
             if place.refused is not None:
                 refused = place.refused
@@ -111,8 +116,8 @@ class JournalTracker:
         """Write the end, and return when everything is delivered and the status set, or say what is not.
 
         A store that has not answered for `flush_timeout` seconds is not waited for any longer; nor one that has not
-        for 10 seconds when the run was killed. A second call does nothing. Interrupted while it waits, it can be
-        called again, and then goes on waiting.
+        for 10 seconds when the run was killed. A second call does nothing. Interrupted while it waits, the delivery
+        goes on without this process.
         """
         if self._finished:
             return
@@ -131,13 +136,23 @@ class JournalTracker:
         self._lock.release()
         courier.forget(self.folder)
 
+    def _forget_refusal(self) -> None:
+        """What an earlier delivery was answered is not the answer to this one."""
+        place = read_place(self.folder)
+        if place.refused is not None or place.problem is not None:
+            with Lock(self.folder / DELIVERY_LOCK) as lock, suppress(OSError):
+                if lock.acquire():
+                    place.refused = place.problem = None
+                    place.save(self.folder)
+
     def _await_delivery(self, patience: float) -> None:
         courier.wake(self.folder)
         end, since = self.journal.sync(), time.time()
         while True:
             place = read_place(self.folder)
             if place.status is not None and place.position >= end:
-                log.info("%d metric rows of run %s delivered to %s", place.rows, self.run_name, self.where)
+                if place.rows:
+                    log.info("%d metric rows of run %s delivered to %s", place.rows, self.run_name, self.where)
                 return
             if place.refused is not None or time.time() - max(since, place.answered) >= patience:
                 self._tell_rest(place)
