@@ -91,14 +91,18 @@ def test_a_broken_answer_reaches_the_server_or_not(
     assert post(proxy) == b"0123456789"
 
 
-def test_a_status_comes_instead_of_the_answer_of_every_third_request(proxy: FaultyProxy) -> None:
-    proxy.set("status", status=429, retry_after=7, every=3)
-    assert [post(proxy), post(proxy)] == [b"0123456789"] * 2
-    with pytest.raises(urllib.error.HTTPError) as refused:
-        post(proxy)
-    assert (refused.value.code, refused.value.headers["Retry-After"], Echo.seen) == (429, "7", 2)
-    refused.value.close()
-    assert proxy.counts == {"pass": 2, "status": 1}
+def test_a_status_comes_instead_of_the_answer_of_a_share_of_requests(proxy: FaultyProxy) -> None:
+    proxy.set("status", status=429, retry_after=7, share=0.5)
+    refusals = 0
+    for _ in range(20):
+        try:
+            post(proxy)
+        except urllib.error.HTTPError as error:
+            refusals += (error.code, error.headers["Retry-After"]) == (429, "7")
+            error.close()
+    assert 4 < refusals < 16
+    assert proxy.counts == {"pass": 20 - refusals, "status": refusals}
+    assert Echo.seen == 20 - refusals
 
 
 def test_only_chosen_requests_are_slow(proxy: FaultyProxy) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import http.client
-import itertools
+import random
 import socket
 import struct
 import threading
@@ -33,6 +33,7 @@ class FaultyProxy:
         self.upstream = host, port
         self.counts: Counter[str] = Counter()  # requests by what was done to them
         self.mode: Mode = "pass"
+        self._chance = random.Random(0)
         self._lock = threading.Lock()
         self._changed = threading.Event()
         self._server: _Server | None = None
@@ -47,19 +48,18 @@ class FaultyProxy:
         self,
         mode: Mode,
         *,
-        every: int = 1,
+        share: float = 1.0,
         only: Callable[[str, str], bool] | None = None,
         status: int = 500,
         retry_after: int | None = None,
         seconds: float = 2.0,
     ) -> None:
-        """From now on treat every `every`-th request, of those whose method and path `only` accepts, so."""
+        """From now on treat requests so: the given share of those whose method and path `only` accepts, by chance."""
         with self._lock:
             self._changed.set()  # requests that hang are broken off
             self._changed = threading.Event()
-            self.mode, self._every, self._only = mode, every, only
+            self.mode, self._share, self._only = mode, share, only
             self.status, self.retry_after, self.seconds = status, retry_after, seconds
-            self._turn = itertools.count(1)
         if mode == "refuse":
             self._close()
         elif self._server is None:
@@ -75,7 +75,7 @@ class FaultyProxy:
         with self._lock:
             mode = self.mode
             if mode != "pass" and (
-                (self._only is not None and not self._only(method, path)) or next(self._turn) % self._every
+                (self._only is not None and not self._only(method, path)) or self._chance.random() >= self._share
             ):
                 mode = "pass"
             self.counts[mode] += 1

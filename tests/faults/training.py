@@ -24,7 +24,8 @@ TRACEBACK = "Traceback (most recent call last)"
 # A recurrent network on 8×8 digits with all that is random in it: two layers with dropout between, augmented images
 TINY = (
     "model=lstm", "model.hidden_size=8", "model.dropout=0.1", "data.image_size=8", "grouping=per_parameter",
-    "policy=cosine", "policy.warmup_steps=5", "lr=0.02", "mult=0.9", "batch_size=64", "epochs=3", "progress=false", "device=cpu",
+    "policy=cosine", "policy.warmup_steps=5", "lr=0.02", "mult=0.9", "batch_size=64", "epochs=3",
+    "progress=false", "device=cpu",
 )  # fmt: skip
 
 
