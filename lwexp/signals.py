@@ -24,8 +24,12 @@ class Interrupted(BaseException):
 
     def __init__(self, signum: int = signal.SIGTERM) -> None:
         """`signum` is the number of the signal."""
-        super().__init__(signal.Signals(signum).name)
+        super().__init__(signum)
         self.signum = signum
+
+    def __str__(self) -> str:
+        """The signal's name."""
+        return signal.Signals(self.signum).name
 
 
 def handle_in_command() -> None:

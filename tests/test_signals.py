@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -73,7 +74,7 @@ def test_the_step_is_finished_and_saved_and_then_the_training_ends(
     with pytest.raises(ENDS[number]) as caught:
         trainer.fit()
     if isinstance(caught.value, Interrupted):
-        assert caught.value.signum == number
+        assert pickle.loads(pickle.dumps(caught.value)).signum == number, "a launcher may send it to another process"
     assert capfd.readouterr().err == (
         f"\n{number.name}: the step is finished and a checkpoint written; a second Ctrl-C stops at once\n"
     )
@@ -200,11 +201,12 @@ def test_a_command_survives_a_clusters_signal_outside_the_training() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-# ---------------------------------------------------------------------------------------------- in a process of its own
+# ------------------------------------------------------------------------------------------ in a process of its own
 
 SCRIPT = """
 import sys, time
 from pathlib import Path
+import torch
 torch.set_num_threads(1)
 from tiny_training import make_trainer, close
 trainer = make_trainer(Path(sys.argv[1]), every_steps=None, workers=1, steps=400, epochs=80)
@@ -236,8 +238,8 @@ def training(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
         )  # fmt: skip
         started.append(process)
         assert process.stdout is not None
-        while process.stdout.readline() not in ("7\n", ""):
-            pass
+        while (line := process.stdout.readline()) != "7\n":
+            assert line, process.communicate()[1]
         return process
 
     yield start
@@ -272,7 +274,8 @@ def test_workers_that_nobody_closed_do_not_hold_up_the_end(training: Callable[..
     process = training("leave the workers")
     start = time.monotonic()
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
-    assert time.monotonic() - start < 15
+    _, err = process.communicate(timeout=60)
+    assert "SIGINT: the step is finished" in err
+    assert time.monotonic() - start < 40, "Python waits for workers that ignore its signal"
     with pytest.raises(ProcessLookupError):
         os.killpg(process.pid, 0)
