@@ -52,6 +52,7 @@ NEEDS: dict[str, list[str]] = {
     "model/torchvision": ["model.name=squeezenet1_1", "data.options.image_size=[3,32,32]"],
     "policy/custom": ["policy._target_=stand_ins.falls"],
     "policy/multistep": ["policy.milestones=[1]"],
+    "policy/step": ["policy.step_size=1"],
     "policy/torch": ["policy.name=StepLR", "policy.options={step_size: 1}"],
     "weights/checkpoint": ["weights.path=weights.safetensors"],
     "weights/source_task": ["weights.epochs=1"],

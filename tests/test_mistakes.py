@@ -674,9 +674,9 @@ def mistakes(draw: st.DrawFn, root: dict[str, Any]) -> tuple[list[str], str]:
 @pytest.fixture
 def read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hydra composes twice for each command, from files read anew; here once, from files read once: saves minutes."""
-    from hydra._internal.hydra import Hydra
     from hydra._internal.core_plugins.file_config_source import FileConfigSource
     from hydra._internal.core_plugins.importlib_resources_config_source import ImportlibResourcesConfigSource
+    from hydra._internal.hydra import Hydra
 
     monkeypatch.setattr(Hydra, "get_mode", lambda self, *_, **__: None)  # as Hydra itself has it of a mistaken config
     for source in (FileConfigSource, ImportlibResourcesConfigSource):
