@@ -54,13 +54,17 @@ def check_plan(config: RunConfig, plan: Plan) -> None:
         raise ConfigError(key, value, "the rate of every group is 0, nothing would be trained")
 
 
-def check_schedule(config: RunConfig, schedule: Schedule, steps: int) -> Iterator[str]:
-    """Contradictions between the policy, gradual unfreezing, events and the length of the training; yields notes."""
+def check_schedule(config: RunConfig, schedule: Schedule, steps: int, all_steps: int) -> Iterator[str]:
+    """Contradictions between the policy, gradual unfreezing, events and the length of the training; yields notes.
+
+    `steps` are trained, `all_steps` would be without `max_steps`: a training cut short to try it out may end before
+    its policy falls.
+    """
     _check_events(config, schedule)
     _check_floor(config, schedule)
-    _check_length(config, schedule.policy, steps)
+    _check_length(config, schedule.policy, all_steps)
     _check_rates(config, schedule, steps)
-    yield from _check_unfreezing(config, schedule, steps)
+    yield from _check_unfreezing(config, schedule, steps, all_steps)
 
 
 def _check_events(config: RunConfig, schedule: Schedule) -> None:
@@ -124,7 +128,7 @@ def _check_rates(config: RunConfig, schedule: Schedule, steps: int) -> None:
             raise ConfigError(key, label, f"gives the rate {wrong[0]} at step {step}; finite ones from 0 on are needed")
 
 
-def _check_unfreezing(config: RunConfig, schedule: Schedule, steps: int) -> Iterator[str]:
+def _check_unfreezing(config: RunConfig, schedule: Schedule, steps: int, all_steps: int) -> Iterator[str]:
     every = schedule.unfreeze_every_steps
     indices: Sequence[int] = sorted({g.index for g in schedule.plan.groups if g.optimizer_names and not g.frozen})
     if not every or (len(indices) - 1) * every < steps:
@@ -132,8 +136,8 @@ def _check_unfreezing(config: RunConfig, schedule: Schedule, steps: int) -> Iter
     reached = -(-steps // every)
     given = config.unfreeze.every_steps or config.unfreeze.every_epochs
     key = "unfreeze.every_steps" if config.unfreeze.every_steps else "unfreeze.every_epochs"
-    if reached < 2:
-        reason = f"the training has {steps} steps, so no group but the head would ever open"
+    if all_steps <= every:
+        reason = f"the training has {all_steps} steps, so no group but the head would ever open"
         raise ConfigError(key, given, reason)
     yield (
         f"{key}={given} opens {reached} of {len(indices)} groups in the {steps} steps of the training; "

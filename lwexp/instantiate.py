@@ -81,7 +81,8 @@ def make_experiment(config: RunConfig, base: Path, device: str = "cpu") -> Exper
         check_plan(config, plan)
         schedule = build_schedule(config, plan, steps, steps_per_epoch)
         batches = info.sizes["train"] // config.batch_size
-        notes = [*check_steps(config, batches, steps), *check_schedule(config, schedule, steps)]
+        all_steps = config.epochs * steps_per_epoch
+        notes = [*check_steps(config, batches, steps), *check_schedule(config, schedule, steps, all_steps)]
         if notes:
             plan = replace(plan, notes=(*plan.notes, *notes))
             schedule = replace(schedule, plan=plan)
