@@ -28,6 +28,7 @@ class Courier:
     def __init__(self) -> None:
         """Nothing is started yet."""
         self._process: subprocess.Popen[bytes] | None = None
+        self._former: list[subprocess.Popen[bytes]] = []  # at work with the environment of before
         self._orders: dict[str, dict[str, Any]] = {}  # by folder: what is to be delivered
         self._environment: dict[str, str] = {}
         self._pid = os.getpid()
@@ -83,6 +84,7 @@ class Courier:
         if self._process is not None and self._process.stdin is not None and self._pid == os.getpid():
             with suppress(OSError):
                 self._process.stdin.close()
+            self._former = [process for process in [*self._former, self._process] if process.poll() is None]
         self._process = None
 
 
