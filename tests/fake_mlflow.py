@@ -16,7 +16,7 @@ class FakeMLflow:
     """`runs` by id: their `info`, `params`, `tags` and `rows` (in the order told)."""
 
     def __init__(self) -> None:
-        """With the experiment lwexp, which has no runs."""
+        """One experiment, whatever its name, without runs."""
         self.runs: dict[str, dict[str, Any]] = {}
         self.authorizations: set[str] = set()
         self.fail: int | None = None  # the status of every answer
@@ -86,8 +86,8 @@ class FakeMLflow:
 
     def _do(self, what: str, asked: dict[str, Any]) -> dict[str, Any] | None:
         if what in ("experiments/get-by-name", "experiments/get"):
-            experiment = {"experiment_id": "1", "name": "lwexp", "lifecycle_stage": "active", "tags": [_KIND]}
-            return {"experiment": experiment} if asked.get("experiment_name", "lwexp") == "lwexp" else None
+            name = asked.get("experiment_name", "lwexp")
+            return {"experiment": {"experiment_id": "1", "name": name, "lifecycle_stage": "active", "tags": [_KIND]}}
         if what == "runs/create":
             run_id = f"{len(self.runs):032x}"
             tags = {tag["key"]: tag["value"] for tag in asked.get("tags", [])}
