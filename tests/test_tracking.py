@@ -572,13 +572,15 @@ def test_a_run_continued_on_another_store_is_whole_there(
     for step in range(5):
         first.log({"a": 1.0}, step)
     first.finish("KILLED")
+    run_id = first.run_id
     second = begin_in(mlflow_config(server.uri), tmp_path / "run")
     second.log({"a": 2.0}, 5)
     second.finish("FINISHED")
     (run,) = server.runs.values()
     assert (run["info"]["status"], run["params"]) == ("FINISHED", {"lr": "0.1"})
     assert [row["step"] for row in run["rows"]] == list(range(6))
-    assert steps(store, first.run_id, "a") == list(range(5))
+    assert second.run_id == run["info"]["run_id"] != run_id
+    assert steps(store, run_id, "a") == list(range(5))
 
 
 def test_jobs_are_children_of_their_parent_run(begin: Begin, store: MLflowConfig, tmp_path: Path) -> None:
