@@ -359,10 +359,10 @@ def test_a_server_whose_answers_fail_has_each_row_once_in_one_run(
         tracker.log({"a": 1.0, "b": 2.0, "c": float(step)}, step)
     tracker.finish("FAILED", "because")
     # the search for the run, its making, params, rows, tags, the end
-    server.lose_writes, server.lose = {1, 3, 5, 7, 9, 10, 13, 15}, fault
+    server.lose_writes, server.lose = {1, 3, 6, 8, 10, 12}, fault
     Delivery(tmp_path / "run", server.uri, patience=60.0).run()
     (run,) = server.runs.values()
-    assert server.lost > 5
+    assert server.lost >= 5
     assert run["info"]["status"] == "FAILED"
     assert run["params"] == {"lr": "0.1"}
     assert (run["tags"]["a"], run["tags"]["lwexp.reason"]) == ("b", "because")
