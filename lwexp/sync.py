@@ -170,7 +170,7 @@ def _parse(arguments: Sequence[str]) -> tuple[list[Path], MLflowConfig]:
     )  # fmt: skip
     parser.add_argument("folders", nargs="*", metavar="folder or tracking.key=value", help="runs (default: outputs/)")
     found = parser.parse_args(arguments).folders
-    options = [text for text in found if text.startswith("tracking") and "=" in text]
+    options = [text for text in found if "=" in text and not Path(text).is_dir()]
     return [Path(text) for text in found if text not in options], tracking_config(options, _OPTIONS)
 
 

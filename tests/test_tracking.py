@@ -1,9 +1,16 @@
+"""The record of a run, from the training process's side and in the store, through stores and processes that fail.
+
+The delivery process cannot be patched from here: stores fail for it as they do in life (a table that is away, a lock,
+a server's answers). What needs a fault between two lines is shown with a `Delivery` in this process.
+"""
+
 from __future__ import annotations
 
 import logging
 import math
 import os
 import shutil
+import signal
 import socket
 import sqlite3
 import subprocess
@@ -11,11 +18,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_mlflow import FakeMLflow
 from hypothesis import example, given
 from hypothesis import strategies as st
 from mlflow import MlflowClient
@@ -26,35 +33,55 @@ from omegaconf import OmegaConf
 from lwexp.config import MLflowConfig, NoTrackingConfig
 from lwexp.errors import ConfigError, RunError
 from lwexp.tracking import (
+    JournalTracker,
     NoTracker,
-    Tracker,
     check_store,
-    end_parent,
+    deliver_rest,
+    ended,
+    has_run,
     open_hint,
+    prepare,
     redact,
     resolve_uri,
     safe_key,
     safe_keys,
     start,
-    start_parent,
 )
 from lwexp.tracking import contact as mlflow_contact
-from lwexp.tracking import tracker as mlflow_tracker
+from lwexp.tracking import process as process_module
+from lwexp.tracking import tracker as tracker_module
+from lwexp.tracking.contact import UnreachableError
+from lwexp.tracking.delivery import Delivery
+from lwexp.tracking.journal import FILE as JOURNAL
+from lwexp.tracking.journal import Reader
 from lwexp.tracking.keys import MAX_PARAM, MAX_TAG
+from lwexp.tracking.place import FILE as PLACE
+from lwexp.tracking.place import Place, read_place
+from lwexp.tracking.store import bounded
 
 SECRET = "s3cr3t-Pa55"
+NONE = NoTrackingConfig(name="none")
+Begin = Callable[..., JournalTracker]
 
 
-def mlflow_config(uri: str | None, experiment: str = "lwexp", timeout: float = 8.0) -> MLflowConfig:
-    return MLflowConfig(name="mlflow", uri=uri, experiment=experiment, timeout=timeout, flush_timeout=10.0)
+def mlflow_config(
+    uri: str | None, experiment: str = "lwexp", timeout: float = 8.0, flush_timeout: float = 60.0
+) -> MLflowConfig:
+    return MLflowConfig(name="mlflow", uri=uri, experiment=experiment, timeout=timeout, flush_timeout=flush_timeout)
+
+
+def begin_in(config: MLflowConfig | NoTrackingConfig, folder: Path, **changes: Any) -> JournalTracker:
+    given: dict[str, Any] = {"run_name": "run", "params": {}, "tags": {}, "description": "", **changes}
+    return start(config, folder=folder, **given)
 
 
 @pytest.fixture(scope="module")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A database with MLflow's tables, which take seconds to make."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    start(mlflow_config(f"sqlite:///{path}"), run_name="first", params={}, tags={}, description="").finish("FINISHED")
-    return path
+    folder = tmp_path_factory.mktemp("store")
+    config = mlflow_config(f"sqlite:///{folder}/mlflow.db")
+    begin_in(config, folder / "first", run_name="first").finish("FINISHED")
+    return folder / "mlflow.db"
 
 
 @pytest.fixture
@@ -66,13 +93,13 @@ def store(empty_store: Path, tmp_path: Path) -> MLflowConfig:
 
 
 @pytest.fixture
-def begin(store: MLflowConfig) -> Iterator[Callable[..., Tracker]]:
+def begin(store: MLflowConfig, tmp_path: Path) -> Iterator[Begin]:
     """Starts runs in `store`, and ends those that a test leaves open."""
-    begun: list[Tracker] = []
+    begun: list[JournalTracker] = []
 
-    def begin_run(**changes: Any) -> Tracker:
-        given = {"run_name": "run", "params": {}, "tags": {}, "description": "", **changes}
-        begun.append(start(store, **given))
+    def begin_run(*, flush_timeout: float = 60.0, folder: str | None = None, **changes: Any) -> JournalTracker:
+        config = store.model_copy(update={"flush_timeout": flush_timeout})
+        begun.append(begin_in(config, tmp_path / (folder or f"run{len(begun)}"), **changes))
         return begun[-1]
 
     yield begin_run
@@ -80,8 +107,18 @@ def begin(store: MLflowConfig) -> Iterator[Callable[..., Tracker]]:
         tracker.finish("FAILED")
 
 
+@pytest.fixture
+def server() -> Iterator[FakeMLflow]:
+    with FakeMLflow() as fake:
+        yield fake
+
+
 def reader(config: MLflowConfig) -> MlflowClient:
     return MlflowClient(tracking_uri=config.uri)
+
+
+def steps(config: MLflowConfig, run_id: str | None, key: str) -> list[int]:
+    return sorted(row.step for row in reader(config).get_metric_history(str(run_id), key))
 
 
 def statement(config: MLflowConfig, sql: str) -> None:
@@ -93,12 +130,30 @@ def statement(config: MLflowConfig, sql: str) -> None:
     connection.close()
 
 
+def away(config: MLflowConfig) -> None:
+    statement(config, "ALTER TABLE metrics RENAME TO away")
+
+
+def back(config: MLflowConfig) -> None:
+    statement(config, "ALTER TABLE away RENAME TO metrics")
+
+
+def until(reached: Callable[[], Any], seconds: float = 60.0) -> None:
+    """Wait for something to be so."""
+    deadline = time.monotonic() + seconds
+    while not reached():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def journal_steps(folder: Path) -> list[int]:
+    return [entry.value.step for entry in Reader(folder / JOURNAL).entries() if entry.kind == "rows"]
+
+
 # ---------------------------------------------------------------------------------------------------------- delivery
 
 
-def test_every_row_arrives_exactly_once_with_its_step_time_and_value(
-    begin: Callable[..., Tracker], store: MLflowConfig
-) -> None:
+def test_every_row_arrives_exactly_once_with_its_step_time_and_value(begin: Begin, store: MLflowConfig) -> None:
     names = [f"lr/{index:02d}_group.{index}" for index in range(70)]
     tracker = begin()
     before = time.time_ns() // 1_000_000
@@ -109,147 +164,316 @@ def test_every_row_arrives_exactly_once_with_its_step_time_and_value(
 
     client = reader(store)
     for index, name in enumerate(names):
-        rows = client.get_metric_history(tracker.run_id, name)
+        rows = client.get_metric_history(str(tracker.run_id), name)
         assert sorted((row.step, row.value) for row in rows) == [(step, step + index / 100) for step in range(100)]
         times = [row.timestamp for row in sorted(rows, key=lambda row: row.step)]
         assert times == sorted(times)
         assert before <= times[0] <= times[-1] <= after
 
 
-def test_rows_arrive_while_the_run_goes_on(begin: Callable[..., Tracker], store: MLflowConfig) -> None:
+def test_rows_arrive_while_the_run_goes_on(begin: Begin, store: MLflowConfig) -> None:
     tracker = begin()
     tracker.log({"train/loss": 0.5}, 0)
     client = reader(store)
-    deadline = time.monotonic() + 20
-    while not client.get_run(tracker.run_id).data.metrics and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert client.get_run(tracker.run_id).data.metrics == {"train/loss": 0.5}
-    assert client.get_run(tracker.run_id).info.status == "RUNNING"
+    until(lambda: client.get_run(str(tracker.run_id)).data.metrics == {"train/loss": 0.5})
+    assert client.get_run(str(tracker.run_id)).info.status == "RUNNING"
 
 
-def test_values_that_are_no_numbers_survive(begin: Callable[..., Tracker], store: MLflowConfig) -> None:
+def test_values_that_are_no_numbers_survive(begin: Begin, store: MLflowConfig) -> None:
     tracker = begin()
     for step, value in enumerate([math.nan, math.inf, -math.inf, 1.0]):
         tracker.log({"train/loss": value}, step)
     tracker.finish("FINISHED")
-    rows = sorted(reader(store).get_metric_history(tracker.run_id, "train/loss"), key=lambda row: row.step)
+    rows = sorted(reader(store).get_metric_history(str(tracker.run_id), "train/loss"), key=lambda row: row.step)
     largest = sys.float_info.max  # MLflow's databases hold no infinity
     assert math.isnan(rows[0].value)
     assert [row.value for row in rows[1:]] == [largest, -largest, 1.0]
 
 
-def test_log_returns_while_the_store_hangs_and_nothing_is_lost(
-    begin: Callable[..., Tracker], store: MLflowConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    answer = threading.Event()
-    deliver = MlflowClient.log_batch
-
-    def hanging(self: MlflowClient, *args: Any, **kwargs: Any) -> None:
-        if kwargs.get("metrics"):
-            assert answer.wait(30)
-        deliver(self, *args, **kwargs)
-
-    monkeypatch.setattr(MlflowClient, "log_batch", hanging)
+def test_log_returns_while_the_store_hangs_and_nothing_is_lost(begin: Begin, store: MLflowConfig) -> None:
     tracker = begin()
+    assert store.uri is not None
+    connection = sqlite3.connect(store.uri.removeprefix("sqlite:///"), timeout=20, isolation_level=None)
+    connection.execute("BEGIN EXCLUSIVE")
+    begun = time.monotonic()
     for step in range(2500):
         tracker.log({"a": step}, step)
-    assert not reader(store).get_run(tracker.run_id).data.metrics
-    answer.set()
+    assert time.monotonic() - begun < 3
+    connection.execute("ROLLBACK")
+    connection.close()
     tracker.finish("FINISHED")
-    rows = reader(store).get_metric_history(tracker.run_id, "a")
-    assert sorted(row.step for row in rows) == list(range(2500))
+    assert steps(store, tracker.run_id, "a") == list(range(2500))
 
 
-def test_a_metric_name_that_mlflow_refuses_is_made_safe_and_stays_distinct(
-    begin: Callable[..., Tracker], store: MLflowConfig
-) -> None:
+def test_a_metric_name_that_mlflow_refuses_is_made_safe_and_stays_distinct(begin: Begin, store: MLflowConfig) -> None:
     tracker = begin()
     tracker.log({"lr/00_a*": 1.0, "lr/00_a?": 2.0}, 0)
+    tracker.log({"lr/00_a_": 3.0}, 0)  # what the first has become
     tracker.finish("FINISHED")
-    metrics = reader(store).get_run(tracker.run_id).data.metrics
-    assert sorted(metrics.values()) == [1.0, 2.0]
-    assert "lr/00_a_" in metrics
+    metrics = reader(store).get_run(str(tracker.run_id)).data.metrics
+    assert sorted(metrics.values()) == [1.0, 2.0, 3.0]
+
+
+def test_how_far_the_disk_has_it(begin: Begin, tmp_path: Path) -> None:
+    tracker = begin()
+    before = tracker.position()
+    tracker.log({"a": 1.0}, 0)
+    assert before < tracker.position() == (tmp_path / "run0" / JOURNAL).stat().st_size
 
 
 # ----------------------------------------------------------------------------------------------------------- failure
 
 
-def test_a_store_that_fails_for_a_while_loses_nothing(begin: Callable[..., Tracker], store: MLflowConfig) -> None:
+def test_a_store_that_fails_for_a_while_stops_nothing_and_loses_nothing(
+    begin: Begin, store: MLflowConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     tracker = begin()
-    statement(store, "ALTER TABLE metrics RENAME TO away")
-    for step in range(50):
+    away(store)
+    step = 0
+    while read_place(tracker.folder).problem is None or len(caplog.messages) < 1:
         tracker.log({"a": 1.0, "b": 2.0}, step)
-    time.sleep(1.5)  # at least one delivery fails
-    statement(store, "ALTER TABLE away RENAME TO metrics")
+        step += 1
+        time.sleep(0.02)
+    back(store)
     tracker.finish("FINISHED")
-    client = reader(store)
-    assert client.get_run(tracker.run_id).info.status == "FINISHED"
+    run = reader(store).get_run(str(tracker.run_id))
+    assert run.info.status == "FINISHED"
     for name in "ab":
-        assert sorted(row.step for row in client.get_metric_history(tracker.run_id, name)) == list(range(50))
+        assert steps(store, tracker.run_id, name) == list(range(step))
+    assert "no such table" in caplog.messages[0]
+    assert "the run goes on" in caplog.messages[0]
+    assert caplog.messages[-1] == f"{2 * step} metric rows of run run delivered to {store.uri}"
+    assert all("\n" not in message for message in caplog.messages)
 
 
-def test_a_store_that_fails_for_good_is_told_once_with_the_rows_missing(
-    begin: Callable[..., Tracker], store: MLflowConfig, monkeypatch: pytest.MonkeyPatch
+def test_a_store_that_answers_again_is_told(
+    begin: Begin, store: MLflowConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(mlflow_tracker, "PATIENCE_SECONDS", 0.1)
+    caplog.set_level(logging.INFO)
     tracker = begin()
-    statement(store, "ALTER TABLE metrics RENAME TO away")
+    away(store)
+
+    def told(words: str) -> bool:
+        tracker.log({"a": 1.0}, next(count))
+        return any(words in message for message in caplog.messages)
+
+    count = iter(range(10**6))
+    until(lambda: told("the run goes on"))
+    back(store)
+    until(lambda: told("answers again"))
+    assert len(caplog.messages) == 2
+
+
+def test_a_store_that_is_away_at_the_start_has_all_once_it_is_there(
+    server: FakeMLflow, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.fail = 503
+    tracker = begin_in(mlflow_config(server.uri), tmp_path / "run")
+    assert tracker.run_id is None
+    for step in range(10):
+        tracker.log({"a": 1.0}, step)
+    server.fail = None
+    tracker.finish("FINISHED")
+    (run,) = server.runs.values()
+    assert run["info"]["run_id"] == tracker.run_id
+    assert run["info"]["status"] == "FINISHED"
+    assert [row["step"] for row in run["rows"]] == list(range(10))
+    (line,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert "the run goes on, its metrics wait in its folder" in line
+
+
+def test_a_store_that_fails_for_good_is_told_in_one_line_and_sync_has_the_rest(
+    begin: Begin, store: MLflowConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracker = begin(flush_timeout=1.0)
+    away(store)
     tracker.log({"a": 1.0, "b": 2.0}, 0)
-    with pytest.raises(RunError, match=r"2 of 2 metric rows were not delivered to run run: .*no such table") as caught:
-        tracker.finish("FINISHED")
-    assert "\n" not in str(caught.value)
+    begun = time.monotonic()
+    tracker.finish("FINISHED")
+    assert 1.0 <= time.monotonic() - begun < 20
     tracker.finish("FINISHED")  # silent: it has been told
-    run = reader(store).get_run(tracker.run_id)
-    assert run.info.status == "FAILED"
-    assert "no such table" in run.data.tags["lwexp.reason"]
+    lines = [message for message in caplog.messages if "lwexp.sync" in message]
+    assert len(lines) == 1
+    assert f"2 of 2 metric rows not delivered to {store.uri}" in lines[0]
+    assert "no such table" in lines[0]
+    assert lines[0].endswith(f"python -m lwexp.sync {tracker.folder}")
+    assert "\n" not in lines[0]
+    assert ended(tracker.folder) == "FINISHED"
+
+    back(store)
+    caplog.set_level(logging.INFO)
+    deliver_rest(store, tracker.folder)
+    assert "2 metric rows of run run delivered" in caplog.messages[-1]
+    run = reader(store).get_run(str(tracker.run_id))
+    assert (run.info.status, run.data.metrics) == ("FINISHED", {"a": 1.0, "b": 2.0})
+    length = len(caplog.messages)
+    deliver_rest(store, tracker.folder)
+    assert len(caplog.messages) == length
 
 
-def test_log_tells_that_the_store_has_failed(
-    begin: Callable[..., Tracker], store: MLflowConfig, monkeypatch: pytest.MonkeyPatch
+def test_killed_does_not_wait_long_for_a_store_that_hangs(
+    begin: Begin, store: MLflowConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(mlflow_tracker, "PATIENCE_SECONDS", 0.1)
+    assert tracker_module.KILLED_SECONDS == 10.0
+    monkeypatch.setattr(tracker_module, "KILLED_SECONDS", 0.3)
     tracker = begin()
-    statement(store, "ALTER TABLE metrics RENAME TO away")
-
-    def train() -> None:
-        for step in range(200):
-            tracker.log({"a": 1.0}, step)
-            time.sleep(0.1)
-
-    with pytest.raises(RunError, match=r"\d+ of \d+ metric rows were not delivered"):
-        train()
-    tracker.log({"a": 1.0}, 1000)  # told once
-    tracker.finish("FAILED")
-
-
-def test_killed_does_not_wait_for_a_store_that_hangs(
-    begin: Callable[..., Tracker], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(mlflow_tracker, "KILLED_PATIENCE_SECONDS", 0.2)
-    answer = threading.Event()
-    monkeypatch.setattr(MlflowClient, "log_batch", lambda *_args, **_kwargs: answer.wait(30))
-    tracker = begin()
+    away(store)
     tracker.log({"a": 1.0}, 0)
-    with pytest.raises(RunError, match="1 of 1 metric rows were not delivered to run run: no answer"):
-        tracker.finish("KILLED")
-    answer.set()
+    begun = time.monotonic()
+    tracker.finish("KILLED")
+    assert time.monotonic() - begun < 10
+    assert "1 of 1 metric rows not delivered" in caplog.messages[-1]
+    back(store)
+
+
+def test_a_run_that_is_deleted_in_the_middle_ends_with_a_line_and_keeps_its_journal(
+    begin: Begin, store: MLflowConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracker = begin()
+    client = reader(store)
+    client.delete_run(str(tracker.run_id))
+    for step in range(5):
+        tracker.log({"a": 1.0}, step)
+    begun = time.monotonic()
+    tracker.finish("FINISHED")
+    assert time.monotonic() - begun < 30  # not flush_timeout: waiting would not help
+    (line,) = [message for message in caplog.messages if "lwexp.sync" in message]
+    assert "5 of 5 metric rows not delivered" in line
+    assert "deleted" in line
+    assert journal_steps(tracker.folder) == list(range(5))
+
+    client.restore_run(str(tracker.run_id))
+    deliver_rest(store, tracker.folder)
+    assert client.get_run(str(tracker.run_id)).info.status == "FINISHED"
+    assert steps(store, tracker.run_id, "a") == list(range(5))
+
+
+@pytest.mark.parametrize("fault", ["before", "after"])
+def test_a_server_whose_answers_fail_has_each_row_once_in_one_run(
+    fault: str, server: FakeMLflow, tmp_path: Path
+) -> None:
+    # this server, unlike MLflow's databases, keeps a row that it is told twice
+    tracker = begin_in(NONE, tmp_path / "run", params={"lr": 0.1}, tags={"a": "b"})
+    for step in range(700):
+        tracker.log({"a": 1.0, "b": 2.0, "c": float(step)}, step)
+    tracker.finish("FAILED", "because")
+    # the search for the run, its making, params, rows, tags, the end
+    server.lose_writes, server.lose = {1, 3, 6, 8, 10, 12}, fault
+    Delivery(tmp_path / "run", server.uri, patience=60.0).run()
+    (run,) = server.runs.values()
+    assert server.lost >= 5
+    assert run["info"]["status"] == "FAILED"
+    assert run["params"] == {"lr": "0.1"}
+    assert (run["tags"]["a"], run["tags"]["lwexp.reason"]) == ("b", "because")
+    for key in "abc":
+        assert [row["step"] for row in run["rows"] if row["key"] == key] == list(range(700))
+
+
+@pytest.mark.parametrize(
+    "content", [None, "", "{", "[1]", '{"position": 1000000000}', '{"position": 77}', "at the end"]
+)
+def test_a_lost_or_damaged_place_makes_no_second_run_and_no_row_twice(
+    content: str | None, server: FakeMLflow, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    tracker = begin_in(NONE, folder, params={"lr": 0.1})
+    for step in range(2500):
+        tracker.log({"a": 1.0}, step)
+    tracker.finish("FINISHED")
+    Delivery(folder, server.uri, patience=60.0).run()
+    if content is None:
+        (folder / PLACE).unlink()
+    elif content == "at the end":
+        place = read_place(folder)
+        place.status = None
+        place.save(folder)
+    else:
+        (folder / PLACE).write_text(content)
+    Delivery(folder, server.uri, patience=60.0).run()
+    assert read_place(folder).status == "FINISHED"
+    tracker = begin_in(NONE, folder)
+    for step in range(2400, 3000):
+        tracker.log({"a": 1.0}, step)
+    tracker.finish("FINISHED")
+    Delivery(folder, server.uri, patience=60.0).run()
+    (run,) = server.runs.values()
+    assert [row["step"] for row in run["rows"]] == list(range(3000))
+    assert run["info"]["status"] == "FINISHED"
+
+
+# --------------------------------------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "hint"),
+    [
+        (401, "You are not authenticated.", "MLFLOW_TRACKING_USERNAME"),
+        (403, "Permission denied", "MLFLOW_TRACKING_TOKEN"),
+        (404, "<html>\n<h1>Not found</h1></html>", "may not be an MLflow server"),
+    ],
+)
+def test_a_server_that_refuses_ends_the_run_before_it_begins(
+    status: int, body: str, hint: str, server: FakeMLflow, tmp_path: Path
+) -> None:
+    server.fail, server.body = status, body
+    uri = server.uri.replace("http://", f"http://anna:{SECRET}@")
+    with pytest.raises(RunError) as caught:
+        begin_in(mlflow_config(uri), tmp_path / "run")
+    message = str(caught.value)
+    assert "http://anna:***@127.0.0.1" in message
+    assert hint in message
+    assert "\n" not in message
+    assert SECRET not in message
+    assert not has_run(tmp_path / "run")
+    assert not (tmp_path / "run" / JOURNAL).exists()
+
+
+def test_a_deleted_experiment_is_a_mistake_in_one_line_before_the_run(
+    begin: Begin, store: MLflowConfig, tmp_path: Path
+) -> None:
+    client = reader(store)
+    made = client.create_experiment("mine")
+    client.delete_experiment(made)
+    for _ in range(2):
+        with pytest.raises(ConfigError, match=rf"^tracking.experiment=mine: was deleted; .*--experiment-id {made}"):
+            begin(folder="run")
+        assert not (tmp_path / "run" / JOURNAL).exists()
+    assert client.search_runs([made]) == []
+    client.restore_experiment(made)
+    begin(folder="run").finish("FINISHED")  # the refusal of before is no answer to this one
+    (run,) = client.search_runs([made])
+    assert run.info.status == "FINISHED"
+
+
+def test_a_folder_in_use_is_refused(begin: Begin, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tracker_module, "_LOCK_SECONDS", 0.1)
+    tracker = begin(folder="run")
+    with pytest.raises(RunError, match=rf"^another process is running in {tmp_path}/run$"):
+        begin(folder="run")
+    tracker.log({"a": 1.0}, 0)  # undisturbed
+    assert journal_steps(tmp_path / "run") == [0]
+
+
+def test_a_folder_that_cannot_be_made_is_refused(begin: Begin, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match=rf"^{tmp_path}/file/run cannot be used: Not a directory$"):
+        begin(folder="file/run")
 
 
 # ------------------------------------------------------------------------------------------------- the run's record
 
 
-def test_a_run_has_its_name_params_tags_description_and_kind(
-    begin: Callable[..., Tracker], store: MLflowConfig, tmp_path: Path
-) -> None:
+def test_a_run_has_its_name_params_tags_description_and_kind(begin: Begin, store: MLflowConfig, tmp_path: Path) -> None:
     params = {f"key.{index}": index for index in range(250)}
     params |= {"long": "x" * 7000, "none": None, "flag": True, "nested": {"fc": 0.1}, "odd[*]": "1", "text": "a"}  # type: ignore[dict-item]
     tags = {"a": "b", "long": "y" * 9000}
-    tracker = begin(run_name="my run", params=params, tags=tags, description="# Plan\n" * 2000)
+    tracker = begin(run_name="my run", params=params, tags=tags, description="# Plan\n" * 2000, base=tmp_path)
     tracker.tag({"later": "c"})
     tracker.finish("FINISHED")
 
     client = reader(store)
-    run = client.get_run(tracker.run_id)
+    run = client.get_run(str(tracker.run_id))
     assert run.info.run_name == tracker.run_name == "my run"
     assert run.info.status == "FINISHED"
     assert run.info.end_time >= run.info.start_time
@@ -270,22 +494,21 @@ def test_a_run_has_its_name_params_tags_description_and_kind(
     assert experiment.artifact_location == (tmp_path / "outputs" / "mlartifacts").as_uri()
 
 
-def test_an_experiment_of_another_kind_becomes_one_of_model_training(
-    begin: Callable[..., Tracker], store: MLflowConfig
-) -> None:
+def test_an_experiment_of_another_kind_becomes_one_of_model_training(begin: Begin, store: MLflowConfig) -> None:
     client = reader(store)
     made = client.create_experiment("mine", tags={"mlflow.experimentKind": "genai_development_inferred"})
     tracker = begin()
-    assert client.get_run(tracker.run_id).info.experiment_id == made
+    assert client.get_run(str(tracker.run_id)).info.experiment_id == made
     assert client.get_experiment(made).tags["mlflow.experimentKind"] == "custom_model_development"
 
 
-def test_artifacts_lie_below_outputs(begin: Callable[..., Tracker], store: MLflowConfig, tmp_path: Path) -> None:
+def test_artifacts_lie_below_outputs(begin: Begin, tmp_path: Path) -> None:
     (tmp_path / "plots").mkdir()
     (tmp_path / "plots" / "rates.png").write_bytes(b"png")
-    (tmp_path / "config.yaml").write_text("lr: 1")
-    tracker = begin()
-    tracker.artifact(tmp_path / "config.yaml")
+    tracker = begin(folder="run")
+    (tmp_path / "run" / "config.yaml").write_text("lr: 1")
+    (tmp_path / "run" / "gone.yaml").write_text("lr: 1")
+    tracker.artifact(tmp_path / "run" / "config.yaml")
     tracker.artifact(tmp_path / "plots", "pictures")
     with pytest.raises(RunError, match=r"missing.txt .* does not exist"):
         tracker.artifact(tmp_path / "missing.txt")
@@ -295,76 +518,127 @@ def test_artifacts_lie_below_outputs(begin: Callable[..., Tracker], store: MLflo
     assert (folder / "pictures" / "rates.png").read_bytes() == b"png"
 
 
+def test_a_file_that_was_removed_since_holds_up_nothing(begin: Begin, store: MLflowConfig, tmp_path: Path) -> None:
+    tracker = begin(folder="run")
+    away(store)
+    tracker.log({"a": 1.0}, 0)
+    (tmp_path / "note").touch()
+    tracker.artifact(tmp_path / "note")
+    (tmp_path / "note").unlink()
+    tracker.log({"a": 1.0}, 1)
+    back(store)
+    tracker.finish("FINISHED")
+    assert steps(store, tracker.run_id, "a") == [0, 1]
+
+
 @pytest.mark.parametrize("status", ["FAILED", "KILLED"])
-def test_a_run_that_does_not_finish_has_its_status_and_reason(
-    begin: Callable[..., Tracker], store: MLflowConfig, status: Any
-) -> None:
+def test_a_run_that_does_not_finish_has_its_status_and_reason(begin: Begin, store: MLflowConfig, status: Any) -> None:
     tracker = begin()
     tracker.log({"a": 1.0}, 0)
     tracker.finish(status, "because")
     tracker.finish("FINISHED")  # the first one counts
-    run = reader(store).get_run(tracker.run_id)
+    run = reader(store).get_run(str(tracker.run_id))
     assert (run.info.status, run.data.tags["lwexp.reason"], run.data.metrics) == (status, "because", {"a": 1.0})
+    assert ended(tracker.folder) == status
     with pytest.raises(RunError, match="has ended"):
         tracker.log({"a": 1.0}, 1)
 
 
-def test_jobs_are_children_of_their_parent_run(begin: Callable[..., Tracker], store: MLflowConfig) -> None:
-    parent = start_parent(store, run_name="sweep", tags={"jobs": "1"}, description="before", params={"mult": "0.9,1"})
-    child = begin(parent_run_id=parent)
+def test_a_run_is_continued_where_its_folder_holds_one(begin: Begin, store: MLflowConfig, tmp_path: Path) -> None:
+    first = begin(folder="run", run_name="first", params={"lr": 0.1})
+    assert has_run(tmp_path / "run")
+    assert ended(tmp_path / "run") is None
+    for step in range(5):
+        first.log({"a": 1.0}, step)
+    first.finish("FAILED", "because")
+    second = begin(folder="run", run_name="second", params={"lr": 0.2})
+    assert (second.run_id, second.run_name) == (first.run_id, "first")
+    client = reader(store)
+    until(lambda: client.get_run(str(first.run_id)).info.status == "RUNNING")
+    for step in range(3, 8):
+        second.log({"a": 2.0}, step)
+    second.finish("FINISHED")
+    run = client.get_run(str(first.run_id))
+    assert (run.info.status, run.data.params) == ("FINISHED", {"lr": "0.1"})
+    assert "lwexp.reason" not in run.data.tags
+    rows = sorted(client.get_metric_history(str(first.run_id), "a"), key=lambda row: row.step)
+    assert [(row.step, row.value) for row in rows] == [*((s, 1.0) for s in range(5)), *((s, 2.0) for s in (5, 6, 7))]
+
+
+def test_a_run_continued_on_another_store_is_whole_there(
+    begin: Begin, store: MLflowConfig, server: FakeMLflow, tmp_path: Path
+) -> None:
+    first = begin(folder="run", params={"lr": 0.1})
+    for step in range(5):
+        first.log({"a": 1.0}, step)
+    first.finish("KILLED")
+    run_id = first.run_id
+    second = begin_in(mlflow_config(server.uri), tmp_path / "run")
+    second.log({"a": 2.0}, 5)
+    second.finish("FINISHED")
+    (run,) = server.runs.values()
+    assert (run["info"]["status"], run["params"]) == ("FINISHED", {"lr": "0.1"})
+    assert [row["step"] for row in run["rows"]] == list(range(6))
+    assert second.run_id == run["info"]["run_id"] != run_id
+    assert steps(store, run_id, "a") == list(range(5))
+
+
+def test_jobs_are_children_of_their_parent_run(begin: Begin, store: MLflowConfig, tmp_path: Path) -> None:
+    parent = begin(folder="sweep", run_name="sweep", params={"mult": "0.9,1"})
+    child = begin(folder="sweep/0", parent=tmp_path / "sweep")
     child.finish("FINISHED")
     client = reader(store)
-    assert client.get_run(parent).info.status == "RUNNING"
-    end_parent(store, parent, "FINISHED", "| mult | accuracy |")
-    end_parent(store, parent, "FAILED")  # the first one counts
-    run = client.get_run(parent)
+    assert client.get_run(str(parent.run_id)).info.status == "RUNNING"
+    parent.finish("FINISHED")
+    run = client.get_run(str(parent.run_id))
     assert (run.info.status, run.info.run_name, run.data.params) == ("FINISHED", "sweep", {"mult": "0.9,1"})
-    assert run.data.tags["mlflow.note.content"] == "| mult | accuracy |\n\nbefore"
-    assert client.get_run(child.run_id).data.tags["mlflow.parentRunId"] == parent
+    assert client.get_run(str(child.run_id)).data.tags["mlflow.parentRunId"] == parent.run_id
 
 
-def test_another_process_may_end_the_parent_run(store: MLflowConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    parent = start_parent(store, run_name="sweep", tags={}, description="", params={})
-    monkeypatch.setattr("lwexp.tracking._parents", {})
-    end_parent(store, parent, "KILLED")
-    assert reader(store).get_run(parent).info.status == "KILLED"
+def test_no_tracking_keeps_its_record_in_the_folder_only(tmp_path: Path) -> None:
+    tracker = begin_in(NONE, tmp_path / "run", params={"a": 1}, base=tmp_path)
+    tracker.log({"a": 1.0}, 0)
+    tracker.tag({"a": "b"})
+    tracker.finish("FINISHED")
+    assert (tracker.run_id, tracker.run_name, tracker.where) == (None, "run", "none")
+    assert "nothing" in open_hint(NONE)
+    assert prepare(NONE)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert journal_steps(tmp_path / "run") == [0]
+    assert not (tmp_path / "run" / PLACE).exists()
+    assert ended(tmp_path / "run") == "FINISHED"
 
 
-def test_a_deleted_experiment_is_a_mistake_in_one_line(store: MLflowConfig) -> None:
-    client = reader(store)
-    made = client.create_experiment("mine")
-    client.delete_experiment(made)
-    with pytest.raises(ConfigError, match=rf"^tracking.experiment=mine: was deleted; .*--experiment-id {made}"):
-        start(store, run_name="r", params={}, tags={}, description="")
-
-
-def test_no_tracking_takes_everything_and_keeps_nothing(tmp_path: Path) -> None:
-    none = NoTrackingConfig(name="none")
-    tracker = start(none, run_name="r", params={"a": 1}, tags={}, description="", base=tmp_path)
+def test_a_tracker_for_trainings_inside_a_run_keeps_nothing(tmp_path: Path) -> None:
+    tracker = NoTracker("r")
     tracker.log({"a": 1.0}, 0)
     tracker.artifact(tmp_path / "missing")
     tracker.tag({"a": "b"})
     tracker.finish("FINISHED")
-    assert isinstance(tracker, NoTracker)
-    assert (tracker.run_id, tracker.run_name) == (None, "r")
-    assert start_parent(none, run_name="r", tags={}, description="", params={}) is None
-    end_parent(none, None, "FINISHED")
-    assert "nothing" in open_hint(none)
+    assert (tracker.run_id, tracker.run_name, tracker.position()) == (None, "r", 0)
     assert list(tmp_path.iterdir()) == []
 
 
 # --------------------------------------------------------------------------------------------------------- processes
 
 SCRIPT = """
-import sys
+import os, signal, sys
+from pathlib import Path
 from lwexp.config import MLflowConfig
-from lwexp.tracking import start, start_parent
-assert "mlflow" not in sys.modules
-config = MLflowConfig(name="mlflow", uri=None, experiment="lwexp", timeout=8.0)
-parent = start_parent(config, run_name="parent", params={}, tags={}, description="") if "parent" in sys.argv else None
-tracker = start(config, run_name=sys.argv[1], params={"a": 1}, tags={}, description="", parent_run_id=parent)
+from lwexp.tracking import prepare, start
+config = MLflowConfig(name="mlflow", uri=None, experiment="lwexp", timeout=8.0, flush_timeout=60.0)
+prepare(config)
+record = {"params": {"a": 1}, "tags": {}, "description": ""}
+folder = Path("outputs") / sys.argv[1]
+parent = start(config, folder=folder, run_name="parent", **record) if "parent" in sys.argv else None
+if parent is not None:
+    folder = folder / "0"
+tracker = start(config, folder=folder, run_name=sys.argv[1], parent=folder.parent if parent else None, **record)
 for step in range(300):
     tracker.log({"a": 1.0}, step)
+assert "mlflow" not in sys.modules
+if "kill" in sys.argv:
+    os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
@@ -376,22 +650,100 @@ def run_script(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def test_two_processes_may_start_at_once_on_a_new_store_and_none_is_left_running(tmp_path: Path) -> None:
-    processes = [run_script(tmp_path, "one", "parent"), run_script(tmp_path, "two")]
+def alive(pid: int) -> bool:
+    try:
+        return pid > 0 and "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+
+
+def test_two_processes_start_at_once_on_a_new_store_and_none_that_dies_is_left_running(tmp_path: Path) -> None:
+    processes = [run_script(tmp_path, "one", "parent"), run_script(tmp_path, "two", "kill")]
     outputs = [process.communicate(timeout=100) for process in processes]
     assert outputs == [("", "")] * 2  # nothing of MLflow's chatter either
-    assert [process.returncode for process in processes] == [0, 0]
+    assert [process.returncode for process in processes] == [0, -signal.SIGKILL]
+    folders = {name: tmp_path / "outputs" / name for name in ("one", "one/0", "two")}
+    until(lambda: all(read_place(folder).status for folder in folders.values()))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["outputs"]
 
     client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/outputs/mlflow.db")
     experiment = client.get_experiment_by_name("lwexp")
-    runs = client.search_runs([experiment.experiment_id])
-    assert sorted(run.info.run_name for run in runs) == ["one", "parent", "two"]
-    assert {run.info.status for run in runs} == {"FAILED"}
-    for run in runs:
-        if run.info.run_name != "parent":
-            assert "without finishing" in run.data.tags["lwexp.reason"]
-            assert len(client.get_metric_history(run.info.run_id, "a")) == 300
+    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    assert sorted(runs) == ["one", "parent", "two"]
+    assert {run.info.status for run in runs.values()} == {"KILLED"}
+    for name, run in runs.items():
+        assert "without a word" in run.data.tags["lwexp.reason"]
+        if name != "parent":
+            rows = client.get_metric_history(run.info.run_id, "a")
+            assert sorted(row.step for row in rows) == list(range(300))
+    assert runs["one"].data.tags["mlflow.parentRunId"] == runs["parent"].info.run_id
+    until(lambda: not any(alive(read_place(folder).pid) for folder in folders.values()))  # nobody stays behind
+
+
+def test_a_killed_delivery_is_started_again_and_nothing_is_doubled(
+    begin: Begin, store: MLflowConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process_module, "_RESPAWN_SECONDS", 0.0)
+    tracker = begin()
+    pid = read_place(tracker.folder).pid
+    assert pid not in (0, os.getpid())
+    count = 0
+
+    def log_until(reached: Callable[[Place], bool]) -> None:
+        nonlocal count
+        deadline = time.monotonic() + 60
+        while not reached(read_place(tracker.folder)):
+            assert time.monotonic() < deadline
+            tracker.log({"a": 1.0, "b": float(count)}, count)
+            count += 1
+            time.sleep(0.01)
+
+    log_until(lambda place: place.rows > 0)
+    os.kill(pid, signal.SIGKILL)
+    log_until(lambda place: place.pid != pid)
+    os.kill(read_place(tracker.folder).pid, signal.SIGKILL)  # and in the end
+    tracker.finish("FINISHED")
+    assert read_place(tracker.folder).rows >= 2 * count - 1000
+    experiment = reader(store).get_experiment_by_name("mine")
+    (run,) = reader(store).search_runs([experiment.experiment_id])
+    assert run.info.status == "FINISHED"
+    for name in "ab":
+        assert steps(store, tracker.run_id, name) == list(range(count))
+
+
+@pytest.mark.parametrize("content", [None, "not JSON"])
+def test_a_place_that_is_lost_while_the_run_goes_on(content: str | None, begin: Begin, store: MLflowConfig) -> None:
+    tracker = begin()
+    tracker.log({"a": 1.0}, 0)
+    until(lambda: read_place(tracker.folder).rows == 1)
+    if content is None:
+        (tracker.folder / PLACE).unlink()
+    else:
+        (tracker.folder / PLACE).write_text(content)
+    tracker.log({"a": 1.0}, 1)
+    tracker.finish("FINISHED")
+    experiment = reader(store).get_experiment_by_name("mine")
+    (run,) = reader(store).search_runs([experiment.experiment_id])
+    assert run.info.status == "FINISHED"
+    assert steps(store, run.info.run_id, "a") == [0, 1]
+
+
+def test_the_delivery_asked_last_is_the_one_at_work(server: FakeMLflow, tmp_path: Path) -> None:
+    tracker = begin_in(NONE, tmp_path / "run")
+    tracker.log({"a": 1.0}, 0)
+    first = Delivery(tmp_path / "run", server.uri, patience=60.0)
+    thread = threading.Thread(target=first.run)
+    thread.start()
+    until(lambda: read_place(tmp_path / "run").rows == 1)
+    second = threading.Thread(target=Delivery(tmp_path / "run", server.uri, patience=60.0).run)
+    second.start()
+    thread.join(30)
+    assert not thread.is_alive()
+    tracker.log({"a": 1.0}, 1)
+    tracker.finish("FINISHED")
+    second.join(30)
+    (run,) = server.runs.values()
+    assert [row["step"] for row in run["rows"]] == [0, 1]
 
 
 # ---------------------------------------------------------------------------------------------------------- contact
@@ -411,27 +763,41 @@ def closed_port() -> int:
     return port
 
 
-def start_refused(uri: str, timeout: float = 8.0) -> str:
-    """The one line that a run with this store ends with, within ten seconds."""
+def unreachable(uri: str, timeout: float = 8.0) -> str:
+    """The one line that says why the store is not available, within ten seconds."""
     begun = time.monotonic()
-    with pytest.raises(RunError) as caught:
-        start(mlflow_config(uri, timeout=timeout), run_name="r", params={}, tags={}, description="")
+    with pytest.raises(UnreachableError) as caught:
+        check_store(mlflow_config(uri, timeout=timeout))
     assert time.monotonic() - begun < 10
     assert "\n" not in str(caught.value)
     assert SECRET not in str(caught.value)
     return str(caught.value)
 
 
-def test_a_server_that_never_answers_is_reported(hung_server: str) -> None:
-    message = start_refused(hung_server, timeout=1.0)
-    assert "http://anna:***@127.0.0.1" in message
-    assert "no answer within 1 s" in message
-    assert "tracking.uri=" in message
-    assert "tracking=none" in message
+def test_a_server_that_never_answers_is_told_once_and_the_run_goes_on(
+    hung_server: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = mlflow_config(hung_server, timeout=0.5, flush_timeout=0.5)
+    begun = time.monotonic()
+    answers = prepare(config)
+    assert not answers
+    (line,) = caplog.messages
+    assert "http://anna:***@127.0.0.1" in line
+    assert "no answer within 0.5 s" in line
+    assert "tracking=none" in line
+    tracker = begin_in(config, tmp_path / "run", answers=answers)
+    assert time.monotonic() - begun < 10
+    tracker.log({"a": 1.0}, 0)
+    tracker.finish("FINISHED")
+    assert time.monotonic() - begun < 20
+    assert "1 of 1 metric rows not delivered" in caplog.messages[-1]
+    for path in (tmp_path / "run").iterdir():
+        assert SECRET.encode() not in path.read_bytes(), path
+    assert all(SECRET not in message for message in caplog.messages)
 
 
 def test_a_closed_port_is_reported(closed_port: int) -> None:
-    assert "refused" in start_refused(f"http://127.0.0.1:{closed_port}")
+    assert "refused" in unreachable(f"http://127.0.0.1:{closed_port}")
 
 
 def test_a_host_without_an_address_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -439,55 +805,46 @@ def test_a_host_without_an_address_is_reported(monkeypatch: pytest.MonkeyPatch) 
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
-    assert "Name or service not known" in start_refused("http://no-such-host.invalid:5000")
+    assert "Name or service not known" in unreachable("http://no-such-host.invalid:5000")
 
 
 def test_a_database_that_blocks_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     # no driver of a database server is among the test's packages, so the blocking call stands in for one
     released = threading.Event()
     monkeypatch.setattr(mlflow_contact, "_contact_database", lambda *_: released.wait(30))
-    assert "no answer within 0.5 s" in start_refused(f"postgresql+psycopg2://anna:{SECRET}@db/runs", timeout=0.5)
+    assert "no answer within 0.5 s" in unreachable(f"postgresql+psycopg2://anna:{SECRET}@db/runs", timeout=0.5)
     released.set()
 
 
-@pytest.mark.parametrize(
-    ("status", "body", "hint"),
-    [
-        (401, "You are not authenticated.", "MLFLOW_TRACKING_USERNAME"),
-        (404, "<html>\n<h1>Not found</h1></html>", "may not be an MLflow server"),
-        (500, '{"error_code": "INTERNAL_ERROR", "message": "gone"}', "too many 500 error responses"),
-    ],
-)
-def test_a_server_that_refuses_is_reported_with_what_to_do(status: int, body: str, hint: str) -> None:
-    class Refusing(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(status)
-            self.end_headers()
-            self.wfile.write(body.encode())
-
-        def log_message(self, *_args: object) -> None:  # nothing on the terminal
-            return
-
-    with HTTPServer(("127.0.0.1", 0), Refusing) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        try:
-            message = start_refused(f"http://anna:{SECRET}@127.0.0.1:{server.server_address[1]}", timeout=1.0)
-        finally:
-            server.shutdown()
-            thread.join()
-    assert hint in message
+def test_a_server_is_told_the_user_and_password_of_its_address(server: FakeMLflow, tmp_path: Path) -> None:
+    uri = server.uri.replace("http://", "http://anna:s3cr3t@")
+    tracker = begin_in(mlflow_config(uri), tmp_path / "run")
+    tracker.finish("FINISHED")
+    assert server.authorizations == {"Basic YW5uYTpzM2NyM3Q="}
+    assert tracker.where == server.uri.replace("http://", "http://anna:***@")
 
 
-def test_limits_set_for_mlflow_are_taken_back(begin: Callable[..., Tracker], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_in_trouble_is_asked_again(
+    server: FakeMLflow, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.fail, server.body = 500, '{"error_code": "INTERNAL_ERROR", "message": "gone"}'
+    tracker = begin_in(mlflow_config(server.uri, flush_timeout=0.5), tmp_path / "run")
+    tracker.finish("FINISHED")
+    assert "too many 500 error responses (the server's own log says why)" in caplog.messages[-1]
+    assert "its end not delivered" in caplog.messages[-1]
+
+
+def test_limits_set_for_mlflow_are_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "false")  # the user's own stays
     monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
-    begin().finish("FINISHED")
+    with bounded(), bounded():
+        assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "0"
+        assert os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] == "false"
     assert "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in os.environ
     assert os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] == "false"
 
 
-def test_the_root_logger_is_the_users(begin: Callable[..., Tracker]) -> None:
+def test_the_root_logger_is_the_users(begin: Begin) -> None:
     root = logging.getLogger()
     before = (root.level, list(root.handlers))
     begin()
@@ -623,15 +980,19 @@ def test_tokens_are_hidden_and_what_is_no_secret_stays() -> None:
         assert redact(text) == text
 
 
-def test_a_password_is_written_to_no_store(begin: Callable[..., Tracker], tmp_path: Path) -> None:
+def test_a_password_is_written_to_no_store_and_no_file(begin: Begin, tmp_path: Path) -> None:
     uri = f"postgresql://anna:{SECRET}@host/runs"
     tracker = begin(
-        run_name="r", params={"tracking.uri": uri, "all": {"uri": uri}},
+        run_name=f"tracking.uri={uri}", params={"tracking.uri": uri, "all": {"uri": uri}},
         tags={"overrides": f"tracking.uri={uri} lr=1"}, description=f"`{uri}`",
     )  # fmt: skip
+    tracker.tag({"later": uri})
     tracker.finish("FAILED", f"could not reach {uri}")
-    for path in (tmp_path / "outputs").iterdir():
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert tracker.folder / JOURNAL in files
+    for path in files:
         assert SECRET.encode() not in path.read_bytes(), path
+    assert SECRET not in tracker.run_name
 
 
 # -------------------------------------------------------------------------------------------------------------- names
@@ -684,5 +1045,5 @@ def test_common_names_of_parameters_stay_readable() -> None:
 def test_the_files_of_the_config_group_are_what_the_schema_takes() -> None:
     conf = Path(__file__).parent.parent / "conf" / "tracking"
     mlflow, none = (dict(OmegaConf.load(conf / f"{name}.yaml")) for name in ("mlflow", "none"))  # type: ignore[arg-type]
-    assert MLflowConfig.model_validate(mlflow) == mlflow_config(None)
+    assert MLflowConfig.model_validate(mlflow) == mlflow_config(None, flush_timeout=60.0)
     assert NoTrackingConfig.model_validate(none).name == "none"

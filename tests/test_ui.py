@@ -52,7 +52,8 @@ def test_the_page_answers_takes_runs_and_ends_with_its_server_on_ctrl_c(tmp_path
         timeout=8.0,
         flush_timeout=10.0,
     )
-    start(store, run_name="local", params={}, tags={}, description="").finish("FINISHED")
+    record = {"tags": {}, "description": ""}
+    start(store, folder=tmp_path / "a", run_name="local", params={}, **record).finish("FINISHED")
     environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
     command = [sys.executable, "-m", "lwexp.ui"]
     process = subprocess.Popen(
@@ -71,7 +72,7 @@ def test_the_page_answers_takes_runs_and_ends_with_its_server_on_ctrl_c(tmp_path
 
         # the same server takes a run over HTTP, and its own command only prints the link
         remote = MLflowConfig(name="mlflow", uri=server, experiment="lwexp", timeout=8.0, flush_timeout=10.0)
-        tracker = start(remote, run_name="remote", params={"lr": 0.1}, tags={}, description="over HTTP")
+        tracker = start(remote, folder=tmp_path / "b", run_name="remote", params={"lr": 0.1}, **record)
         for step in range(1500):
             tracker.log({"lr/00_fc": 0.1, "train/loss": float("nan")}, step)
         (tmp_path / "config.yaml").write_text("lr: 0.1")

@@ -75,7 +75,7 @@ class Delivery:
                 while not self._lock.acquire(_POLL_SECONDS):
                     self._check_owner()
                 self.place = read_place(self.folder)
-                if self.place.where not in ("", self._where):  # another store: it may have nothing of this run
+                if self._place_misleads():
                     self.place = Place()
                 self.place.pid, self.place.host, self.place.where = os.getpid(), socket.gethostname(), self._where
                 self.place.refused = self.place.problem = None
@@ -87,6 +87,15 @@ class Delivery:
     def fail(self, error: Exception) -> None:
         """Keep an error that nobody foresaw, for people to see."""
         self._refuse(error, one_line(error, self._uri))
+
+    def _place_misleads(self) -> bool:
+        """Whether the place was written for another store, or by nobody: then the store is asked what it has."""
+        place = self.place
+        return (
+            place.where not in ("", self._where)
+            or place.run_id is None
+            or place.position > (self.folder / JOURNAL).stat().st_size
+        )
 
     @property
     def _where(self) -> str:
@@ -257,6 +266,8 @@ class Delivery:
                 journal = Journal(self.folder)
                 if journal.ended is None:
                     end_entry(journal, "KILLED", _ABANDONED)
+                elif journal.sync() <= self.place.position:  # a place that is behind an end which was never told
+                    end_entry(journal, journal.ended, None)
                 journal.close()
             except RunError:  # a full disk: the store is told all the same
                 end = Entry("end", end_value("KILLED", _ABANDONED), self.place.position)

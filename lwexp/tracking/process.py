@@ -7,6 +7,7 @@ neither a Ctrl-C nor a closed terminal reaches it.
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import signal
@@ -22,16 +23,25 @@ from typing import Any
 _RESPAWN_SECONDS = 5.0
 
 
+class _Process(subprocess.Popen[bytes]):
+    """A process that is meant to outlive us: Python has nothing to say about that when we end."""
+
+    def __del__(self) -> None:
+        """Leave it alone."""
+
+
 class Courier:
     """The training process's side: starts the delivery process, and starts it again where it has died."""
 
     def __init__(self) -> None:
         """Nothing is started yet."""
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: _Process | None = None
+        self._former: list[_Process] = []  # at work with the environment of before
         self._orders: dict[str, dict[str, Any]] = {}  # by folder: what is to be delivered
         self._environment: dict[str, str] = {}
         self._pid = os.getpid()
         self._started = 0.0
+        atexit.register(self._close)
 
     def start(self) -> None:
         """Have the process running, with MLflow's settings of the present environment; it imports mlflow at once."""
@@ -41,7 +51,7 @@ class Courier:
         self._close()
         self._environment, self._started, self._pid = settings, time.monotonic(), os.getpid()
         with suppress(OSError):  # no memory, no processes left: tried again at the next look
-            self._process = subprocess.Popen(
+            self._process = _Process(
                 [sys.executable, "-m", __name__],
                 stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
@@ -83,6 +93,7 @@ class Courier:
         if self._process is not None and self._process.stdin is not None and self._pid == os.getpid():
             with suppress(OSError):
                 self._process.stdin.close()
+            self._former = [process for process in [*self._former, self._process] if process.poll() is None]
         self._process = None
 
 
