@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import re
 import sys
@@ -35,6 +36,8 @@ def main(task: Callable[[Any], Any], folder: str) -> None:
     # Hydra would print its own errors over several lines and exit with 1; with this it raises them instead.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     handle_in_command()
+    # torch logs its cache's statistics at the exit, and they reach the console when an interrupt comes early
+    logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.WARNING)
     try:
         sys.argv[1:] = _checked_arguments(sys.argv[1:], own_folder=folder == "runs")
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(_one_lined(task))()

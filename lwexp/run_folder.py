@@ -36,6 +36,8 @@ def check_place(folder: Path, resume: str | None) -> None:
                 "holds a run already; resume=auto goes on with it as this command says, resume=<folder> as it was begun"
             )
             raise ConfigError("hydra.run.dir", folder, why)
+    elif not resume:
+        raise ConfigError("resume", resume, "names no run; give a run's folder, an MLflow run id, or auto")
     elif resume != taken_up():
         raise ConfigError("resume", resume, "can be given on the command line only")
 
