@@ -113,7 +113,10 @@ def _find(name: str) -> Any:
     others = {str(other) for other in timm.optim.list_optimizers()}  # type: ignore[attr-defined]
     if key not in others:
         raise UnknownNameError("optimizer", name, {*own, *others} - _UNFIT.keys(), "no such optimizer")
-    return timm.optim.get_optimizer_class(key, bind_defaults=True)  # type: ignore[attr-defined]
+    try:
+        return timm.optim.get_optimizer_class(key, bind_defaults=True)  # type: ignore[attr-defined]
+    except AssertionError as error:  # timm's word for a package or a GPU that is not there
+        raise ConfigError("optimizer", name, " ".join(str(error).split()) or "cannot be used here") from error
 
 
 def _fusible(groups: Sequence[dict[str, Any]]) -> bool:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lwexp.config import MLflowConfig, NoTrackingConfig
+from lwexp.hiding import hide
 
 from . import address
 from .address import redact, resolve_uri
@@ -128,7 +129,7 @@ def start(
     first word is waited for. Raises `ConfigError` for an address or experiment that cannot be used, `RunError` for a
     store that refuses, a folder in use or a full disk.
     """
-    base, run_name = base or Path.cwd(), redact(run_name)
+    base, run_name = base or Path.cwd(), hide(run_name)
     uri = resolve_uri(config, base) if isinstance(config, MLflowConfig) else None
     tracker = JournalTracker(folder, run_name, uri, config.flush_timeout if isinstance(config, MLflowConfig) else 0.0)
     try:
@@ -149,7 +150,7 @@ def start(
                 "where": tracker.where,
                 "base": str(base.absolute()),
                 "parent": os.path.relpath(parent, folder) if parent is not None else None,
-                "tags": {key: redact(value) for key, value in {**own, **tags}.items()},
+                "tags": {key: hide(value) for key, value in {**own, **tags}.items()},
                 "params": param_values(params),
                 "time_ms": time.time_ns() // 1_000_000,
             }

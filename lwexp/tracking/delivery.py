@@ -174,10 +174,7 @@ class Delivery:
         elif entry.kind == "tags":
             self._tag(client, value)
         elif entry.kind == "artifact":
-            path = self.folder / value["path"]
-            if path.exists():  # a file that was removed since cannot be kept
-                copy = client.log_artifacts if path.is_dir() else client.log_artifact
-                copy(run_id, str(path), value["folder"])
+            self._copy(client, value["path"], value["folder"])
         elif entry.kind == "resumed":
             client.update_run(run_id, "RUNNING")
             if REASON_TAG in client.get_run(run_id).data.tags:
@@ -187,6 +184,20 @@ class Delivery:
             self._tag(client, {REASON_TAG: value["reason"]} if value["reason"] else {})
             client.set_terminated(run_id, value["status"], value["time_ms"])
             self.place.status = value["status"]
+
+    def _copy(self, client: MlflowClient, name: str, folder: str | None) -> None:
+        """Keep a file or folder with the run. One that cannot be kept does not hold up the rows behind it."""
+        path = self.folder / name
+        copy = client.log_artifacts if path.is_dir() else client.log_artifact
+        try:
+            copy(str(self.place.run_id), str(path), folder)
+        except Exception as error:
+            local = isinstance(error, (ImportError, FileNotFoundError, NotADirectoryError, PermissionError))
+            if may_pass(error) and not local:
+                raise
+            self.place.not_kept = {**self.place.not_kept, name: one_line(error, self._uri)}
+        else:
+            self.place.not_kept = {other: why for other, why in self.place.not_kept.items() if other != name}
 
     def _tag(self, client: MlflowClient, tags: dict[str, str]) -> None:
         from mlflow.entities import RunTag

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ class Place:
     answered: float = 0.0  # when the store last answered, seconds since the Unix epoch
     problem: str | None = None  # why the last attempt failed; None once the store has answered again
     refused: dict[str, Any] | None = None  # an answer that trying again will not change: key, value, why
+    not_kept: dict[str, str] = field(default_factory=dict)  # artifacts that cannot be copied, and why
     pid: int = 0  # who delivers
     host: str = ""
 
@@ -43,7 +44,7 @@ def read_place(folder: Path) -> Place:
     """The place written in `folder`; that of the beginning where there is none or it cannot be read."""
     try:
         found = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        known = {field.name for field in fields(Place)}
+        known = {known.name for known in fields(Place)}
         return Place(**{key: value for key, value in found.items() if key in known})
     except (OSError, ValueError, TypeError, AttributeError):
         return Place()

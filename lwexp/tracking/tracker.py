@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 from lwexp.errors import ConfigError, RunError
+from lwexp.hiding import hide
 
-from .address import redact
 from .delivery import RUN_LOCK, end_entry
 from .journal import Journal
 from .lock import Lock
@@ -21,6 +21,7 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 KILLED_SECONDS = 10.0  # Slurm gives 30 s between SIGTERM and SIGKILL
 _LOOK_SECONDS = 1.0
+_ASK_SECONDS = 30.0
 _LOCK_SECONDS = 10.0  # data workers and a delivery that closes the run may hold the folder a little longer
 _FIRST_SECONDS = 60.0  # MLflow's tables are made on first use of a database, which takes seconds
 
@@ -32,7 +33,7 @@ class JournalTracker:
 
     def __init__(self, folder: Path, run_name: str, uri: str | None, flush_timeout: float) -> None:
         """Take the journal in `folder`; `uri` None: it is kept and not delivered. Raises `RunError`."""
-        self.run_name, self.where = run_name, redact(uri) if uri is not None else "none"
+        self.run_name, self.where = run_name, hide(uri) if uri is not None else "none"
         self.folder, self._uri, self._patience = folder, uri, flush_timeout
         self._lock = Lock(folder / RUN_LOCK)
         try:
@@ -47,6 +48,7 @@ class JournalTracker:
             self._lock.release()
             raise
         self._next_look = 0.0
+        self._next_question = time.monotonic() + _ASK_SECONDS
         self._problem: str | None = None  # what people have been told
         self._finished = False
 
@@ -79,7 +81,7 @@ class JournalTracker:
     def tag(self, tags: Mapping[str, str]) -> None:
         """Set tags; values over MLflow's 8,000 characters are cut, secrets in addresses are hidden."""
         self._check_open("a tag")
-        self.journal.write("tags", {key: redact(str(value)) for key, value in tags.items()})
+        self.journal.write("tags", {key: hide(str(value)) for key, value in tags.items()})
 
     def position(self) -> int:
         """Have the journal on the disk; returns its length in bytes."""
@@ -114,17 +116,17 @@ class JournalTracker:
     def finish(self, status: Status, reason: str | None = None) -> None:
         """Write the end, and return when everything is delivered and the status set, or say what is not.
 
-        A store that has not answered for `flush_timeout` seconds is not waited for any longer; nor one that has not
-        for 10 seconds when the run was killed. A second call does nothing. Interrupted while it waits, the delivery
-        goes on without this process.
+        A store that has not answered for `flush_timeout` seconds is not waited for any longer, nor any store for
+        longer than 10 seconds when the run was killed. A second call does nothing. Interrupted while it waits, the
+        delivery goes on without this process.
         """
         if self._finished:
             return
         if self.journal.ended is None:
-            end_entry(self.journal, status, redact(reason) if reason else None)
+            end_entry(self.journal, status, hide(reason) if reason else None)
         try:
             if self._uri is not None:
-                self._await_delivery(min(self._patience, KILLED_SECONDS) if status == "KILLED" else self._patience)
+                self._await_delivery(KILLED_SECONDS if status == "KILLED" else float("inf"))
         finally:
             self.close()
 
@@ -135,20 +137,30 @@ class JournalTracker:
         self._lock.release()
         courier.forget(self.folder)
 
-    def _await_delivery(self, patience: float) -> None:
+    def _await_delivery(self, at_most: float) -> None:
+        self._ask_again()
         courier.wake(self.folder)
         end, since = self.journal.sync(), time.time()
         while True:
-            place = read_place(self.folder)
+            place, now = read_place(self.folder), time.time()
             if place.status is not None and place.position >= end:
                 if place.rows:
                     log.info("%d metric rows of run %s delivered to %s", place.rows, self.run_name, self.where)
+                for name, why in place.not_kept.items():
+                    log.warning("run %s: %s could not be kept with it in %s: %s", self.run_name, name, self.where, why)
                 return
-            if place.refused is not None or time.time() - max(since, place.answered) >= patience:
+            silent = now - max(since, place.answered)
+            if place.refused is not None or silent >= self._patience or now - since >= at_most:
                 self._tell_rest(place)
                 return
             time.sleep(0.02)
             courier.look()
+
+    def _ask_again(self) -> None:
+        """A store that has refused may have changed its mind: rights given, an address repaired."""
+        if self._uri is not None and read_place(self.folder).refused is not None:
+            forget_failure(self.folder)
+            courier.deliver(self.folder, self._uri, self._patience)
 
     def _tell_rest(self, place: Place) -> None:
         """Say what the store does not have."""
@@ -165,7 +177,11 @@ class JournalTracker:
         if self._uri is None:
             return
         courier.look()
-        problem = read_place(self.folder).problem
+        place = read_place(self.folder)
+        problem = place.problem
+        if place.refused is not None and time.monotonic() >= self._next_question:
+            self._next_question = time.monotonic() + _ASK_SECONDS
+            self._ask_again()
         if problem is not None and self._problem is None:
             log.warning("tracking store %s: %s; the run goes on, its metrics wait in its folder", self.where, problem)
         elif problem is None and self._problem is not None:
