@@ -265,7 +265,7 @@ def test_a_bad_day_with_every_fault_in_turn(trial: Trial, sqlite_server: Served,
         time.sleep(0.7)
         proxy.set("reset")
         time.sleep(0.5)
-    proxy.set("swallow", share=0.5)
+    proxy.set("pass")
     command.succeeded()
     assert proxy.counts.keys() >= {"status", "swallow"}, proxy.counts
     trial.check_files(server, trial.check())
