@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .config import flatten
-from .errors import ConfigError
+from .errors import ConfigError, RunError
 from .resume import taken_up
 from .tracking import deliver_rest, ended, has_run, redact
 
@@ -192,10 +192,14 @@ def _shown(value: Any) -> str:
 
 
 def _replace(file: Path, text: str) -> None:
-    """Write the file as a whole or not at all, and for good."""
+    """Write the file as a whole or not at all, and for good. Raises `RunError`."""
     partial = file.with_name(f".{file.name}.{os.getpid()}")
-    with partial.open("w", encoding="utf-8") as opened:
-        opened.write(text)
-        opened.flush()
-        os.fsync(opened.fileno())
-    partial.replace(file)
+    try:
+        with partial.open("w", encoding="utf-8") as opened:
+            opened.write(text)
+            opened.flush()
+            os.fsync(opened.fileno())
+        partial.replace(file)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise RunError(f"{file} cannot be written: {error.strerror or error}") from error

@@ -18,6 +18,9 @@ from torch import nn
 
 ROOT = Path(__file__).parent.parent
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # the suite runs in a shell's background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 @pytest.fixture(autouse=True)
 def two_threads() -> Iterator[None]:

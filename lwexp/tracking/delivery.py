@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lwexp.config import MLflowConfig
 from lwexp.errors import ConfigError, RunError
@@ -31,7 +31,9 @@ from .store import bounded, connect, experiment_id, may_pass
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Metric
+    from mlflow.entities import Metric, Run
+
+T = TypeVar("T")
 
 RUN_LOCK, DELIVERY_LOCK = "journal.lock", "delivery.lock"
 ID_TAG, REASON_TAG = "lwexp.id", "lwexp.reason"
@@ -133,7 +135,7 @@ class Delivery:
                 if waiting:
                     self._send(waiting, count, end)
                     waiting, count = [], 0
-                self._attempt(lambda entry=entry: self._tell(entry))  # type: ignore[misc]
+                self._tell(entry)
                 self._advance(entry.end, 0)
         if waiting:
             self._send(waiting, count, end)
@@ -152,37 +154,35 @@ class Delivery:
             for rows in waiting
             for key, value in zip(rows.keys, rows.values, strict=True)
         ]
-        self._attempt(lambda: self._log(metrics))
+        self._attempt(lambda client: self._log(client, metrics))
         self._advance(end, count)
 
-    def _log(self, metrics: list[Metric]) -> None:
-        client, run_id = self._connected(), str(self.place.run_id)
+    def _log(self, client: MlflowClient, metrics: list[Metric]) -> None:
         if self._uncertain:
-            found = client.get_run(run_id).data.to_proto().metrics
+            found = client.get_run(self._run_id).data.to_proto().metrics
             last = {metric.key: metric.step for metric in found}
             metrics = [metric for metric in metrics if metric.step > last.get(metric.key, -1)]
         for first in range(0, len(metrics), BATCH_ROWS):
-            client.log_batch(run_id, metrics=metrics[first : first + BATCH_ROWS])
+            client.log_batch(self._run_id, metrics=metrics[first : first + BATCH_ROWS])
         if metrics:  # what comes after a row that the store did not have is not there either
             self._uncertain = False
 
     def _tell(self, entry: Entry) -> None:
-        """Tell the store an entry that holds no rows; telling it twice does no harm."""
-        client, value, run_id = self._connected(), entry.value, str(self.place.run_id)
+        """Tell the store an entry that holds no rows, call by call; telling it twice does no harm."""
+        value = entry.value
         if entry.kind == "run":
-            self._create(client, value)
+            self._create(value)
         elif entry.kind == "tags":
-            self._tag(client, value)
+            self._tag(value)
         elif entry.kind == "artifact":
-            self._copy(client, value["path"], value["folder"])
+            self._attempt(lambda client: self._copy(client, value["path"], value["folder"]))
         elif entry.kind == "resumed":
-            client.update_run(run_id, "RUNNING")
-            if REASON_TAG in client.get_run(run_id).data.tags:
-                client.delete_tag(run_id, REASON_TAG)
+            self._attempt(lambda client: client.update_run(self._run_id, "RUNNING"))
+            self._attempt(self._forget_reason)
             self.place.status = None
         elif entry.kind == "end":
-            self._tag(client, {REASON_TAG: value["reason"]} if value["reason"] else {})
-            client.set_terminated(run_id, value["status"], value["time_ms"])
+            self._tag({REASON_TAG: value["reason"]} if value["reason"] else {})
+            self._attempt(lambda client: client.set_terminated(self._run_id, value["status"], value["time_ms"]))
             self.place.status = value["status"]
 
     def _copy(self, client: MlflowClient, name: str, folder: str | None) -> None:
@@ -190,7 +190,7 @@ class Delivery:
         path = self.folder / name
         copy = client.log_artifacts if path.is_dir() else client.log_artifact
         try:
-            copy(str(self.place.run_id), str(path), folder)
+            copy(self._run_id, str(path), folder)
         except Exception as error:
             local = isinstance(error, (ImportError, FileNotFoundError, NotADirectoryError, PermissionError))
             if may_pass(error) and not local:
@@ -199,32 +199,39 @@ class Delivery:
         else:
             self.place.not_kept = {other: why for other, why in self.place.not_kept.items() if other != name}
 
-    def _tag(self, client: MlflowClient, tags: dict[str, str]) -> None:
+    def _tag(self, tags: dict[str, str]) -> None:
         from mlflow.entities import RunTag
 
         entities = [RunTag(*item) for item in tag_values(tags).items()]
         if entities:
-            client.log_batch(str(self.place.run_id), tags=entities)
+            self._attempt(lambda client: client.log_batch(self._run_id, tags=entities))
 
-    def _create(self, client: MlflowClient, record: dict[str, Any]) -> None:
+    def _forget_reason(self, client: MlflowClient) -> None:
+        if REASON_TAG in client.get_run(self._run_id).data.tags:  # a tag that is not there cannot be deleted
+            client.delete_tag(self._run_id, REASON_TAG)
+
+    def _create(self, record: dict[str, Any]) -> None:
         """Make the run, unless the store has made it before and only its answer was lost; then log its params."""
         from mlflow.entities import Param
 
         if self.place.run_id is None:
-            base = Path(record["base"])
             tags = {**record["tags"], ID_TAG: record["id"]}
             if record["parent"]:
-                tags["mlflow.parentRunId"] = self._parent(self.folder / record["parent"])
-            experiment = experiment_id(client, record["experiment"], self._uri, base)
-            found = client.search_runs([experiment], f"tags.`{ID_TAG}` = '{record['id']}'", max_results=1)
-            run = found[0] if found else client.create_run(
-                experiment, record["time_ms"], tag_values(tags), cut(record["run_name"], MAX_NAME)
-            )  # fmt: skip
-            self.place.run_id = str(run.info.run_id)
+                tags["mlflow.parentRunId"] = self._attempt(lambda _: self._parent(self.folder / record["parent"]))
+            base, name = Path(record["base"]), cut(record["run_name"], MAX_NAME)
+            experiment = self._attempt(lambda client: experiment_id(client, record["experiment"], self._uri, base))
+            mine = f"tags.`{ID_TAG}` = '{record['id']}'"
+
+            def made(client: MlflowClient) -> Run:
+                found = client.search_runs([experiment], mine, max_results=1)
+                return found[0] if found else client.create_run(experiment, record["time_ms"], tag_values(tags), name)
+
+            self.place.run_id = str(self._attempt(made).info.run_id)
             self._save()
         params = [Param(*item) for item in param_values(record["params"]).items()]
         for first in range(0, len(params), _PARAMS_PER_CALL):
-            client.log_batch(str(self.place.run_id), params=params[first : first + _PARAMS_PER_CALL])
+            part = params[first : first + _PARAMS_PER_CALL]
+            self._attempt(lambda client, part=part: client.log_batch(self._run_id, params=part))  # type: ignore[misc]
 
     def _parent(self, folder: Path) -> str:
         """The id of the parent run, which is another folder's; made here if whoever began it is gone."""
@@ -236,19 +243,23 @@ class Delivery:
             raise RunError(f"the parent run in {folder} is not there yet")
         return run_id
 
+    @property
+    def _run_id(self) -> str:
+        return str(self.place.run_id)
+
     def _connected(self) -> MlflowClient:
         if self._client is None:
             config = MLflowConfig(name="mlflow", uri=self._uri, experiment="lwexp", timeout=8.0, flush_timeout=0.0)
             self._client, _ = connect(config)
         return self._client
 
-    def _attempt(self, action: Callable[[], None]) -> None:
-        """Do `action` until the store takes it. Raises `_StoppedError`."""
+    def _attempt(self, action: Callable[[MlflowClient], T]) -> T:
+        """What `action` returns, done again until the store answers. Raises `_StoppedError`."""
         pause = _FIRST_PAUSE
         while True:
             try:
                 with bounded():
-                    action()
+                    result = action(self._connected())
                 break
             except Exception as error:
                 why = error.why if isinstance(error, UnreachableError) else one_line(error, self._uri)
@@ -267,6 +278,7 @@ class Delivery:
                 pause = min(2 * pause, _LONGEST_PAUSE)
         self._heard = time.monotonic()
         self.place.answered, self.place.problem = time.time(), None
+        return result
 
     def _close_abandoned(self) -> None:
         """Write the end that the training process, which is gone, could not write."""
@@ -282,7 +294,7 @@ class Delivery:
                 journal.close()
             except RunError:  # a full disk: the store is told all the same
                 end = Entry("end", end_value("KILLED", _ABANDONED), self.place.position)
-                self._attempt(lambda: self._tell(end))
+                self._tell(end)
 
     def _refuse(self, error: Exception, why: str) -> None:
         known = isinstance(error, ConfigError)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 FILE = "delivery.json"
+_ROOM = 1024  # characters, so that a later place fits where an earlier one stood
 
 
 @dataclass
@@ -29,15 +30,17 @@ class Place:
     host: str = ""
 
     def save(self, folder: Path) -> None:
-        """Write the file whole or not at all. Raises `OSError`."""
+        """Write the file whole or not at all; on a full disk into the room that it has. Raises `OSError`."""
         path = folder / FILE
+        text = json.dumps(asdict(self)).ljust(_ROOM)
         temporary = path.with_name(f".{FILE}.{os.getpid()}")
         try:
-            temporary.write_text(json.dumps(asdict(self)), encoding="utf-8")
+            temporary.write_text(text, encoding="utf-8")
             temporary.replace(path)
         except OSError:
             temporary.unlink(missing_ok=True)
-            raise
+            with path.open("r+", encoding="utf-8") as file:
+                file.write(text)
 
 
 def read_place(folder: Path) -> Place:
