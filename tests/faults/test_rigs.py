@@ -15,13 +15,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+
 from faults.disk import fill, free_bytes, small_disk
 from faults.network import Host
 from faults.proxy import FaultyProxy, Mode
 from faults.training import TINY, Launcher, step_seconds, until
-
-pytest_plugins = ["faults.fixtures"]
-
 
 ECHO = """
 import socket, sys

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
 from faults import stores
 from faults.servers import MLflowServer
 from faults.stores import Database, Rows, SQLite
 from faults.training import TINY, Command, Launcher, WarmProcess, delivery_processes, kill, until, weights
-
-pytest_plugins = ["faults.fixtures"]
 
 # What a training carries from step to step differs: random states, moments, running statistics, masks, a policy's
 # memory, parts of a batch, processes that load ahead

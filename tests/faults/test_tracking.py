@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+
 from faults import stores
 from faults.network import Host
 from faults.proxy import FaultyProxy, Mode
@@ -19,8 +20,6 @@ from faults.stores import Database, Rows, SQLite
 from faults.training import TINY, TRACEBACK, Command, Launcher, WarmProcess, kill, step_seconds, until, weights
 from faults.training import delivery_processes as delivering
 
-pytest_plugins = ["faults.fixtures"]
-Served = tuple[MLflowServer, Database]
 Proxied = Callable[[MLflowServer], FaultyProxy]
 
 PAUSE = 0.12  # seconds that each step sleeps, so that a training outlasts the start of its delivery process
