@@ -13,7 +13,9 @@ import torch
 from faults import stores
 from faults.disk import fill, small_disk
 from faults.stores import SQLite
-from faults.training import TRACEBACK, Command, Launcher, delivery_processes, until, weights
+from faults.training import TINY, TRACEBACK, Command, Launcher, delivery_processes, until, weights
+
+WIDE = (*TINY, "model.hidden_size=32")  # a checkpoint has some 200 kB
 
 
 @pytest.fixture
