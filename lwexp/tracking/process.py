@@ -152,9 +152,11 @@ class _Desk:
 
 def main() -> None:
     """Take orders and deliver."""
-    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)  # meant for the training; clusters signal every process of a job
-    with suppress(OSError):
+    for name in ("SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2"):
+        if hasattr(signal, name):  # not all are there on Windows
+            # meant for the training; clusters signal every process of a job
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    with suppress(OSError, AttributeError):  # no such thing on Windows
         os.nice(10)
     from .store import quiet
 
