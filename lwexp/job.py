@@ -39,7 +39,7 @@ from .run_folder import (
 from .scheduler import PlanScheduler
 from .settings import plain, settings
 from .signals import Interrupted
-from .tracking import NoTracker, ended, has_run, open_hint, prepare, start
+from .tracking import NoTracker, begun_in, ended, has_run, open_hint, prepare, start
 from .train import Trainer
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,8 @@ def run_job(composed: DictConfig) -> float:
     """
     config = settings(composed)
     hydra = HydraConfig.get()
-    folder, base = Path(hydra.runtime.output_dir), Path(hydra.runtime.cwd)
+    folder = Path(hydra.runtime.output_dir)
+    base = begun_in(folder) or Path(hydra.runtime.cwd)  # a run that goes on finds its store and its files again
     check_place(folder, config.resume)
     values = redacted({**plain(composed), "lr_overrides": dict(config.lr_overrides)})  # in the order that counts
     best = finished(config, values, folder, base)
@@ -214,7 +215,7 @@ class _Job:
         return best["val/accuracy"]
 
     def _tell_how_to_go_on(self) -> None:
-        log.info("go on with: %s", command(self.folder, self.base, self.values))
+        log.info("go on with: %s", command(self.folder, Path.cwd(), self.values))
         if "***" in str(self.values["tracking"].get("uri")):
             log.info("and with tracking.uri=… once more: its password is kept nowhere")
 

@@ -386,6 +386,29 @@ def test_auto_starts_anew_goes_on_and_leaves_a_finished_run_alone(
     assert files == {path: path.stat().st_mtime_ns for path in (tmp_path / "here").glob("*.safetensors")}
 
 
+def test_from_another_folder_it_goes_on_in_the_same_store_with_the_same_files(
+    lwexp_here: RunHere, stop_after: Callable[[int | None], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    torch.save({"head.bias": torch.zeros(10)}, tmp_path / "head.pt")  # a path that counts from where the run began
+    options = [option for option in RUN if option != "tracking=none"]
+    weights = ["weights=checkpoint", "weights.path=head.pt", "weights.strict=false"]
+    monkeypatch.setattr("lwexp.weights._check_same_model", lambda *_: None)
+    stop_after(2)
+    assert lwexp_here("run", *options, *weights, "hydra.run.dir=outputs/runs/mine").code == 130
+    stop_after(None)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    outcome = lwexp_here("run", "resume=../outputs/runs/mine")
+    assert outcome.code == 0, outcome.err
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+    uri = f"sqlite:///{tmp_path}/outputs/mlflow.db"
+    assert f"tracking.uri={uri}" in outcome.out  # the page of that store, not of one here
+    client = MlflowClient(uri)
+    (run,) = client.search_runs([client.get_experiment_by_name("lwexp").experiment_id])
+    assert run.info.status == "FINISHED"
+    assert {row.step for row in client.get_metric_history(run.info.run_id, "train/loss")} == set(range(6))
+
+
 def test_a_sweep_goes_on_with_each_jobs_own_run(
     lwexp_here: RunHere, stop_after: Callable[[int | None], None], tmp_path: Path
 ) -> None:

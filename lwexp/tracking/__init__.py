@@ -22,7 +22,7 @@ from . import address
 from .address import redact, resolve_uri
 from .contact import UnreachableError, check_store
 from .journal import FILE as JOURNAL
-from .journal import ended, has_journal
+from .journal import ended, has_journal, run_record
 from .keys import param_values, safe_key, safe_keys
 from .place import FILE as PLACE
 from .place import read_place
@@ -30,8 +30,8 @@ from .process import courier
 from .tracker import JournalTracker, Status
 
 __all__ = [
-    "JournalTracker", "NoTracker", "Status", "Tracker", "check_store", "deliver_rest", "ended", "has_run", "open_hint",
-    "prepare", "redact", "resolve_uri", "safe_key", "safe_keys", "start",
+    "JournalTracker", "NoTracker", "Status", "Tracker", "begun_in", "check_store", "deliver_rest", "ended", "has_run",
+    "open_hint", "prepare", "redact", "resolve_uri", "safe_key", "safe_keys", "start",
 ]  # fmt: skip
 
 NOTE_TAG = "mlflow.note.content"  # the tag that MLflow shows as a run's description
@@ -171,6 +171,13 @@ def has_run(folder: Path) -> bool:
     return has_journal(folder)
 
 
+def begun_in(folder: Path) -> Path | None:
+    """Where the run in `folder` was begun, from which its relative addresses and paths count; None if not here."""
+    record = run_record(folder)
+    base = Path(record["base"]) if record is not None else None
+    return base if base is not None and base.is_dir() else None
+
+
 def deliver_rest(config: MLflowConfig | NoTrackingConfig, folder: Path, base: Path | None = None) -> None:
     """Deliver what is left of a run that has ended, and say what is not delivered."""
     if isinstance(config, MLflowConfig):
@@ -189,7 +196,9 @@ def open_hint(config: MLflowConfig | NoTrackingConfig, base: Path | None = None)
     if isinstance(config, NoTrackingConfig):
         return "tracking=none: nothing was sent to MLflow"
     uri = resolve_uri(config, base or Path.cwd())
-    options = [] if config.uri is None else [f"tracking.uri={redact(config.uri)}"]
+    elsewhere = address.uri_source(config)[1] == address.DEFAULT_URI and base not in (None, Path.cwd())
+    shown = uri if elsewhere else config.uri
+    options = [] if shown is None else [f"tracking.uri={redact(shown)}"]
     options += [] if config.experiment == "lwexp" else [f"tracking.experiment={config.experiment}"]
     ours = shlex.join(["python", "-m", "lwexp.ui", *options])
     if address.kind(uri).startswith("http"):

@@ -264,13 +264,19 @@ class Journal:
         raise RunError(f"the metrics journal {self.path} cannot be written: {error.strerror or error}") from error
 
 
-def has_journal(folder: Path) -> bool:
-    """Whether `folder` holds a journal with a run in it."""
+def run_record(folder: Path) -> dict[str, Any] | None:
+    """What the journal in `folder` says of its run; None where there is no journal, or no run in it."""
     path = folder / FILE
     try:
-        return path.is_file() and any(entry.kind == "run" for entry in Reader(path).entries())
+        found = (entry.value for entry in Reader(path).entries() if entry.kind == "run")
+        return next(found, None) if path.is_file() else None
     except (OSError, RunError):
-        return False
+        return None
+
+
+def has_journal(folder: Path) -> bool:
+    """Whether `folder` holds a journal with a run in it."""
+    return run_record(folder) is not None
 
 
 def ended(folder: Path) -> str | None:
