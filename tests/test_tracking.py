@@ -949,6 +949,11 @@ def test_a_missing_driver_is_named(tmp_path: Path) -> None:
 
 def test_the_hint_names_both_ways_to_open_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    elsewhere = open_hint(mlflow_config(None), tmp_path)
+    assert elsewhere.startswith(
+        f"open MLflow: python -m lwexp.ui tracking.uri=sqlite:///{tmp_path}/outputs/mlflow.db\n"
+    )
+    monkeypatch.chdir(tmp_path)
     assert open_hint(mlflow_config(None), tmp_path) == (
         "open MLflow: python -m lwexp.ui\n"
         f"         or: mlflow ui --backend-store-uri sqlite:///{tmp_path}/outputs/mlflow.db"
