@@ -6,7 +6,7 @@ import random
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -170,6 +170,14 @@ def test_a_training_killed_before_its_first_checkpoint_begins_anew_in_the_same_r
     one = victim("plain")
     assert one.start(FAULTS_KILL_AT=5).wait() == -9
     one.resume("auto").succeeded()
+    one.check()
+
+
+@pytest.mark.slow
+def test_commands_of_a_shell_that_share_nothing_go_on_too(victim: MakeVictim, lwexp_cold: Launcher) -> None:
+    one = replace(victim("plain", "one", "checkpoint.every_steps=7"), lwexp=lwexp_cold)
+    assert one.start(FAULTS_KILL_AT=20).wait() == -9
+    one.resume("folder").succeeded()
     one.check()
 
 
