@@ -189,3 +189,19 @@ def _break(connection: socket.socket) -> None:
         connection.shutdown(socket.SHUT_RDWR)
     with suppress(OSError):
         connection.close()
+
+
+# a tracking server's bad days
+FAULTS: dict[str, Callable[[FaultyProxy], None]] = {
+    "500": lambda proxy: proxy.set("status", status=500),
+    "503": lambda proxy: proxy.set("status", status=503, retry_after=1),
+    "429": lambda proxy: proxy.set("status", status=429, retry_after=2),
+    "half_500": lambda proxy: proxy.set("status", status=500, share=0.5),
+    "slow": lambda proxy: proxy.set("slow", seconds=2.0),
+    "lost_answers": lambda proxy: proxy.set("swallow"),
+    "half_lost_answers": lambda proxy: proxy.set("swallow", share=0.5),
+    "cut_answers": lambda proxy: proxy.set("cut"),
+    "reset": lambda proxy: proxy.set("reset"),
+    "hang": lambda proxy: proxy.set("hang"),
+    "refuse": lambda proxy: proxy.set("refuse"),
+}

@@ -14,7 +14,7 @@ import pytest
 
 from faults import stores
 from faults.network import Host
-from faults.proxy import FaultyProxy, Mode
+from faults.proxy import FAULTS, FaultyProxy, Mode
 from faults.servers import MLflowServer
 from faults.stores import Database, Rows, SQLite
 from faults.training import TINY, TRACEBACK, Command, Launcher, WarmProcess, kill, step_seconds, until, weights
@@ -26,7 +26,9 @@ Proxied = Callable[[MLflowServer], FaultyProxy]
 
 PAUSE = 0.12  # seconds that each step sleeps, so that a training outlasts the start of its delivery process
 STEPS = 57  # of TINY
-WAITED = 1.0  # seconds that no step may wait; a step on whose way the store lies would wait for it far longer
+# No step waits for a store. One on whose way the store lies would wait 2 s at every step for a slow one and half a
+# minute for one that hangs; a busy machine may hold up a step for a second or two (the true cost: benchmarks/bad_store)
+MEDIAN_WAIT, LONGEST_WAIT = 1.0, 10.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,8 @@ class Trial:
             f"\n{what}: step {1000 * median:.2f} ms, tracking=none {1000 * none:.2f} ms: ratio {median / none:.2f}, "
             f"of the whole step {(median + self.pause) / (none + self.pause):.3f}; longest wait {max(seconds):.2f} s"
         )
-        assert max(seconds) < WAITED
+        assert median < MEDIAN_WAIT
+        assert max(seconds) < LONGEST_WAIT
 
 
 @pytest.fixture
@@ -292,21 +295,6 @@ def test_answers_lost_from_the_first_request_on_make_no_second_run(
     trial.check()
 
 
-FAULTS: dict[str, Callable[[FaultyProxy], None]] = {
-    "500": lambda proxy: proxy.set("status", status=500),
-    "503": lambda proxy: proxy.set("status", status=503, retry_after=1),
-    "429": lambda proxy: proxy.set("status", status=429, retry_after=2),
-    "half_500": lambda proxy: proxy.set("status", status=500, share=0.5),
-    "slow": lambda proxy: proxy.set("slow", seconds=2.0),
-    "lost_answers": lambda proxy: proxy.set("swallow"),
-    "half_lost_answers": lambda proxy: proxy.set("swallow", share=0.5),
-    "cut_answers": lambda proxy: proxy.set("cut"),
-    "reset": lambda proxy: proxy.set("reset"),
-    "hang": lambda proxy: proxy.set("hang"),
-    "refuse": lambda proxy: proxy.set("refuse"),
-}
-
-
 @pytest.fixture(params=["sqlite", "postgres"])
 def any_server(request: pytest.FixtureRequest) -> Served:
     served: Served = request.getfixturevalue(f"{request.param}_server")
@@ -379,35 +367,6 @@ def test_a_server_that_is_never_well(any_trial: Trial, any_server: Served, proxi
     any_trial.start(proxy.url).succeeded(300)
     any_trial.check_files(server, any_trial.check())
     any_trial.check_pace(f"never well: {mode} {dict(proxy.counts)}")
-
-
-@pytest.mark.slow
-def test_step_time_stays_within_noise_of_a_run_without_a_store(
-    lwexp: Launcher, sqlite_server: Served, proxied: Proxied, tmp_path: Path
-) -> None:
-    """Each treatment in turn, three times over, so that a busy minute of the machine does not fall on one alone."""
-    server, _ = sqlite_server
-    proxy = proxied(server)
-    net = ("model=test_resnet", "data.image_size=32", "grouping=per_parameter", "epochs=6", "progress=false")
-    treatments = {"none": None, "well": None, **{name: FAULTS[name] for name in ("slow", "500", "hang", "refuse")}}
-    medians: dict[str, list[float]] = {name: [] for name in treatments}
-    for turn in range(3):
-        for name, treat in treatments.items():
-            proxy.set("pass")
-            if treat is not None:
-                treat(proxy)
-            times = tmp_path / f"{name}-{turn}.times"
-            options = ["tracking=none"] if name == "none" else [f"tracking.uri={proxy.url}", "tracking.flush_timeout=1"]
-            where = [f"hydra.run.dir={tmp_path}/{name}-{turn}", *options]
-            lwexp("run", *net, *where, environment={"FAULTS_STEP_TIMES": times}).succeeded()
-            until(lambda: not delivering(tmp_path), 60, "the delivery process to end")
-            medians[name].append(statistics.median(step_seconds(times)))
-    none = min(medians["none"])
-    for name, seconds in medians.items():
-        shown = " ".join(f"{1000 * each:.2f}" for each in seconds)
-        print(f"\n{name:8s} median step {shown} ms; best {min(seconds) / none:.3f} of tracking=none", end="")
-    # generous: both share a machine, and the delivery process has work of its own to do on it
-    assert all(min(seconds) < 1.5 * none for seconds in medians.values())
 
 
 # ------------------------------------------------------------------------------------------------- many runs at once
