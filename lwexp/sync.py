@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from .errors import ConfigError, LwexpError, RunError, nearest
 from .plain_command import Parser, tracking_config
 from .tracking.address import redact, resolve_uri, uri_source
 from .tracking.contact import check_store
-from .tracking.delivery import RUN_LOCK, Delivery
+from .tracking.delivery import DELIVERY_LOCK, RUN_LOCK, Delivery
 from .tracking.journal import FILE, Reader
 from .tracking.lock import Lock
 from .tracking.place import read_place
@@ -123,7 +124,7 @@ def _deliver(run: Left, config: MLflowConfig, reachable: dict[str, str | None]) 
         except RunError as error:
             reachable[uri] = str(error)
     failed = reachable[uri]
-    if failed is None:
+    while failed is None:
         delivery = Delivery(run.folder, uri, patience=config.flush_timeout)
         # an interrupt ends the command at once
         worker = threading.Thread(target=_work, args=(delivery,), daemon=True)
@@ -132,8 +133,12 @@ def _deliver(run: Left, config: MLflowConfig, reachable: dict[str, str | None]) 
             worker.join(_LOOK_SECONDS)
             if worker.is_alive() and sys.stderr.isatty():
                 print(f"{name}: {delivery.place.rows} of {run.rows} metric rows", end="\r", file=sys.stderr)
-        place = read_place(run.folder)
-        failed = None if place.status is not None else place.problem or "another process delivers it now"
+        if delivery.taken_over:
+            _wait_for_the_other(run.folder)
+        elif read_place(run.folder).status is None:
+            failed = delivery.place.problem or "its delivery ended without a word"
+        if not delivery.taken_over or run.delivered:
+            break
     place = read_place(run.folder)
     if failed is not None:
         print(f"lwexp-sync: {name}: {run.rows - place.rows} metric rows are left: {failed}", file=sys.stderr)
@@ -141,6 +146,14 @@ def _deliver(run: Left, config: MLflowConfig, reachable: dict[str, str | None]) 
     damage = f", {run.damaged} damaged bytes of its journal were passed over" if run.damaged else ""
     print(f"{name}: {place.rows} metric rows delivered to {redact(uri)}, {place.status}{damage}")
     return 0
+
+
+def _wait_for_the_other(folder: Path) -> None:
+    """Return when the process that has taken the delivery over has ended it."""
+    time.sleep(_LOCK_SECONDS)  # until it has the lock
+    with Lock(folder / DELIVERY_LOCK) as lock:
+        while not lock.acquire(_LOOK_SECONDS):
+            pass
 
 
 def _work(delivery: Delivery) -> None:

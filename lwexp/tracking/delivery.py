@@ -67,6 +67,7 @@ class Delivery:
         self._uncertain = True  # whether the rows after the place may have been sent before
         self._heard = time.monotonic()
         self.place = read_place(folder)
+        self.taken_over = False  # whether it ended because another one has asked for the run
 
     def run(self) -> None:
         """Deliver; returns when nothing more is to be done, or can be. How far it came is in `place`."""
@@ -319,6 +320,7 @@ class Delivery:
         except OSError:
             return
         if owner and owner != self._token:
+            self.taken_over = True
             raise _StoppedError
 
 
