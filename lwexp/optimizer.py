@@ -10,6 +10,7 @@ from typing import Any, get_args, get_type_hints
 import torch
 
 from .errors import ConfigError, UnknownNameError, UnknownOptionError
+from .fused import FUSED
 
 # torch names that cannot train in a plain loop, and why
 _UNFIT = {
@@ -49,6 +50,8 @@ def make_optimizer(
     options = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
     if "fused" in known and not options.keys() & {"fused", "foreach", "differentiable"} and _fusible(groups):
         options["fused"] = True
+    if isinstance(optimizer, str) and options.get("fused") is True and not options.get("foreach"):
+        factory = FUSED.get(factory, factory)
     hints = _hints(factory)
     for option, value in options.items():
         _check_type(option, value, hints.get(option))

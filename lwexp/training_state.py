@@ -116,4 +116,6 @@ def _shape(value: object) -> list[int] | None:
 
 
 def _class_name(optimizer: torch.optim.Optimizer) -> str:
-    return f"{type(optimizer).__module__}.{type(optimizer).__qualname__}"
+    """The class whose state it is: that of our own optimizers is torch's."""
+    kind = getattr(optimizer, "stock", type(optimizer))
+    return f"{kind.__module__}.{kind.__qualname__}"

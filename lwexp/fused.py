@@ -1,0 +1,335 @@
+"""Adam, AdamW and SGD of `torch.optim`, as fast with a group per parameter as torch's own are with a single group.
+
+torch's fused optimizers gather every list of tensors anew at each step, and add 1 to a counter for each parameter. Here
+the lists are kept and the counters share one tensor. What is left for each group is one call of the kernel that torch
+calls, with the group's own rate; SGD with momentum moves the small parameters of all groups on the CPU in two calls.
+The numbers are torch's, bit for bit, and so is `state_dict`. Wherever the lists do not fit (a closure, a missing
+gradient, `capturable`, sparse or distributed tensors), torch's own step is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from operator import is_, itemgetter
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+# Up to so many numbers, reading them once more costs less than a kernel call of their own (benchmarks/optimizer_step)
+_SMALL = 8192
+_RATE = itemgetter("lr")
+
+
+class _UnfitError(Exception):
+    """What an optimizer holds does not fit into lists."""
+
+
+class _NotYetError(Exception):
+    """A first step has not made the state yet."""
+
+
+class _Fused(Optimizer):
+    """Goes before a class of torch's among the bases of an optimizer."""
+
+    stock: ClassVar[type[Optimizer]]  # torch's class, which has the same state
+    settings: ClassVar[itemgetter[Any]]  # a group's options that the kernel takes
+
+    _lists: _Lists | None = None
+    _unfit = False
+
+    @classmethod
+    def kernel(cls, group: Mapping[str, Any]) -> Callable[..., None]:
+        """The kernel that torch calls for the group."""
+        raise NotImplementedError
+
+    @classmethod
+    def buffers(cls, group: Mapping[str, Any]) -> Sequence[str | None]:
+        """Names, in the state, of the tensors that the kernel takes; None for an empty list."""
+        raise NotImplementedError
+
+    @classmethod
+    def options(cls, group: Mapping[str, Any]) -> dict[str, Any]:
+        """The group's options as the kernel names them."""
+        raise NotImplementedError
+
+    @classmethod
+    def joinable(cls, group: Mapping[str, Any]) -> bool:
+        """Whether a step subtracts the only buffer, times the rate."""
+        return False
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One optimizer step, see `torch.optim.Optimizer.step`."""
+        if closure is None and self._gathered() and self._lists is not None and self._lists.step(self):
+            return None
+        return self._torchs_step(closure)
+
+    def _torchs_step(self, closure: Callable[[], Any] | None) -> Any:
+        step: Any = self.stock.step
+        if getattr(step, "hooked", False):  # what torch runs before and after a step has its turn around ours
+            step = step.__wrapped__
+        return step(self, closure)
+
+    def _gathered(self) -> bool:
+        """Whether there are lists of what the optimizer holds now."""
+        if self._unfit or torch.compiler.is_compiling():
+            return False
+        if self._lists is None or not self._lists.fit(self):
+            self._lists = None
+            try:
+                self._lists = _Lists(self)
+            except _UnfitError:
+                self._unfit = True
+            except _NotYetError:
+                pass
+        return self._lists is not None
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As torch's."""
+        super().add_param_group(param_group)
+        self._lists, self._unfit = None, False
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """As torch's; `load_state_dict` comes by here too."""
+        super().__setstate__(state)
+        self._lists, self._unfit = None, False
+
+
+@dataclass
+class _Call:
+    """One kernel call: parameters of one type, of one group or, joined, of several that differ in their rates alone."""
+
+    kernel: Callable[..., None]
+    options: dict[str, Any]
+    buffers: Sequence[str | None]
+    joined: bool
+    parameters: list[Tensor] = field(default_factory=list)
+    groups: list[int] = field(default_factory=list)  # of each parameter
+
+
+class _Lists:
+    """What an optimizer holds, in lists for few kernel calls."""
+
+    def __init__(self, optimizer: _Fused) -> None:
+        """Gather them. Raises `_UnfitError` and `_NotYetError`."""
+        groups, state = optimizer.param_groups, optimizer.state
+        self._settings = list(map(optimizer.settings, groups))
+        self._rates: list[float] | None = None
+        # Float64 holds what Python's own numbers hold. Of a kernel's two forms torch tries the one with a tensor first.
+        self._rate = torch.zeros(len(groups) + 1, dtype=torch.float64)
+        found: dict[tuple[Any, ...], _Call] = {}
+        self._idle: list[Tensor] = []  # had no gradient so far, and have no state
+        for i, group in enumerate(groups):
+            for p in group["params"]:
+                if p.grad is None and not state.get(p) and any(optimizer.buffers(group)):
+                    self._idle.append(p)
+                    continue
+                _check(p, group, state.get(p, {}), optimizer.buffers(group))
+                joined = optimizer.joinable(group) and p.numel() <= _SMALL and _joins(p)
+                key = (p.dtype, self._settings[i], optimizer.kernel(group)) if joined else (p.dtype, i)
+                if key not in found:
+                    options = {"lr": self._rate[-1 if joined else i], **optimizer.options(group)}
+                    found[key] = _Call(optimizer.kernel(group), options, optimizer.buffers(group), joined)
+                found[key].parameters.append(p)
+                found[key].groups.append(i)
+        self._calls = list(found.values())
+        self._parameters = [p for call in self._calls for p in call.parameters]
+        if len({p.device for p in self._parameters}) != 1:
+            raise _UnfitError
+        self._device = self._parameters[0].device
+        self._steps = _share_steps([state[p] for p in self._parameters if "step" in state.get(p, {})])
+        self._arguments, first = [], 0
+        for call in self._calls:
+            part = slice(first, first := first + len(call.parameters))
+            buffers = [[state[p][name] for p in call.parameters] if name else [] for name in call.buffers]
+            self._arguments.append((call.kernel, call.parameters, part, buffers, call.options))
+        self._joined: list[tuple[list[Tensor], list[Tensor], list[Tensor]]] = []  # parameters, buffers, rates
+        self._joined_rates: list[tuple[Tensor, Tensor]] = []  # the same in one tensor, and the group of each
+        for call, (_, parameters, _, buffers, _) in zip(self._calls, self._arguments, strict=True):
+            if call.joined:
+                rates = torch.zeros(len(parameters), dtype=parameters[0].dtype)
+                self._joined.append((parameters, buffers[0], list(rates)))
+                self._joined_rates.append((rates, torch.tensor(call.groups)))
+        self._held = list(_held(optimizer))
+
+    def fit(self, optimizer: _Fused) -> bool:
+        """Whether the optimizer still holds what was gathered."""
+        return all(map(is_, _held(optimizer), self._held))
+
+    def step(self, optimizer: _Fused) -> bool:
+        """Make a step and return True, or leave everything as it is where torch's own step is needed."""
+        if self._device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+            return False
+        gradients = [p.grad for p in self._parameters]
+        if set(map(type, gradients)) != {Tensor} or any(p.grad is not None for p in self._idle):
+            return False
+        scaling = {key: getattr(optimizer, key, None) for key in ("grad_scale", "found_inf")}
+        scaled = any(tensor is not None for tensor in scaling.values())  # by a GradScaler
+        if scaled and (self._joined or any(t is not None and t.device != self._device for t in scaling.values())):
+            return False
+        if not self._take_rates(optimizer) or not self._take_settings(optimizer):
+            return False
+        with torch.no_grad():
+            if self._steps is not None:
+                self._steps += 1
+            for kernel, parameters, part, buffers, options in self._arguments:
+                if scaled:
+                    kernel(parameters, gradients[part], *buffers, **options, **scaling)
+                else:
+                    kernel(parameters, gradients[part], *buffers, **options)
+            for parameters, buffer, rates in self._joined:
+                torch._foreach_addcmul_(parameters, buffer, rates, value=-1)  # rounds once, as the kernel does
+            if self._steps is not None and scaling["found_inf"] is not None:
+                self._steps -= scaling["found_inf"]
+        return True
+
+    def _take_rates(self, optimizer: _Fused) -> bool:
+        """Take over the groups' rates; False where they do not fit."""
+        rates = list(map(_RATE, optimizer.param_groups))
+        if rates != self._rates:
+            if any(isinstance(rate, Tensor) for rate in rates):
+                return False
+            self._rate[:-1] = torch.tensor(rates, dtype=torch.float64)
+            for joined, places in self._joined_rates:
+                joined.copy_(self._rate[places])
+            self._rates = rates
+        return True
+
+    def _take_settings(self, optimizer: _Fused) -> bool:
+        """Take over the groups' other options; False where they do not fit."""
+        settings = list(map(optimizer.settings, optimizer.param_groups))
+        if settings == self._settings:
+            return True
+        for call in self._calls:
+            group = optimizer.param_groups[call.groups[0]]
+            alike = {settings[i] for i in call.groups}
+            if len(alike) > 1 or optimizer.buffers(group) != call.buffers or optimizer.joinable(group) != call.joined:
+                return False
+        for call in self._calls:
+            call.options.update(optimizer.options(optimizer.param_groups[call.groups[0]]))
+        self._settings = settings
+        return True
+
+
+def _check(p: Tensor, group: Mapping[str, Any], entry: Mapping[str, Any], buffers: Sequence[str | None]) -> None:
+    """Raises `_UnfitError` for what the kernels do not take in lists, `_NotYetError` for a parameter without state."""
+    gradient = p.data if p.grad is None else p.grad
+    if not group["fused"] or group.get("capturable") or group.get("differentiable") or isinstance(group["lr"], Tensor):
+        raise _UnfitError
+    if not p.is_floating_point() or p.device.type not in ("cpu", "cuda") or gradient.dtype != p.dtype:
+        raise _UnfitError
+    tensors = [p.data, gradient, *(entry[name] for name in buffers if name and name in entry)]
+    if any(type(tensor) is not Tensor or tensor.layout != torch.strided for tensor in tensors):
+        raise _UnfitError
+    if any(name not in entry for name in buffers if name):
+        raise _NotYetError
+
+
+def _joins(p: Tensor) -> bool:
+    """Whether joining pays: on a GPU the second kernel would take the tensors one by one."""
+    return p.device.type == "cpu" and p.dtype in (torch.float32, torch.float64)
+
+
+def _held(optimizer: Optimizer) -> Iterator[Any]:
+    """All that lists are made of, each in its place: whoever exchanges one of them shall find the new one used."""
+    parameters = chain.from_iterable((group, *group["params"]) for group in optimizer.param_groups)
+    tensors = chain.from_iterable(map(dict.values, optimizer.state.values()))
+    return chain(parameters, tensors, (None,))
+
+
+def _share_steps(entries: Sequence[dict[str, Any]]) -> Tensor | None:
+    """One tensor of all step counters, which are its elements from now on, so that one addition moves them all."""
+    if not entries:
+        return None
+    steps = torch.stack([entry["step"] for entry in entries])
+    for entry, step in zip(entries, steps, strict=True):
+        entry["step"] = step
+    return steps
+
+
+class FusedAdam(_Fused, torch.optim.Adam):
+    """`torch.optim.Adam` with its fused kernel."""
+
+    stock = torch.optim.Adam
+    settings = itemgetter("betas", "eps", "weight_decay", "amsgrad", "maximize")
+
+    @classmethod
+    def kernel(cls, group: Mapping[str, Any]) -> Callable[..., None]:
+        """The kernel that torch calls for the group."""
+        return torch._fused_adamw_ if group.get("decoupled_weight_decay") else torch._fused_adam_
+
+    @classmethod
+    def buffers(cls, group: Mapping[str, Any]) -> Sequence[str | None]:
+        """Names, in the state, of the tensors that the kernel takes; None for an empty list."""
+        return "exp_avg", "exp_avg_sq", "max_exp_avg_sq" if group["amsgrad"] else None, "step"
+
+    @classmethod
+    def options(cls, group: Mapping[str, Any]) -> dict[str, Any]:
+        """The group's options as the kernel names them."""
+        beta1, beta2 = group["betas"]
+        same = {key: group[key] for key in ("eps", "weight_decay", "amsgrad", "maximize")}
+        return {"beta1": beta1, "beta2": beta2, **same}
+
+
+class FusedAdamW(_Fused, torch.optim.AdamW):
+    """`torch.optim.AdamW` with its fused kernel."""
+
+    stock = torch.optim.AdamW
+    settings = FusedAdam.settings
+    buffers = FusedAdam.buffers
+    options = FusedAdam.options
+
+    @classmethod
+    def kernel(cls, group: Mapping[str, Any]) -> Callable[..., None]:
+        """The kernel that torch calls for the group."""
+        return torch._fused_adamw_
+
+
+class FusedSGD(_Fused, torch.optim.SGD):
+    """`torch.optim.SGD` with its fused kernel."""
+
+    stock = torch.optim.SGD
+    settings = itemgetter("momentum", "dampening", "weight_decay", "nesterov", "maximize")
+
+    @classmethod
+    def kernel(cls, group: Mapping[str, Any]) -> Callable[..., None]:
+        """The kernel that torch calls for the group."""
+        return torch._fused_sgd_
+
+    @classmethod
+    def buffers(cls, group: Mapping[str, Any]) -> Sequence[str | None]:
+        """Names, in the state, of the tensors that the kernel takes; None for an empty list."""
+        return ("momentum_buffer" if group["momentum"] else None,)
+
+    @classmethod
+    def options(cls, group: Mapping[str, Any]) -> dict[str, Any]:
+        """The group's options as the kernel names them."""
+        same = ("momentum", "dampening", "weight_decay", "nesterov", "maximize")
+        return {**{key: group[key] for key in same}, "is_first_step": False}
+
+    @classmethod
+    def joinable(cls, group: Mapping[str, Any]) -> bool:
+        """Whether a step subtracts the only buffer, times the rate."""
+        return bool(group["momentum"]) and not group["nesterov"]
+
+    def _torchs_step(self, closure: Callable[[], Any] | None) -> Any:
+        # torch's kernel fails where only some of a group's parameters have a buffer, its other ways do not
+        late = [group for group in self.param_groups if group["fused"] and group["momentum"] and self._is_late(group)]
+        for group in late:
+            group["fused"] = False
+        try:
+            return super()._torchs_step(closure)
+        finally:
+            for group in late:
+                group["fused"] = True
+
+    def _is_late(self, group: Mapping[str, Any]) -> bool:
+        """Whether some of the group's parameters have their first gradient now, and others had theirs before."""
+        have = {"momentum_buffer" in self.state.get(p, {}) for p in group["params"] if p.grad is not None}
+        return len(have) > 1
+
+
+FUSED: Mapping[type[Optimizer], type[Optimizer]] = {each.stock: each for each in (FusedAdam, FusedAdamW, FusedSGD)}
