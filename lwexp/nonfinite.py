@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import get_total_norm
 
 from .plan import Plan
 
@@ -15,9 +14,15 @@ Choice = Literal["stop", "skip"]
 MOST_SKIPPED = 20  # optimizer steps in a row that may be left out
 
 
-def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
-    """The L2 norm of the whole gradient, a scalar; finite only if every gradient is."""
-    return get_total_norm([_dense(p.grad) for p in parameters if p.grad is not None])
+def gradient_norms(parameters: Sequence[nn.Parameter]) -> Tensor:
+    """The L2 norm of each parameter's gradient, float [parameters]: finite if all its numbers are; 0 where it is None.
+
+    A gradient whose squares add up to more than a float holds has the norm infinity, too.
+    """
+    gradients = [_dense(p.grad) for p in parameters if p.grad is not None]
+    found = iter(torch._foreach_norm(gradients) if gradients else ())
+    zero = torch.zeros((), device=parameters[0].device)
+    return torch.stack([zero if p.grad is None else next(found).to(zero) for p in parameters])
 
 
 def bad_group(plan: Plan, rates: Sequence[float], tensor_of: Callable[[nn.Parameter], Tensor | None]) -> str | None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +41,10 @@ class Trainer:
     it up again. Without, Ctrl-C and SIGTERM end it at once. Raises `RunError` for numbers that are none: at the first
     optimizer step with a bad loss or gradient (`nonfinite` "stop"), or after 20 such steps in a row that were left out
     ("skip").
+
+    On a GPU with "stop" and an optimizer that has a fused kernel nothing waits for the device: a step's loss and
+    gradient norms are read when the next step is under way (`read_late`), and where one is bad, the kernel itself, told
+    on the device, leaves the weights as they are.
     """
 
     model: nn.Module
@@ -64,6 +69,7 @@ class Trainer:
     checkpoints: Checkpoints | None = None
     config: Mapping[str, Any] = field(default_factory=dict)  # plain values that checkpoints keep for a comparison
     seen_rates: list[list[float]] | None = None  # rates of each step, where no table of them exists beforehand
+    read_late: bool | None = None  # None: on a GPU
     best: dict[str, float] = field(default_factory=dict)
     step: int = field(default=0, init=False)  # optimizer steps done
     epoch: int = field(default=0, init=False)
@@ -76,8 +82,15 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         self._forward: Any = self.model
         self._requests = Requests(stops=False)
+        self._loss = math.nan  # of the step that was read last
         self._random: Mapping[str, Any] | None = None  # random states of a checkpoint, to begin with
         self._trainable = [p for group in self.optimizer.param_groups for p in group["params"]]
+        late = self.device.type == "cuda" if self.read_late is None else self.read_late
+        # a scaler looks for bad gradients by itself; what a skipped step leaves behind must be known before the next
+        simple = self.nonfinite == "stop" and not self.scaler.is_enabled()
+        self._late = late and simple and getattr(self.optimizer, "_step_supports_amp_scaling", False)
+        self._unread: deque[_Unread] = deque()
+        self._bad = torch.zeros(())  # 1 from the first bad number on, while it has not been read
         self._logged = [i for i, group in enumerate(self.plan.groups) if group.optimizer_names]
 
     def fit(self) -> dict[str, float]:
@@ -132,23 +145,54 @@ class Trainer:
             chunks = _chunks(self.train, self.accumulate)
             while self.step < self.steps and (batches := next(chunks, None)) is not None:
                 rates = self.scheduler.rates()
-                loss = self._train_step(batches, rates)
-                self._log_step(loss, rates)
+                if self._late:
+                    self._launch_step(batches, rates)
+                    self._read_steps(left=1)
+                else:
+                    self._log_step(self.step, self._train_step(batches, rates), rates)
                 self.scheduler.advance()
                 self.step += 1
                 self.batches += len(batches)
                 head, stem = rates[self._logged[0]], rates[self._logged[-1]]
-                bar.set_postfix(loss=f"{loss:.3f}", head=f"{head:.2e}", stem=f"{stem:.2e}", refresh=False)
+                bar.set_postfix(loss=f"{self._loss:.3f}", head=f"{head:.2e}", stem=f"{stem:.2e}", refresh=False)
                 bar.update()
                 if self.checkpoints is not None and self.checkpoints.due(self.step):
                     self._save()
                 self._heed_signals()
+        self._read_steps()
+
+    def _launch_step(self, batches: Sequence[Any], rates: list[float]) -> None:
+        """One optimizer step as `_train_step` makes it, without waiting for its numbers."""
+        loss = self._backward(batches)
+        norms = nonfinite.gradient_norms(self._trainable)
+        numbers = torch.cat([loss.reshape(1), norms])
+        if self.clip_grad_norm is not None:
+            nn.utils.clip_grads_with_norm_(self._trainable, self.clip_grad_norm, torch.linalg.vector_norm(norms))
+        self._bad = torch.maximum(self._bad.to(numbers), (~torch.isfinite(numbers).all()).float())
+        self.optimizer.found_inf = self._bad  # type: ignore[attr-defined]  # as a scaler tells it
+        self.optimizer.step()
+        del self.optimizer.found_inf  # type: ignore[attr-defined]
+        self.optimizer.zero_grad(set_to_none=True)
+        self._unread.append(_Unread(self.step, rates, numbers))
+
+    def _read_steps(self, left: int = 0) -> None:
+        """Log the steps whose numbers have not been read yet, but for the newest `left`; `RunError` for a bad one."""
+        while len(self._unread) > left:
+            unread = self._unread.popleft()
+            loss, norms = unread.read()
+            bad = self._bad_loss(unread.step, loss, unread.rates)
+            if bad is None and not nonfinite.all_finite([norms]):
+                norm_of = dict(zip(self._trainable, norms, strict=True))
+                bad = self._bad_gradient(unread.step, loss, unread.rates, norm_of.get)
+            if bad is not None:
+                raise RunError(self._advice(bad))
+            self._log_step(unread.step, loss, unread.rates)
 
     def _train_step(self, batches: Sequence[Any], rates: Sequence[float]) -> float:
         """One optimizer step on the mean loss of `batches`, which is returned, or none where a number is bad."""
         # A forward pass moves running statistics before its numbers are known to be bad.
         before = [b.clone() for b in self.model.buffers()] if self.nonfinite == "skip" else []
-        loss = self._backward(batches)
+        loss = self._backward(batches).item()
         bad = self._update(loss, rates)
         self.optimizer.zero_grad(set_to_none=True)
         if bad is None:
@@ -164,34 +208,29 @@ class Trainer:
                 buffer.copy_(value)
         return loss
 
-    def _backward(self, batches: Sequence[Any]) -> float:
-        """Add up the gradients of the mean loss of `batches`; returns that loss."""
-        total = 0.0
+    def _backward(self, batches: Sequence[Any]) -> Tensor:
+        """Add up the gradients of the mean loss of `batches`; returns that loss, on the device."""
+        losses = []
         for batch in batches:
             inputs, targets = to_device(batch, self.device)
             with self._autocast():
                 scores = call(self._forward, inputs)
             loss = self.loss(scores, targets) / len(batches)
             self.scaler.scale(loss).backward()
-            total += loss.item()
-            if not math.isfinite(total):
-                break
-        return total
+            losses.append(loss.detach().float())
+        return torch.stack(losses).sum()
 
     def _update(self, loss: float, rates: Sequence[float]) -> str | None:
         """Let the optimizer make its step; where a number is bad it does not, and the sentence that says so returns."""
-        if not math.isfinite(loss):
-            head = self._logged[0]
-            return (
-                f"the loss is {loss} at optimizer step {self.step}, where the head ({self.plan.labels[head]}) has the "
-                f"rate {rates[head]:g}"
-            )
+        bad = self._bad_loss(self.step, loss, rates)
+        if bad is not None:
+            return bad
         scaled = self.scaler.is_enabled()
         scale = self.scaler.get_scale()
         if not scaled or self.clip_grad_norm is not None:  # a scaler looks for bad gradients by itself
             self.scaler.unscale_(self.optimizer)
-            norm = nonfinite.gradient_norm(self._trainable)
-            bad = None if math.isfinite(norm.item()) else self._bad_gradient(loss, rates)
+            norm = torch.linalg.vector_norm(nonfinite.gradient_norms(self._trainable))
+            bad = None if math.isfinite(norm.item()) else self._bad_gradient(self.step, loss, rates, _gradient)
             if bad is not None and not scaled:
                 return bad
             if bad is None and self.clip_grad_norm is not None:
@@ -200,14 +239,23 @@ class Trainer:
         self.scaler.update()
         if scaled and self.scaler.get_scale() < min(scale, 1.0):  # no scale helps
             self.scaler.update(1.0)
-            return self._bad_gradient(loss, rates)
+            return self._bad_gradient(self.step, loss, rates, _gradient)
         return None
 
-    def _bad_gradient(self, loss: float, rates: Sequence[float]) -> str | None:
-        group = nonfinite.bad_group(self.plan, rates, lambda parameter: parameter.grad)
+    def _bad_loss(self, step: int, loss: float, rates: Sequence[float]) -> str | None:
+        if math.isfinite(loss):
+            return None
+        head = self._logged[0]
+        where = f"the head ({self.plan.labels[head]}) has the rate {rates[head]:g}"
+        return f"the loss is {loss} at optimizer step {step}, where {where}"
+
+    def _bad_gradient(
+        self, step: int, loss: float, rates: Sequence[float], gradient_of: Callable[[nn.Parameter], Tensor | None]
+    ) -> str | None:
+        group = nonfinite.bad_group(self.plan, rates, gradient_of)
         if group is None:
             return None
-        return f"the gradient of group {group} is not finite at optimizer step {self.step}, where the loss is {loss:g}"
+        return f"the gradient of group {group} is not finite at optimizer step {step}, where the loss is {loss:g}"
 
     def _advice(self, bad: str) -> str:
         """`bad` with the last good checkpoint and what may help."""
@@ -219,19 +267,22 @@ class Trainer:
         choices = " or ".join([", ".join(hints[:-1]), hints[-1]]) if len(hints) > 1 else hints[0]
         return f"{bad}{last}; {choices} may help"
 
-    def _log_step(self, loss: float, rates: list[float]) -> None:
+    def _log_step(self, step: int, loss: float, rates: list[float]) -> None:
+        self._loss = loss
         metrics = {f"lr/{self.plan.labels[i]}": rates[i] for i in self._logged}
         if math.isfinite(loss):
             metrics = {"train/loss": loss, **metrics}
         if self.skipped:
             metrics["train/skipped"] = 1.0
-        self.tracker.log(metrics, self.step)
+        self.tracker.log(metrics, step)
         if self.seen_rates is not None:
             self.seen_rates.append(rates)
 
     def _heed_signals(self) -> None:
         """Save a checkpoint if a signal asks for one, and end the training if one asks for that."""
         requests = self._requests
+        if requests.stop is not None:
+            self._read_steps()
         if requests.save or requests.stop is not None:
             requests.save = False
             if self.checkpoints is not None and self.checkpoints.saved_step != self.step:
@@ -241,6 +292,7 @@ class Trainer:
     def _save(self) -> None:
         """Save a checkpoint; `RunError` if the weights are no numbers."""
         assert self.checkpoints is not None
+        self._read_steps()
         if not nonfinite.all_finite([*self._trainable, *self._statistics()]):
             group = nonfinite.bad_group(self.plan, self.scheduler.rates(), lambda parameter: parameter)
             what = f"the weights of group {group} are" if group else "a running statistic of a norm is"
@@ -298,6 +350,27 @@ class Trainer:
             leave=False,
             disable=None if self.progress else True,
         )
+
+
+class _Unread:
+    """An optimizer step whose numbers are on their way from the device."""
+
+    def __init__(self, step: int, rates: list[float], numbers: Tensor) -> None:
+        """`numbers`: the loss, then the norms of the gradients."""
+        self.step, self.rates = step, rates
+        on_gpu = numbers.device.type == "cuda"
+        self._numbers = torch.empty_like(numbers, device="cpu", pin_memory=on_gpu).copy_(numbers, non_blocking=True)
+        self._arrived = torch.cuda.current_stream(numbers.device).record_event() if on_gpu else None
+
+    def read(self) -> tuple[float, Tensor]:
+        """The loss and the norms, as soon as they have arrived."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return self._numbers[0].item(), self._numbers[1:]
+
+
+def _gradient(parameter: nn.Parameter) -> Tensor | None:
+    return parameter.grad
 
 
 def training_mode(model: nn.Module, frozen_names: Sequence[str]) -> None:

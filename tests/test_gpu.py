@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from conftest import Outcome, TinyNet
+from tiny_training import make_trainer
 
 from lwexp import make_plan
 
@@ -34,3 +37,19 @@ def test_plan_follows_the_model_to_the_gpu(tiny: TinyNet, name: str) -> None:
         optimizer.step()
         scheduler.step()
     assert all(p.is_cuda and not torch.equal(p, old) for p, old in zip(tiny.parameters(), before, strict=True))
+
+
+def test_a_step_waits_for_the_gpu_nowhere(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, device="cuda", every_steps=None)
+    launch = trainer._launch_step
+
+    def watched(*arguments: Any) -> None:
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            launch(*arguments)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    trainer._launch_step = watched  # type: ignore[method-assign]
+    trainer.fit()
+    assert trainer.step == trainer.steps

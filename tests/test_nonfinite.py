@@ -11,7 +11,7 @@ from tiny_training import Killed, Recorder, TinyNorms, die_before, flat, make_tr
 from torch import Tensor
 
 from lwexp.errors import RunError
-from lwexp.nonfinite import all_finite, gradient_norm
+from lwexp.nonfinite import all_finite, gradient_norms
 from lwexp.train import Trainer
 
 
@@ -48,11 +48,11 @@ def values(trainer: Trainer) -> dict[tuple[str, int], float]:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("clip", [None, 1.0])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(("precision", "read_late"), [("fp32", False), ("fp32", True), ("bf16", False)])
 def test_bad_gradient_stops_before_the_weights_and_names_step_group_rate_and_checkpoint(
-    tmp_path: Path, value: float, clip: float | None, precision: str
+    tmp_path: Path, value: float, clip: float | None, precision: str, read_late: bool
 ) -> None:
-    trainer = make_trainer(tmp_path, every_steps=3, clip_grad_norm=clip, precision=precision)
+    trainer = make_trainer(tmp_path, every_steps=3, clip_grad_norm=clip, precision=precision, read_late=read_late)
     poison_gradient(trainer, "blocks.0.linear.weight", 7, value=value)
     rates = trainer.plan.lr_table("cosine", steps=13)
     with pytest.raises(RunError) as caught:
@@ -75,8 +75,11 @@ def test_bad_gradient_stops_before_the_weights_and_names_step_group_rate_and_che
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_bad_loss_stops_and_names_step_and_rate_of_the_head(tmp_path: Path, value: float, accumulate: int) -> None:
-    trainer = make_trainer(tmp_path, every_steps=None, accumulate=accumulate, steps=6)
+@pytest.mark.parametrize("read_late", [False, True])
+def test_bad_loss_stops_and_names_step_and_rate_of_the_head(
+    tmp_path: Path, value: float, accumulate: int, read_late: bool
+) -> None:
+    trainer = make_trainer(tmp_path, every_steps=None, accumulate=accumulate, steps=6, read_late=read_late)
     poison_loss(trainer, 2, value=value)
     before = trainer.plan.lr_table("cosine", steps=6)[2][0].item()
     text = (
@@ -196,8 +199,30 @@ def test_weights_that_are_no_numbers_are_not_saved_over_good_ones(tmp_path: Path
     assert all_finite(list(state["model"].values()))
 
 
-def test_norm_is_that_of_torch_and_takes_sparse_gradients() -> None:
+def test_norms_are_those_of_torch_and_take_sparse_gradients() -> None:
     dense, sparse = torch.nn.Parameter(torch.ones(3)), torch.nn.Embedding(5, 2, sparse=True)
+    unused = torch.nn.Parameter(torch.ones(1))
     (dense.sum() * 3 + sparse(torch.tensor([1, 1, 4])).sum()).backward()
-    assert gradient_norm([dense, sparse.weight]).item() == pytest.approx(math.sqrt(27 + 2 * (4 + 1)))
-    assert gradient_norm([torch.nn.Parameter(torch.ones(1))]).item() == 0
+    norms = gradient_norms([dense, unused, sparse.weight])
+    assert norms.tolist() == pytest.approx([math.sqrt(27), 0, math.sqrt(2 * (4 + 1))])
+
+
+@pytest.mark.parametrize("clip", [None, 0.1])
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_numbers_that_are_read_late_change_nothing(tmp_path: Path, optimizer: str, clip: float | None) -> None:
+    """Neither weights nor what is tracked, nor where a checkpoint goes on."""
+    options: dict[str, Any] = {"optimizer": optimizer, "clip_grad_norm": clip, "every_steps": 4, "accumulate": 2}
+    now = make_trainer(tmp_path / "now", read_late=False, **options)
+    now.fit()
+    late = make_trainer(tmp_path / "late", read_late=True, **options)
+    late.fit()
+    assert flat(dict(now.model.named_parameters())) == flat(dict(late.model.named_parameters()))
+    assert list(values(now).items()) == list(values(late).items())
+    resumed = make_trainer(tmp_path / "late", read_late=True, **options)
+    assert resumed.checkpoints is not None
+    state = resumed.checkpoints.newest()
+    assert state is not None
+    resumed.load_state(state)
+    resumed.fit()
+    assert flat(dict(resumed.model.named_parameters())) == flat(dict(now.model.named_parameters()))
+    assert values(resumed).items() <= values(now).items()

@@ -102,20 +102,21 @@ def make_trainer(
     events: Sequence[Event] = (),
     model: nn.Module | None = None,
     tracker: Recorder | None = None,
+    device: str = "cpu",
     **options: Any,
 ) -> Trainer:
     """Everything anew, as a process does that starts; `options` are further ones of the trainer."""
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-    model = model or TinyNorms()
+    model = (model or TinyNorms()).to(device)
     plan = make_plan(model, **{"grouping": "per_parameter", "lr": 0.05, "mult": 0.9, **(plan_options or {})})
     plan.apply_freeze(model)
     built = plan.optimizer(optimizer, **(optimizer_options or {}))
     schedule: dict[str, Any] = {"steps": steps, "unfreeze_every_steps": unfreeze, "lr_events": list(events)}
     if policy == "plateau":
         options.setdefault("seen_rates", [])
-    loading: dict[str, Any] = {"workers": workers, "device": "cpu"}
+    loading: dict[str, Any] = {"workers": workers, "device": device}
     folder.mkdir(parents=True, exist_ok=True)
     return Trainer(
         model=model,
@@ -127,7 +128,7 @@ def make_trainer(
         val=eval_loader(Noisy(6, augment=False), batch_size=4, **loading),
         tracker=tracker or Recorder(),
         folder=folder,
-        device=torch.device("cpu"),
+        device=torch.device(device),
         steps=steps,
         epochs=epochs,
         progress=False,

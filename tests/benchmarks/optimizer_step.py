@@ -1,6 +1,6 @@
 """The optimizer's step with a group per parameter, each at its own moving rate, against a single group of torch's.
 
-    python tests/benchmarks/optimizer_step.py [--models resnet18 flat] [--optimizers adam] [--repeats 300] [--device cpu]
+    python tests/benchmarks/optimizer_step.py [--models resnet18] [--optimizers adam] [--repeats 300] [--device cpu]
 
 For each network (`flat`: 500 tensors of 1,000 values) and optimizer, microseconds a step, median and quartiles:
 "stock, one group": the fastest of torch's own ways with all parameters in a single group at one rate; "stock, groups":
