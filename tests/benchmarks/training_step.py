@@ -34,7 +34,7 @@ from typing import Any, NamedTuple
 
 import torch
 import trainings
-from report import cell, interleave, machine, ratio, spread, table
+from report import cell, children_cpu, interleave, machine, ratio, spread, table
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from trainings import BATCH_SIZE, CONTESTANTS, LR, MULT, Setting
 
@@ -61,19 +61,6 @@ def now() -> Moment:
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
     return Moment(time.perf_counter(), time.process_time())
-
-
-def children_cpu() -> float:
-    """Seconds of processor time of the processes that this one has started and that still live; 0 without /proc."""
-    ticks = 0
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_text().rpartition(")")[2].split()
-        except OSError:  # it has just ended
-            continue
-        if int(fields[1]) == os.getpid():
-            ticks += int(fields[11]) + int(fields[12])
-    return ticks / os.sysconf("SC_CLK_TCK") if ticks else 0.0
 
 
 # ------------------------------------------------------------------------------------------------- own processes
