@@ -711,6 +711,26 @@ def test_a_killed_delivery_is_started_again_and_nothing_is_doubled(
         assert steps(store, tracker.run_id, name) == list(range(count))
 
 
+def test_a_delivery_process_that_cannot_start_is_told_with_its_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "broken" / "mlflow").mkdir(parents=True)
+    (tmp_path / "broken" / "mlflow" / "__init__.py").write_text(f"raise ImportError('not at http://a:{SECRET}@b')")
+    paths = [str(tmp_path / "broken"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    monkeypatch.setenv("MLFLOW_NEW_SETTING", "1")  # a process of this test's own
+    monkeypatch.setattr(process_module, "_RESPAWN_SECONDS", 0.0)
+    config = mlflow_config(f"sqlite:///{tmp_path}/mlflow.db", flush_timeout=3600.0)
+    tracker = begin_in(config, tmp_path / "run")
+    tracker.log({"a": 1.0}, 0)
+    tracker.finish("FINISHED")  # not an hour later
+    reason = "the delivery process has failed: ImportError: not at http://a:***@b"
+    goes_on, left = caplog.messages
+    assert goes_on.endswith(f"mlflow.db: {reason}; the run goes on, its metrics wait in its folder")
+    assert f"1 of 1 metric rows not delivered to sqlite:///{tmp_path}/mlflow.db ({reason}); nothing is lost" in left
+    assert ended(tmp_path / "run") == "FINISHED"
+
+
 @pytest.mark.parametrize("content", [None, "not JSON"])
 def test_a_place_that_is_lost_while_the_run_goes_on(content: str | None, begin: Begin, store: MLflowConfig) -> None:
     tracker = begin()

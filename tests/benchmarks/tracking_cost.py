@@ -126,7 +126,7 @@ def ignite(folder: Path) -> Iterator[Log]:
     from ignite.handlers.mlflow_logger import MLflowLogger
 
     logger = MLflowLogger(_uri(folder))
-    yield lambda metrics, step: logger.log_metrics(metrics, step)
+    yield logger.log_metrics
     logger.close()
 
 
