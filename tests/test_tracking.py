@@ -179,6 +179,16 @@ def test_rows_arrive_while_the_run_goes_on(begin: Begin, store: MLflowConfig) ->
     assert client.get_run(str(tracker.run_id)).info.status == "RUNNING"
 
 
+def test_rows_go_in_calls_of_as_many_steps_as_mlflow_takes(server: FakeMLflow, tmp_path: Path) -> None:
+    tracker = begin_in(NONE, tmp_path / "run")
+    for step in range(40):
+        tracker.log({f"lr/{index}": 1.0 for index in range(63)}, step)
+    tracker.finish("FINISHED")
+    Delivery(tmp_path / "run", server.uri, patience=60.0).run()
+    (run,) = server.runs.values()
+    assert run["calls"] == [15 * 63, 15 * 63, 10 * 63]  # of 1,000 at most
+
+
 def test_values_that_are_no_numbers_survive(begin: Begin, store: MLflowConfig) -> None:
     tracker = begin()
     for step, value in enumerate([math.nan, math.inf, -math.inf, 1.0]):
