@@ -4,7 +4,8 @@
 
 "in the loop" is the time that a training waits at each step, in microseconds, "CPU" the processor time of all threads
 of its process until everything is in the store, "with delivery" that of the processes it has started as well: lwexp
-delivers in one of its own. `--seconds` is the time between two steps, in which the loop sleeps. Each way has a run of
+delivers in one of its own. `--seconds` is the time between two steps, in which the loop sleeps and
+the processor forgets what it had at hand, as it does in a training; with 0 it has it all. Each way has a run of
 its own in each of `--rounds` rounds (the slowest with a tenth of the steps); making and ending a run is left out of
 the loop, ending it is not left out of the processor times. Median with quartiles; ratios are to lwexp, round by round.
 Ways of packages that are not installed are left out; they come with `pip install 'lwexp[benchmark]'`.
