@@ -13,7 +13,7 @@ _KIND = {"key": "mlflow.experimentKind", "value": "custom_model_development"}
 
 
 class FakeMLflow:
-    """`runs` by id: their `info`, `params`, `tags` and `rows` (in the order told)."""
+    """`runs` by id: their `info`, `params`, `tags`, `rows` (in the order told), `calls` (rows in each)."""
 
     def __init__(self) -> None:
         """One experiment, whatever its name, without runs."""
@@ -93,7 +93,7 @@ class FakeMLflow:
             tags = {tag["key"]: tag["value"] for tag in asked.get("tags", [])}
             info = {"run_id": run_id, "experiment_id": "1", "status": "RUNNING", "artifact_uri": "", "user_id": ""}
             info |= {"run_name": asked["run_name"], "start_time": asked["start_time"], "lifecycle_stage": "active"}
-            self.runs[run_id] = {"info": info, "params": {}, "tags": tags, "rows": []}
+            self.runs[run_id] = {"info": info, "params": {}, "tags": tags, "rows": [], "calls": []}
             return {"run": self._run(run_id)}
         if what == "runs/search":
             wanted = asked["filter"].split("'")[1]
@@ -106,6 +106,7 @@ class FakeMLflow:
             return {"run_info": run["info"]}
         if what == "runs/log-batch":
             run["rows"] += asked.get("metrics", [])
+            run["calls"] += [len(asked["metrics"])] if asked.get("metrics") else []
             run["params"] |= {param["key"]: param["value"] for param in asked.get("params", [])}
             run["tags"] |= {tag["key"]: tag["value"] for tag in asked.get("tags", [])}
         elif what == "runs/delete-tag":

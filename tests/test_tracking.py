@@ -179,6 +179,16 @@ def test_rows_arrive_while_the_run_goes_on(begin: Begin, store: MLflowConfig) ->
     assert client.get_run(str(tracker.run_id)).info.status == "RUNNING"
 
 
+def test_rows_go_in_calls_of_as_many_steps_as_mlflow_takes(server: FakeMLflow, tmp_path: Path) -> None:
+    tracker = begin_in(NONE, tmp_path / "run")
+    for step in range(40):
+        tracker.log({f"lr/{index}": 1.0 for index in range(63)}, step)
+    tracker.finish("FINISHED")
+    Delivery(tmp_path / "run", server.uri, patience=60.0).run()
+    (run,) = server.runs.values()
+    assert run["calls"] == [15 * 63, 15 * 63, 10 * 63]  # of 1,000 at most
+
+
 def test_values_that_are_no_numbers_survive(begin: Begin, store: MLflowConfig) -> None:
     tracker = begin()
     for step, value in enumerate([math.nan, math.inf, -math.inf, 1.0]):
@@ -709,6 +719,26 @@ def test_a_killed_delivery_is_started_again_and_nothing_is_doubled(
     assert run.info.status == "FINISHED"
     for name in "ab":
         assert steps(store, tracker.run_id, name) == list(range(count))
+
+
+def test_a_delivery_process_that_cannot_start_is_told_with_its_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "broken" / "mlflow").mkdir(parents=True)
+    (tmp_path / "broken" / "mlflow" / "__init__.py").write_text(f"raise ImportError('not at http://a:{SECRET}@b')")
+    paths = [str(tmp_path / "broken"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    monkeypatch.setenv("MLFLOW_NEW_SETTING", "1")  # a process of this test's own
+    monkeypatch.setattr(process_module, "_RESPAWN_SECONDS", 0.0)
+    config = mlflow_config(f"sqlite:///{tmp_path}/mlflow.db", flush_timeout=3600.0)
+    tracker = begin_in(config, tmp_path / "run")
+    tracker.log({"a": 1.0}, 0)
+    tracker.finish("FINISHED")  # not an hour later
+    reason = "the delivery process has failed: ImportError: not at http://a:***@b"
+    goes_on, left = caplog.messages
+    assert goes_on.endswith(f"mlflow.db: {reason}; the run goes on, its metrics wait in its folder")
+    assert f"1 of 1 metric rows not delivered to sqlite:///{tmp_path}/mlflow.db ({reason}); nothing is lost" in left
+    assert ended(tmp_path / "run") == "FINISHED"
 
 
 @pytest.mark.parametrize("content", [None, "not JSON"])

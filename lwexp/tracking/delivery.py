@@ -39,7 +39,8 @@ RUN_LOCK, DELIVERY_LOCK = "journal.lock", "delivery.lock"
 ID_TAG, REASON_TAG = "lwexp.id", "lwexp.reason"
 
 BATCH_ROWS = 1000  # MLflow's limit for one call
-_POLL_SECONDS = 1.0  # a row waits at most so long for others
+_POLL_SECONDS = 1.0
+_HOLD_SECONDS = 5.0  # between calls that are not full: each costs MLflow as much as some 100 rows do
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 8.0
 _OWNER = "delivery.owner"
 _ABANDONED = "the training process ended without a word"
@@ -66,6 +67,9 @@ class Delivery:
         self._client: MlflowClient | None = None
         self._uncertain = True  # whether the rows after the place may have been sent before
         self._heard = time.monotonic()
+        self._waiting: list[Rows] = []  # read and not sent
+        self._count = self._end = 0  # metrics in them, the position behind
+        self._sent = float("-inf")  # when the last of them was
         self.place = read_place(folder)
         self.taken_over = False  # whether it ended because another one has asked for the run
 
@@ -107,56 +111,53 @@ class Delivery:
     def _deliver(self) -> None:
         reader = Reader(self.folder / JOURNAL)
         reader.skip_to(self.place.position)
+        at_once = True
         while True:
-            before = reader.position
-            self._pass(reader)
-            if reader.position > before:
-                continue
+            new = self._pass(reader)
+            if at_once or time.monotonic() - self._sent >= _HOLD_SECONDS:
+                self._send()
             if self.place.status is not None:
-                return
-            self._check_owner()
-            if self._writer.free and not self._more(reader):
-                self._close_abandoned()
+                if not new:
+                    return
                 continue
-            self._wake.wait(_POLL_SECONDS)
+            self._check_owner()
+            if self._writer.free:
+                if not self._pass(reader):  # nothing was written between the last look and the writer's end
+                    self._send()
+                    self._close_abandoned()
+                continue
+            at_once = self._wake.wait(_POLL_SECONDS)
             self._wake.clear()
 
-    def _pass(self, reader: Reader) -> None:
-        """Deliver what the journal has beyond the place."""
-        waiting: list[Rows] = []
-        count, end = 0, self.place.position
+    def _pass(self, reader: Reader) -> bool:
+        """Read what is new, if anything is, and deliver it, but for rows that do not fill a call: these may wait."""
+        before = reader.position
         for entry in reader.entries():
             if entry.kind == "rows":
-                waiting.append(entry.value)
-                count, end = count + len(entry.value.keys), entry.end
-                if count >= BATCH_ROWS:
-                    self._send(waiting, count, end)
-                    waiting, count = [], 0
+                if self._count + len(entry.value.keys) > BATCH_ROWS:
+                    self._send()
+                self._waiting.append(entry.value)
+                self._count, self._end = self._count + len(entry.value.keys), entry.end
             elif entry.kind != "keys":
-                if waiting:
-                    self._send(waiting, count, end)
-                    waiting, count = [], 0
+                self._send()
                 self._tell(entry)
                 self._advance(entry.end, 0)
-        if waiting:
-            self._send(waiting, count, end)
-
-    def _more(self, reader: Reader) -> bool:
-        """Whether something was written between the last look and the writer's end."""
-        before = reader.position
-        self._pass(reader)
         return reader.position > before
 
-    def _send(self, waiting: list[Rows], count: int, end: int) -> None:
+    def _send(self) -> None:
+        """Have the store take the rows that wait."""
+        if not self._waiting:
+            return
         from mlflow.entities import Metric
 
         metrics = [
             Metric(key, value, rows.time_ms, rows.step)
-            for rows in waiting
+            for rows in self._waiting
             for key, value in zip(rows.keys, rows.values, strict=True)
         ]
         self._attempt(lambda client: self._log(client, metrics))
-        self._advance(end, count)
+        self._advance(self._end, self._count)
+        self._waiting, self._count, self._sent = [], 0, time.monotonic()
 
     def _log(self, client: MlflowClient, metrics: list[Metric]) -> None:
         if self._uncertain:

@@ -13,14 +13,18 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import traceback
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+from lwexp.hiding import hide
 
 _RESPAWN_SECONDS = 5.0
+_HOPELESS = 3  # processes in a row that failed before they delivered
 
 
 class _Process(subprocess.Popen[bytes]):
@@ -41,6 +45,8 @@ class Courier:
         self._environment: dict[str, str] = {}
         self._pid = os.getpid()
         self._started = 0.0
+        self._errors: IO[bytes] | None = None  # what the process writes to its standard error
+        self._failures: list[str] = []  # the last words of processes in a row that failed
         atexit.register(self._close)
 
     def start(self) -> None:
@@ -49,11 +55,15 @@ class Courier:
         if self._alive() and settings == self._environment:
             return
         self._close()
+        if settings != self._environment:
+            self._failures.clear()
         self._environment, self._started, self._pid = settings, time.monotonic(), os.getpid()
         with suppress(OSError):  # no memory, no processes left: tried again at the next look
+            self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `_close`)
+        with suppress(OSError):
             self._process = _Process(
-                [sys.executable, "-m", __name__],
-                stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+                [sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+                stderr=self._errors or subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
         for order in self._orders.values():
             self._send(order)
@@ -77,8 +87,30 @@ class Courier:
 
     def look(self) -> None:
         """Start the process again where it has died."""
+        if self._process is not None and self._pid == os.getpid() and (self._process.poll() or 0) > 0:  # not killed
+            self._failures.append(f"the delivery process has failed: {self._last_words()}")
+            self._close()
         if not self._alive() and time.monotonic() - self._started > _RESPAWN_SECONDS:
             self.start()
+
+    def trouble(self, pid: int) -> str | None:
+        """The last failure in one line, where processes fail; forgotten once the living one, `pid`, delivers."""
+        if self._alive() and self._process is not None and self._process.pid == pid:
+            self._failures.clear()
+        return self._failures[-1] if self._failures else None
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether another attempt is not worth a wait."""
+        return len(self._failures) >= _HOPELESS
+
+    def _last_words(self) -> str:
+        """The last line that the process has written to its standard error."""
+        if self._errors is None:
+            return "no reason known"
+        self._errors.seek(0)
+        lines = self._errors.read().decode(errors="replace").split("\n")
+        return hide(next((line.strip() for line in reversed(lines) if line.strip()), "no reason given"))[:300]
 
     def _alive(self) -> bool:
         return self._process is not None and self._pid == os.getpid() and self._process.poll() is None
@@ -90,6 +122,9 @@ class Courier:
                 self._process.stdin.flush()
 
     def _close(self) -> None:
+        if self._errors is not None:
+            self._errors.close()
+            self._errors = None
         if self._process is not None and self._process.stdin is not None and self._pid == os.getpid():
             with suppress(OSError):
                 self._process.stdin.close()

@@ -107,7 +107,7 @@ class JournalTracker:
                 if refused["key"] is not None:
                     raise ConfigError(refused["key"], refused["value"], refused["why"])
                 raise RunError(f"the tracking store {self.where} refuses the run: {refused['why']}")
-            if place.run_id is not None or place.problem is not None:
+            if place.run_id is not None or place.problem is not None or courier.trouble(place.pid) is not None:
                 break
             time.sleep(0.02)
             courier.look()
@@ -150,7 +150,8 @@ class JournalTracker:
                     log.warning("run %s: %s could not be kept with it in %s: %s", self.run_name, name, self.where, why)
                 return
             silent = now - max(since, place.answered)
-            if place.refused is not None or silent >= self._patience or now - since >= at_most:
+            hopeless = courier.trouble(place.pid) is not None and courier.hopeless
+            if place.refused is not None or hopeless or silent >= self._patience or now - since >= at_most:
                 self._tell_rest(place)
                 return
             time.sleep(0.02)
@@ -166,7 +167,7 @@ class JournalTracker:
         """Say what the store does not have."""
         missing = self.journal.rows_written - place.rows
         rest = f"{missing} of {self.journal.rows_written} metric rows" if missing else "its end"
-        why = place.problem or "no answer yet"
+        why = courier.trouble(place.pid) or place.problem or "no answer yet"
         log.warning(
             "run %s: %s not delivered to %s (%s); nothing is lost: python -m lwexp.sync %s",
             self.run_name, rest, self.where, why, self.folder,
@@ -178,7 +179,7 @@ class JournalTracker:
             return
         courier.look()
         place = read_place(self.folder)
-        problem = place.problem
+        problem = courier.trouble(place.pid) or place.problem
         if place.refused is not None and time.monotonic() >= self._next_question:
             self._next_question = time.monotonic() + _ASK_SECONDS
             self._ask_again()

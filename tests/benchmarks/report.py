@@ -10,6 +10,7 @@ import os
 import random
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,6 +41,17 @@ def interleave(contestants: Mapping[str, Callable[[], float]], repeats: int) -> 
         for name in order:
             measured[name].append(contestants[name]())
     return measured
+
+
+def children_cpu() -> float:
+    """Seconds of processor time of the living processes that this one has started; 0 without /proc."""
+    ticks = 0
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has just ended
+            fields = path.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+            if int(fields[1]) == os.getpid():
+                ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK") if ticks else 0.0
 
 
 def spread(values: Sequence[float]) -> Spread:

@@ -1,0 +1,215 @@
+"""The whole training step: lwexp with 62 rates and the loss tracked at every step, a bare loop, and the peers.
+
+    python tests/benchmarks/training_step.py [--device cuda] [--turns 30] [--threads 1] [--contestants lwexp ignite]
+
+What is trained is described in trainings.py; the peers come with `pip install 'lwexp[benchmark]'`, and one that is not
+installed is left out. Each contestant is its whole command or program, in a process of its own. They take turns of six
+optimizer steps, in a new random order each time, and all others wait meanwhile, so what else the machine does hits all
+alike. A step lasts from the end of one optimizer step to the end of the next; start-up, an epoch's first step and
+evaluation are left out.
+
+"CPU" is user and system time of all threads of the training process; "with delivery" adds that of its own threads
+between the turns (asynchronous logging) and that of the processes it has started, from the first step until all is
+delivered, the run's files included, which long runs make small. Ratios are turn by turn, to `bare` and of lwexp to
+each. Each figure is a median with its quartiles. A GPU is synchronised at both ends of a turn and nowhere else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import torch
+import trainings
+from report import cell, children_cpu, interleave, machine, ratio, spread, table
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from trainings import BATCH_SIZE, CONTESTANTS, Setting
+
+_TURN = 6  # steps
+_END = "delivery"  # what a contestant's last word has
+
+
+class Moment(NamedTuple):
+    """Seconds of the wall clock and of this process's processor time."""
+
+    wall: float
+    cpu: float
+
+
+def now() -> Moment:
+    """This moment, when all that was given to a GPU is done."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return Moment(time.perf_counter(), time.process_time())
+
+
+class Player:
+    """In a contestant's process: times its turns by a hook on torch's optimizers, and waits while others have theirs.
+
+    `out` takes a line of JSON after each turn: milliseconds a step, or null for one that is not timed.
+    """
+
+    def __init__(self, out: IO[str], steps_per_epoch: int) -> None:
+        """The training begins at once, and waits after its first step."""
+        self._out, self._steps, self._count = out, steps_per_epoch, 0
+        self._begun = now()
+        self._children = self._waited = 0.0  # processor time: of processes before, of own threads between turns
+        register_optimizer_step_post_hook(self._stepped)
+
+    def _stepped(self, *_: Any) -> None:
+        place = self._count % self._steps
+        if self._count == 0:
+            self._children = children_cpu()
+        self._count += 1
+        if place % _TURN:
+            return
+        ended = now()
+        self._say(
+            [1e3 * (end - begin) / _TURN for begin, end in zip(self._begun, ended, strict=True)] if place else None
+        )
+        sys.stdin.readline()
+        self._waited += time.process_time() - ended.cpu
+        self._begun = now()
+
+    def end(self, epochs: int) -> None:
+        """Say what the started processes, and own threads between turns, took for each step."""
+        if self._count != epochs * self._steps:
+            raise RuntimeError(f"{self._count} optimizer steps were counted instead of {epochs * self._steps}")
+        self._say({_END: 1e3 * (children_cpu() - self._children + self._waited) / self._count})
+
+    def _say(self, what: Any) -> None:
+        self._out.write(json.dumps(what) + "\n")
+        self._out.flush()
+
+
+def play(name: str, setting: Setting) -> None:
+    """Be the process of one contestant."""
+    out = os.fdopen(os.dup(1), "w", encoding="ascii")
+    os.dup2(2, 1)  # what the training prints is not for the one who waits for results
+    player = Player(out, len(trainings.images()) // BATCH_SIZE)
+    CONTESTANTS[name][0](setting)
+    player.end(setting.epochs)
+
+
+class Contestant:
+    """A contestant's process, seen from outside."""
+
+    def __init__(self, name: str, folder: Path, epochs: int, device: str) -> None:
+        """Start it; it comes as far as its first step."""
+        folder.mkdir()
+        self.name, self.taken = name, list[Moment]()
+        self._log = folder / "log"
+        environment = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "HYDRA_"))}
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, __file__, "--play", name, "--epochs", str(epochs), "--device", device],
+                cwd=folder, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
+            )  # fmt: skip
+
+    def turn(self) -> float:
+        """Let it have a turn that is timed; returns milliseconds of the wall clock for a step."""
+        while (told := self._go()) is None:
+            pass
+        self.taken.append(Moment(*told))
+        return self.taken[-1].wall
+
+    def end(self) -> float:
+        """Let it end; returns milliseconds of processor time, for a step, that its turns do not have."""
+        while not isinstance(told := self._go(), dict):
+            pass
+        self._process.communicate()
+        return float(told[_END])
+
+    def ready(self) -> None:
+        """Return when it waits for its first turn."""
+        self._hear()
+
+    def kill(self) -> None:
+        """End it, if it has not ended."""
+        self._process.kill()
+        self._process.communicate()
+
+    def _go(self) -> Any:
+        assert self._process.stdin is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        return self._hear()
+
+    def _hear(self) -> Any:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{self.name} has failed:\n{self._log.read_text(errors='replace')[-4000:]}")
+        return json.loads(line)
+
+
+def compete(names: list[str], turns: int, device: str, folder: Path) -> str:
+    """The table of `names` after so many turns of each."""
+    per_epoch = (len(trainings.images()) // BATCH_SIZE - 1) // _TURN
+    epochs = -(-(turns + 1) // per_epoch)
+    with ExitStack() as running:
+        players = []
+        for name in names:
+            players.append(Contestant(name, folder / name.replace(" ", "_"), epochs, device))
+            running.callback(players[-1].kill)
+        for player in players:
+            player.ready()
+        contestants: dict[str, Callable[[], float]] = {player.name: player.turn for player in players}
+        interleave(contestants, turns + 1)
+        measured = {}
+        for player in players:
+            wall, cpu = (list(values) for values in zip(*player.taken[1:], strict=True))  # the first one warms up
+            delivery = player.end()
+            measured[player.name] = (wall, cpu, [each + delivery for each in cpu])
+    rows = []
+    for name, columns in measured.items():
+        to_bare = [cell(ratio(mine, other)) for mine, other in zip(columns, measured["bare"], strict=True)]
+        ours = [cell(ratio(mine, other)) for mine, other in zip(measured.get("lwexp", columns), columns, strict=True)]
+        rows.append([name, *(cell(spread(column), 1) for column in columns), *to_bare, ours[0], ours[2]])
+    what = ["wall", "CPU", "with delivery"]
+    header = ["milliseconds a step", *what, *(f"{each} / bare" for each in what), "lwexp / it", "with delivery"]
+    return table(header, rows)
+
+
+def installed(name: str) -> bool:
+    """Whether the packages of a contestant are there; says which one is not."""
+    missing = [package for package in CONTESTANTS[name][1] if importlib.util.find_spec(package) is None]
+    if missing:
+        print(f"{name} is left out: {missing[0]} is not installed")
+    return not missing
+
+
+def main() -> None:
+    """Measure and print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--turns", type=int, default=30, help=f"of {_TURN} steps, for each contestant")
+    parser.add_argument("--contestants", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS))
+    parser.add_argument("--threads", type=int, help="of torch; by default one for each core")
+    parser.add_argument("--play", choices=CONTESTANTS, help=argparse.SUPPRESS)  # these two: a contestant's process
+    parser.add_argument("--epochs", type=int, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.play is not None:
+        play(given.play, Setting(Path.cwd(), given.epochs, given.device))
+        return
+    if given.threads is not None:
+        os.environ["OMP_NUM_THREADS"] = str(given.threads)  # of the contestants
+        torch.set_num_threads(given.threads)
+    names = [name for name in dict.fromkeys(["bare", *given.contestants]) if installed(name)]
+    print(machine(), flush=True)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        print("\n" + compete(names, given.turns, given.device, Path(folder)))
+
+
+if __name__ == "__main__":
+    main()
