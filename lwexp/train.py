@@ -92,6 +92,8 @@ class Trainer:
         self._unread: deque[_Unread] = deque()
         self._bad = torch.zeros(())  # 1 from the first bad number on, while it has not been read
         self._logged = [i for i, group in enumerate(self.plan.groups) if group.optimizer_names]
+        labels = self.plan.labels
+        self._rate_names = [f"lr/{labels[i]}" for i in self._logged]
 
     def fit(self) -> dict[str, float]:
         """Train for `steps` optimizer steps; returns the best evaluation, whose weights are in best.safetensors.
@@ -269,7 +271,7 @@ class Trainer:
 
     def _log_step(self, step: int, loss: float, rates: list[float]) -> None:
         self._loss = loss
-        metrics = {f"lr/{self.plan.labels[i]}": rates[i] for i in self._logged}
+        metrics = {name: rates[i] for name, i in zip(self._rate_names, self._logged, strict=True)}
         if math.isfinite(loss):
             metrics = {"train/loss": loss, **metrics}
         if self.skipped:
