@@ -554,6 +554,7 @@ def test_a_corrupt_image_is_named_in_one_line(photos: Path, kind: str, workers: 
     loader = train_loader(train, batch_size=len(train), seed=0, workers=workers, device="cpu")
     with pytest.raises(CorruptImageError) as caught:
         list(loader)
+    loader.close()  # else its worker, which ignores the signal that Python sends it, holds up the end of the process
     message = str(caught.value)
     assert message.startswith(f"data.path={photos}: cannot read the image train/dog/broken.jpg: ")
     assert why in message

@@ -142,15 +142,19 @@ class SampleDataset(Dataset[tuple[Tensor, int]]):
     def __getitems__(self, keys: Sequence[int | SampleKey]) -> list[tuple[Tensor, int]]:
         """Several at once: each is bit for bit what `__getitem__` gives."""
         full = [key if isinstance(key, SampleKey) else SampleKey(0, range(len(self))[key]) for key in keys]
-        return list(zip(self.inputs(full), [self._labels[key.sample] for key in full], strict=True))
+        return [(sample, self._labels[key.sample]) for key, sample in zip(full, self.inputs(full), strict=True)]
 
-    def inputs(self, keys: Sequence[SampleKey]) -> Sequence[Tensor]:
-        """The inputs of `keys`."""
+    def batch(self, keys: Sequence[SampleKey]) -> Batch:
+        """The samples of `keys` as one batch."""
+        return self.collate(self.inputs(keys)), torch.tensor([self._labels[key.sample] for key in keys])
+
+    def inputs(self, keys: Sequence[SampleKey]) -> Tensor | Sequence[Tensor]:
+        """The inputs of `keys`, one by one or, where all have one shape, as one tensor."""
         raise TypeError(f"{type(self).__name__} does not say how its inputs are made")
 
-    def collate(self, samples: Sequence[tuple[Tensor, int]]) -> Batch:
-        """Samples as one batch: inputs stacked, labels as one tensor."""
-        return torch.stack([sample for sample, _ in samples]), torch.tensor([label for _, label in samples])
+    def collate(self, inputs: Tensor | Sequence[Tensor]) -> Inputs:
+        """What `inputs` returned, as a model takes it."""
+        return inputs if isinstance(inputs, Tensor) else torch.stack(list(inputs))
 
 
 class PILStore:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lwexp.signals import ignore_in_worker
 
@@ -48,6 +48,20 @@ class EpochSampler(Sampler[list[SampleKey]]):
         return ([SampleKey(epoch, index) for index in order[start : start + size]] for start in starts)
 
 
+class _Batches(Dataset[Batch]):
+    """Whole batches by their keys, so that nothing is done for each sample that can be done for all at once."""
+
+    def __init__(self, dataset: SampleDataset) -> None:
+        self._dataset = dataset
+
+    def __getitem__(self, keys: Sequence[SampleKey]) -> Batch:
+        return self._dataset.batch(keys)
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    return batch
+
+
 _open: weakref.WeakSet[EpochLoader] = weakref.WeakSet()
 
 
@@ -65,12 +79,13 @@ class EpochLoader(DataLoader[Batch]):
         """`workers` processes decode ahead (0: none); memory is pinned only where `device` is a GPU of CUDA."""
         self.epoch_sampler = sampler
         super().__init__(
-            dataset,  # type: ignore[arg-type]  # a DataLoader's type is that of the dataset's items, ours the batches'
-            batch_sampler=sampler,
+            _Batches(dataset),
+            batch_size=None,  # an item is a batch already
+            sampler=sampler,
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=torch.device(device).type == "cuda",
-            collate_fn=dataset.collate,
+            collate_fn=_as_it_is,
             worker_init_fn=ignore_in_worker,
             generator=torch.Generator(),  # else each new iterator would draw from the global generator
         )

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lwexp.errors import ConfigError, nearest
 
-from .images import Batch, SampleDataset
+from .images import Inputs, SampleDataset
 from .keys import SampleKey
 from .source import DataSource, Split, SplitName
 from .splitting import stratified_cut
@@ -121,7 +121,6 @@ class TextDataset(SampleDataset):
         """Each int64 [its tokens]."""
         return self._store.tokens.encode([self._store.texts[self._positions[key.sample]] for key in keys])
 
-    def collate(self, samples: Sequence[tuple[Tensor, int]]) -> Batch:
-        """`input_ids` and `attention_mask`, int64 [texts, tokens of the longest], and the labels."""
-        ids = [sample for sample, _ in samples]
-        return self._store.tokens.batch(ids), torch.tensor([label for _, label in samples])
+    def collate(self, inputs: Tensor | Sequence[Tensor]) -> Inputs:
+        """`input_ids` and `attention_mask`, int64 [texts, tokens of the longest]."""
+        return self._store.tokens.batch(list(inputs))
