@@ -26,7 +26,7 @@ from .settings import choice
 if TYPE_CHECKING:
     import torch
 
-    from .data import DataSource, Preprocessing
+    from .data import CacheSettings, DataSource, Preprocessing
     from .loss import ClassLoss
     from .models import BuiltModel
     from .plan import Plan
@@ -128,6 +128,15 @@ def open_whole_data(config: RunConfig, base: Path) -> DataSource:
 
     model = config.model.name if config.model.source == "huggingface" else None
     return open_data(_based(config.data, base), model)
+
+
+def cache_settings(config: RunConfig, base: Path, passes: float) -> CacheSettings | None:
+    """Where and when decoded images are kept; None for data that are in memory. `passes` as in `CacheSettings`."""
+    from .data import CacheSettings
+
+    if not isinstance(config.data, (ImageFolderConfig, TorchvisionConfig)):
+        return None
+    return CacheSettings(base / "outputs" / "cache", config.data.cache, passes)
 
 
 def training_steps(config: RunConfig, samples: int, kind: str) -> tuple[int, int]:

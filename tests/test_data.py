@@ -54,13 +54,13 @@ def digits(**changes: Any) -> DataSource:
 
 
 def folder(path: Path, **changes: Any) -> DataSource:
-    values = {"image_size": None, "val_fraction": 0.25, "split_seed": 0, "augment": True, "workers": 0}
+    values = {"image_size": None, "val_fraction": 0.25, "split_seed": 0, "augment": True, "workers": 0, "cache": False}
     return open_data(ImageFolderConfig(name="image_folder", path=str(path), **{**values, **changes}))
 
 
 def torchvision_set(dataset: str, root: Path | str = "data", **changes: Any) -> DataSource:
     values = {"download": False, "options": {}, "image_size": None, "val_fraction": 0.25, "split_seed": 0}
-    more = {"augment": True, "workers": 0}
+    more = {"augment": True, "workers": 0, "cache": False}
     return open_data(
         TorchvisionConfig(name="torchvision", dataset=dataset, root=str(root), **{**values, **more, **changes})
     )

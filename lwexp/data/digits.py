@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from .cache import CacheSettings
 from .images import SampleDataset
 from .keys import SampleKey, uniforms
 from .source import DataSource, Split
@@ -64,9 +65,17 @@ class TensorStore:
         self._images = images
 
     def dataset(
-        self, positions: Tensor, labels: Tensor, preprocessing: Preprocessing, *, style: Style, augment: bool, seed: int
+        self,
+        positions: Tensor,
+        labels: Tensor,
+        preprocessing: Preprocessing,
+        *,
+        style: Style,
+        augment: bool,
+        seed: int,
+        cache: CacheSettings | None = None,
     ) -> SampleDataset:
-        """The images at `positions`, resized here and now; `style` is always that of characters."""
+        """The images at `positions`, resized here and now; `style` is that of characters, nothing is left to cache."""
         size = preprocessing.image_size
         images = functional.interpolate(
             self._images[positions].float(), (size, size), mode=preprocessing.interpolation, antialias=True

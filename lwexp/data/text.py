@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lwexp.errors import ConfigError, nearest
 
+from .cache import CacheSettings
 from .images import Inputs, SampleDataset
 from .keys import SampleKey
 from .source import DataSource, Split, SplitName
@@ -46,7 +47,10 @@ def open_text(config: TextConfig, model: str | None = None) -> DataSource:
         texts.extend(table.texts)
     whole = torch.cat([labels[name] for name in tables])
     _cut_missing(positions, whole, config)
-    if config.workers:  # processes that are forked off while the tokenizer's own threads run may hang
+    if config.workers not in (
+        0,
+        "auto",
+    ):  # processes that are forked off while the tokenizer's own threads run may hang
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     chosen = config.tokenizer or model
     if chosen is not None:
@@ -102,7 +106,15 @@ class TextStore:
         self.texts, self.tokens = texts, tokens
 
     def dataset(
-        self, positions: Tensor, labels: Tensor, preprocessing: Any, *, style: Any, augment: bool, seed: int
+        self,
+        positions: Tensor,
+        labels: Tensor,
+        preprocessing: Any,
+        *,
+        style: Any,
+        augment: bool,
+        seed: int,
+        cache: CacheSettings | None = None,
     ) -> SampleDataset:
         """The texts at `positions` with `labels`; the other arguments are for images."""
         return TextDataset(self, positions, labels)
