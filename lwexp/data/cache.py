@@ -52,7 +52,7 @@ class ImageCache:
     """The images of one file, by their index; it can be pickled, and is opened anew where it is unpickled."""
 
     def __init__(self, path: Path, count: int, channels: int) -> None:
-        """Raises `ValueError` for a file that does not hold `count` images of `channels`, `OSError` if there is none."""
+        """Raises `ValueError` for a file that does not hold `count` such images, `OSError` if there is none."""
         self.path, self._count, self._channels = path, count, channels
         self._table = np.fromfile(path, dtype=np.int64, count=3 * count).reshape(count, 3)
         start = self._table.nbytes

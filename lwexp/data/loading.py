@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lwexp.signals import ignore_in_worker
@@ -82,11 +83,14 @@ class EpochSampler(Sampler[list[SampleKey]]):
 class _Batches(Dataset[Batch]):
     """Whole batches by their keys, so that nothing is done for each sample that can be done for all at once."""
 
-    def __init__(self, dataset: SampleDataset) -> None:
-        self._dataset = dataset
+    def __init__(self, dataset: SampleDataset, channels_last: bool) -> None:
+        self._dataset, self._channels_last = dataset, channels_last
 
     def __getitem__(self, keys: Sequence[SampleKey]) -> Batch:
-        return self._dataset.batch(keys)
+        inputs, labels = self._dataset.batch(keys)
+        if self._channels_last and isinstance(inputs, Tensor) and inputs.ndim == 4:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        return inputs, labels
 
 
 def _as_it_is(batch: Batch) -> Batch:
@@ -107,13 +111,21 @@ class EpochLoader(DataLoader[Batch]):
     """A DataLoader of `EpochSampler`'s batches. `len` is the number of batches of the next iteration."""
 
     def __init__(
-        self, dataset: SampleDataset, sampler: EpochSampler, workers: Workers, device: torch.device | str
+        self,
+        dataset: SampleDataset,
+        sampler: EpochSampler,
+        workers: Workers,
+        device: torch.device | str,
+        channels_last: bool,
     ) -> None:
-        """`workers` processes make batches ahead (0: none); memory is pinned only where `device` is a GPU of CUDA."""
+        """`workers` processes make batches ahead (0: none); memory is pinned only where `device` is a GPU of CUDA.
+
+        With `channels_last` images come in that order in memory, [B, C, H, W] as ever.
+        """
         self.epoch_sampler = sampler
         workers = chosen_workers(workers, dataset, device)
         super().__init__(
-            _Batches(dataset),
+            _Batches(dataset, channels_last),
             batch_size=None,  # an item is a batch already
             sampler=sampler,
             num_workers=workers,
@@ -141,17 +153,28 @@ class EpochLoader(DataLoader[Batch]):
 
 
 def train_loader(
-    dataset: SampleDataset, *, batch_size: int, seed: int, workers: Workers, device: torch.device | str
+    dataset: SampleDataset,
+    *,
+    batch_size: int,
+    seed: int,
+    workers: Workers,
+    device: torch.device | str,
+    channels_last: bool = False,
 ) -> EpochLoader:
     """Shuffled full batches; call `set_epoch` before each epoch. The last, smaller batch is dropped."""
-    return EpochLoader(dataset, EpochSampler(len(dataset), batch_size, seed), workers, device)
+    return EpochLoader(dataset, EpochSampler(len(dataset), batch_size, seed), workers, device, channels_last)
 
 
 def eval_loader(
-    dataset: SampleDataset, *, batch_size: int, workers: Workers, device: torch.device | str
+    dataset: SampleDataset,
+    *,
+    batch_size: int,
+    workers: Workers,
+    device: torch.device | str,
+    channels_last: bool = False,
 ) -> EpochLoader:
     """All samples once, in their order."""
-    return EpochLoader(dataset, EpochSampler(len(dataset), batch_size, None), workers, device)
+    return EpochLoader(dataset, EpochSampler(len(dataset), batch_size, None), workers, device, channels_last)
 
 
 def to_device(batch: Batch, device: torch.device | str) -> Batch:
