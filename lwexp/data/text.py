@@ -24,6 +24,8 @@ from .tokens import Tokens, find_tokenizer, word_tokenizer
 if TYPE_CHECKING:
     from lwexp.config import TextConfig
 
+KEPT_TOKENS = 2**25  # of a split, in memory: 256 MiB
+
 
 def open_text(config: TextConfig, model: str | None = None) -> DataSource:
     """The texts that `config` names; splits that are missing are cut from train, stratified, by `data.split_seed`.
@@ -121,17 +123,26 @@ class TextStore:
 
 
 class TextDataset(SampleDataset):
-    """Token ids, made when a batch is asked for, and padded to its longest."""
+    """Token ids, made when a batch first asks for them, kept up to `KEPT_TOKENS`, and padded to the batch's longest."""
 
     def __init__(self, store: TextStore, positions: Tensor, labels: Tensor) -> None:
         """See `TextStore.dataset`."""
         super().__init__(labels)
         self._store = store
         self._positions: list[int] = positions.tolist()
+        self._kept: dict[int, Tensor] = {}
+        self._room = KEPT_TOKENS
 
     def inputs(self, keys: Sequence[SampleKey]) -> Sequence[Tensor]:
         """Each int64 [its tokens]."""
-        return self._store.tokens.encode([self._store.texts[self._positions[key.sample]] for key in keys])
+        new = list(dict.fromkeys(key.sample for key in keys if key.sample not in self._kept))
+        texts = [self._store.texts[self._positions[sample]] for sample in new]
+        found = dict(zip(new, self._store.tokens.encode(texts), strict=True)) if new else {}
+        inputs = [found[key.sample] if key.sample in found else self._kept[key.sample] for key in keys]
+        if self._room > 0:
+            self._kept.update(found)
+            self._room -= sum(map(len, found.values()))
+        return inputs
 
     def collate(self, inputs: Tensor | Sequence[Tensor]) -> Inputs:
         """`input_ids` and `attention_mask`, int64 [texts, tokens of the longest]."""
