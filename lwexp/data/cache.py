@@ -24,6 +24,8 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
+from lwexp.errors import ConfigError
+
 log = logging.getLogger(__name__)
 
 Pixels = NDArray[np.uint8]
@@ -83,8 +85,8 @@ def cached(
     """The cache of `read(0)`, … `read(count - 1)`, made now if need be; None where there should or can be none.
 
     `identity` says everything that the images depend on. One process makes a file, others that want the same wait for
-    it; it appears whole or not at all. So many `threads` read. What `read` raises ends it; a folder or disk that
-    refuses is a warning.
+    it; it appears whole or not at all. So many `threads` read. Where an image cannot be read
+    there is no cache; a folder or disk that refuses is a warning.
     """
     if settings.choice is False:
         return None
@@ -112,6 +114,8 @@ def cached(
             log.info("data: decoding %d images once (about %s) into %s", count, _shown(size), path)
             _write(path, read, count, threads)
         return ImageCache(path, count, channels)
+    except ConfigError:  # an image that cannot be read: the training names it, if it comes to it
+        return None
     except OSError as error:
         log.warning("data.cache: images are decoded each time: %s: %s", settings.folder, error.strerror or error)
         return None
