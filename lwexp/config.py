@@ -19,6 +19,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+Workers = Annotated[int, Field(ge=0)] | Literal["auto"]
 
 
 class Section(BaseModel):
@@ -59,7 +60,7 @@ class ImagesConfig(Section):
     image_size: Annotated[int, Field(ge=8, le=16384)] | None
     split_seed: Annotated[int, Field(ge=0)]
     augment: bool
-    workers: Annotated[int, Field(ge=0)]
+    workers: Workers
 
 
 class DigitsConfig(ImagesConfig):
@@ -73,6 +74,7 @@ class ImageFolderConfig(ImagesConfig):
 
     name: Literal["image_folder"]
     path: str
+    cache: bool | Literal["auto"]
     val_fraction: Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -83,6 +85,7 @@ class TorchvisionConfig(ImagesConfig):
     dataset: str
     root: str
     download: bool
+    cache: bool | Literal["auto"]
     options: dict[str, Any]
     val_fraction: Annotated[float, Field(gt=0, lt=1)]
 
@@ -102,7 +105,7 @@ class TextConfig(Section):
     val_fraction: Annotated[float, Field(gt=0, lt=1)]
     test_fraction: Fraction
     split_seed: Annotated[int, Field(ge=0)]
-    workers: Annotated[int, Field(ge=0)]
+    workers: Workers
 
     @property
     def augment(self) -> bool:
@@ -233,6 +236,7 @@ class RunConfig(Section):
     loss: LossConfig
     device: str
     precision: Literal["fp32", "bf16", "fp16"]
+    channels_last: bool
     compile: bool
     nonfinite: Literal["stop", "skip"]
     progress: bool

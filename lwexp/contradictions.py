@@ -17,6 +17,8 @@ from .policy import POLICIES, Policy, looks_at_training
 from .targets import why
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from .plan import Plan
     from .schedule import Schedule
 
@@ -65,6 +67,12 @@ def check_schedule(config: RunConfig, schedule: Schedule, steps: int, all_steps:
     _check_length(config, schedule.policy, all_steps)
     _check_rates(config, schedule, steps)
     yield from _check_unfreezing(config, schedule, steps, all_steps)
+
+
+def check_layout(config: RunConfig, module: nn.Module) -> Iterator[str]:
+    """An order in memory for weights that the model does not have; yields notes."""
+    if config.channels_last and not any(parameter.ndim == 4 for parameter in module.parameters()):
+        yield "channels_last=true changes nothing: no weight of the model has four dimensions, as a convolution's has"
 
 
 def _check_events(config: RunConfig, schedule: Schedule) -> None:

@@ -19,14 +19,15 @@ from .config import (
     TorchvisionConfig,
     WeightsFileConfig,
 )
-from .contradictions import check_plan, check_schedule, check_steps
+from .contradictions import check_layout, check_plan, check_schedule, check_steps
 from .errors import ConfigError, UnknownNameError
 from .settings import choice
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
-    from .data import DataSource, Preprocessing
+    from .data import CacheSettings, DataSource, Preprocessing
     from .loss import ClassLoss
     from .models import BuiltModel
     from .plan import Plan
@@ -82,7 +83,11 @@ def make_experiment(config: RunConfig, base: Path, device: str = "cpu") -> Exper
         schedule = build_schedule(config, plan, steps, steps_per_epoch)
         batches = info.sizes["train"] // config.batch_size
         all_steps = config.epochs * steps_per_epoch
-        notes = [*check_steps(config, batches, steps), *check_schedule(config, schedule, steps, all_steps)]
+        notes = [
+            *check_steps(config, batches, steps),
+            *check_schedule(config, schedule, steps, all_steps),
+            *check_layout(config, built.module),
+        ]
         if notes:
             plan = replace(plan, notes=(*plan.notes, *notes))
             schedule = replace(schedule, plan=plan)
@@ -128,6 +133,15 @@ def open_whole_data(config: RunConfig, base: Path) -> DataSource:
 
     model = config.model.name if config.model.source == "huggingface" else None
     return open_data(_based(config.data, base), model)
+
+
+def cache_settings(config: RunConfig, base: Path, passes: float) -> CacheSettings | None:
+    """Where and when decoded images are kept; None for data that are in memory. `passes` as in `CacheSettings`."""
+    from .data import CacheSettings
+
+    if not isinstance(config.data, (ImageFolderConfig, TorchvisionConfig)):
+        return None
+    return CacheSettings(base / "outputs" / "cache", config.data.cache, passes)
 
 
 def training_steps(config: RunConfig, samples: int, kind: str) -> tuple[int, int]:
@@ -203,6 +217,18 @@ def build_optimizer(config: RunConfig, plan: Plan) -> torch.optim.Optimizer:
     if options.get("fused") is True and any(p.is_meta for group in plan.param_groups() for p in group["params"]):
         del options["fused"]  # there is no such kernel for them
     return plan.optimizer(str(config.optimizer.name), **options)
+
+
+def put_channels_last(module: nn.Module) -> None:
+    """Lay the tensors of `module` that have four dimensions out with the second innermost; names and values stay.
+
+    `Module.to(memory_format=...)` would refuse a module with tensors of five.
+    """
+    import torch
+
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.ndim == 4:
+            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
 
 
 def build_loss(config: RunConfig, source: DataSource) -> ClassLoss:

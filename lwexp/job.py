@@ -20,8 +20,16 @@ from omegaconf import DictConfig
 from . import sweep
 from .checkpoint import Checkpoints
 from .config import SourceTaskConfig
-from .data import eval_loader, train_loader
-from .instantiate import Experiment, build_device, build_loss, build_optimizer, make_experiment
+from .data import eval_loader, train_loader, workers_note
+from .instantiate import (
+    Experiment,
+    build_device,
+    build_loss,
+    build_optimizer,
+    cache_settings,
+    make_experiment,
+    put_channels_last,
+)
 from .pictures import draw_plan, draw_seen
 from .policy import looks_at_training
 from .resume import asked, command
@@ -81,10 +89,17 @@ class _Job:
         config, source = experiment.config, experiment.source
         self.experiment, self.folder, self.base, self.values = experiment, folder, base, values
         experiment.built.module.to(device)
+        if config.channels_last:
+            put_channels_last(experiment.built.module)
         self.loading: dict[str, Any] = {
-            "batch_size": config.batch_size, "workers": config.data.workers, "device": device
+            "batch_size": config.batch_size, "workers": config.data.workers, "device": device,
+            "channels_last": config.channels_last,
         }  # fmt: skip
-        self.data = source.datasets(experiment.preprocessing, config.data.augment, config.seed)
+        passes = experiment.steps / experiment.steps_per_epoch
+        cache = cache_settings(config, base, passes)
+        self.data = source.datasets(experiment.preprocessing, config.data.augment, config.seed, cache)
+        if config.data.workers == "auto":
+            log.info("data: %s", workers_note(self.data, device))
         self.checkpoints = Checkpoints(
             folder / "checkpoints",
             every_steps=config.checkpoint.every_steps,

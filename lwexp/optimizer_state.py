@@ -46,9 +46,9 @@ def load_optimizer(
         groups.append({**old, **own})
     optimizer.load_state_dict({**saved, "state": state, "param_groups": groups})
     for i, parameter in enumerate(chain.from_iterable(group["params"] for group in optimizer.param_groups)):
-        if i in state:  # torch casts most of it to the type of the parameter
+        if i in state:
             for key, value in state[i].items():
-                _keep_type(optimizer.state[parameter], key, value)
+                _restore(optimizer.state[parameter], key, value, parameter)
 
 
 def _group_of(saved: Mapping[str, Any], position: int) -> dict[str, Any]:
@@ -67,6 +67,14 @@ def _unlike(group: Mapping[str, Any], old: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _keep_type(state: Any, key: Any, saved: Any) -> None:
-    if isinstance(saved, Tensor) and isinstance(state[key], Tensor) and state[key].dtype != saved.dtype:
+def _restore(state: Any, key: Any, saved: Any, parameter: Tensor) -> None:
+    """The type that was saved, torch casts most of it to that of the parameter; and the parameter's order in memory.
+
+    A fused kernel walks through parameter and state side by side, whatever order in memory each is in.
+    """
+    if not isinstance(saved, Tensor) or not isinstance(state[key], Tensor):
+        return
+    if state[key].dtype != saved.dtype:
         state[key] = saved.to(state[key].device)
+    if saved.shape == parameter.shape and state[key].stride() != parameter.stride():
+        state[key] = torch.empty_like(parameter, dtype=saved.dtype).copy_(state[key])

@@ -18,7 +18,7 @@ from filelock import FileLock
 
 from .config import RunConfig, SourceTaskConfig
 from .data import eval_loader, half_of_classes, train_loader
-from .instantiate import Experiment, open_whole_data
+from .instantiate import Experiment, cache_settings, open_whole_data
 from .loss import make_loss
 from .models import build_model
 from .plan import make_plan
@@ -64,7 +64,9 @@ def _pretrain(experiment: Experiment, device: torch.device, path: Path, base: Pa
         plan = make_plan(built.module, decay="none", lr=config.weights.lr)
         optimizer = plan.optimizer("adam")
         built.module.to(device)
-        data = source.datasets(experiment.preprocessing, config.data.augment, seed)
+        passes = float(config.weights.epochs)
+        cache = cache_settings(config, base, passes)
+        data = source.datasets(experiment.preprocessing, config.data.augment, seed, cache)
         size = min(config.batch_size, source.info.sizes["train"])
         loading: dict[str, Any] = {"batch_size": size, "workers": config.data.workers, "device": device}
         train = train_loader(data.train, seed=seed, **loading)
@@ -94,7 +96,7 @@ def _key(config: RunConfig) -> str:
     assert isinstance(config.weights, SourceTaskConfig)
     parts = {
         "model": config.model.model_dump(),
-        "data": config.data.model_dump(exclude={"workers"}),
+        "data": config.data.model_dump(exclude={"workers", "cache"}),
         "weights": config.weights.model_dump(),
         "batch_size": config.batch_size,
         "precision": config.precision,

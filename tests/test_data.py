@@ -54,13 +54,13 @@ def digits(**changes: Any) -> DataSource:
 
 
 def folder(path: Path, **changes: Any) -> DataSource:
-    values = {"image_size": None, "val_fraction": 0.25, "split_seed": 0, "augment": True, "workers": 0}
+    values = {"image_size": None, "val_fraction": 0.25, "split_seed": 0, "augment": True, "workers": 0, "cache": False}
     return open_data(ImageFolderConfig(name="image_folder", path=str(path), **{**values, **changes}))
 
 
 def torchvision_set(dataset: str, root: Path | str = "data", **changes: Any) -> DataSource:
     values = {"download": False, "options": {}, "image_size": None, "val_fraction": 0.25, "split_seed": 0}
-    more = {"augment": True, "workers": 0}
+    more = {"augment": True, "workers": 0, "cache": False}
     return open_data(
         TorchvisionConfig(name="torchvision", dataset=dataset, root=str(root), **{**values, **more, **changes})
     )
@@ -554,6 +554,7 @@ def test_a_corrupt_image_is_named_in_one_line(photos: Path, kind: str, workers: 
     loader = train_loader(train, batch_size=len(train), seed=0, workers=workers, device="cpu")
     with pytest.raises(CorruptImageError) as caught:
         list(loader)
+    loader.close()  # else its worker, which ignores the signal that Python sends it, holds up the end of the process
     message = str(caught.value)
     assert message.startswith(f"data.path={photos}: cannot read the image train/dog/broken.jpg: ")
     assert why in message

@@ -540,7 +540,7 @@ def test_values_that_leave_the_numbers_alone_may_differ(lwexp_here: RunHere, kil
     )
     assert outcome.code == 0, outcome.err
     assert json.loads((killed / "resumed.json").read_text()) == [
-        "step 0 with device=cpu progress=true checkpoint.keep=5"
+        "step 0 with data.workers=0 device=cpu progress=true checkpoint.keep=5"
     ]
 
 

@@ -57,7 +57,7 @@ class Noisy(SampleDataset):
         self._augment = augment
 
     def inputs(self, keys: Sequence[SampleKey]) -> Sequence[Tensor]:
-        noise = [torch.tensor(uniforms(7, *key, SIZE)) if self._augment else torch.zeros(SIZE) for key in keys]
+        noise = torch.from_numpy(np.stack(uniforms(7, keys, SIZE), axis=1)).float() * self._augment
         return [self._values[key.sample] + part for key, part in zip(keys, noise, strict=True)]
 
 

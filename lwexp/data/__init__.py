@@ -5,9 +5,10 @@ open_data(config) -> DataSource -> .datasets(preprocessing, augment, seed) -> Sp
 
 from __future__ import annotations
 
+from .cache import CacheSettings
 from .images import Batch, CorruptImageError, Inputs, SampleDataset
 from .keys import SampleKey
-from .loading import EpochLoader, EpochSampler, call, eval_loader, to_device, train_loader
+from .loading import EpochLoader, EpochSampler, call, eval_loader, to_device, train_loader, workers_note
 from .opening import open_data
 from .source import DataInfo, DataSource, Splits, half_of_classes
 from .tokens import Tokens
@@ -15,6 +16,7 @@ from .transforms import Preprocessing, standard_preprocessing
 
 __all__ = [
     "Batch",
+    "CacheSettings",
     "CorruptImageError",
     "DataInfo",
     "DataSource",
@@ -33,4 +35,5 @@ __all__ = [
     "standard_preprocessing",
     "to_device",
     "train_loader",
+    "workers_note",
 ]

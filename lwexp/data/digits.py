@@ -6,10 +6,13 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from .cache import CacheSettings
 from .images import SampleDataset
 from .keys import SampleKey, uniforms
 from .source import DataSource, Split
@@ -62,9 +65,17 @@ class TensorStore:
         self._images = images
 
     def dataset(
-        self, positions: Tensor, labels: Tensor, preprocessing: Preprocessing, *, style: Style, augment: bool, seed: int
+        self,
+        positions: Tensor,
+        labels: Tensor,
+        preprocessing: Preprocessing,
+        *,
+        style: Style,
+        augment: bool,
+        seed: int,
+        cache: CacheSettings | None = None,
     ) -> SampleDataset:
-        """The images at `positions`, resized here and now; `style` is always that of characters."""
+        """The images at `positions`, resized here and now; `style` is that of characters, nothing is left to cache."""
         size = preprocessing.image_size
         images = functional.interpolate(
             self._images[positions].float(), (size, size), mode=preprocessing.interpolation, antialias=True
@@ -87,35 +98,40 @@ class TensorDataset(SampleDataset):
         self._factor = 1 / (255 * std)
         self._offset = -torch.tensor(preprocessing.mean).view(1, -1, 1, 1) / std
 
-    def inputs(self, keys: Sequence[SampleKey]) -> Sequence[Tensor]:
-        """Augmented where asked for, repeated to the model's channels, normalised."""
+    def inputs(self, keys: Sequence[SampleKey]) -> Tensor:
+        """Augmented where asked for, repeated to the model's channels, normalised: [keys, channels, size, size]."""
         batch = self._images[[key.sample for key in keys]].float()
         if self._augment:
-            batch = jittered(batch, [uniforms(self._seed, *key, 4) for key in keys])
+            batch = jittered(batch, uniforms(self._seed, keys, 4))
         batch = batch.expand(-1, self._channels, -1, -1)
-        return (batch * self._factor).add_(self._offset).unbind()
+        return (batch * self._factor).add_(self._offset)
 
 
-def jittered(images: Tensor, uniform: Sequence[Sequence[float]]) -> Tensor:
-    """Each image turned, resized and shifted a little, as its four numbers in [0, 1) say. [n, C, H, W], as the result.
+def jittered(images: Tensor, uniform: Sequence[NDArray[np.float64]]) -> Tensor:
+    """Each image turned, resized and shifted a little, as four arrays of numbers in [0, 1) say, one for each image.
+
+    Both images and result are [n, C, H, W].
 
     What comes in from outside is 0, the background. An image's result does not depend on the others of its batch, to
     the last bit: sine and cosine come from `math`, all else is one multiplication or addition per element (a batched
     matrix product, as in `affine_grid`, may round differently for another batch).
     """
-    matrices = torch.tensor([_inverse_affine(*numbers) for numbers in uniform])  # [n, 6]
-    xx, xy, x0, yx, yy, y0 = (column[:, None, None] for column in matrices.unbind(1))
+    matrices = torch.from_numpy(np.stack(_inverse_affine(*uniform))).float().view(2, 3, -1)
+    of_x, of_y, offset = matrices.permute(1, 2, 0).contiguous()[..., None, None]  # each [n, 2, 1, 1]
     height, width = images.shape[-2:]
-    x = ((torch.arange(width) * 2 + 1) / width - 1)[None, None, :]  # centres of pixels; the image spans [-1, 1]
-    y = ((torch.arange(height) * 2 + 1) / height - 1)[None, :, None]
-    grid = torch.stack((xx * x + xy * y + x0, yx * x + yy * y + y0), dim=-1)
+    x = (torch.arange(width) * 2 + 1) / width - 1  # centres of pixels; the image spans [-1, 1]
+    y = (torch.arange(height) * 2 + 1) / height - 1
+    grid = (of_x * x + of_y * y[:, None] + offset).permute(0, 2, 3, 1)
     return functional.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
-def _inverse_affine(turn: float, zoom: float, right: float, down: float) -> tuple[float, ...]:
-    """Where a point of the result comes from: rows of the 2×3 matrix, in units where the image spans [-1, 1]."""
-    angle = math.radians(MAX_DEGREES) * (2 * turn - 1)
+def _inverse_affine(
+    turn: NDArray[np.float64], zoom: NDArray[np.float64], right: NDArray[np.float64], down: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], ...]:
+    """Where a point of the result comes from: rows of 2×3 matrices, in units where the image spans [-1, 1]."""
+    angles = math.radians(MAX_DEGREES) * (2 * turn - 1)
     scale = 1 + MAX_ZOOM * (2 * zoom - 1)
     x, y = 2 * MAX_SHIFT * (2 * right - 1), 2 * MAX_SHIFT * (2 * down - 1)
-    cosine, sine = math.cos(angle) / scale, math.sin(angle) / scale
+    cosine = np.array([math.cos(angle) for angle in angles.tolist()]) / scale
+    sine = np.array([math.sin(angle) for angle in angles.tolist()]) / scale
     return (cosine, sine, -(cosine * x + sine * y), -sine, cosine, -(cosine * y - sine * x))

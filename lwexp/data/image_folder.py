@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ import torch
 
 from lwexp.errors import ConfigError, nearest
 
+from .cache import stats_of, usable_cores
 from .images import CorruptImageError, PILStore, read_image
 from .source import SPLIT_NAMES, DataSource, Split, SplitName
 from .splitting import stratified_cut
@@ -69,10 +70,16 @@ def open_image_folder(config: ImageFolderConfig) -> DataSource:
 class FileStore(PILStore):
     """Image files, by position; `root` is what the user gave, `files` are full paths."""
 
+    threads = usable_cores()  # Pillow lets others run while it decodes
+
     def __init__(self, root: str, files: list[str]) -> None:
         """Nothing is read yet."""
         super().__init__(channels=3)
         self._root, self._files = root, files
+
+    def identity(self, positions: Sequence[int]) -> str:
+        """The files with their sizes and times of change."""
+        return stats_of(self._files[position] for position in positions)
 
     def load(self, position: int, channels: int) -> PILImage:
         """Read and decode one file."""

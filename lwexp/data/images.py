@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from lwexp.errors import ConfigError
 
+from .cache import CacheSettings, Pixels, cached
 from .keys import SampleKey, sample_seed
 from .transforms import Preprocessing, Style, decoded_channels, image_transform
 
@@ -116,9 +117,17 @@ class Store(Protocol):
     """Random access to samples, by position; a split is a list of positions."""
 
     def dataset(
-        self, positions: Tensor, labels: Tensor, preprocessing: Any, *, style: Any, augment: bool, seed: int
+        self,
+        positions: Tensor,
+        labels: Tensor,
+        preprocessing: Any,
+        *,
+        style: Any,
+        augment: bool,
+        seed: int,
+        cache: CacheSettings | None,
     ) -> SampleDataset:
-        """The samples at `positions` with `labels`, preprocessed."""
+        """The samples at `positions` with `labels`, preprocessed; `cache` is for images that are decoded."""
 
 
 class SampleDataset(Dataset[tuple[Tensor, int]]):
@@ -126,6 +135,9 @@ class SampleDataset(Dataset[tuple[Tensor, int]]):
 
     An image is float32 [C, H, W], a text int64 [tokens].
     """
+
+    slow = False  # whether a batch takes so long that processes should make it ahead
+    how = "in memory"  # where the samples come from, for messages
 
     def __init__(self, labels: Tensor) -> None:
         """`labels`: int64 [n]."""
@@ -142,19 +154,25 @@ class SampleDataset(Dataset[tuple[Tensor, int]]):
     def __getitems__(self, keys: Sequence[int | SampleKey]) -> list[tuple[Tensor, int]]:
         """Several at once: each is bit for bit what `__getitem__` gives."""
         full = [key if isinstance(key, SampleKey) else SampleKey(0, range(len(self))[key]) for key in keys]
-        return list(zip(self.inputs(full), [self._labels[key.sample] for key in full], strict=True))
+        return [(sample, self._labels[key.sample]) for key, sample in zip(full, self.inputs(full), strict=True)]
 
-    def inputs(self, keys: Sequence[SampleKey]) -> Sequence[Tensor]:
-        """The inputs of `keys`."""
+    def batch(self, keys: Sequence[SampleKey]) -> Batch:
+        """The samples of `keys` as one batch."""
+        return self.collate(self.inputs(keys)), torch.tensor([self._labels[key.sample] for key in keys])
+
+    def inputs(self, keys: Sequence[SampleKey]) -> Tensor | Sequence[Tensor]:
+        """The inputs of `keys`, one by one or, where all have one shape, as one tensor."""
         raise TypeError(f"{type(self).__name__} does not say how its inputs are made")
 
-    def collate(self, samples: Sequence[tuple[Tensor, int]]) -> Batch:
-        """Samples as one batch: inputs stacked, labels as one tensor."""
-        return torch.stack([sample for sample, _ in samples]), torch.tensor([label for _, label in samples])
+    def collate(self, inputs: Tensor | Sequence[Tensor]) -> Inputs:
+        """What `inputs` returned, as a model takes it."""
+        return inputs if isinstance(inputs, Tensor) else torch.stack(list(inputs))
 
 
 class PILStore:
     """Images that are decoded one by one: what a subclass's `load` returns for a position."""
+
+    threads = 1  # that may call `load` at once
 
     def __init__(self, channels: int) -> None:
         """`channels`: 3 for colour, 1 for grey."""
@@ -164,11 +182,23 @@ class PILStore:
         """The image at `position` as RGB (3) or grey (1); `CorruptImageError` names one that cannot be read."""
         raise TypeError(f"{type(self).__name__} does not say how its images are read")
 
+    def identity(self, positions: Sequence[int]) -> str:
+        """Another text whenever one of the images at `positions` is another; `OSError` for a file that is gone."""
+        raise TypeError(f"{type(self).__name__} does not say what its images depend on")
+
     def dataset(
-        self, positions: Tensor, labels: Tensor, preprocessing: Preprocessing, *, style: Style, augment: bool, seed: int
+        self,
+        positions: Tensor,
+        labels: Tensor,
+        preprocessing: Preprocessing,
+        *,
+        style: Style,
+        augment: bool,
+        seed: int,
+        cache: CacheSettings | None = None,
     ) -> SampleDataset:
-        """The images at `positions` with `labels`, decoded when asked for."""
-        return PILDataset(self, positions, labels, preprocessing, style=style, augment=augment, seed=seed)
+        """The images at `positions` with `labels`, decoded when asked for or, with `cache`, once for all runs."""
+        return PILDataset(self, positions, labels, preprocessing, style=style, augment=augment, seed=seed, cache=cache)
 
 
 class PILDataset(SampleDataset):
@@ -184,23 +214,52 @@ class PILDataset(SampleDataset):
         style: Style,
         augment: bool,
         seed: int,
+        cache: CacheSettings | None,
     ) -> None:
         """See `PILStore.dataset`."""
         super().__init__(labels)
-        self._store, self._augment, self._seed = store, augment, seed
+        self._store, self._seed = store, seed
         self._positions: list[int] = positions.tolist()
         self._channels = decoded_channels(store.channels, preprocessing.channels)
         self._transform = image_transform(preprocessing, style, augment)
+        self._cache = (
+            None
+            if cache is None
+            else cached(
+                self._decoded,
+                len(self),
+                self._channels,
+                identity=lambda: f"{self._transform.identity} {store.identity(self._positions)}",
+                threads=store.threads,
+                settings=cache,
+            )
+        )
+        self.slow = self._cache is None or self._transform.random is not None
+        kept = "decoded one by one" if self._cache is None else f"decoded in {self._cache.path.name}"
+        self.how = f"{kept}, augmented one by one" if self._cache and self._transform.random else kept
 
-    def inputs(self, keys: Sequence[SampleKey]) -> Sequence[Tensor]:
-        """Decoded, augmented and normalised; the global generators are left as they were."""
-        decoded = [self._store.load(self._positions[key.sample], self._channels) for key in keys]
-        if not self._augment:
-            return [self._transform(image) for image in decoded]
-        images: list[Any] = []
-        with torch.random.fork_rng(devices=[]):
-            for key, image in zip(keys, decoded, strict=True):
-                # not torch.manual_seed: that would seed CUDA's generators as well
-                torch.default_generator.manual_seed(sample_seed(self._seed, *key))
-                images.append(self._transform(image))
-        return images
+    def inputs(self, keys: Sequence[SampleKey]) -> Tensor:
+        """Decoded, augmented, normalised: [keys, channels, size, size]; the global generators are left as they were."""
+        read = self._decoded if self._cache is None else self._cache.__getitem__
+        images = [read(key.sample) for key in keys]
+        if self._transform.random is not None:
+            with torch.random.fork_rng(devices=[]):
+                for i, key in enumerate(keys):
+                    # not torch.manual_seed: that would seed CUDA's generators as well
+                    torch.default_generator.manual_seed(sample_seed(self._seed, *key))
+                    images[i] = _pixels(self._transform.random(_image(images[i])))
+        return self._transform.finish(torch.from_numpy(np.stack(images)))
+
+    def _decoded(self, index: int) -> Pixels:
+        """Everything up to where random numbers come in."""
+        image = self._store.load(self._positions[index], self._channels)
+        return _pixels(image if self._transform.fixed is None else self._transform.fixed(image))
+
+
+def _pixels(image: PILImage) -> Pixels:
+    pixels = np.array(image)
+    return pixels if pixels.ndim == 3 else pixels[:, :, None]
+
+
+def _image(pixels: Pixels) -> PILImage:
+    return Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[:, :, 0])

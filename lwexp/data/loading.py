@@ -5,15 +5,47 @@ from __future__ import annotations
 import atexit
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lwexp.signals import ignore_in_worker
 
+from .cache import usable_cores
 from .images import Batch, Inputs, SampleDataset
 from .keys import SampleKey, order_seed
+
+if TYPE_CHECKING:
+    from .source import Splits
+
+
+Workers = int | Literal["auto"]
+
+
+def chosen_workers(workers: Workers, dataset: SampleDataset, device: torch.device | str) -> int:
+    """How many processes make batches ahead; "auto" means as many as help.
+
+    None for what is quickly made, where handing a batch over takes longer than making it, and none on a single core.
+    Else one for each core: at most 2 beside a training that wants the cores itself, at most 8 beside a GPU.
+    """
+    if workers != "auto":
+        return workers
+    cores = usable_cores()
+    if not dataset.slow or cores == 1:
+        return 0
+    return min(cores, 2 if torch.device(device).type == "cpu" else 8)
+
+
+def workers_note(splits: Splits, device: torch.device | str) -> str:
+    """What `data.workers=auto` came to, and why, on one line."""
+    found: dict[str, list[str]] = {}
+    for name, dataset in vars(splits).items():
+        if dataset is not None:
+            count = chosen_workers("auto", dataset, device)
+            found.setdefault(f"{dataset.how}, {count or 'no'} worker{'' if count == 1 else 's'}", []).append(name)
+    return "; ".join(f"{', '.join(names)}: {what}" for what, names in found.items())
 
 
 class EpochSampler(Sampler[list[SampleKey]]):
@@ -48,6 +80,23 @@ class EpochSampler(Sampler[list[SampleKey]]):
         return ([SampleKey(epoch, index) for index in order[start : start + size]] for start in starts)
 
 
+class _Batches(Dataset[Batch]):
+    """Whole batches by their keys, so that nothing is done for each sample that can be done for all at once."""
+
+    def __init__(self, dataset: SampleDataset, channels_last: bool) -> None:
+        self._dataset, self._channels_last = dataset, channels_last
+
+    def __getitem__(self, keys: Sequence[SampleKey]) -> Batch:
+        inputs, labels = self._dataset.batch(keys)
+        if self._channels_last and isinstance(inputs, Tensor) and inputs.ndim == 4:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        return inputs, labels
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    return batch
+
+
 _open: weakref.WeakSet[EpochLoader] = weakref.WeakSet()
 
 
@@ -61,16 +110,28 @@ def _close_all() -> None:
 class EpochLoader(DataLoader[Batch]):
     """A DataLoader of `EpochSampler`'s batches. `len` is the number of batches of the next iteration."""
 
-    def __init__(self, dataset: SampleDataset, sampler: EpochSampler, workers: int, device: torch.device | str) -> None:
-        """`workers` processes decode ahead (0: none); memory is pinned only where `device` is a GPU of CUDA."""
+    def __init__(
+        self,
+        dataset: SampleDataset,
+        sampler: EpochSampler,
+        workers: Workers,
+        device: torch.device | str,
+        channels_last: bool,
+    ) -> None:
+        """`workers` processes make batches ahead (0: none); memory is pinned only where `device` is a GPU of CUDA.
+
+        With `channels_last` images come in that order in memory, [B, C, H, W] as ever.
+        """
         self.epoch_sampler = sampler
+        workers = chosen_workers(workers, dataset, device)
         super().__init__(
-            dataset,  # type: ignore[arg-type]  # a DataLoader's type is that of the dataset's items, ours the batches'
-            batch_sampler=sampler,
+            _Batches(dataset, channels_last),
+            batch_size=None,  # an item is a batch already
+            sampler=sampler,
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=torch.device(device).type == "cuda",
-            collate_fn=dataset.collate,
+            collate_fn=_as_it_is,  # type: ignore[arg-type]  # torch thinks of lists of samples only
             worker_init_fn=ignore_in_worker,
             generator=torch.Generator(),  # else each new iterator would draw from the global generator
         )
@@ -92,15 +153,28 @@ class EpochLoader(DataLoader[Batch]):
 
 
 def train_loader(
-    dataset: SampleDataset, *, batch_size: int, seed: int, workers: int, device: torch.device | str
+    dataset: SampleDataset,
+    *,
+    batch_size: int,
+    seed: int,
+    workers: Workers,
+    device: torch.device | str,
+    channels_last: bool = False,
 ) -> EpochLoader:
     """Shuffled full batches; call `set_epoch` before each epoch. The last, smaller batch is dropped."""
-    return EpochLoader(dataset, EpochSampler(len(dataset), batch_size, seed), workers, device)
+    return EpochLoader(dataset, EpochSampler(len(dataset), batch_size, seed), workers, device, channels_last)
 
 
-def eval_loader(dataset: SampleDataset, *, batch_size: int, workers: int, device: torch.device | str) -> EpochLoader:
+def eval_loader(
+    dataset: SampleDataset,
+    *,
+    batch_size: int,
+    workers: Workers,
+    device: torch.device | str,
+    channels_last: bool = False,
+) -> EpochLoader:
     """All samples once, in their order."""
-    return EpochLoader(dataset, EpochSampler(len(dataset), batch_size, None), workers, device)
+    return EpochLoader(dataset, EpochSampler(len(dataset), batch_size, None), workers, device, channels_last)
 
 
 def to_device(batch: Batch, device: torch.device | str) -> Batch:

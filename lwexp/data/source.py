@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lwexp.errors import ConfigError
 
+from .cache import CacheSettings
 from .images import SampleDataset, Store
 from .keys import order_seed
 from .tokens import Tokens
@@ -91,8 +92,13 @@ class DataSource:
         """The labels of `split`, int64 [n]."""
         return self._splits[split].labels.clone()
 
-    def datasets(self, preprocessing: Preprocessing | None, augment: bool, seed: int) -> Splits:
-        """Map-style datasets. Only "train" is augmented, as `seed` decides; texts need no preprocessing."""
+    def datasets(
+        self, preprocessing: Preprocessing | None, augment: bool, seed: int, cache: CacheSettings | None = None
+    ) -> Splits:
+        """Map-style datasets. Only "train" is augmented, as `seed` decides; texts need no preprocessing.
+
+        Images that are decoded are kept as `cache` says; None: nowhere. They are the same either way.
+        """
         made = {
             name: split.store.dataset(
                 split.positions,
@@ -101,6 +107,7 @@ class DataSource:
                 style=self._style,
                 augment=augment and name == "train",
                 seed=seed,
+                cache=cache,
             )
             for name, split in self._splits.items()
         }

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from lwexp.errors import ConfigError, nearest
 
-from .images import Batch, SampleDataset
+from .cache import CacheSettings
+from .images import Inputs, SampleDataset
 from .keys import SampleKey
 from .source import DataSource, Split, SplitName
 from .splitting import stratified_cut
@@ -22,6 +23,8 @@ from .tokens import Tokens, find_tokenizer, word_tokenizer
 
 if TYPE_CHECKING:
     from lwexp.config import TextConfig
+
+KEPT_TOKENS = 2**25  # of a split, in memory: 256 MiB
 
 
 def open_text(config: TextConfig, model: str | None = None) -> DataSource:
@@ -46,7 +49,10 @@ def open_text(config: TextConfig, model: str | None = None) -> DataSource:
         texts.extend(table.texts)
     whole = torch.cat([labels[name] for name in tables])
     _cut_missing(positions, whole, config)
-    if config.workers:  # processes that are forked off while the tokenizer's own threads run may hang
+    if config.workers not in (
+        0,
+        "auto",
+    ):  # processes that are forked off while the tokenizer's own threads run may hang
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     chosen = config.tokenizer or model
     if chosen is not None:
@@ -102,26 +108,42 @@ class TextStore:
         self.texts, self.tokens = texts, tokens
 
     def dataset(
-        self, positions: Tensor, labels: Tensor, preprocessing: Any, *, style: Any, augment: bool, seed: int
+        self,
+        positions: Tensor,
+        labels: Tensor,
+        preprocessing: Any,
+        *,
+        style: Any,
+        augment: bool,
+        seed: int,
+        cache: CacheSettings | None = None,
     ) -> SampleDataset:
         """The texts at `positions` with `labels`; the other arguments are for images."""
         return TextDataset(self, positions, labels)
 
 
 class TextDataset(SampleDataset):
-    """Token ids, made when a batch is asked for, and padded to its longest."""
+    """Token ids, made when a batch first asks for them, kept up to `KEPT_TOKENS`, and padded to the batch's longest."""
 
     def __init__(self, store: TextStore, positions: Tensor, labels: Tensor) -> None:
         """See `TextStore.dataset`."""
         super().__init__(labels)
         self._store = store
         self._positions: list[int] = positions.tolist()
+        self._kept: dict[int, Tensor] = {}
+        self._room = KEPT_TOKENS
 
     def inputs(self, keys: Sequence[SampleKey]) -> Sequence[Tensor]:
         """Each int64 [its tokens]."""
-        return self._store.tokens.encode([self._store.texts[self._positions[key.sample]] for key in keys])
+        new = list(dict.fromkeys(key.sample for key in keys if key.sample not in self._kept))
+        texts = [self._store.texts[self._positions[sample]] for sample in new]
+        found = dict(zip(new, self._store.tokens.encode(texts), strict=True)) if new else {}
+        inputs = [found[key.sample] if key.sample in found else self._kept[key.sample] for key in keys]
+        if self._room > 0:
+            self._kept.update(found)
+            self._room -= sum(map(len, found.values()))
+        return inputs
 
-    def collate(self, samples: Sequence[tuple[Tensor, int]]) -> Batch:
-        """`input_ids` and `attention_mask`, int64 [texts, tokens of the longest], and the labels."""
-        ids = [sample for sample, _ in samples]
-        return self._store.tokens.batch(ids), torch.tensor([label for _, label in samples])
+    def collate(self, inputs: Tensor | Sequence[Tensor]) -> Inputs:
+        """`input_ids` and `attention_mask`, int64 [texts, tokens of the longest]."""
+        return self._store.tokens.batch(list(inputs))

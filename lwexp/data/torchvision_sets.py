@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from lwexp.errors import ConfigError, RunError, UnknownNameError
 
+from .cache import stats_of
 from .images import CorruptImageError, PILStore, as_mode
 from .source import SPLIT_NAMES, DataSource, Split, SplitName
 from .splitting import stratified_cut
@@ -61,7 +63,7 @@ def open_torchvision(config: TorchvisionConfig) -> DataSource:
             continue
         dataset, labels = _opened(config, kind, parameters, arguments)
         if labels is not None:
-            stores[split] = SetStore(dataset, name, config.root, channels)
+            stores[split] = SetStore(dataset, name, config.root, channels, [config.options, arguments])
             found[split] = labels
     if "train" not in found or not len(found["train"]):
         raise ConfigError("data.root", config.root, f"{name} has no training images there")
@@ -92,10 +94,16 @@ def open_torchvision(config: TorchvisionConfig) -> DataSource:
 class SetStore(PILStore):
     """A torchvision data set; its transforms are off, its labels are not used here."""
 
-    def __init__(self, images: Any, name: str, root: str, channels: int) -> None:
-        """`images[position]` is (PIL image, label)."""
+    def __init__(self, images: Any, name: str, root: str, channels: int, made_with: Any) -> None:
+        """`images[position]` is (PIL image, label); `made_with`: what its constructor was given, for a cache."""
         super().__init__(channels)
-        self.images, self._name, self._root = images, name, root
+        self.images, self._name, self._root, self._made_with = images, name, root, made_with
+
+    def identity(self, positions: Sequence[int]) -> str:
+        """How the set was made, and all files in its folder; which of them are its own only torchvision knows."""
+        folder = Path(getattr(self.images, "root", None) or os.devnull)
+        files = sorted(os.path.join(here, name) for here, _, names in os.walk(folder) for name in names)  # noqa: PTH118
+        return f"{self._name} {self._made_with} {list(positions)} {stats_of(files)}"
 
     def load(self, position: int, channels: int) -> PILImage:
         """Decode one image."""

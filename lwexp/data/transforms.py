@@ -6,6 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
+from torch import Tensor
+
 from lwexp.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -73,47 +76,48 @@ def decoded_channels(available: int, wanted: int) -> int:
     return available
 
 
-def image_transform(preprocessing: Preprocessing, style: Style, augment: bool) -> Any:
-    """The `torchvision.transforms.v2` pipeline from a PIL image to a float32 tensor [channels, size, size].
+@dataclass(frozen=True)
+class ImageTransform:
+    """From a PIL image to the model's input, in three parts.
 
-    Random parts draw from torch's global CPU generator alone, so whoever seeds that decides them.
+    `fixed` and `random` take and return PIL images; `fixed` draws no random numbers, `random` draws from torch's global
+    CPU generator alone, so whoever seeds that decides it; None where there is nothing to do. `identity` says all that
+    the result of `fixed` depends on, besides the image.
+    """
+
+    fixed: Any | None
+    random: Any | None
+    identity: str
+    preprocessing: Preprocessing
+
+    def finish(self, images: Tensor) -> Tensor:
+        """Pixels, uint8 [n, H, W, C], normalised and repeated to the model's channels: float32 [n, channels, H, W]."""
+        to = self.preprocessing
+        values = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format).mul_(1 / 255)
+        mean, std = (torch.tensor(numbers).view(-1, 1, 1) for numbers in (to.mean, to.std))
+        return values.expand(-1, to.channels, -1, -1).sub(mean).div_(std)
+
+
+def image_transform(preprocessing: Preprocessing, style: Style, augment: bool) -> ImageTransform:
+    """The `torchvision.transforms.v2` steps for images of a `style`.
+
     Photographs: random resized crop and horizontal flip (He et al., 2016), else resize and centre crop.
     Characters: squeezed to the square, with small random rotations, shifts and changes of size.
     """
-    import torch
     from torchvision.transforms import InterpolationMode
     from torchvision.transforms import v2 as exported
 
     v2: Any = exported  # torchvision does not mark for type checkers what it exports
     size, mode = preprocessing.image_size, InterpolationMode(preprocessing.interpolation)
-    steps: list[Any]
+    fixed = random = None
     if style == "photograph" and augment:
-        steps = [v2.RandomResizedCrop(size, interpolation=mode, antialias=True), v2.RandomHorizontalFlip()]
+        random = v2.Compose([v2.RandomResizedCrop(size, interpolation=mode, antialias=True), v2.RandomHorizontalFlip()])
     elif style == "photograph":
         shorter_side = math.floor(size / preprocessing.crop_pct)
-        steps = [v2.Resize(shorter_side, interpolation=mode, antialias=True), v2.CenterCrop(size)]
+        fixed = v2.Compose([v2.Resize(shorter_side, interpolation=mode, antialias=True), v2.CenterCrop(size)])
     else:
-        steps = [v2.Resize((size, size), interpolation=mode, antialias=True)]
+        fixed = v2.Resize((size, size), interpolation=mode, antialias=True)
         if augment:
             zoom = (1 - MAX_ZOOM, 1 + MAX_ZOOM)
-            steps.append(v2.RandomAffine(MAX_DEGREES, (MAX_SHIFT, MAX_SHIFT), zoom, interpolation=mode))
-    return v2.Compose(
-        [
-            *steps,
-            v2.PILToTensor(),
-            v2.ToDtype(torch.float32, scale=True),
-            Repeat(preprocessing.channels),
-            v2.Normalize(list(preprocessing.mean), list(preprocessing.std)),
-        ]
-    )
-
-
-@dataclass(frozen=True)
-class Repeat:
-    """One plane repeated to `channels`; an image that has them already is left alone."""
-
-    channels: int
-
-    def __call__(self, image: Any) -> Any:
-        """[C, H, W] -> [channels, H, W]."""
-        return image.expand(self.channels, -1, -1)
+            random = v2.RandomAffine(MAX_DEGREES, (MAX_SHIFT, MAX_SHIFT), zoom, interpolation=mode)
+    return ImageTransform(fixed, random, str(fixed), preprocessing)
