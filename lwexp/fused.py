@@ -71,7 +71,21 @@ class _Fused(Optimizer):
         step: Any = self.stock.step
         if getattr(step, "hooked", False):  # what torch runs before and after a step has its turn around ours
             step = step.__wrapped__
-        return step(self, closure)
+        unfit = [group for group in self.param_groups if group["fused"] and self._kernel_errs(group)]
+        for group in unfit:
+            group["fused"] = False
+        try:
+            return step(self, closure)
+        finally:
+            for group in unfit:
+                group["fused"] = True
+
+    def _kernel_errs(self, group: Mapping[str, Any]) -> bool:
+        """Whether torch's kernel would go wrong where its other ways do not.
+
+        It walks through parameter, gradient and state side by side in memory, and looks at no strides.
+        """
+        return any(not _alike(p, p.grad, self.state.get(p, {})) for p in group["params"] if p.grad is not None)
 
     def _gathered(self) -> bool:
         """Whether there are lists of what the optimizer holds now."""
@@ -224,8 +238,21 @@ def _check(p: Tensor, group: Mapping[str, Any], entry: Mapping[str, Any], buffer
     tensors = [p.data, gradient, *(entry[name] for name in buffers if name and name in entry)]
     if any(type(tensor) is not Tensor or tensor.layout != torch.strided for tensor in tensors):
         raise _UnfitError
+    if not _alike(p, gradient, entry):
+        raise _UnfitError
     if any(name not in entry for name in buffers if name):
         raise _NotYetError
+
+
+def _alike(p: Tensor, gradient: Tensor, entry: Mapping[str, Any]) -> bool:
+    """Whether parameter, gradient and state are in the same order in memory."""
+    tensors = [gradient, *(value for value in entry.values() if isinstance(value, Tensor) and value.ndim)]
+    return all(t.layout != torch.strided or t.shape != p.shape or _order(t) == _order(p) for t in tensors)
+
+
+def _order(tensor: Tensor) -> list[int]:
+    """The strides that matter: those of dimensions with more than one place."""
+    return [stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if size > 1]
 
 
 def _joins(p: Tensor) -> bool:
@@ -315,21 +342,10 @@ class FusedSGD(_Fused, torch.optim.SGD):
         """Whether a step subtracts the only buffer, times the rate."""
         return bool(group["momentum"]) and not group["nesterov"]
 
-    def _torchs_step(self, closure: Callable[[], Any] | None) -> Any:
-        # torch's kernel fails where only some of a group's parameters have a buffer, its other ways do not
-        late = [group for group in self.param_groups if group["fused"] and group["momentum"] and self._is_late(group)]
-        for group in late:
-            group["fused"] = False
-        try:
-            return super()._torchs_step(closure)
-        finally:
-            for group in late:
-                group["fused"] = True
-
-    def _is_late(self, group: Mapping[str, Any]) -> bool:
-        """Whether some of the group's parameters have their first gradient now, and others had theirs before."""
+    def _kernel_errs(self, group: Mapping[str, Any]) -> bool:
+        """Also where only some of the group's parameters have a buffer, the others having their first gradient now."""
         have = {"momentum_buffer" in self.state.get(p, {}) for p in group["params"] if p.grad is not None}
-        return len(have) > 1
+        return (bool(group["momentum"]) and len(have) > 1) or super()._kernel_errs(group)
 
 
 FUSED: Mapping[type[Optimizer], type[Optimizer]] = {each.stock: each for each in (FusedAdam, FusedAdamW, FusedSGD)}

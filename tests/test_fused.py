@@ -232,6 +232,27 @@ def test_a_first_gradient_that_comes_late(nesterov: bool) -> None:
         torch.testing.assert_close(p, q)
 
 
+@pytest.mark.parametrize(("kind", "options"), CASES)
+def test_state_and_gradients_may_be_in_another_order_in_memory(
+    kind: type[torch.optim.Optimizer], options: dict[str, Any]
+) -> None:
+    """torch's fused kernels take one number for another there; its own other ways do not."""
+    pair = Pair(kind, options, torch.float32)
+    for group in pair.theirs.param_groups:
+        group["fused"] = False
+    for step in range(4):
+        pair.set_gradients()
+        for p, _ in pair.parameters():
+            if p.ndim == 4:
+                p.data = p.data.contiguous(memory_format=torch.channels_last)  # after the state was made
+                if step == 2:
+                    p.grad = p.grad.contiguous(memory_format=torch.channels_last)
+        for each in pair.both:
+            each.step()
+    for p, q in pair.parameters():
+        torch.testing.assert_close(p, q)
+
+
 def test_small_parameters_of_sgd_move_with_their_groups_rates_and_decays() -> None:
     """Joined in one call for each set of options that they share."""
     pair = Pair(torch.optim.SGD, {"momentum": 0.9, "weight_decay": 0.1}, torch.float32)
