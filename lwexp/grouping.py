@@ -87,7 +87,7 @@ def depth_index(model: nn.Module, *, source: str = "auto", example_input: object
 
     depths = find_depths(model, source, example_input)
     by_depth: dict[int, list[str]] = {}
-    for name in head_to_stem(model):
+    for name in reversed([*depths.by_name]):
         by_depth.setdefault(depths.by_name[name], []).append(name)
     ordered = [tuple(by_depth[depth]) for depth in sorted(by_depth, reverse=True)]
     prefix = wrapper_prefix(model)

@@ -48,7 +48,9 @@ def first_indices(patterns: Sequence[str], names: Iterable[str]) -> dict[str, in
     found = {}
     for name in names:
         # A prefix is looked up, so that many prefixes cost no more than one.
-        first = min((plain[p] for p in _prefixes(name) if p in plain), default=len(patterns)) if plain else len(patterns)
+        first = (
+            min((plain[p] for p in _prefixes(name) if p in plain), default=len(patterns)) if plain else len(patterns)
+        )
         first = next((i for i, glob in globs if i < first and glob.match(name)), first)
         if first < len(patterns):
             found[name] = first
