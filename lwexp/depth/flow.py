@@ -125,8 +125,7 @@ class Flow:
             users = self._users(index, operation) if operation.parameters else set()
             for i in users:
                 self.reached.setdefault(i, highest)
-            if pending:
-                users = users.union(*(pending[key] for key in operation.takes if key in pending))
+            users = users.union(*[pending[key] for key in operation.takes if key in pending])
             taken = [data[key] for key in operation.takes if key in data]
             if not taken:
                 pending.update(dict.fromkeys(operation.gives, frozenset(users)) if users else {})

@@ -154,7 +154,7 @@ def numel(parameter: torch.Tensor) -> int:
 
 def is_tensor(value: Any) -> bool:
     """Whether `value` is a tensor with a storage to tell it by."""
-    if type(value) not in (torch.Tensor, nn.Parameter):  # the usual ones need no slower look
-        if not isinstance(value, torch.Tensor) or isinstance(value, (UninitializedParameter, UninitializedBuffer)):
-            return False
-    return bool(value.layout == torch.strided)
+    if type(value) in (torch.Tensor, nn.Parameter):  # most are, and `isinstance` is slower
+        return bool(value.layout == torch.strided)
+    lazy = isinstance(value, (UninitializedParameter, UninitializedBuffer))
+    return isinstance(value, torch.Tensor) and not lazy and value.layout == torch.strided
