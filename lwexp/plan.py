@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -189,6 +191,19 @@ class Plan:
                 parameters[name].requires_grad_(False)
 
 
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Without the garbage collector, which would look through all of torch's objects while a plan makes its own."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@_without_collector()
 def make_plan(
     model: nn.Module,
     *,
