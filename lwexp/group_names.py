@@ -29,6 +29,7 @@ def group_names(groups: Sequence[Sequence[str]], prefix: str = "") -> list[str]:
                 node = path[:end]
                 owner[node] = i if owner.get(node, i) == i else -1
     names: list[str] = []
+    taken: set[str] = set()
     for i, members in enumerate(paths):
         depth = len(groups) - 1 - i
         found = [_shared(members, owner, i)]
@@ -38,7 +39,8 @@ def group_names(groups: Sequence[Sequence[str]], prefix: str = "") -> list[str]:
             found.append(largest)
         elif len(groups) > 1:
             found.append("stem" if depth == 0 else "head")
-        names.append(next((name for name in found if name and name not in names), f"depth{depth}"))
+        names.append(next((name for name in found if name and name not in taken), f"depth{depth}"))
+        taken.add(names[-1])
     return _unique(names)
 
 

@@ -7,6 +7,7 @@ last to the first; a shared tensor counts once, under its first name.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from inspect import signature
 from typing import Literal, NamedTuple
@@ -17,7 +18,7 @@ from .depth.parameters import wrapper_prefix
 from .errors import ConfigError, UnknownNameError
 from .group_names import group_names
 from .options import check_options
-from .patterns import matches, prefixes
+from .patterns import first_indices, prefixes
 
 
 class NamedGroup(NamedTuple):
@@ -86,7 +87,7 @@ def depth_index(model: nn.Module, *, source: str = "auto", example_input: object
 
     depths = find_depths(model, source, example_input)
     by_depth: dict[int, list[str]] = {}
-    for name in head_to_stem(model):
+    for name in reversed([*depths.by_name]):
         by_depth.setdefault(depths.by_name[name], []).append(name)
     ordered = [tuple(by_depth[depth]) for depth in sorted(by_depth, reverse=True)]
     prefix = wrapper_prefix(model)
@@ -104,22 +105,20 @@ def by_name(model: nn.Module, *, patterns: Mapping[str, str | list[str]]) -> Gro
     if not patterns:
         raise ConfigError(key, "{}", "needs at least one group, e.g. {head: fc, body: '*'}")
     names = head_to_stem(model)
+    wanted = {group: [written] if isinstance(written, str) else written for group, written in patterns.items()}
+    owners = [group for group, own in wanted.items() for _ in own]
+    first = first_indices([pattern for own in wanted.values() for pattern in own], names)
     found: dict[str, list[str]] = {group: [] for group in patterns}
-    unmatched = []
-    for name in names:
-        for group, written in patterns.items():
-            if any(matches(p, name) for p in ([written] if isinstance(written, str) else written)):
-                found[group].append(name)
-                break
-        else:
-            unmatched.append(name)
+    for name, index in first.items():
+        found[owners[index]].append(name)
     for group, taken in found.items():
         if not taken:
-            written = patterns[group]
-            wanted = [written] if isinstance(written, str) else written
-            if any(matches(p, name) for p in wanted for name in names):
-                raise ConfigError(f"{key}.{group}", written, "all it matches is taken by the groups before it")
-            raise UnknownNameError(f"{key}.{group}", written, prefixes(names), "the pattern matches no parameter")
+            if first_indices(wanted[group], names):
+                raise ConfigError(f"{key}.{group}", patterns[group], "all it matches is taken by the groups before it")
+            raise UnknownNameError(
+                f"{key}.{group}", patterns[group], prefixes(names), "the pattern matches no parameter"
+            )
+    unmatched = [name for name in names if name not in first]
     if unmatched:
         shown = ", ".join(unmatched[:5]) + (", …" if len(unmatched) > 5 else "")
         raise ConfigError(key, dict(patterns), f"no pattern matches {len(unmatched)} parameters: {shown}; add '*'")
@@ -178,7 +177,7 @@ def _check_partition(model: nn.Module, groups: Sequence[NamedGroup]) -> None:
         raise ConfigError("grouping", shown, f"{len(missing)} parameters are in no group")
     names = [name for name, _ in groups]
     if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
+        twice = next(name for name, count in Counter(names).items() if count > 1)
         raise ConfigError("grouping", twice, "two groups have this name")
 
 

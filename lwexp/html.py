@@ -6,12 +6,11 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from .plots import Floats, RateTable
+from .rate_table import Floats, RateTable, thinned
 
 _TEMPLATE = Path(__file__).with_name("rates.html")
 _PLACE = "@@RATES@@"
@@ -38,8 +37,6 @@ def page_data(table: RateTable) -> dict[str, Any]:
 
     `zeros[g]` holds row ranges [start, stop, start, stop, …]. `highest[g]` is over all rows, also those not kept.
     """
-    from .plots import thinned
-
     kept = thinned(table, _ROWS)
     curves = _factored(kept.rates)
     if len(curves.shapes) * len(kept.steps) > _NUMBERS:

@@ -1,14 +1,19 @@
-"""A plan's rates as pictures: the bridge from plan and schedule to `lwexp/plots.py`."""
+"""A plan's rates as pictures: the bridge from plan and schedule to `lwexp/plots.py`, which draws in its own process."""
 
 from __future__ import annotations
 
+import io
+import json
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from .errors import RunError
 from .plan import Plan
-from .plots import RateTable, subsample, write_plots
+from .rate_table import RateTable, subsample
 from .schedule import Schedule
 
 
@@ -34,3 +39,20 @@ def _table(plan: Plan, rates: np.ndarray, steps: np.ndarray) -> RateTable:
         rates=rates,
         steps=steps,
     )
+
+
+def write_plots(table: RateTable, folder: Path) -> list[Path]:
+    """The files that `lwexp.plots.write_plots` writes, by a process of its own; raises `RunError`.
+
+    matplotlib, and the memory that it draws in, would else stay with a training for as long as it takes.
+    """
+    texts = {"title": table.title, "names": table.names, "depths": table.depths, "frozen": table.frozen}
+    sent = io.BytesIO()
+    np.savez(sent, rates=table.rates, steps=table.steps, texts=np.array(json.dumps(texts)))
+    command = [sys.executable, "-m", "lwexp.plots", str(folder)]
+    # A session of its own: Ctrl-C is for the training.
+    done = subprocess.run(command, input=sent.getvalue(), capture_output=True, start_new_session=True, check=False)
+    if done.returncode:
+        reason = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        raise RunError(f"the pictures of the plan cannot be drawn: {reason or f'exit code {done.returncode}'}")
+    return [Path(path) for path in json.loads(done.stdout)]

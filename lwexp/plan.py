@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.nn.parameter import UninitializedParameter
 
 from . import table
 from .decay import Decay, make_decay
+from .depth.parameters import Names, is_lazy
 from .errors import ConfigError, UnknownNameError
-from .grouping import Grouping, group, head_to_stem, takes_input
+from .grouping import Grouping, group, takes_input
 from .options import at_least
 from .rows import PlanGroup, overrides_of, resolve
 
@@ -60,13 +63,13 @@ class Plan:
         """The table as Markdown of `at_most` characters: where it is too long, its first and last rows."""
         return table.markdown(self, at_most)
 
-    @property
+    @cached_property
     def hash(self) -> str:
         """Ten hexadecimal digits that differ between plans with different groups, rates, order or freezing."""
         rows = [(g.index, g.name, g.lr, g.parameter_names, g.frozen_names, g.optimizer_names) for g in self.groups]
         return hashlib.sha256(json.dumps([rows, self.no_weight_decay]).encode()).hexdigest()[:10]
 
-    @property
+    @cached_property
     def labels(self) -> tuple[str, ...]:
         """`<index>_<name>` of each group, the index padded with zeros so that text order is plan order."""
         width = max(2, len(str(max(g.index for g in self.groups))))
@@ -84,7 +87,8 @@ class Plan:
             if not found:
                 raise ConfigError(key, group, f"the plan has the groups 0 to {self.groups[-1].index}")
             return found
-        found = [i for i, g in enumerate(self.groups) if group in (g.name, self.labels[i])]
+        labels = self.labels
+        found = [i for i, g in enumerate(self.groups) if group in (g.name, labels[i])]
         if not found:
             raise UnknownNameError(key, group, [g.name for g in self.groups], "no such group in the plan")
         return found
@@ -106,10 +110,7 @@ class Plan:
             groups.append(
                 {"params": [p for p in parameters if p.ndim <= 1], "lr": g.lr, "name": g.name, "weight_decay": 0.0}
             )
-        groups = [g for g in groups if g["params"]]
-        if not groups:
-            raise ConfigError("freeze", "*", "every parameter is frozen, nothing is left to train")
-        return groups
+        return [g for g in groups if g["params"]]
 
     def optimizer(self, optimizer: str | type[torch.optim.Optimizer] = "adam", **options: Any) -> torch.optim.Optimizer:
         """The optimizer of a short name (torch's or timm's) or class over `param_groups()`.
@@ -190,6 +191,19 @@ class Plan:
                 parameters[name].requires_grad_(False)
 
 
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Without the garbage collector, which would look through all of torch's objects while a plan makes its own."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@_without_collector()
 def make_plan(
     model: nn.Module,
     *,
@@ -216,9 +230,10 @@ def make_plan(
     Raises `ConfigError` with the key, the value and the nearest choices.
     """
     _check_rates(lr, mult, freeze_mode)
-    parameters = dict(model.named_parameters())
+    names = Names.of(model)
+    parameters = names.tensors
     for name, parameter in parameters.items():
-        if isinstance(parameter, UninitializedParameter):
+        if is_lazy(parameter):
             raise ConfigError("model", name, "has no shape yet; run a batch through the model before the plan is made")
     grouping_options = dict(grouping_options or {})
     if example_input is not None and takes_input(grouping):
@@ -228,11 +243,14 @@ def make_plan(
     if decay == "linear":
         decay_options = {"mult": mult, **decay_options}
     scale = make_decay(decay, decay_options)
-    rates = overrides_of(head_to_stem(model), freeze, freeze_mode, lr_overrides or {}, decay_options.get("rates") or {})
+    head_first = [*parameters][::-1]
+    rates = overrides_of(head_first, freeze, freeze_mode, lr_overrides or {}, decay_options.get("rates") or {})
     groups = resolve(
-        model, grouped.groups, scale=scale, lr=float(lr), freeze=set(freeze), freeze_mode=freeze_mode, overrides=rates
+        names, grouped.groups, scale=scale, lr=float(lr), freeze=set(freeze), freeze_mode=freeze_mode, overrides=rates
     )
-    plan = Plan(
+    if not any(g.optimizer_names for g in groups):
+        raise ConfigError("freeze", "*", "every parameter is frozen, nothing is left to train")
+    return Plan(
         groups=groups,
         lr=float(lr),
         mult=float(mult),
@@ -244,8 +262,6 @@ def make_plan(
         notes=(*grouped.notes, *_remarks(groups, _name(grouping), _name(decay), mult)),
         _parameters=parameters,
     )
-    plan.param_groups()  # nothing left to train is an error here, not at the optimizer
-    return plan
 
 
 def _check_rates(lr: float, mult: float, freeze_mode: str) -> None:

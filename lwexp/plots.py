@@ -7,8 +7,9 @@ such as `a$b_c$` is shown as it is.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import io
+import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -40,59 +41,11 @@ from .axes import (
     scale_rates,
     widened,
 )
-
-Floats = NDArray[np.float64]
+from .rate_table import Floats, RateTable, subsample, thinned
 
 _ZERO = "0.87"
 _SERIES = (("#0072B2", "o", "-"), ("#D55E00", "s", "--"), ("#009E73", "^", ":"))  # Okabe and Ito: safe if colour-blind
 _DASHES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (3, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (1, 3)), (0, (5, 4, 1, 4)))
-
-
-@dataclass(frozen=True, eq=False)
-class RateTable:
-    """The rate of every group at every step shown; `ValueError` where the parts do not fit together.
-
-    `names` head first, `depths` with 0 for the stem (groups may share one), `rates` [steps, groups] finite and not
-    below 0 (0: frozen, or not yet unfrozen), `steps` [steps] the optimizer step of each row, increasing.
-    """
-
-    title: str
-    names: Sequence[str]
-    depths: Sequence[int]
-    frozen: Sequence[bool]
-    rates: Floats
-    steps: NDArray[np.int64]
-
-    def __post_init__(self) -> None:
-        """Refuse parts that do not belong together."""
-        shape = (len(self.steps), len(self.names))
-        if self.rates.shape != shape or 0 in shape:
-            raise ValueError(f"rates {self.rates.shape} for {shape[0]} steps and {shape[1]} groups, at least one each")
-        if not len(self.names) == len(self.depths) == len(self.frozen):
-            raise ValueError(f"{len(self.names)} names, {len(self.depths)} depths, {len(self.frozen)} frozen")
-        if not (np.isfinite(self.rates).all() and (self.rates >= 0).all() and (np.diff(self.steps) > 0).all()):
-            raise ValueError("rates must be finite and not below 0, steps increasing")
-
-    def at(self, rows: NDArray[np.int64]) -> RateTable:
-        """The same table with only these rows."""
-        return RateTable(self.title, self.names, self.depths, self.frozen, self.rates[rows], self.steps[rows])
-
-
-def subsample(steps: NDArray[np.int64], at_most: int = 2000) -> NDArray[np.int64]:
-    """The first, the last and evenly spaced ones of `steps`, no more than `at_most` (2 or more) in all.
-
-    >>> subsample(np.arange(100), 4).tolist(), subsample(np.arange(3)).tolist()
-    ([0, 33, 66, 99], [0, 1, 2])
-    """
-    if len(steps) <= at_most:
-        return steps
-    kept: NDArray[np.int64] = steps[np.linspace(0, len(steps) - 1, at_most).round().astype(np.int64)]
-    return kept
-
-
-def thinned(table: RateTable, at_most: int) -> RateTable:
-    """`table` with no more than `at_most` rows: first, last and evenly spaced ones."""
-    return table.at(subsample(np.arange(len(table.steps)), at_most))
 
 
 def draw_heatmap(table: RateTable) -> Figure:
@@ -278,3 +231,14 @@ def _alone(values: Floats) -> NDArray[np.bool_]:
     there = np.pad(np.isfinite(values), ((1, 1), (0, 0)))
     result: NDArray[np.bool_] = there[1:-1] & ~there[:-2] & ~there[2:]
     return result
+
+
+def main() -> None:
+    """Draw the table on standard input, as `lwexp.pictures` sends it, into the folder named."""
+    with np.load(io.BytesIO(sys.stdin.buffer.read())) as sent:
+        table = RateTable(**json.loads(str(sent["texts"])), rates=sent["rates"], steps=sent["steps"])
+    print(json.dumps([str(path) for path in write_plots(table, Path(sys.argv[1]))]))
+
+
+if __name__ == "__main__":
+    main()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -39,16 +39,16 @@ class Policy:
 
     def __call__(self, step: int) -> float:
         """The factor of optimizer step `step`, with the policy's own floor."""
-        return self.above(step, self.floor)
+        return self.above(step, [self.floor])[0]
 
-    def above(self, step: int, floor: float) -> float:
-        """The factor for a group whose floor is the fraction `floor` of its rate."""
+    def above(self, step: int, floors: Sequence[float]) -> list[float]:
+        """The factors for groups whose floors are the fractions `floors` of their rates."""
         if step < self.warmup_steps:
-            return (step + 1) / self.warmup_steps if self.warmup == "linear" else 1.0
+            return [(step + 1) / self.warmup_steps if self.warmup == "linear" else 1.0] * len(floors)
         value = self.shape(step - self.warmup_steps)
-        if self.blends:
-            return floor + (1 - floor) * value if value < 1 else value
-        return max(value, floor)
+        if not self.blends:
+            return [max(value, floor) for floor in floors]
+        return [floor + (1 - floor) * value if value < 1 else value for floor in floors]
 
 
 def constant() -> Shape:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from torch import nn
-
 from .decay import Decay
+from .depth.parameters import Names
 from .errors import ConfigError
 from .patterns import first_matches
 
@@ -77,7 +77,7 @@ def overrides_of(
 
 
 def resolve(
-    model: nn.Module,
+    names: Names,
     named_groups: Iterable[tuple[str, Sequence[str]]],
     *,
     scale: Decay,
@@ -86,13 +86,16 @@ def resolve(
     freeze_mode: str,
     overrides: Mapping[str, Override],
 ) -> tuple[PlanGroup, ...]:
-    """The rows for the `named_groups` of a grouping, head first: scales, rates, splits and what is frozen."""
+    """The rows for the `named_groups` of a grouping, head first: scales, rates, splits and what is frozen.
+
+    `names` are those of all parameters of the model.
+    """
     named_groups = list(named_groups)
-    parameters = dict(model.named_parameters())
-    frozen = set(first_matches(sorted(freeze), [*parameters], "freeze"))
-    already = {name for name, parameter in parameters.items() if not parameter.requires_grad}
+    frozen = set(first_matches(sorted(freeze), [*names.tensors], "freeze"))
+    already = {name for name, parameter in names.tensors.items() if not parameter.requires_grad}
     left_out = already | (frozen if freeze_mode == "requires_grad" else set())
-    tied = _tied_names(model)
+    still = frozen | already
+    weights = {name: parameter.numel() for name, parameter in names.tensors.items()}
     splits = _split_counts(named_groups, overrides)
     taken = {name for name, _ in named_groups}
     rows = []
@@ -118,11 +121,11 @@ def resolve(
                     scale=own if override is None else override.lr / lr,
                     lr=lr * own if override is None else override.lr,
                     parameter_names=tuple(part),
-                    frozen_names=tuple(n for n in part if n in frozen or n in already),
-                    optimizer_names=tuple(n for n in part if n not in left_out),
-                    weights=sum(parameters[n].numel() for n in part),
-                    trainable_weights=sum(parameters[n].numel() for n in part if n not in frozen and n not in already),
-                    tied_names=tuple(other for n in part for other in tied.get(n, ())),
+                    frozen_names=tuple([n for n in part if n in still]),
+                    optimizer_names=tuple([n for n in part if n not in left_out]),
+                    weights=sum([weights[n] for n in part]),
+                    trainable_weights=sum([weights[n] for n in part if n not in still]),
+                    tied_names=tuple([other for n in part for other in names.every[n][1:]]),
                 )
             )
     return tuple(rows)
@@ -134,21 +137,8 @@ def _split_counts(
     """How many groups each pattern splits."""
     counts: dict[str, int] = {}
     for _, members in named_groups:
-        here = [overrides.get(member) for member in members]
-        for override in set(here) - {None}:
-            if here.count(override) < len(members):
-                assert override is not None
+        here = Counter([overrides[member] for member in members if member in overrides])
+        for override, count in here.items():
+            if count < len(members):
                 counts[override.pattern] = counts.get(override.pattern, 0) + 1
     return counts
-
-
-def _tied_names(model: nn.Module) -> dict[str, list[str]]:
-    """For the first name of each shared tensor, its other names."""
-    first: dict[int, str] = {}
-    others: dict[str, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        if id(parameter) in first:
-            others.setdefault(first[id(parameter)], []).append(name)
-        else:
-            first[id(parameter)] = name
-    return others

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right, insort_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter, mul
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,6 +26,9 @@ class Event:
     step: int
     group: int | str
     lr: float
+
+
+_step_of = attrgetter("step")
 
 
 @dataclass
@@ -49,35 +54,35 @@ class Schedule:
         moving = sorted({g.index for g in plan.groups if g.optimizer_names and not g.frozen})
         opened = {index: rank * (self.unfreeze_every_steps or 0) for rank, index in enumerate(moving)}
         self._opens = [opened.get(g.index, 0) for g in plan.groups]
+        self._all_open = max(self._opens)
         written, self.events = self.events, []
-        self._set: list[list[Event]] = [[] for _ in plan.groups]
+        self._set: dict[int, list[Event]] = {}
         for event in written:
             self.add_event(event)
 
     def rates(self, step: int) -> list[float]:
         """Every group's rate at optimizer step `step`, in the plan's order; 0 where the optimizer has no parameter."""
         if self.policy.absolute:
-            factors = {floor: self.policy.above(step, floor) for floor in set(self._floors)}
-            rates = [lr * factors[floor] for lr, floor in zip(self._rates, self._floors, strict=True)]
+            rates = list(map(mul, self._rates, self.policy.above(step, self._floors)))
         else:
             factor = self.policy(step)
             rates = [lr * factor for lr in self._rates]
-        if self.unfreeze_every_steps:
+        if step < self._all_open:
             rates = [rate if step >= opens else 0.0 for rate, opens in zip(rates, self._opens, strict=True)]
-        if self.events:
-            for i, events in enumerate(self._set):
-                past = [event for event in events if event.step <= step]
-                if past:
-                    rates[i] = past[-1].lr
+        for i, events in self._set.items():
+            past = bisect_right(events, step, key=_step_of)
+            if past:
+                rates[i] = events[past - 1].lr
         return rates
 
     def table(self, steps: Sequence[int]) -> torch.Tensor:
         """Rates of all `steps`, float64 [steps, groups]."""
         if looks_at_training(self.policy):
             raise ConfigError("policy", "plateau", "looks at training, so its rates are not known beforehand")
-        return torch.tensor([self.rates(step) for step in steps], dtype=torch.float64).reshape(
-            len(steps), len(self.plan.groups)
-        )
+        table = torch.empty(len(steps), len(self.plan.groups), dtype=torch.float64)
+        for row, step in zip(table, steps, strict=True):
+            row.copy_(torch.tensor(self.rates(step), dtype=torch.float64))
+        return table
 
     def add_event(self, event: Event, key: str = "lr_events") -> None:
         """Check `event` against the plan and the training's length, and keep it in order of steps."""
@@ -94,8 +99,7 @@ class Schedule:
             raise ConfigError(f"{key}.group", event.group, "the group is frozen and left out of the optimizer")
         self.events.append(event)
         for i in positions:
-            self._set[i].append(event)
-            self._set[i].sort(key=lambda e: e.step)  # stable: of two at one step, the later given counts
+            insort_right(self._set.setdefault(i, []), event, key=_step_of)  # of two at one step, the later given counts
 
 
 def make_schedule(

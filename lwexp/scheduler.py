@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -38,7 +39,7 @@ class PlanScheduler(LRScheduler):
         """The rate of each of the optimizer's groups at step `last_epoch`."""
         rates = self.schedule.rates(self.last_epoch)
         return [
-            group["lr"] if position is None else rates[position]
+            float(group["lr"]) if position is None else rates[position]
             for group, position in zip(self.optimizer.param_groups, self._plan_positions, strict=True)
         ]
 
@@ -66,10 +67,16 @@ class PlanScheduler(LRScheduler):
 
     def rates(self) -> list[float]:
         """The rates that the optimizer has now, read back from it, one per group of the plan (0: not in it)."""
+        present: list[Any] = [group["lr"] for group in self.optimizer.param_groups]
+        if set(map(type, present)) != {float}:
+            tensors = [lr for lr in present if isinstance(lr, torch.Tensor)]
+            like: Any = {"dtype": torch.float64, "device": tensors[0].device if tensors else "cpu"}
+            # One copy from the device, not one for each group.
+            present = torch.stack([torch.as_tensor(lr, **like) for lr in present]).tolist()
         rates = [0.0] * len(self.schedule.plan.groups)
-        for group, position in zip(self.optimizer.param_groups, self._plan_positions, strict=True):
+        for lr, position in zip(present, self._plan_positions, strict=True):
             if position is not None:
-                rates[position] = float(group["lr"])
+                rates[position] = lr
         return rates
 
     def state_dict(self) -> dict[str, Any]:
@@ -106,6 +113,10 @@ class PlanScheduler(LRScheduler):
         self._apply()
 
     def _apply(self) -> None:
-        for group, lr in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
-            group["lr"] = lr
-        self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
+        rates = self.get_lr()
+        for group, lr in zip(self.optimizer.param_groups, rates, strict=True):
+            if isinstance(group["lr"], (float, int)):
+                group["lr"] = lr
+            else:  # a tensor, which a compiled step goes on reading
+                group["lr"].fill_(lr)
+        self._last_lr = [*rates]

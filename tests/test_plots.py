@@ -22,7 +22,9 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
+from lwexp import pictures
 from lwexp.axes import rate_text, readable
+from lwexp.errors import RunError
 from lwexp.html import page_data, render_html
 from lwexp.plots import (
     RateTable,
@@ -134,11 +136,20 @@ def test_every_table_can_be_drawn_and_nothing_runs_over_the_top_or_the_bottom(na
 
 
 def test_a_table_is_written_as_three_pictures_900_px_wide_at_100_dpi_and_a_page(tmp_path: Path) -> None:
-    written = write_plots(TABLES["few odd names"], tmp_path / "new" / "folder")
+    """Drawn by another process, and the same as if drawn here."""
+    written = pictures.write_plots(TABLES["few odd names"], tmp_path / "new" / "folder")
     assert [path.name for path in written] == [*PICTURES, "rates.html"]
     for path in written[:3]:
         assert imread(path).shape[1] == 1800
     assert written[3].read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+    for path, same in zip(written, write_plots(TABLES["few odd names"], tmp_path), strict=True):
+        assert path.read_bytes() == same.read_bytes()
+
+
+def test_pictures_that_cannot_be_written_are_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match=r"\Athe pictures of the plan cannot be drawn: .*file.*\Z"):
+        pictures.write_plots(TABLES["few odd names"], tmp_path / "file")
 
 
 @pytest.mark.parametrize("name", ["odd names", "few odd names"])

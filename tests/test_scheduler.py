@@ -211,3 +211,24 @@ def test_any_torch_scheduler_works_on_the_plans_groups(tiny: TinyNet) -> None:
     optimizer.step()
     scheduler.step()
     assert [g["lr"] for g in optimizer.param_groups] == pytest.approx([g.lr / 2 for g in plan.groups])
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_rate_in_a_tensor_is_written_into_that_tensor_and_read_back_from_it(tiny: TinyNet, fused: bool) -> None:
+    """As a compiled optimizer step needs it: a new tensor would be compiled anew, or never seen."""
+    plan = make_plan(tiny, grouping="per_parameter", mult=0.9, freeze=["blocks.1"])
+    optimizer = plan.optimizer("adam", fused=fused)
+    tensors = [torch.tensor(group["lr"], dtype=torch.float64) for group in optimizer.param_groups]
+    for group, tensor in zip(optimizer.param_groups, tensors, strict=True):
+        group["lr"] = tensor
+    scheduler = plan.scheduler(optimizer, "cosine", steps=20, warmup_steps=3)
+    table = plan.lr_table("cosine", steps=20, warmup_steps=3)
+    for step in range(10):
+        assert scheduler.rates() == table[step].tolist()
+        assert all(group["lr"] is tensor for group, tensor in zip(optimizer.param_groups, tensors, strict=True))
+        optimizer.step()
+        (scheduler.advance if step % 2 else scheduler.step)()
+    tensors[0].fill_(0.5)
+    assert scheduler.rates()[0] == scheduler.group_lr(0) == 0.5
+    scheduler.set_lr(0, 0.25)
+    assert tensors[0].item() == 0.25

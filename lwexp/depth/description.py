@@ -42,8 +42,9 @@ def described_parts(model: nn.Module, names: Names) -> dict[str, dict[str, int]]
     """Modules inside `model` that describe themselves, such as a timm backbone: path -> name in `model` -> depth."""
     parts: dict[str, dict[str, int]] = {}
     for path, module in model.named_modules():
-        inside = any(path.startswith(f"{outer}.") for outer in parts)
-        if not path or inside or not callable(getattr(module, "group_matcher", None)):
+        if not path or not callable(getattr(module, "group_matcher", None)):
+            continue
+        if any(path.startswith(f"{outer}.") for outer in parts):
             continue
         described, _ = described_depths(module, Names.of(module))
         if described:

@@ -87,7 +87,6 @@ def trace(
     """
     inputs = guesses(model) if example_input is None else [("example_input", *arguments(example_input))]
     inputs = inputs[:_QUICK] if quick else inputs
-    weights = sum(numel(parameter) for parameter in model.parameters())
     reasons: dict[str, str] = {}
     again: list[Input] = []
     for given in inputs:
@@ -98,7 +97,8 @@ def trace(
             # Wrong shapes stay wrong; what meta tensors cannot do, real ones may.
             if isinstance(error, NotImplementedError) or "meta" in str(error).lower():
                 again.append(given)
-    for given in again if weights <= _REAL_WEIGHTS and not quick else ():
+    small = not quick and sum(map(numel, model.parameters())) <= _REAL_WEIGHTS
+    for given in again if small else ():
         try:
             return _run(model, first_names, given, torch.device("cpu"))
         except Exception as error:  # as above
@@ -128,10 +128,15 @@ def _run(model: nn.Module, first_names: Mapping[int, str], given: Input, device:
         if any(type(module).__name__ == "OptimizedModule" for module in twin.modules()):
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(recorder)
-        output = twin.eval()(*args, **kwargs)
+        output = _call(twin.eval(), args, kwargs)
     leaves = [x for x in tree_leaves(_plain(output)) if is_tensor(x)]
     recorder.trace.outputs = frozenset(recorder.key(x) for x in leaves)
     return recorder.trace
+
+
+def _call(twin: nn.Module, args: Any, kwargs: Any) -> Any:
+    """The forward pass itself, apart from its preparation, so that each can be timed."""
+    return twin(*args, **kwargs)
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -158,16 +163,18 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        taken = [x for x in tree_leaves((args, kwargs)) if is_tensor(x)]
+        tensors = _tensors((args, kwargs))
+        taken = [x for x in tensors if is_tensor(x)]
         keys = [self.key(x) for x in taken]
         written = [self.key(x) for x in _written(func, args, kwargs)]
         if self.device.type == "meta" and any(x.is_meta for x in taken):
-            args, kwargs = tree_map(_to_meta, (args, kwargs))
+            if not all(x.is_meta for x in tensors):
+                args, kwargs = tree_map(_to_meta, (args, kwargs))
             if kwargs.get("device") is not None:
                 kwargs["device"] = self.device
         result = func(*args, **kwargs)
-        given = [*written, *(self.key(x) for x in tree_leaves(result) if is_tensor(x))]
-        for key, x in zip(keys, taken, strict=True):
+        given = [*written, *(self.key(x) for x in _tensors(result) if is_tensor(x))]
+        for key, x in zip(keys, taken, strict=True) if self.lazy else ():
             if id(x) in self.lazy:  # has got its shape, and its storage, by now
                 self.names[key] = self.lazy[id(x)]
         used = dict.fromkeys(self.names[key] for key in keys if key in self.names)
@@ -190,7 +197,24 @@ def _written(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[
         for i, argument in enumerate(func._schema.arguments)
         if argument.alias_info is not None and argument.alias_info.is_write
     ]
-    return [x for x in tree_leaves(values) if is_tensor(x)]
+    return [x for x in _tensors(values) if is_tensor(x)]
+
+
+def _tensors(value: Any) -> list[torch.Tensor]:
+    """The tensors that an operation takes or gives: alone, in lists, or by keyword."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, (list, tuple)):
+        return []
+    found = []
+    for part in value:
+        if isinstance(part, torch.Tensor):
+            found.append(part)
+        elif isinstance(part, (list, tuple, dict)):
+            found += _tensors(part)
+    return found
 
 
 def _to_meta(value: Any) -> Any:

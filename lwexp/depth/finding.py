@@ -55,7 +55,7 @@ def find_depths(model: nn.Module, source: str = "auto", example_input: object | 
         described, why = described_depths(inner, names)
         if described is not None:
             completed_depths, missed = completed(inner, names, described, example_input)
-            return _renamed(Depths(completed_depths, "timm", missed), prefix, model)
+            return _renamed(Depths(completed_depths, "timm", missed), prefix, names)
         if source == "timm":
             raise ConfigError("grouping.source", source, f"{why}; take auto, execution or registration")
         notes = [why] if hasattr(inner, "group_matcher") else []
@@ -74,11 +74,11 @@ def find_depths(model: nn.Module, source: str = "auto", example_input: object | 
     if by_name is None:
         by_name, _ = depths_of_units(Structure(inner, parts), names, None)
         notes.append("depth is the order in which modules were registered, which may not be the order of their use")
-        return _renamed(Depths(by_name, "registration", tuple(notes)), prefix, model)
+        return _renamed(Depths(by_name, "registration", tuple(notes)), prefix, names)
     for depth in sorted({by_name[name] for name in unused}):
         shown = shown_names(name for name in unused if by_name[name] == depth)
         notes.append(f"never used in the forward pass, so with its like or its neighbour: {shown} (depth {depth})")
-    return _renamed(Depths(by_name, "execution", tuple(notes)), prefix, model)
+    return _renamed(Depths(by_name, "execution", tuple(notes)), prefix, names)
 
 
 def execution_depths(
@@ -104,7 +104,6 @@ def _executed(
     return depths_of_units(Structure(inner, parts), names, traced)
 
 
-def _renamed(depths: Depths, prefix: str, model: nn.Module) -> Depths:
-    """`depths` under the names that `model` itself uses, in its order."""
-    by_name = {name: depths.by_name[name.removeprefix(prefix)] for name, _ in model.named_parameters()}
-    return Depths(by_name, depths.source, depths.notes)
+def _renamed(depths: Depths, prefix: str, names: Names) -> Depths:
+    """`depths` under the names that a wrapper uses, in the order of registration."""
+    return Depths({f"{prefix}{name}": depths.by_name[name] for name in names.every}, depths.source, depths.notes)

@@ -6,10 +6,8 @@ from collections import Counter
 from collections.abc import Sequence, Set
 from typing import Any
 
-from torch.nn.parameter import UninitializedParameter
-
 from .execution import Operation, Trace
-from .parameters import Names, consecutive, is_matrix, size_of
+from .parameters import Names, consecutive, is_matrix, shape_of, size_of
 from .structure import Structure
 from .units import Unit, find_units
 
@@ -79,6 +77,7 @@ class Flow:
     def __init__(self, units: Sequence[Unit], names: Names, trace: Trace, flat: bool) -> None:
         """Follow the data of `trace`."""
         self.units, self.names, self.trace, self.flat = units, names, trace, flat
+        self.matrix = [any(is_matrix(names.tensors[name]) for name in unit.names) for unit in units]
         self.of: dict[str, list[int]] = {}
         for i, unit in enumerate(units):
             for name in unit.names:
@@ -94,12 +93,11 @@ class Flow:
 
     def weighty(self, i: int) -> bool:
         """Whether unit `i` is a layer with a weight matrix, not a norm, a token or a table."""
-        return self._matrix(i) and (self.units[i].module or self.first_kind.get(i) == "multiply")
+        return self.matrix[i] and (self.units[i].module or self.first_kind.get(i) == "multiply")
 
     def shapes(self, i: int) -> tuple[Any, ...]:
         """The shapes of the parameters of unit `i`."""
-        found = [self.names.tensors[name] for name in self.units[i].names]
-        return tuple(None if isinstance(p, UninitializedParameter) else tuple(p.shape) for p in found)
+        return tuple(shape_of(self.names.tensors[name]) for name in self.units[i].names)
 
     def _users(self, index: int, operation: Operation) -> set[int]:
         """Units that take part in the operation by their own parameters; of units that share one, the one at work."""
@@ -117,24 +115,27 @@ class Flow:
         return start <= index <= end
 
     def _run(self) -> None:
-        level = dict.fromkeys(self.trace.inputs, 0)  # of the data in a storage
-        makers = dict.fromkeys(self.trace.inputs, frozenset[int]())  # the blocks that brought it to that level
+        # Of the data in a storage: how many blocks it has been through, which of them brought it there, and the layers
+        # behind it that could be output layers.
+        none = frozenset[int]()
+        data = dict.fromkeys(self.trace.inputs, (0, none, none))
         pending: dict[int, frozenset[int]] = {}  # units that something was computed from without any data
-        behind: dict[int, frozenset[int]] = {}  # layers that could be output layers
         highest = 0
         for index, operation in enumerate(self.trace.operations):
-            users = self._users(index, operation)
+            users = self._users(index, operation) if operation.parameters else set()
             for i in users:
                 self.reached.setdefault(i, highest)
-            users = users.union(*(pending[key] for key in operation.takes if key in pending))
-            levels = [level[key] for key in operation.takes if key in level]
-            if not levels:
+            users = users.union(*[pending[key] for key in operation.takes if key in pending])
+            taken = [data[key] for key in operation.takes if key in data]
+            if not taken:
                 pending.update(dict.fromkeys(operation.gives, frozenset(users)) if users else {})
                 continue
-            incoming = outgoing = max(levels)
-            made_by = frozenset().union(*(makers[key] for key in operation.takes if level.get(key) == incoming))
-            feeding = frozenset().union(*(behind[key] for key in operation.takes if key in behind))
-            source = feeding - self.fed
+            incoming, made_by, feeding = taken[0]
+            if len(taken) > 1:
+                incoming = max(level for level, _, _ in taken)
+                made_by = none.union(*(makers for level, makers, _ in taken if level == incoming))
+                feeding = none.union(*(layers for _, _, layers in taken))
+            outgoing, source = incoming, feeding - self.fed
             layers = set()
             for i in sorted(users):
                 if i not in self.first_kind:
@@ -157,11 +158,10 @@ class Flow:
                 source = frozenset(layers)
             highest = max(highest, outgoing)
             for key in operation.gives:
-                if outgoing >= level.get(key, 0):
-                    level[key], makers[key] = outgoing, made_by
-                behind[key] = source
+                level, makers, _ = data.get(key, (0, none, none))
+                data[key] = (outgoing, made_by, source) if outgoing >= level else (level, makers, source)
                 pending.pop(key, None)
-        ends = frozenset().union(*(behind[key] for key in self.trace.outputs if key in behind)) - self.fed
+        ends = none.union(*(data[key][2] for key in self.trace.outputs if key in data)) - self.fed
         self.heads = self._heads(ends)
 
     def few_blocks(self, tables: Set[int]) -> bool:
@@ -217,7 +217,7 @@ class Flow:
         last = max((level for i, level in self.level.items() if i not in self.heads), default=0)
         # Tokens and position tables are inputs, even where they join late; a network that concatenates (or adds) such
         # at several levels has them for each of its stages.
-        inputs = {i for i, unit in enumerate(self.units) if not unit.module and self._matrix(i) and not self.weighty(i)}
+        inputs = {i for i, unit in enumerate(self.units) if not unit.module and self.matrix[i] and not self.weighty(i)}
         places = {(self.first_kind[i] == "join", self.entry[i]) for i in inputs if i in self.entry}
         at_one_place = Counter(joins for joins, _ in places)
         blocks_in = Counter(path for unit in self.units if unit.block for path in _ancestors(unit.path))
@@ -247,14 +247,11 @@ class Flow:
                 depths[i] = self.level.get(i, reached + 1)
             elif i in inputs and at_one_place[self.first_kind.get(i) == "join"] == 1:
                 depths[i] = 0
-            elif self._matrix(i) and not closing and (place or (in_stage and self.fed_by.get(i))):
+            elif self.matrix[i] and not closing and (place or (in_stage and self.fed_by.get(i))):
                 depths[i] = min(place + 1, last)  # what leads into a block belongs to it, unless it ends a stage
             else:
                 depths[i] = place
         return depths
-
-    def _matrix(self, i: int) -> bool:
-        return any(is_matrix(self.names.tensors[name]) for name in self.units[i].names)
 
 
 def _ancestors(path: str) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -34,18 +34,19 @@ def guesses(model: nn.Module) -> list[Input]:
     dummy = getattr(model, "dummy_inputs", None)  # as the models of `transformers` have
     if isinstance(dummy, Mapping) and getattr(model, "main_input_name", "input_ids") in dummy:
         found.append(("dummy_inputs", (), dict(dummy)))
-    channels: dict[type, list[int]] = {kind: _channels(model, kind) for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d)}
+    modules = list(model.modules())
+    channels: dict[type, list[int]] = {kind: _channels(modules, kind) for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d)}
     if isinstance(dummy, Mapping) and "pixel_values" in inspect.signature(model.forward).parameters:  # text and images
-        for shape in _shapes(model, channels):
+        for shape in _shapes(model, modules, channels):
             images = {"pixel_values": torch.empty(shape, device="meta")}
             found += [(f"dummy_inputs and {list(shape)}", (), {**dummy, **images})] if len(shape) == 4 else []
-    vocabularies = [module.num_embeddings for module in model.modules() if isinstance(module, nn.Embedding)]
+    vocabularies = [module.num_embeddings for module in modules if isinstance(module, nn.Embedding)]
     tokens = torch.arange(32, device="cpu").reshape(2, 16) % max(1, min(vocabularies, default=1))
     images_first = any(channels.values())
     if vocabularies and not images_first:
         found.append(_for_all(model, f"token ids {list(tokens.shape)}", tokens))
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-    for shape in _shapes(model, channels):
+    for shape in _shapes(model, modules, channels):
         # On the meta device: in a forward pass with real numbers it is all zeros.
         found.append(_for_all(model, f"{list(shape)}", torch.empty(shape, dtype=dtype, device="meta")))
     if vocabularies and images_first:
@@ -72,7 +73,9 @@ def _for_all(model: nn.Module, text: str, tensor: torch.Tensor) -> Input:
     return " and ".join(texts), tuple(values), {}
 
 
-def _shapes(model: nn.Module, channels: Mapping[type, list[int]]) -> list[tuple[int, ...]]:
+def _shapes(
+    model: nn.Module, modules: Sequence[nn.Module], channels: Mapping[type, list[int]]
+) -> list[tuple[int, ...]]:
     """Shapes of inputs, best first: the size in timm's config or in the patch embedding, then by kind of layer."""
     found: list[tuple[int, ...]] = []
     config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
@@ -89,26 +92,30 @@ def _shapes(model: nn.Module, channels: Mapping[type, list[int]]) -> list[tuple[
     for count in channels[nn.Conv1d][:3]:
         found += [(2, count, 64), (2, count, 1024), (2, count, 16_000)]
         found += [(2, 16_000)] if count == 1 else []
-    for width in _widths(model)[:4]:
+    for width in _widths(modules, at_most=4):
         found += [(2, 16, width), (2, width)]
         side = math.isqrt(width)
         found += [(2, 1, side, side)] if side * side == width and side > 4 else []
     return list(dict.fromkeys(found)) or [(2, 16), (2, 16, 16), (2, 3, 64, 64)]
 
 
-def _channels(model: nn.Module, kind: type[nn.Module]) -> list[int]:
+def _channels(modules: Sequence[nn.Module], kind: type[nn.Module]) -> list[int]:
     """Numbers of channels that a convolution of `kind` takes: of the first one registered, the usual, then all."""
-    counts = [int(cast(Any, module).in_channels) for module in model.modules() if isinstance(module, kind)]
+    counts = [int(cast(Any, module).in_channels) for module in modules if isinstance(module, kind)]
     likely = dict.fromkeys([counts[0], 3, 1, *sorted(set(counts))]) if counts else {}
     return [count for count in likely if count]  # 0: lazy, not known yet
 
 
-def _widths(model: nn.Module) -> list[int]:
-    """Numbers of features that layers of `model` take, in the order of registration."""
+def _widths(modules: Sequence[nn.Module], at_most: int) -> list[int]:
+    """The first different numbers of features that layers among `modules` take."""
     widths: dict[int, None] = {}
-    for module in model.modules():
+    for module in modules:
+        if len(widths) == at_most:
+            break
         for attribute in ("input_size", "embed_dim", "in_features", "normalized_shape", "num_features"):
-            width = getattr(module, attribute, None)
+            # A module is slow to say that it lacks an attribute.
+            known = attribute in module.__dict__ or hasattr(type(module), attribute)
+            width = getattr(module, attribute, None) if known else None
             if isinstance(width, tuple) and len(width) == 1:
                 width = width[0]
             if isinstance(width, int) and width > 0:

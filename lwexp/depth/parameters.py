@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
@@ -72,11 +73,22 @@ def consecutive(depths: Mapping[str, int]) -> dict[str, int]:
     return {name: ranks[depth] for name, depth in depths.items()}
 
 
+def is_lazy(parameter: torch.Tensor) -> bool:
+    """Whether it has no shape yet."""
+    # The type first: `isinstance` of a parameter class runs Python code of torch.
+    return type(parameter) is not nn.Parameter and isinstance(parameter, UninitializedParameter)
+
+
 def size_of(parameter: nn.Parameter) -> int:
     """Number of weights; 1 where it is not known yet."""
-    return 1 if isinstance(parameter, UninitializedParameter) else parameter.numel()
+    return 1 if is_lazy(parameter) else parameter.numel()
 
 
 def is_matrix(parameter: nn.Parameter) -> bool:
     """Whether it has two dimensions or more, or may come to have them."""
-    return isinstance(parameter, UninitializedParameter) or parameter.dim() >= 2
+    return is_lazy(parameter) or parameter.dim() >= 2
+
+
+def shape_of(parameter: nn.Parameter) -> tuple[int, ...] | None:
+    """Its shape, or null where it is not known yet."""
+    return None if is_lazy(parameter) else tuple(parameter.shape)

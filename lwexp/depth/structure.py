@@ -11,9 +11,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import nn
-from torch.nn.parameter import UninitializedParameter
 
-from .parameters import is_matrix, size_of
+from .parameters import is_matrix, shape_of, size_of
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
@@ -26,7 +25,10 @@ class Structure:
         self.model = model
         self.described = {id(model.get_submodule(path)): depths for path, depths in (described or {}).items()}
         kinds = (nn.Embedding, nn.EmbeddingBag)
-        self.tables = {id(p) for module in model.modules() if isinstance(module, kinds) for p in module.parameters()}
+        modules = list(model.modules())
+        self.tables = {id(p) for module in modules if isinstance(module, kinds) for p in module.parameters()}
+        self.own: dict[int, list[nn.Parameter]] = {}
+        self.children: dict[int, list[nn.Module]] = {}
         self.size: dict[int, int] = {}
         self.matrices: dict[int, int] = {}
         self.shapes: dict[int, tuple[Any, ...]] = {}
@@ -39,8 +41,9 @@ class Structure:
         self.repeated: set[tuple[type, str]] = set()
         self.place: dict[int, tuple[type, str]] = {}
         self.various: set[int] = set()
-        for module in model.modules():
-            self._learn(module)
+        for module in modules:
+            if self.children[id(module)]:
+                self._learn(module)
         self._listed: dict[int, int] = {}
 
     def close(self, parallel: Iterable[int], stems: Iterable[int]) -> None:
@@ -54,11 +57,12 @@ class Structure:
 
         An embedding table counts as one weight: its size is that of the vocabulary, and says nothing about blocks.
         """
-        own = list(module.parameters(recurse=False))
-        size = sum(1 if id(parameter) in self.tables else size_of(parameter) for parameter in own)
+        own = self.own[id(module)] = list(module.parameters(recurse=False))
+        children = self.children[id(module)] = list(module.children())
+        size = sum([1 if id(parameter) in self.tables else size_of(parameter) for parameter in own])
         matrices = module.num_layers if isinstance(module, nn.RNNBase) else int(any(map(is_matrix, own)))
-        shapes: list[Any] = [None if isinstance(p, UninitializedParameter) else tuple(p.shape) for p in own]
-        for child in module.children():
+        shapes: list[Any] = list(map(shape_of, own))
+        for child in children:
             if id(child) not in self.size:
                 self._measure(child)
             size, matrices = size + self.size[id(child)], matrices + self.matrices[id(child)]
@@ -67,7 +71,7 @@ class Structure:
 
     def _learn(self, module: nn.Module) -> None:
         """Classes that hold blocks, and classes that are blocks, by the repetitions among the children of `module`."""
-        composite = [child for child in module.children() if self.composite(child)]
+        composite = [child for child in self.children[id(module)] if self.composite(child)]
         if not isinstance(module, CONTAINERS):
             classes = Counter(type(child) for child in composite if not isinstance(child, CONTAINERS))
             if max(classes.values(), default=0) >= 3 or type(module) in classes:  # a tree holds smaller trees
@@ -75,7 +79,7 @@ class Structure:
             for name, child in module.named_children():
                 if isinstance(child, CONTAINERS):
                     self.place[id(child)] = (type(module), name)
-                    kinds = [type(element) for element in child.children() if self.composite(element)]
+                    kinds = [type(element) for element in self.children[id(child)] if self.composite(element)]
                     if len(set(kinds)) < len(kinds):
                         self.repeated.add((type(module), name))
         elif len({self.build(child) for child in composite}) > 1:  # stages; blocks that are lists are built alike
@@ -88,6 +92,13 @@ class Structure:
                 if not isinstance(child, CONTAINERS):
                     self.block_classes.add(type(child))
 
+    def parameters(self, module: nn.Module) -> list[nn.Parameter]:
+        """The parameters of `module` and everything in it; a shared one may come twice."""
+        found = list(self.own[id(module)])
+        for child in self.children[id(module)]:
+            found += self.parameters(child)
+        return found
+
     def composite(self, module: nn.Module) -> bool:
         """Whether several modules of `module` own a weight matrix."""
         return self.matrices[id(module)] >= 2
@@ -96,7 +107,7 @@ class Structure:
         """What `module` is: its class, of a container also what that holds."""
         if not isinstance(module, CONTAINERS):
             return type(module)
-        return type(module), tuple(self.build(child) for child in module.children() if self.size[id(child)])
+        return type(module), tuple(self.build(child) for child in self.children[id(module)] if self.size[id(child)])
 
     def is_block(self, module: nn.Module) -> bool:
         """Whether `module` stays whole: it is repeated as it is, or what it lists works side by side."""
@@ -108,7 +119,9 @@ class Structure:
             return False
         if isinstance(module, nn.RNNBase):
             return True
-        children = [child for child in module.children() if self.size[id(child)]]
+        children = [child for child in self.children[id(module)] if self.size[id(child)]]
+        if not children:
+            return False
         composite = [child for child in children if self.composite(child)]
         if not isinstance(module, CONTAINERS):
             return type(module) in self.list_classes and bool(composite)
@@ -121,10 +134,11 @@ class Structure:
 
     def elements(self, module: nn.Module) -> list[nn.Module]:
         """The children of a list that may be blocks: of several layers, or of the class of one that is."""
-        classes = {type(child) for child in module.children() if self.composite(child)} - set(CONTAINERS)
+        children = self.children[id(module)]
+        classes = {type(child) for child in children if self.composite(child)} - set(CONTAINERS)
         return [
             child
-            for child in module.children()
+            for child in children
             if self.composite(child) or (self.matrices[id(child)] and type(child) in classes)
         ]
 
@@ -136,12 +150,12 @@ class Structure:
             elif self.is_list(module, in_list):
                 self._listed[id(module)] = self.size[id(module)]
             else:
-                self._listed[id(module)] = sum(self.listed(child, in_list) for child in module.children())
+                self._listed[id(module)] = sum([self.listed(child, in_list) for child in self.children[id(module)]])
         return self._listed[id(module)]
 
     def is_uniform(self, module: nn.Module) -> bool:
         """Whether the blocks of a list are built alike."""
-        return len({self.build(child) for child in module.children() if self.composite(child)}) == 1
+        return len({self.build(child) for child in self.children[id(module)] if self.composite(child)}) == 1
 
     def is_stage(self, module: nn.Module, in_list: bool) -> bool:
         """Whether most of the weights of `module` are in lists of blocks."""

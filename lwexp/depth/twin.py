@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import copy
-from collections import ChainMap
+from collections import ChainMap, OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, cast
 
 import torch
 from torch import nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
+from .parameters import is_lazy
+
 _REAL_VALUES = 65_536  # smaller buffers keep their values, for a network that looks at them
+_PLAIN = {type(None), bool, int, float, str}
+_TABLES = {dict, OrderedDict, set}
 
 
 @dataclass(frozen=True)
@@ -53,16 +58,46 @@ def make_twin(model: nn.Module, first_names: Mapping[int, str], device: torch.de
             if plain and tensor.untyped_storage()._cdata in owners:  # a view that was made beforehand
                 names[stand.untyped_storage()._cdata] = owners[tensor.untyped_storage()._cdata]
     try:
-        twin: nn.Module = copy.deepcopy(model, dict(stands))
+        twin: nn.Module = _copied(model, dict(stands))
     except Exception:  # something in it cannot be copied, such as a lock: that part is shared
-        twin = copy.deepcopy(model, stands | _uncopyable(model, stands))
+        twin = _copied(model, stands | _uncopyable(model, stands))
     for module in twin.modules():  # hooks of the user's would see tensors without values; those of torch are needed
         module._forward_hooks.clear()
-        for key, hook in list(module._forward_pre_hooks.items()):
+        for key, hook in list(module._forward_pre_hooks.items()) if module._forward_pre_hooks else ():
             owner = getattr(hook, "__module__", None) or type(hook).__module__
             if not owner.startswith("torch.nn"):
                 del module._forward_pre_hooks[key]
     return Twin(twin, names, lazy, tuple(stands.values()))
+
+
+def _copied(value: Any, memo: dict[int, Any]) -> Any:
+    """`copy.deepcopy`, which spends most of its time on what modules have in plenty: plain values and empty tables."""
+    kind: Any = type(value)
+    if kind in _PLAIN:
+        return value
+    if id(value) in memo:
+        return memo[id(value)]
+    if kind in _TABLES and not value:
+        memo[id(value)] = kind()
+    elif kind is dict:
+        table = memo[id(value)] = {}
+        for key, held in value.items():
+            table[_copied(key, memo)] = _copied(held, memo)
+    elif isinstance(value, nn.Module) and _copied_as_usual(kind) and "__deepcopy__" not in value.__dict__:
+        twin: Any = kind.__new__(kind)
+        memo[id(value)] = twin
+        twin.__setstate__({key: _copied(held, memo) for key, held in value.__dict__.items()})
+    else:
+        return copy.deepcopy(value, memo)
+    return memo[id(value)]
+
+
+@cache
+def _copied_as_usual(kind: type[nn.Module]) -> bool:
+    """Whether `copy.deepcopy` makes a new object of `kind` and fills its attributes in, and does nothing else."""
+    special = ("__deepcopy__", "__reduce__", "__reduce_ex__", "__getstate__", "__getnewargs__", "__getnewargs_ex__")
+    slots = any(getattr(base, "__slots__", ()) for base in kind.__mro__)
+    return not slots and all(getattr(kind, name, None) is getattr(nn.Module, name, None) for name in special)
 
 
 def _uncopyable(model: nn.Module, stands: Mapping[int, Any]) -> dict[int, Any]:
@@ -105,6 +140,8 @@ def _stand_in(tensor: torch.Tensor, device: torch.device, values: bool) -> torch
         stand = plain.to("cpu", copy=True)
     elif values and device.type != "meta":
         stand = torch.zeros_like(plain, device=device)
+    elif plain.is_meta and plain.layout == torch.strided:  # of a meta tensor, `empty_like` is slow
+        stand = torch.empty_strided(plain.size(), plain.stride(), dtype=plain.dtype, device="meta")
     else:
         stand = torch.empty_like(plain, device="meta")
     return nn.Parameter(stand, requires_grad=False) if isinstance(tensor, nn.Parameter) else stand
@@ -112,10 +149,12 @@ def _stand_in(tensor: torch.Tensor, device: torch.device, values: bool) -> torch
 
 def numel(parameter: torch.Tensor) -> int:
     """Number of weights, 0 where it is not known yet."""
-    return 0 if isinstance(parameter, UninitializedParameter) else parameter.numel()
+    return 0 if is_lazy(parameter) else parameter.numel()
 
 
 def is_tensor(value: Any) -> bool:
     """Whether `value` is a tensor with a storage to tell it by."""
+    if type(value) in (torch.Tensor, nn.Parameter):  # most are, and `isinstance` is slower
+        return bool(value.layout == torch.strided)
     lazy = isinstance(value, (UninitializedParameter, UninitializedBuffer))
     return isinstance(value, torch.Tensor) and not lazy and value.layout == torch.strided

@@ -66,7 +66,7 @@ def find_units(structure: Structure, names: Names, flat: bool = False) -> list[U
     walk.visit(structure.model, _Place())
     # What is built like a block is one, wherever it stands: the middle of a U-Net.
     builds = {unit.build for unit in walk.found if unit.block} - {None}
-    return [replace(unit, block=unit.block or unit.build in builds) for unit in walk.found]
+    return [unit if unit.block or unit.build not in builds else replace(unit, block=True) for unit in walk.found]
 
 
 class _Walk:
@@ -93,7 +93,7 @@ class _Walk:
             self._open(module, place)
         else:
             tree = self.structure
-            composite, parameters = tree.composite(module), list(module.parameters())
+            composite, parameters = tree.composite(module), tree.parameters(module)
             whole = module is not tree.model and tree.is_block(module)
             block = place.element or (whole and composite) or (self.flat and any(map(is_matrix, parameters)))
             block = block and id(module) not in tree.stems
@@ -119,8 +119,8 @@ class _Walk:
 
     def _opens(self, module: nn.Module, place: _Place) -> bool:
         tree = self.structure
-        leaf = not any(tree.size[id(child)] for child in module.children())
         if module is tree.model:
+            leaf = not any(tree.size[id(child)] for child in tree.children[id(module)])
             return not (leaf and type(module).__module__.startswith("torch.nn."))
         if tree.is_block(module) or id(module) in tree.stems:
             return False
@@ -139,7 +139,7 @@ class _Walk:
         for name, parameter in module.named_parameters(recurse=False):
             self._add(place.below(name).path, [parameter], block=False, kind=nn.Parameter)
         if not tree.is_list(module, place.in_list) and not place.as_list:
-            children = list(module.children())
+            children = tree.children[id(module)]
             # In a stage, what stands beside its list of blocks is not opened, such as a down-sampling of several parts.
             block_lists = [c for c in children if place.element and isinstance(c, CONTAINERS) and tree.is_list(c, True)]
             alike = [child for child in block_lists if tree.is_uniform(child)]
@@ -150,15 +150,16 @@ class _Walk:
             return
         elements = tree.elements(module)
         if place.as_list and not any(map(tree.composite, elements)):
-            elements = [child for child in module.children() if tree.matrices[id(child)]]
+            elements = [child for child in tree.children[id(module)] if tree.matrices[id(child)]]
         containers = [child for child in elements if isinstance(child, CONTAINERS)]
         lists = any(tree.is_list(child, True) for child in containers)
         stages = tree.opened_stages(elements, place.in_list)
         chosen = {id(child) for child in elements}
         for i, (name, child) in enumerate(module.named_children()):
             # A container beside lists of blocks is a list of blocks, though each may have a single weight matrix.
-            nested = any(any(True for _ in part.children()) for part in child.children() if tree.matrices[id(part)])
-            as_list = lists and isinstance(child, CONTAINERS) and nested
+            as_list = lists and isinstance(child, CONTAINERS) and any(
+                tree.children[id(part)] for part in tree.children[id(child)] if tree.matrices[id(part)]
+            )  # fmt: skip
             element = id(child) in chosen
             within = (*place.within, (id(module), i)) if element and place.in_list else place.within
             opened = None
