@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, Outcome
+from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 from lwexp import instantiate, make_plan, pictures
@@ -21,7 +22,9 @@ from lwexp.instantiate import Experiment
 from lwexp.lstm import LSTMClassifier
 
 RunHere = Callable[..., Outcome]
-HEAVY = ("torch", "timm", "torchvision", "mlflow", "sklearn", "matplotlib", "pydantic")
+HEAVY = (
+    "torch", "timm", "torchvision", "transformers", "mlflow", "sklearn", "numpy", "PIL", "matplotlib", "pydantic",
+)  # fmt: skip
 SMALL = ["model=lstm", "model.hidden_size=8", "data.image_size=8", "batch_size=256"]
 
 
@@ -116,19 +119,27 @@ finally:
 """
 
 
-@pytest.mark.parametrize(("arguments", "code"), [
-    (["--help"], 0),
-    (["--cfg", "job", "model=vit_tiny_patch16_224", "optimizer=lamb"], 0),
-    (["mutl=0.9"], 2),
-], ids=["help", "cfg", "mistyped"])  # fmt: skip
+@pytest.mark.parametrize(("arguments", "error"), [
+    (["--help"], ""),
+    (["--cfg", "job", "model=vit_tiny_patch16_224", "optimizer=lamb"], ""),
+    (["mutl=0.9"], "error: mutl=0.9: unknown option; did you mean mult?\n"),
+    (["grouping=top_modle"], "error: grouping=top_modle: no such choice; did you mean top_module?\n"),
+], ids=["help", "cfg", "mistyped", "mistyped-choice"])  # fmt: skip
 def test_help_cfg_and_a_mistyped_option_answer_without_heavy_imports(
-    arguments: list[str], code: int, tmp_path: Path
+    arguments: list[str], error: str, tmp_path: Path
 ) -> None:
     done = python(ASK, *arguments, cwd=tmp_path)
-    assert done.returncode == code
+    assert (done.returncode, done.stderr) == (2 if error else 0, error)
     assert done.stdout.splitlines()[-1] == "IMPORTED"
-    if code:
-        assert done.stderr == "error: mutl=0.9: unknown option; did you mean mult?\n"
+
+
+def test_help_copies_no_registered_config(lwexp_here: RunHere, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(store: ConfigStore, memo: object) -> None:
+        raise AssertionError("copied")
+
+    monkeypatch.setattr(ConfigStore, "__deepcopy__", refuse, raising=False)
+    outcome = lwexp_here("run", "--help")
+    assert outcome.code == 0, outcome.err
 
 
 IMPORT_ORDER = """

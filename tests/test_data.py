@@ -13,7 +13,11 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
+from sklearn.model_selection import train_test_split
+from torch import Tensor
 from torchvision import datasets as torchvision_datasets
 
 from lwexp.config import DigitsConfig, ImageFolderConfig, TorchvisionConfig
@@ -119,6 +123,19 @@ def test_digits_splits_hold_each_image_once_and_follow_split_seed() -> None:
     assert sorted(itertools.chain(*first)) == sorted(image.numpy().tobytes() for image in originals)
     assert first == again
     assert first[1] != other[1]
+
+
+def test_digits_are_the_same_where_scikit_learn_keeps_its_file_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    def training() -> tuple[Tensor, Tensor]:
+        splits = digits().datasets(Preprocessing(8, 1, (0.0,), (1.0,)), augment=False, seed=0)
+        images, labels = zip(*splits.train, strict=True)
+        return torch.stack(images), torch.tensor(labels)
+
+    images, labels = training()
+    monkeypatch.setattr("lwexp.data.digits.FILE", "sklearn/nowhere.csv.gz")
+    asked_images, asked_labels = training()
+    assert torch.equal(images, asked_images)
+    assert torch.equal(labels, asked_labels)
 
 
 @pytest.mark.parametrize(("size", "channels"), [(32, 1), (32, 3), (48, 1)])
@@ -858,6 +875,20 @@ def test_a_stratified_cut_keeps_every_class_on_both_sides_and_single_images_in_t
     assert set(labels[kept].tolist()) == {0, 1, 2, 3}
     assert set(labels[cut].tolist()) == {0, 1, 2}
     assert len(cut) == min(max(round(fraction * 100), 3), 97)
+
+
+@given(
+    counts=st.lists(st.integers(min_value=2, max_value=40), min_size=1, max_size=8),
+    fraction=st.floats(min_value=0.01, max_value=0.9),
+    seed=st.integers(min_value=0, max_value=2**32 - 1),
+)
+def test_a_stratified_cut_is_the_one_of_scikit_learn(counts: list[int], fraction: float, seed: int) -> None:
+    labels = torch.repeat_interleave(torch.arange(len(counts)) * 3, torch.tensor(counts))
+    labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed % 1000))]
+    kept, cut = stratified_cut(labels, fraction, seed)
+    positions = range(len(labels))
+    expected = train_test_split(positions, test_size=len(cut), random_state=seed, stratify=labels.numpy())
+    assert [kept.tolist(), cut.tolist()] == [sorted(part) for part in expected]
 
 
 def test_a_stratified_cut_follows_its_seed() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lwexp.errors import ConfigError
@@ -15,8 +17,6 @@ def stratified_cut(labels: Tensor, fraction: float, seed: int, what: str = "imag
     least as many samples as classes go to either side. The choice is scikit-learn's `train_test_split`, by `seed`.
     Raises `ConfigError` where no class has two; `what` says of what.
     """
-    from sklearn.model_selection import train_test_split
-
     if seed >= 2**32:
         raise ConfigError("data.split_seed", seed, "must be below 2**32")
     divisible = torch.nonzero(torch.bincount(labels)[labels] >= 2).flatten()
@@ -25,9 +25,37 @@ def stratified_cut(labels: Tensor, fraction: float, seed: int, what: str = "imag
         raise ConfigError("data", f"{len(labels)} {what}s", why)
     classes = len(torch.bincount(labels[divisible]).nonzero())
     size = min(max(round(fraction * len(divisible)), classes), len(divisible) - classes)
-    _, cut = train_test_split(
-        divisible.numpy(), test_size=size, random_state=seed, stratify=labels[divisible].numpy(), shuffle=True
-    )
+    cut = divisible[_drawn(labels[divisible].numpy(), size, seed)]
     is_cut = torch.zeros(len(labels), dtype=torch.bool)
-    is_cut[torch.from_numpy(cut)] = True
+    is_cut[cut] = True
     return torch.nonzero(~is_cut).flatten(), torch.nonzero(is_cut).flatten()
+
+
+def _drawn(labels: NDArray[np.int64], size: int, seed: int) -> Tensor:
+    """`size` positions, every class in proportion: those that `train_test_split(test_size=size, stratify=labels)` cuts.
+
+    Drawn here with the same random numbers, since importing scikit-learn takes longer than opening the data.
+    """
+    random = np.random.RandomState(seed)
+    _, classes, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    members = np.split(np.argsort(classes, kind="stable"), np.cumsum(counts)[:-1])
+    kept = _shares(counts, len(labels) - size, random)
+    cut = _shares(counts - kept, size, random)
+    shuffled = [positions[random.permutation(len(positions))] for positions in members]
+    parts = [positions[first : first + n] for positions, first, n in zip(shuffled, kept, cut, strict=True)]
+    return torch.from_numpy(np.concatenate(parts))
+
+
+def _shares(counts: NDArray[np.int64], total: int, random: np.random.RandomState) -> NDArray[np.int64]:
+    """How many of each class make `total` in proportion to `counts`; the lot decides between equal remainders."""
+    exact = counts / counts.sum() * total
+    shares: NDArray[np.int64] = np.floor(exact).astype(np.int64)
+    remainders = exact - shares
+    missing = int(total - shares.sum())
+    for remainder in np.unique(remainders)[::-1]:
+        if missing == 0:
+            break
+        (equal,) = np.nonzero(remainders == remainder)
+        shares[random.choice(equal, min(missing, len(equal)), replace=False)] += 1
+        missing -= min(missing, len(equal))
+    return shares
