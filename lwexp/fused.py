@@ -151,6 +151,8 @@ class _Lists:
                 found[key].groups.append(i)
         self._calls = list(found.values())
         self._parameters = [p for call in self._calls for p in call.parameters]
+        if not self._parameters:
+            raise _NotYetError
         if len({p.device for p in self._parameters}) != 1:
             raise _UnfitError
         self._device = self._parameters[0].device
@@ -218,9 +220,10 @@ class _Lists:
         if settings == self._settings:
             return True
         for call in self._calls:
-            group = optimizer.param_groups[call.groups[0]]
-            alike = {settings[i] for i in call.groups}
-            if len(alike) > 1 or optimizer.buffers(group) != call.buffers or optimizer.joinable(group) != call.joined:
+            group, first = optimizer.param_groups[call.groups[0]], settings[call.groups[0]]
+            if any(settings[i] != first for i in call.groups) or optimizer.buffers(group) != call.buffers:
+                return False
+            if call.joined and not optimizer.joinable(group):
                 return False
         for call in self._calls:
             call.options.update(optimizer.options(optimizer.param_groups[call.groups[0]]))

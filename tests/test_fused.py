@@ -157,6 +157,9 @@ OPERATIONS = {
     "a gradient is missing": lambda pair: (pair.set_gradients(missing=2), [each.step() for each in pair.both]),
     "weight decay": lambda pair: [group.update(weight_decay=0.05) for each in pair.both for group in each.param_groups],
     "weight decay of one": lambda pair: [each.param_groups[1].update(weight_decay=0.2) for each in pair.both],
+    "betas as a list": lambda pair: [
+        group.update(betas=[0.8, 0.95]) for each in pair.both for group in each.param_groups if "betas" in group
+    ],
     "a rate of 0": lambda pair: [each.param_groups[0].update(lr=0.0) for each in pair.both],
     "an integer rate": lambda pair: [each.param_groups[-1].update(lr=1) for each in pair.both],
     "a tensor as rate": lambda pair: [each.param_groups[1].update(lr=torch.tensor(0.01)) for each in pair.both],
@@ -313,6 +316,9 @@ def test_parameters_without_a_gradient_stay_as_they_are(stock_steps: Callable[[]
     pair = Pair(torch.optim.AdamW, {}, torch.float32)
     unused = [(p, q) for p, q in pair.parameters()][2]
     before = unused[0].detach().clone()
+    for each in pair.both:
+        each.step()  # when none has one
+    assert stock_steps() == 1
     for _ in range(5):
         pair.set_gradients(missing=2)
         for each in pair.both:
