@@ -4,10 +4,11 @@
 
 The run is `python -m lwexp.run`: resnet18 on digits at 32×32, batches of 64, one group for each parameter, cosine
 policy, Adam, every rate and loss tracked into SQLite. The loop has one group, no tracking, torch's fused Adam and as
-many steps; "slim", it reads the images from scikit-learn's file without importing scikit-learn. Each is a process of its own, in turns. "peak": most memory resident in the training process, in MiB; "of
-imports": as much as is there once the modules are imported that the process has at its end, before any of them is used;
-"its own": peak - of imports; "delivery": peak of the process that delivers to MLflow, beside it. "GPU": most memory
-allocated there, where the training runs there. Then what each import adds, in the order given.
+many steps; "slim", it reads the images from scikit-learn's file without importing scikit-learn. Each is a process of
+its own, in turns. "peak": most memory resident in the training process, in MiB; "of imports": as much as is there once
+the modules are imported that the process has at its end, before any of them is used; "its own": peak - of imports;
+"delivery": peak of the largest process that it starts. "GPU": most memory allocated there, where the training runs
+there. Then what each import adds, in the order given.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ def load_digits(slim: bool) -> Any:
     import numpy as np
 
     package = importlib.util.find_spec("sklearn")
-    assert package is not None and package.origin is not None
+    assert package is not None
+    assert package.origin is not None
     rows = np.loadtxt(Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")
     return rows[:, :-1].reshape(-1, 8, 8), rows[:, -1].astype(np.int64)
 
