@@ -4,15 +4,17 @@
 
 The run is `python -m lwexp.run`: resnet18 on digits at 32×32, batches of 64, one group for each parameter, cosine
 policy, Adam, every rate and loss tracked into SQLite. The loop has one group, no tracking, torch's fused Adam and as
-many steps. Each is a process of its own, in turns. "peak": most memory resident in the training process, in MiB; "of
-imports": as much as is there once the modules are imported that the process has at its end, before any of them is used;
-"its own": peak - of imports; "delivery": peak of the process that delivers to MLflow, beside it. "GPU": most memory
-allocated there, where the training runs there. Then what each import adds, in the order given.
+many steps; "slim", it reads the images from scikit-learn's file without importing scikit-learn. Each is a process of
+its own, in turns. "peak": most memory resident in the training process, in MiB; "of imports": as much as is there once
+the modules are imported that the process has at its end, before any of them is used; "its own": peak - of imports;
+"delivery": peak of the largest process that it starts. "GPU": most memory allocated there, where the training runs
+there. Then what each import adds, in the order given.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import runpy
@@ -46,19 +48,34 @@ def peak(pid: int | str = "self") -> float:
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
-def bare(epochs: int) -> None:
+def load_digits(slim: bool) -> Any:
+    """scikit-learn's images, [1797, 8, 8] from 0 to 16, and their labels; `slim`: without importing it."""
+    if not slim:
+        from sklearn import datasets
+
+        digits = datasets.load_digits()
+        return digits.images, digits.target
+    import numpy as np
+
+    package = importlib.util.find_spec("sklearn")
+    assert package is not None
+    assert package.origin is not None
+    rows = np.loadtxt(Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")
+    return rows[:, :-1].reshape(-1, 8, 8), rows[:, -1].astype(np.int64)
+
+
+def bare(epochs: int, slim: bool) -> None:
     """The plainest loop: no groups, no policy, no tracking, no files."""
     import timm
     import torch
-    from sklearn.datasets import load_digits
     from torch.nn import functional
 
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    digits = load_digits()
-    images = torch.from_numpy(digits.images * (255 / 16)).float()[:, None]
+    pixels, targets_of = load_digits(slim)
+    images = torch.from_numpy(pixels * (255 / 16)).float()[:, None]
     images = functional.interpolate(images, (32, 32), mode="bilinear", antialias=True).round().to(torch.uint8)
-    labels = torch.from_numpy(digits.target)
+    labels = torch.from_numpy(targets_of)
     train, val = torch.arange(1257), torch.arange(1257, 1527)
     model = timm.create_model("resnet18", num_classes=10).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
@@ -89,8 +106,8 @@ def child(kind: str, arguments: list[str]) -> None:
         for name in arguments:
             __import__(name)
             found[name] = peak()
-    elif kind == "bare":
-        bare(int(arguments[0]))
+    elif kind in ("bare", "slim"):
+        bare(int(arguments[0]), slim=kind == "slim")
     else:
         sys.argv = ["lwexp.run", *arguments]
         runpy.run_module("lwexp.run", run_name="__main__", alter_sys=True)
@@ -141,7 +158,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*")
     options = parser.parse_args()
     print(machine(), flush=True)
-    seen: dict[str, list[dict[str, Any]]] = {"bare loop": [], "lwexp": []}
+    seen: dict[str, list[dict[str, Any]]] = {"bare loop": [], "slim": [], "lwexp": []}
 
     def once(name: str, *command: str) -> float:
         seen[name].append(measured(*command))
@@ -150,6 +167,7 @@ def main() -> None:
     peaks = interleave(
         {
             "bare loop": lambda: once("bare loop", "bare", str(options.epochs)),
+            "slim": lambda: once("slim", "slim", str(options.epochs)),
             "lwexp": lambda: once("lwexp", "run", *RUN, f"epochs={options.epochs}", *options.overrides),
         },
         options.repeats,
