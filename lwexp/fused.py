@@ -9,7 +9,8 @@ gradient, `capturable`, sparse or distributed tensors), torch's own step is take
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from operator import is_, itemgetter
@@ -21,7 +22,7 @@ from torch.optim import Optimizer
 
 # Up to so many numbers, reading them once more costs less than a kernel call of their own (benchmarks/optimizer_step)
 _SMALL = 8192
-_RATE = itemgetter("lr")
+_RATE, _PARAMETERS = itemgetter("lr"), itemgetter("params")
 
 
 class _UnfitError(Exception):
@@ -102,8 +103,16 @@ class _Fused(Optimizer):
         return self._lists is not None
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """As torch's."""
-        super().add_param_group(param_group)
+        """As torch's, which hashes all parameters of all groups anew for each: half a minute for 10,000 groups."""
+        earlier, self.param_groups = self.param_groups, []
+        try:
+            super().add_param_group(param_group)
+            (added,) = self.param_groups
+        finally:
+            self.param_groups = earlier
+        if {*map(id, added["params"])} & {*map(id, chain.from_iterable(map(_PARAMETERS, earlier)))}:
+            raise ValueError("some parameters appear in more than one parameter group")
+        earlier.append(added)
         self._lists, self._unfit = None, False
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -132,8 +141,10 @@ class _Lists:
         groups, state = optimizer.param_groups, optimizer.state
         self._settings = list(map(optimizer.settings, groups))
         self._rates: list[float] | None = None
-        # Float64 holds what Python's own numbers hold. Of a kernel's two forms torch tries the one with a tensor first.
-        self._rate = torch.zeros(len(groups) + 1, dtype=torch.float64)
+        # Of a kernel's two forms torch tries the one with a tensor first. All the tensors are one array of doubles that
+        # is written at once; the last one stays 0.
+        self._written = array("d", bytes(8 * (len(groups) + 1)))
+        rate = torch.frombuffer(self._written, dtype=torch.float64)
         found: dict[tuple[Any, ...], _Call] = {}
         self._idle: list[Tensor] = []  # had no gradient so far, and have no state
         for i, group in enumerate(groups):
@@ -145,7 +156,7 @@ class _Lists:
                 joined = optimizer.joinable(group) and p.numel() <= _SMALL and _joins(p)
                 key = (p.dtype, self._settings[i], optimizer.kernel(group)) if joined else (p.dtype, i)
                 if key not in found:
-                    options = {"lr": self._rate[-1 if joined else i], **optimizer.options(group)}
+                    options = {"lr": rate[-1 if joined else i], **optimizer.options(group)}
                     found[key] = _Call(optimizer.kernel(group), options, optimizer.buffers(group), joined)
                 found[key].parameters.append(p)
                 found[key].groups.append(i)
@@ -163,17 +174,31 @@ class _Lists:
             buffers = [[state[p][name] for p in call.parameters] if name else [] for name in call.buffers]
             self._arguments.append((call.kernel, call.parameters, part, buffers, call.options))
         self._joined: list[tuple[list[Tensor], list[Tensor], list[Tensor]]] = []  # parameters, buffers, rates
-        self._joined_rates: list[tuple[Tensor, Tensor]] = []  # the same in one tensor, and the group of each
+        self._joined_rates: list[tuple[array[Any], list[int]]] = []  # the same in one array, and the group of each
         for call, (_, parameters, _, buffers, _) in zip(self._calls, self._arguments, strict=True):
             if call.joined:
-                rates = torch.zeros(len(parameters), dtype=parameters[0].dtype)
-                self._joined.append((parameters, buffers[0], list(rates)))
-                self._joined_rates.append((rates, torch.tensor(call.groups)))
-        self._held = list(_held(optimizer))
+                dtype = parameters[0].dtype
+                kind = "f" if dtype == torch.float32 else "d"
+                written = array(kind, bytes(dtype.itemsize * len(parameters)))
+                self._joined.append((parameters, buffers[0], list(torch.frombuffer(written, dtype=dtype))))
+                self._joined_rates.append((written, call.groups))
+        self._state, self._entries = state, list(state.values())
+        self._members = [p for group in groups for p in group["params"]]
+        self._sizes = [len(group["params"]) for group in groups]
 
     def fit(self, optimizer: _Fused) -> bool:
-        """Whether the optimizer still holds what was gathered."""
-        return all(map(is_, _held(optimizer), self._held))
+        """Whether the optimizer still has the parameters, groups and states that were gathered.
+
+        What this costs counts, so it does not see a buffer that was exchanged inside a parameter's state.
+        """
+        state, members = optimizer.state, list(map(_PARAMETERS, optimizer.param_groups))
+        return (
+            state is self._state
+            and len(state) == len(self._entries)
+            and list(map(len, members)) == self._sizes
+            and all(map(is_, chain.from_iterable(members), self._members))
+            and all(map(is_, state.values(), self._entries))
+        )
 
     def step(self, optimizer: _Fused) -> bool:
         """Make a step and return True, or leave everything as it is where torch's own step is needed."""
@@ -188,7 +213,7 @@ class _Lists:
             return False
         if not self._take_rates(optimizer) or not self._take_settings(optimizer):
             return False
-        with torch.no_grad():
+        with torch.inference_mode():  # as no_grad, with less on the way to a kernel
             if self._steps is not None:
                 self._steps += 1
             for kernel, parameters, part, buffers, options in self._arguments:
@@ -208,9 +233,9 @@ class _Lists:
         if rates != self._rates:
             if any(isinstance(rate, Tensor) for rate in rates):
                 return False
-            self._rate[:-1] = torch.tensor(rates, dtype=torch.float64)
-            for joined, places in self._joined_rates:
-                joined.copy_(self._rate[places])
+            self._written[:-1] = array("d", rates)
+            for written, groups in self._joined_rates:
+                written[:] = array(written.typecode, [rates[i] for i in groups])
             self._rates = rates
         return True
 
@@ -261,13 +286,6 @@ def _order(tensor: Tensor) -> list[int]:
 def _joins(p: Tensor) -> bool:
     """Whether joining pays: on a GPU the second kernel would take the tensors one by one."""
     return p.device.type == "cpu" and p.dtype in (torch.float32, torch.float64)
-
-
-def _held(optimizer: Optimizer) -> Iterator[Any]:
-    """All that lists are made of, each in its place: whoever exchanges one of them shall find the new one used."""
-    parameters = chain.from_iterable((group, *group["params"]) for group in optimizer.param_groups)
-    tensors = chain.from_iterable(map(dict.values, optimizer.state.values()))
-    return chain(parameters, tensors, (None,))
 
 
 def _share_steps(entries: Sequence[dict[str, Any]]) -> Tensor | None:

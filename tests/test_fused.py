@@ -166,7 +166,7 @@ OPERATIONS = {
     "a closure": lambda pair: (pair.set_gradients(), [each.step(lambda: 1.0) for each in pair.both]),
     "state forgotten": lambda pair: [each.state.clear() for each in pair.both],
     "state of one forgotten": lambda pair: [each.state.pop(each.param_groups[1]["params"][0], 0) for each in pair.both],
-    "a buffer exchanged": lambda pair: [exchange_buffer(each) for each in pair.both],
+    "a state exchanged": lambda pair: [exchange_state(each) for each in pair.both],
     "a parameter exchanged": lambda pair: [exchange_parameter(each) for each in pair.both],
     "groups merged": lambda pair: [merge(each) for each in pair.both],
     "a group more": lambda pair: [
@@ -177,11 +177,12 @@ OPERATIONS = {
 }
 
 
-def exchange_buffer(optimizer: torch.optim.Optimizer) -> None:
-    for entry in optimizer.state.values():
-        for name, value in entry.items():
-            if name != "step" and value is not None:
-                entry[name] = torch.full_like(value, 0.25)
+def exchange_state(optimizer: torch.optim.Optimizer) -> None:
+    for p, entry in list(optimizer.state.items()):
+        optimizer.state[p] = {
+            name: torch.full_like(value, 0.25) if torch.is_tensor(value) and value.ndim else copy.copy(value)
+            for name, value in entry.items()
+        }
 
 
 def exchange_parameter(optimizer: torch.optim.Optimizer) -> None:
@@ -266,6 +267,18 @@ def test_small_parameters_of_sgd_move_with_their_groups_rates_and_decays() -> No
     pair.step(2)
     assert torch.equal(pair.ours.param_groups[0]["params"][0], before)
     pair.check()
+
+
+def test_a_parameter_belongs_to_one_group() -> None:
+    p, q = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(3))
+    for kind in FUSED.values():
+        with pytest.raises(ValueError, match="more than one parameter group"):
+            kind([{"params": [p]}, {"params": [q, p]}], lr=0.1)
+        optimizer: Any = kind([{"params": [p]}], lr=0.1)
+        with pytest.raises(ValueError, match="more than one parameter group"):
+            optimizer.add_param_group({"params": p})
+        optimizer.add_param_group({"params": q, "lr": 0.2})
+        assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.2]
 
 
 def test_hooks_run_once_a_step_around_either_way() -> None:
