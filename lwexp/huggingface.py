@@ -53,14 +53,18 @@ def huggingface_recipe(config: ModelConfig, wanted: Wanted) -> Recipe:
     class_name, given = options.get("config_class"), options.get("config") or {}
     if not isinstance(given, Mapping):
         raise ConfigError("model.config", given, "must be a mapping of arguments, e.g. {hidden_size: 128}")
+    auto = options.get("auto_class")
+    names = [name for name in dir(transformers) if name.startswith("AutoModel")]
+    if auto is not None and auto not in names:
+        raise UnknownNameError("model.auto_class", auto, names, "no such class in transformers")
     if config.name is not None and class_name is not None:
         raise ConfigError("model.config_class", class_name, f"model.name={config.name} has a config of its own")
     if config.name is None and class_name is None:
         raise ConfigError("model.name", None, "must be given, or model.config_class instead")
     arguments = {str(key): value for key, value in given.items()}
     if class_name is not None:
-        return _from_class(str(class_name), arguments, options.get("auto_class"), wanted)
-    return _from_name(str(config.name), arguments, options.get("auto_class"), wanted)
+        return _from_class(str(class_name), arguments, auto, wanted)
+    return _from_name(str(config.name), arguments, auto, wanted)
 
 
 def _from_class(class_name: str, given: dict[str, Any], auto: str | None, wanted: Wanted) -> Recipe:
@@ -143,9 +147,6 @@ def _builder(kind: type[PretrainedConfig], key: str, value: str, auto: str | Non
     """The Auto class that makes a classifier of `kind`; refuses a network for another kind of data."""
     takes = "pixel_values" if wanted.tokens is None else "input_ids"
     if auto is not None:
-        names = [name for name in dir(transformers) if name.startswith("AutoModel")]
-        if auto not in names:
-            raise UnknownNameError("model.auto_class", auto, names, "no such class in transformers")
         found = _network(auto, kind)
         if found is None:
             raise ConfigError("model.auto_class", auto, f"makes no network of {kind.__name__}")
