@@ -50,7 +50,7 @@ def make_optimizer(
     options = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
     if "fused" in known and not options.keys() & {"fused", "foreach", "differentiable"} and _fusible(groups):
         options["fused"] = True
-    if isinstance(optimizer, str) and options.get("fused") is True and not options.get("foreach"):
+    if isinstance(optimizer, str) and options.get("fused", True) is True and not options.get("foreach"):
         factory = FUSED.get(factory, factory)
     hints = _hints(factory)
     for option, value in options.items():
