@@ -2,7 +2,7 @@
 
 torch's fused optimizers gather every list of tensors anew at each step, and add 1 to a counter for each parameter. Here
 the lists are kept and the counters share one tensor. What is left for each group is one call of the kernel that torch
-calls, with the group's own rate; SGD with momentum moves the small parameters of all groups on the CPU in two calls.
+calls, with the group's own rate; SGD with momentum takes all groups of a single small parameter on the CPU in two.
 The numbers are torch's, bit for bit, and so is `state_dict`. Wherever the lists do not fit (a closure, a missing
 gradient, `capturable`, sparse or distributed tensors), torch's own step is taken.
 """
@@ -20,8 +20,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-# Up to so many numbers, reading them once more costs less than a kernel call of their own (benchmarks/optimizer_step)
-_SMALL = 8192
+_SMALL = 8192  # numbers that are read once more in less time than a kernel call takes (benchmarks/optimizer_step)
 _RATE, _PARAMETERS = itemgetter("lr"), itemgetter("params")
 
 
@@ -123,7 +122,7 @@ class _Fused(Optimizer):
 
 @dataclass
 class _Call:
-    """One kernel call: parameters of one type, of one group or, joined, of several that differ in their rates alone."""
+    """One kernel call: parameters of one type, of a group or, joined, of several that differ in their rates alone."""
 
     kernel: Callable[..., None]
     options: dict[str, Any]
@@ -153,7 +152,7 @@ class _Lists:
                     self._idle.append(p)
                     continue
                 _check(p, group, state.get(p, {}), optimizer.buffers(group))
-                joined = optimizer.joinable(group) and p.numel() <= _SMALL and _joins(p)
+                joined = optimizer.joinable(group) and len(group["params"]) == 1 and _joins(p)
                 key = (p.dtype, self._settings[i], optimizer.kernel(group)) if joined else (p.dtype, i)
                 if key not in found:
                     options = {"lr": rate[-1 if joined else i], **optimizer.options(group)}
@@ -284,8 +283,8 @@ def _order(tensor: Tensor) -> list[int]:
 
 
 def _joins(p: Tensor) -> bool:
-    """Whether joining pays: on a GPU the second kernel would take the tensors one by one."""
-    return p.device.type == "cpu" and p.dtype in (torch.float32, torch.float64)
+    """Whether a second pass over a group's only parameter costs less than a kernel call; on a GPU none is saved."""
+    return p.numel() <= _SMALL and p.device.type == "cpu" and p.dtype in (torch.float32, torch.float64)
 
 
 def _share_steps(entries: Sequence[dict[str, Any]]) -> Tensor | None:
