@@ -3,8 +3,8 @@
 torch's fused optimizers gather every list of tensors anew at each step, and add 1 to a counter for each parameter. Here
 the lists are kept and the counters share one tensor. What is left for each group is one call of the kernel that torch
 calls, with the group's own rate; SGD with momentum takes all groups of a single small parameter on the CPU in two.
-The numbers are torch's, bit for bit, and so is `state_dict`. Wherever the lists do not fit (a closure, a missing
-gradient, `capturable`, sparse or distributed tensors), torch's own step is taken.
+The numbers are torch's, bit for bit, and so is `state_dict`. Wherever the lists do not fit (a missing gradient,
+`capturable`, sparse or distributed tensors), torch's own step is taken.
 """
 
 from __future__ import annotations
@@ -63,11 +63,15 @@ class _Fused(Optimizer):
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One optimizer step, see `torch.optim.Optimizer.step`."""
-        if closure is None and self._gathered() and self._lists is not None and self._lists.step(self):
-            return None
-        return self._torchs_step(closure)
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        if not self._gathered() or self._lists is None or not self._lists.step(self):
+            self._torchs_step()
+        return loss
 
-    def _torchs_step(self, closure: Callable[[], Any] | None) -> Any:
+    def _torchs_step(self) -> None:
         step: Any = self.stock.step
         if getattr(step, "hooked", False):  # what torch runs before and after a step has its turn around ours
             step = step.__wrapped__
@@ -75,7 +79,7 @@ class _Fused(Optimizer):
         for group in unfit:
             group["fused"] = False
         try:
-            return step(self, closure)
+            step(self)
         finally:
             for group in unfit:
                 group["fused"] = True

@@ -163,7 +163,7 @@ OPERATIONS = {
     "a rate of 0": lambda pair: [each.param_groups[0].update(lr=0.0) for each in pair.both],
     "an integer rate": lambda pair: [each.param_groups[-1].update(lr=1) for each in pair.both],
     "a tensor as rate": lambda pair: [each.param_groups[1].update(lr=torch.tensor(0.01)) for each in pair.both],
-    "a closure": lambda pair: (pair.set_gradients(), [each.step(lambda: 1.0) for each in pair.both]),
+    "a closure": lambda pair: [each.step(lambda each=each: gradients_by_closure(each)) for each in pair.both],
     "state forgotten": lambda pair: [each.state.clear() for each in pair.both],
     "state of one forgotten": lambda pair: [each.state.pop(each.param_groups[1]["params"][0], 0) for each in pair.both],
     "a state exchanged": lambda pair: [exchange_state(each) for each in pair.both],
@@ -175,6 +175,13 @@ OPERATIONS = {
     ],
     "a copy": lambda pair: setattr(pair, "ours", copy_of(pair.ours)),
 }
+
+
+def gradients_by_closure(optimizer: torch.optim.Optimizer) -> Tensor:
+    optimizer.zero_grad()
+    loss = torch.stack([p.square().sum() for group in optimizer.param_groups for p in group["params"]]).sum()
+    loss.backward()
+    return loss
 
 
 def exchange_state(optimizer: torch.optim.Optimizer) -> None:
@@ -279,6 +286,14 @@ def test_a_parameter_belongs_to_one_group() -> None:
             optimizer.add_param_group({"params": p})
         optimizer.add_param_group({"params": q, "lr": 0.2})
         assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.2]
+
+
+def test_a_closure_is_called_once_with_gradients_on_and_its_loss_returned(stock_steps: Callable[[], int]) -> None:
+    p = nn.Parameter(torch.tensor([2.0]))
+    optimizer = FUSED[torch.optim.Adam]([p], lr=0.1, fused=True)
+    losses = [optimizer.step(lambda: gradients_by_closure(optimizer)) for _ in range(3)]
+    assert [loss.item() for loss in losses] == pytest.approx([4.0, 1.9**2, 1.8**2], rel=1e-3)
+    assert stock_steps() == 1
 
 
 def test_hooks_run_once_a_step_around_either_way() -> None:
