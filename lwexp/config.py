@@ -294,7 +294,9 @@ def _explained(error: ValidationError, values: Mapping[str, Any]) -> ConfigError
         return UnknownNameError(
             f"{key}.name", _tag(found["input"]), _tags(str(found["ctx"].get("expected_tags", ""))), f"no such {key}"
         )
-    return ConfigError(key, found["input"], _reason(found["msg"]))
+    words = [f["ctx"]["expected"] for f in alike if f["type"] == "literal_error" and _path_of(f, values) == parts]
+    others = "".join(f", or {word}" for word in words if found["type"] != "literal_error")
+    return ConfigError(key, found["input"], f"{_reason(found['msg'])}{others}")
 
 
 def _path_of(finding: Any, values: Mapping[str, Any]) -> list[int | str]:

@@ -78,6 +78,8 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "metric": (["policy=plateau", "policy.metric=val/acc"], r"policy\.metric=val/acc: no such metric; .*val/accuracy"),
     "device": (["device=gpu"], r"device=gpu: cannot be used here; auto, cpu"),
     "precision": (["precision=fp8"], r"precision=fp8: should be 'fp32', 'bf16' or 'fp16'"),
+    "workers": (["data.workers=two"], r"data\.workers=two: should be a valid integer, or 'auto'"),
+    "cache": ([*PHOTOS, "data.path=photos", "data.cache=x"], r"data\.cache=x: should be a valid boolean, or 'auto'"),
     "freeze_mode": (["freeze_mode=zero"], r"freeze_mode=zero: should be 'requires_grad' or 'lr_zero'"),
     "new_key": (["+newkey=1"], r"newkey=1: unknown option; choices: "),
     "new_section": (["+new.key=1"], r"new=.*: unknown option; "),
