@@ -90,7 +90,7 @@ class Trainer:
         simple = self.nonfinite == "stop" and not self.scaler.is_enabled()
         self._late = late and simple and getattr(self.optimizer, "_step_supports_amp_scaling", False)
         self._unread: deque[_Unread] = deque()
-        self._bad = torch.zeros(())  # 1 from the first bad number on, while it has not been read
+        self._bad = torch.zeros((), device=self.device)  # 1 from the first bad number on, while it has not been read
         self._logged = [i for i, group in enumerate(self.plan.groups) if group.optimizer_names]
         labels = self.plan.labels
         self._rate_names = [f"lr/{labels[i]}" for i in self._logged]
@@ -170,7 +170,7 @@ class Trainer:
         numbers = torch.cat([loss.reshape(1), norms])
         if self.clip_grad_norm is not None:
             nn.utils.clip_grads_with_norm_(self._trainable, self.clip_grad_norm, torch.linalg.vector_norm(norms))
-        self._bad = torch.maximum(self._bad.to(numbers), (~torch.isfinite(numbers).all()).float())
+        self._bad = torch.maximum(self._bad, (~torch.isfinite(numbers).all()).float())
         self.optimizer.found_inf = self._bad  # type: ignore[attr-defined]  # as a scaler tells it
         self.optimizer.step()
         del self.optimizer.found_inf  # type: ignore[attr-defined]
@@ -361,7 +361,8 @@ class _Unread:
         """`numbers`: the loss, then the norms of the gradients."""
         self.step, self.rates = step, rates
         on_gpu = numbers.device.type == "cuda"
-        self._numbers = torch.empty_like(numbers, device="cpu", pin_memory=on_gpu).copy_(numbers, non_blocking=True)
+        host = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=on_gpu)
+        self._numbers = host.copy_(numbers, non_blocking=True)
         self._arrived = torch.cuda.current_stream(numbers.device).record_event() if on_gpu else None
 
     def read(self) -> tuple[float, Tensor]:
