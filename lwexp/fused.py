@@ -9,6 +9,7 @@ The numbers are torch's, bit for bit, and so is `state_dict`. Wherever the lists
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -42,19 +43,19 @@ class _Fused(Optimizer):
     _unfit = False
 
     @classmethod
+    @abstractmethod
     def kernel(cls, group: Mapping[str, Any]) -> Callable[..., None]:
         """The kernel that torch calls for the group."""
-        raise NotImplementedError
 
     @classmethod
+    @abstractmethod
     def buffers(cls, group: Mapping[str, Any]) -> Sequence[str | None]:
         """Names, in the state, of the tensors that the kernel takes; None for an empty list."""
-        raise NotImplementedError
 
     @classmethod
+    @abstractmethod
     def options(cls, group: Mapping[str, Any]) -> dict[str, Any]:
         """The group's options as the kernel names them."""
-        raise NotImplementedError
 
     @classmethod
     def joinable(cls, group: Mapping[str, Any]) -> bool:
