@@ -77,6 +77,11 @@ class _Fused(Optimizer):
         if getattr(step, "hooked", False):  # what torch runs before and after a step has its turn around ours
             step = step.__wrapped__
         unfit = [group for group in self.param_groups if group["fused"] and self._kernel_errs(group)]
+        bad: Tensor | None = getattr(self, "found_inf", None)
+        if unfit and bad is not None:  # torch's other ways take no such word
+            if bad.item():
+                return
+            self.found_inf = None
         for group in unfit:
             group["fused"] = False
         try:

@@ -238,6 +238,16 @@ def test_a_first_gradient_that_comes_late(nesterov: bool) -> None:
     pair.set_gradients(missing=2)
     for each in pair.both:
         each.step()
+    optimizer: Any = pair.ours
+    pair.set_gradients()
+    before = [p.detach().clone() for p, _ in pair.parameters()]
+    optimizer.found_inf = torch.ones(())  # a scaler says that these gradients are bad
+    optimizer.step()
+    assert all(torch.equal(old, p) for old, (p, _) in zip(before, pair.parameters(), strict=True))
+    optimizer.found_inf = torch.zeros(())
+    for each in pair.both:
+        each.step()
+    del optimizer.found_inf
     pair.step(3)
     for p, q in pair.parameters():
         torch.testing.assert_close(p, q)
