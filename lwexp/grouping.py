@@ -20,6 +20,9 @@ from .group_names import group_names
 from .options import check_options
 from .patterns import first_indices, prefixes
 
+# Parameters up to which the order of registration is compared with that of use: a forward pass of more takes seconds.
+_COMPARED = 5000
+
 
 class NamedGroup(NamedTuple):
     """A group's name and its parameters' names, head-most first."""
@@ -194,6 +197,11 @@ def _ordered(
     if order == "execution":
         return stem_to_head(model, example_input)[::-1], ()
     names = head_to_stem(model)
+    if len(names) > _COMPARED:
+        return names, (
+            f"registration was not compared with the order of use ({len(names):,} parameters); "
+            "grouping.order=execution follows use",
+        )
     groups = [members for _, members in _collected((key(name), name) for name in names)][::-1]
     pairs = contradictions(model, groups, example_input)
     return names, (contradiction_note(pairs),) if pairs else ()

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from unittest import mock
+
 import pytest
 import timm
 import torch
@@ -143,6 +145,18 @@ def test_order_by_execution_follows_use_and_has_no_such_note() -> None:
     assert grouped.groups[2].parameter_names == ("body.2.bias", "body.2.weight", "body.0.bias", "body.0.weight")
     names = [g.name for g in group(HeadFirst(), "per_parameter", {"order": "execution"}).groups]
     assert [names[0], names[2], names[-1]] == ["unused.bias", "head.bias", "stem.weight"]
+
+
+@pytest.mark.parametrize("grouping", ["per_parameter", "top_module"])
+def test_a_network_of_many_parameters_is_not_run_for_a_note_and_the_note_says_so(grouping: str) -> None:
+    def fail(*_: object) -> None:
+        raise AssertionError("a forward pass")
+
+    with torch.device("meta"):
+        model = nn.Sequential(*(nn.Linear(2, 2) for _ in range(2501)))
+    with mock.patch.object(nn.Linear, "forward", fail):
+        (note,) = group(model, grouping, {}).notes
+    assert note.startswith("registration was not compared with the order of use (5,002 parameters); grouping.order=")
 
 
 @pytest.mark.parametrize("grouping", ["per_parameter", "top_module"])
