@@ -31,8 +31,6 @@ def main(task: Callable[[Any], Any], folder: str) -> None:
     _prepare(folder)
     import hydra
 
-    from . import sweep
-
     # Hydra would print its own errors over several lines and exit with 1; with this it raises them instead.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     handle_in_command()
@@ -40,15 +38,14 @@ def main(task: Callable[[Any], Any], folder: str) -> None:
     logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.WARNING)
     try:
         sys.argv[1:] = _checked_arguments(sys.argv[1:], own_folder=folder == "runs")
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(_one_lined(task))()
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(
+            _one_lined(task, trains=folder == "runs")
+        )()
     except (KeyboardInterrupt, Interrupted) as stopped:
-        sweep.tell_how_to_go_on(sys.argv[1:])
-        sweep.close("KILLED")
         code = 130 if isinstance(stopped, KeyboardInterrupt) else 143
         print("interrupted", file=sys.stderr)
         sys.exit(code)
     except Exception as error:
-        sweep.close("FAILED")
         if wants_traceback:
             raise
         known = explained(error)
@@ -60,29 +57,33 @@ def main(task: Callable[[Any], Any], folder: str) -> None:
             os.environ.pop("HYDRA_FULL_ERROR", None)
 
 
-def _one_lined(task: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def _one_lined(task: Callable[[Any], Any], *, trains: bool) -> Callable[[Any], Any]:
     """`task` that ends the process on an error of ours; Hydra would add lines of its own to an exception.
 
-    In a multirun the other jobs go on, so the error is told and left to Hydra, which raises it after the last job.
+    In a multirun the other jobs go on, so the error is left to Hydra, which hands it to the sweep. `trains`: the jobs
+    of a multirun are trainings, which run as `sweep.worker` has it.
     """
 
     @functools.wraps(task)
     def told(config: Any) -> Any:
-        from . import sweep
+        from hydra.core.hydra_config import HydraConfig
+        from hydra.types import RunMode
 
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            if not trains:
+                return task(config)
+            from .sweep.worker import run_in_sweep
+
+            return run_in_sweep(task, config)
         try:
             return task(config)
         except (LwexpError, KeyboardInterrupt, Interrupted) as error:
-            if not sweep.is_multirun():
-                from .run_folder import remove_if_unused
+            from .run_folder import remove_if_unused
 
-                remove_if_unused()
+            remove_if_unused()
             if not isinstance(error, LwexpError):
                 raise
-            if not sweep.is_multirun():
-                refuse(error)
-            sweep.tell_failure(error)
-            raise
+            refuse(error)
 
     return told
 
@@ -159,6 +160,7 @@ def _checked_arguments(arguments: list[str], *, own_folder: bool) -> list[str]:
     from hydra._internal.utils import get_args_parser
 
     from . import resume
+    from .sweep.plan_of_work import carried_on
 
     parser = get_args_parser()
 
@@ -170,8 +172,12 @@ def _checked_arguments(arguments: list[str], *, own_folder: bool) -> list[str]:
     if unknown:
         flags = [flag for action in parser._actions for flag in action.option_strings]
         raise UnknownNameError("command line", unknown[0], flags, "no such flag (options are written key=value)")
-    overrides = resume.with_saved_config(known.overrides, multirun=known.multirun, own_folder=own_folder)
-    return [*overrides, *(a for a in arguments if a not in known.overrides)]
+    flags = [argument for argument in arguments if argument not in known.overrides]
+    asked = carried_on(known.overrides) if own_folder else list(known.overrides)
+    if asked != known.overrides and not known.multirun:
+        flags.append("-m")
+    overrides = resume.with_saved_config(asked, multirun="-m" in flags or known.multirun, own_folder=own_folder)
+    return [*overrides, *flags]
 
 
 def _known_keys() -> list[str]:
@@ -180,7 +186,7 @@ def _known_keys() -> list[str]:
 
     config: Any = OmegaConf.load(CONF / "config.yaml")
     groups = [path.name for path in CONF.iterdir() if path.is_dir()]
-    sections = ("unfreeze", "loss", "checkpoint", "preview")
+    sections = ("unfreeze", "loss", "checkpoint", "sweep", "preview")
     nested = [f"{key}.{inner}" for key in sections for inner in config[key]]
     return [*groups, *nested, *(str(key) for key in config if key not in ("defaults", "hydra"))]
 

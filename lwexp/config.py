@@ -196,6 +196,14 @@ class CheckpointConfig(Section):
     allow_targets: list[str]
 
 
+class SweepConfig(Section):
+    """How the jobs of a sweep are run and compared."""
+
+    resume: str | None
+    baseline: bool | Literal["auto"]
+    isolate: bool
+
+
 class PreviewConfig(Section):
     """Files that `lwexp.preview` writes the plan's table to, relative to where it is started."""
 
@@ -242,6 +250,7 @@ class RunConfig(Section):
     progress: bool
     resume: str | None
     checkpoint: CheckpointConfig
+    sweep: SweepConfig
     preview: PreviewConfig
 
 

@@ -117,24 +117,11 @@ def write_hydra_files(config: DictConfig) -> None:
         (folder / f"{name}.yaml").write_text(OmegaConf.to_yaml(_hidden_config(part)), encoding="utf-8")
 
 
-def hide_multirun_file() -> None:
-    """From now on Hydra's own sweeper writes its config to `multirun.yaml` hidden; the launcher has the real one.
+def write_multirun_file(config: DictConfig, folder: Path) -> None:
+    """`multirun.yaml` of a sweep, as Hydra writes it, but hidden."""
+    from omegaconf import OmegaConf
 
-    Hydra has no hook before it writes that file, and takes no sweeper from outside its own packages.
-    """
-    from hydra.core.plugins import Plugins
-
-    sweeper: Any = Plugins.instance().class_name_to_class["hydra._internal.core_plugins.basic_sweeper.BasicSweeper"]
-    original = sweeper.sweep
-    if getattr(original, "hides", False):
-        return
-
-    def sweep(self: Any, arguments: list[str]) -> Any:
-        self.config = _hidden_config(self.config)
-        return original(self, arguments)
-
-    sweep.hides = True  # type: ignore[attr-defined]
-    sweeper.sweep = sweep
+    (folder / "multirun.yaml").write_text(OmegaConf.to_yaml(_hidden_config(config)), encoding="utf-8")
 
 
 def _hidden_config(config: Any) -> Any:

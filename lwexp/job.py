@@ -17,9 +17,8 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from . import sweep
 from .checkpoint import Checkpoints
-from .config import SourceTaskConfig
+from .config import RunConfig, SourceTaskConfig
 from .data import eval_loader, train_loader, workers_note
 from .instantiate import (
     Experiment,
@@ -47,6 +46,8 @@ from .run_folder import (
 from .scheduler import PlanScheduler
 from .settings import plain, settings
 from .signals import Interrupted
+from .sweep.parent import place_in_sweep
+from .sweep.plan_of_work import point_of
 from .tracking import NoTracker, begun_in, ended, has_run, open_hint, prepare, start
 from .train import Trainer
 
@@ -62,7 +63,7 @@ def run_job(composed: DictConfig) -> float:
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
     base = begun_in(folder) or Path(hydra.runtime.cwd)  # a run that goes on finds its store and its files again
-    check_place(folder, config.resume)
+    check_place(folder, config.resume or ("auto" if point_of(folder) is not None else None))
     values = redacted({**plain(composed), "lr_overrides": dict(config.lr_overrides)})  # in the order that counts
     best = finished(config, values, folder, base)
     if best is not None:
@@ -142,14 +143,14 @@ class _Job:
         changed = self._changed(state) if goes_on else []
         if not goes_on:
             keep_config(folder, self.values)  # first, so that a run with a journal can always go on
-        parent, name = sweep.parent_of_job()
+        parent, name, tags = place_in_sweep(folder)
         tracker = start(
             config.tracking,
             folder=folder,
             base=base,
-            run_name=name or sweep.job_settings(config),
+            run_name=name or _telling_settings(config),
             params=flat_params(self.values),
-            tags=_tags(self.experiment, asked(overrides), folder, base),
+            tags={**_tags(self.experiment, asked(overrides), folder, base), **tags},
             description=self.experiment.plan.to_markdown(8000),
             parent=parent,
             answers=answers,
@@ -230,6 +231,8 @@ class _Job:
         return best["val/accuracy"]
 
     def _tell_how_to_go_on(self) -> None:
+        if point_of(self.folder) is not None:
+            return  # the sweep tells how it is carried on
         log.info("go on with: %s", command(self.folder, Path.cwd(), self.values))
         if "***" in str(self.values["tracking"].get("uri")):
             log.info("and with tracking.uri=… once more: its password is kept nowhere")
@@ -261,6 +264,15 @@ def flat_params(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         else:
             flat[path] = json.dumps(value) if isinstance(value, (Mapping, list)) else str(value)
     return flat
+
+
+def _telling_settings(config: RunConfig) -> str:
+    """A run's name where no sweep gives one."""
+    parts = [config.model.label, str(config.grouping.name)]
+    parts.append(str(config.decay.name or config.decay.target))
+    if config.decay.name == "linear":
+        parts.append(f"mult={config.mult:g}")
+    return " ".join([*parts, f"seed={config.seed}"])
 
 
 def _tags(experiment: Experiment, overrides: list[str], folder: Path, base: Path) -> dict[str, str]:

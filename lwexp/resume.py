@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,23 +100,32 @@ def find_run(value: str, typed: Mapping[str, Any] | None = None) -> Path:
         return path
     if path.exists():
         raise ConfigError("resume", value, f"is a file; give the run's folder; {_newest()}")
+    folder = find_by_id("resume", value, typed or {}, _run_folders(), _newest())
+    if not (folder / "config.yaml").is_file():
+        raise ConfigError("resume", value, f"the run's folder {folder} is not on this machine; give its present place")
+    return folder
+
+
+def find_by_id(key: str, value: str, typed: Mapping[str, Any], folders: Iterable[Path], newest: str) -> Path:
+    """The folder of the run whose MLflow id is `value` or begins with it: one of `folders`, else as its store says.
+
+    `key` is the option that named it, `typed` the options that name the store; mistakes end with `newest`.
+    """
     if not _ID.fullmatch(value):
-        raise ConfigError("resume", value, f"no such folder, and no MLflow run id; {_newest()}")
-    found = {id_: folder for id_, folder in _local_ids() if id_.startswith(value.lower())}
+        raise ConfigError(key, value, f"no such folder, and no MLflow run id; {newest}")
+    found = {id_: folder for id_, folder in _local_ids(folders) if id_.startswith(value.lower())}
     why = "no run of that id is below outputs/"
     if not found:
         try:
-            found = _ids_of_store(value.lower(), typed or {})
+            found = _ids_of_store(value.lower(), typed)
             why += " or in the tracking store"
         except LwexpError as error:
             why += f", and {error}"
     if len(found) > 1:
-        raise ConfigError("resume", value, f"could be {' or '.join(sorted(found)[:3])}; give more digits")
+        raise ConfigError(key, value, f"could be {' or '.join(sorted(found)[:3])}; give more digits")
     if not found:
-        raise ConfigError("resume", value, f"{why}; {_newest()}")
+        raise ConfigError(key, value, f"{why}; {newest}")
     (folder,) = found.values()
-    if not (folder / "config.yaml").is_file():
-        raise ConfigError("resume", value, f"the run's folder {folder} is not on this machine; give its present place")
     return folder
 
 
@@ -137,10 +146,10 @@ def _newest(count: int = 3) -> str:
     return f"the newest {'runs are' if len(found) > 1 else 'run is'} {', '.join(map(str, found[:count]))}"
 
 
-def _local_ids() -> Iterator[tuple[str, Path]]:
+def _local_ids(folders: Iterable[Path]) -> Iterator[tuple[str, Path]]:
     import json
 
-    for folder in _run_folders():
+    for folder in folders:
         try:
             found = json.loads((folder / "delivery.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):

@@ -24,7 +24,8 @@ _CONFIG, _RESULT, _RESUMED = "config.yaml", "result.json", "resumed.json"
 # Mappings whose keys the user chose and in which the order counts
 USER_KEYED = ("lr_overrides", "decay.rates", "grouping.patterns", "policy.options", "loss.options", "data.options")
 # Sections and keys that change nothing in the numbers of a training
-_HARMLESS_SECTIONS = ("tracking", "checkpoint", "preview")
+_HARMLESS_SECTIONS = ("tracking", "checkpoint", "preview", "sweep")
+_SWEEP = ("sweep.json", "journal")
 _HARMLESS = ("resume", "progress", "device", "compile", "channels_last", "data.workers", "data.cache")
 
 
@@ -42,10 +43,15 @@ def check_place(folder: Path, resume: str | None) -> None:
         raise ConfigError("resume", resume, "can be given on the command line only")
 
 
-def check_sweep_place(folder: Path, resume: str | None) -> None:
-    """Refuse a sweep's folder that holds a sweep already, without `resume`."""
-    if resume is None and folder.is_dir() and any(has_run(path) for path in (folder, *folder.iterdir())):
-        raise ConfigError("hydra.sweep.dir", folder, "holds a sweep already; resume=auto goes on with its jobs")
+def check_sweep_place(folder: Path, resume: str | None, carried_on: str | None) -> None:
+    """Refuse a sweep's folder that holds a sweep or a run already, without `sweep.resume` or `resume=auto`."""
+    if resume is None and carried_on is None and folder.is_dir() and any((folder / f).exists() for f in _SWEEP):
+        raise ConfigError("hydra.sweep.dir", folder, f"holds a sweep already; sweep.resume={folder} carries it on")
+
+
+def changes_numbers(key: str) -> bool:
+    """Whether the option `key` changes something in the numbers of a training."""
+    return not _harmless(key)
 
 
 def finished(config: RunConfig, values: Mapping[str, Any], folder: Path, base: Path) -> float | None:

@@ -135,7 +135,12 @@ def start(
     try:
         if tracker.journal.run is not None:
             tracker.run_name = tracker.journal.run["run_name"]
-            tracker.journal.write("resumed", {"time_ms": time.time_ns() // 1_000_000, "where": tracker.where})
+            # one that failed before it had a config gets what it lacks
+            lacking = {} if tracker.journal.run["params"] else param_values(params)
+            resumed = {"time_ms": time.time_ns() // 1_000_000, "where": tracker.where, "params": lacking}
+            tracker.journal.write("resumed", resumed)
+            if lacking:
+                tracker.tag({NOTE_TAG: description, **tags})
         else:
             own = {
                 "mlflow.source.type": "LOCAL",
@@ -178,17 +183,25 @@ def begun_in(folder: Path) -> Path | None:
     return base if base is not None and base.is_dir() else None
 
 
-def deliver_rest(config: MLflowConfig | NoTrackingConfig, folder: Path, base: Path | None = None) -> None:
-    """Deliver what is left of a run that has ended, and say what is not delivered."""
-    if isinstance(config, MLflowConfig):
-        place = read_place(folder)
-        if place.status is not None and place.position >= (folder / JOURNAL).stat().st_size:
-            return
-        uri = resolve_uri(config, base or Path.cwd())
-        tracker = JournalTracker(folder, "", uri, config.flush_timeout)
-        tracker.run_name = (tracker.journal.run or {"run_name": ""})["run_name"]
-        tracker.begin(at_once=False)
-        tracker.finish("FINISHED")  # it has its end already
+def deliver_rest(
+    config: MLflowConfig | NoTrackingConfig,
+    folder: Path,
+    base: Path | None = None,
+    status: Status = "KILLED",
+    reason: str | None = None,
+) -> None:
+    """Deliver what is left of a run whose process is gone, and say what is not delivered.
+
+    One that has not written its end gets `status` and `reason`. Raises `RunError` where it is running.
+    """
+    place = read_place(folder)
+    if place.status is not None and place.position >= (folder / JOURNAL).stat().st_size:
+        return
+    uri = resolve_uri(config, base or Path.cwd()) if isinstance(config, MLflowConfig) else None
+    tracker = JournalTracker(folder, "", uri, config.flush_timeout if isinstance(config, MLflowConfig) else 0.0)
+    tracker.run_name = (tracker.journal.run or {"run_name": ""})["run_name"]
+    tracker.begin(at_once=False)
+    tracker.finish(status, reason)
 
 
 def open_hint(config: MLflowConfig | NoTrackingConfig, base: Path | None = None) -> str:

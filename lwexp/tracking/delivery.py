@@ -181,6 +181,7 @@ class Delivery:
         elif entry.kind == "resumed":
             self._attempt(lambda client: client.update_run(self._run_id, "RUNNING"))
             self._attempt(self._forget_reason)
+            self._params(value.get("params", {}))
             self.place.status = None
         elif entry.kind == "end":
             self._tag({REASON_TAG: value["reason"]} if value["reason"] else {})
@@ -214,8 +215,6 @@ class Delivery:
 
     def _create(self, record: dict[str, Any]) -> None:
         """Make the run, unless the store has made it before and only its answer was lost; then log its params."""
-        from mlflow.entities import Param
-
         if self.place.run_id is None:
             tags = {**record["tags"], ID_TAG: record["id"]}
             if record["parent"]:
@@ -230,9 +229,14 @@ class Delivery:
 
             self.place.run_id = str(self._attempt(made).info.run_id)
             self._save()
-        params = [Param(*item) for item in param_values(record["params"]).items()]
-        for first in range(0, len(params), _PARAMS_PER_CALL):
-            part = params[first : first + _PARAMS_PER_CALL]
+        self._params(record["params"])
+
+    def _params(self, params: dict[str, str]) -> None:
+        from mlflow.entities import Param
+
+        entities = [Param(*item) for item in param_values(params).items()]
+        for first in range(0, len(entities), _PARAMS_PER_CALL):
+            part = entities[first : first + _PARAMS_PER_CALL]
             self._attempt(lambda client, part=part: client.log_batch(self._run_id, params=part))  # type: ignore[misc]
 
     def _parent(self, folder: Path) -> str:

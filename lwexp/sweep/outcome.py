@@ -1,0 +1,107 @@
+"""What became of a job, told from its folder alone: whoever ran it, on this machine or another one.
+
+`job.json` is written by the process that Hydra's launcher runs the job in, which holds a lock as long as it does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from types import TracebackType
+from typing import Literal
+
+from lwexp.errors import RunError
+from lwexp.tracking.lock import Lock
+
+FILE, LOCK = "job.json", "job.lock"
+Status = Literal["MISSING", "RUNNING", "FINISHED", "FAILED", "KILLED"]
+LOST = "its process ended without a word"
+
+
+@dataclass
+class Outcome:
+    """How far a job has come. `value` is the best validation accuracy, `exit_code` that of its failure."""
+
+    status: Status = "MISSING"
+    value: float | None = None
+    reason: str | None = None  # why it failed or was killed, on one line
+    pruned: str | None = None  # why a search gave it up, which is no failure
+    exit_code: int = 0
+    started: float = 0.0  # seconds since the Unix epoch
+    seconds: float = 0.0  # all attempts together
+    attempts: int = 0
+    host: str = ""
+
+    @property
+    def failed(self) -> bool:
+        """Whether it was begun and did not come to its end."""
+        return self.status in ("FAILED", "KILLED")
+
+
+def outcome_of(folder: Path) -> Outcome:
+    """What the file in the job's `folder` says; RUNNING only while somebody runs it."""
+    outcome = _read(folder)
+    if outcome.status == "RUNNING" and Lock(folder / LOCK).free:
+        outcome = _read(folder)  # it may have ended just now
+        if outcome.status == "RUNNING":
+            outcome.status, outcome.reason, outcome.exit_code = "KILLED", LOST, 1
+    return outcome
+
+
+class JobRecord:
+    """The writing side: `with` it, the job runs, and no other process runs it."""
+
+    def __init__(self, folder: Path) -> None:
+        """Nothing is written yet."""
+        self._folder, self._lock, self._began = folder, Lock(folder / LOCK), time.monotonic()
+        self.outcome = _read(folder)
+
+    def __enter__(self) -> JobRecord:
+        """Take the job. Raises `RunError` where another process runs it."""
+        if not self._lock.acquire():
+            raise RunError(f"another process runs the job in {self._folder}")
+        before = _read(self._folder)
+        self.outcome = Outcome(
+            "RUNNING", started=time.time(), seconds=before.seconds, attempts=before.attempts + 1,
+            host=socket.gethostname(),
+        )  # fmt: skip
+        _write(self._folder, self.outcome)
+        return self
+
+    def end(self, status: Status, *, value: float | None = None, reason: str | None = None, code: int = 0) -> None:
+        """Write how it ended."""
+        self.outcome.status, self.outcome.value, self.outcome.reason = status, value, reason
+        self.outcome.exit_code = code
+        self.outcome.seconds += time.monotonic() - self._began
+        _write(self._folder, self.outcome)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Let go of the job."""
+        self._lock.release()
+
+
+def note_failure(folder: Path, reason: str, code: int) -> None:
+    """Write of a job that could not be begun why not. Raises `OSError`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder, Outcome("FAILED", reason=reason, exit_code=code, started=time.time()))
+
+
+def _read(folder: Path) -> Outcome:
+    try:
+        found = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        known = {known.name for known in fields(Outcome)}
+        return Outcome(**{key: value for key, value in found.items() if key in known})
+    except (OSError, ValueError, TypeError, AttributeError):
+        return Outcome()
+
+
+def _write(folder: Path, outcome: Outcome) -> None:
+    temporary = folder / f".{FILE}.{os.getpid()}"
+    temporary.write_text(json.dumps(asdict(outcome), indent=1), encoding="utf-8")
+    temporary.replace(folder / FILE)

@@ -1,0 +1,129 @@
+"""A sweep's own run in MLflow, the parent of its jobs' runs, and what a job's run is told by its place in the sweep."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lwexp import hiding
+from lwexp.config import MLflowConfig
+from lwexp.errors import LwexpError
+from lwexp.tracking import JournalTracker, Status, deliver_rest, ended, has_run, prepare, start
+
+from .outcome import Outcome
+from .plan_of_work import FILE, PlanOfWork, point_of
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from .points import Point
+
+
+class Parent:
+    """The parent run: made before the first job, shown as the jobs go on, ended after the last."""
+
+    def __init__(self, tracking: MLflowConfig, folder: Path, base: Path, work: PlanOfWork) -> None:
+        """Begin the run of the sweep in `folder`, or go on with it. Raises `ConfigError`, `RunError`."""
+        name = " ".join(work.overrides) or "sweep"
+        self._shown: tuple[int, ...] = ()
+        self._tracker: JournalTracker = start(
+            tracking,
+            folder=folder,
+            base=base,
+            run_name=name,
+            tags={
+                "lwexp.overrides": name,
+                "lwexp.kind": "sweep",
+                "lwexp.folder": str(folder),
+                "lwexp.swept": json.dumps(work.swept),
+            },
+            description=f"Sweep: `python -m lwexp.run -m {name}`",
+            params={},
+            answers=prepare(tracking, base),
+        )
+        self._tracker.tag({"lwexp.swept": json.dumps(work.swept)})  # it may have grown
+        self._tracker.artifact(folder / FILE)
+
+    @property
+    def run_id(self) -> str | None:
+        """MLflow's id; None until the store has made the run."""
+        return self._tracker.run_id
+
+    def show(self, outcomes: Sequence[Outcome]) -> None:
+        """How many of the jobs have finished and failed, where that has changed."""
+        finished = sum(outcome.status == "FINISHED" for outcome in outcomes)
+        failed = sum(outcome.failed for outcome in outcomes)
+        running = sum(outcome.status == "RUNNING" for outcome in outcomes)
+        counts = {"finished": finished, "failed": failed, "running": running, "total": len(outcomes)}
+        if tuple(counts.values()) == self._shown:
+            return
+        self._shown = tuple(counts.values())
+        progress = f"{finished} of {len(outcomes)} finished" + (f", {failed} failed" if failed else "")
+        begun = self._tracker.journal.run["time_ms"] if self._tracker.journal.run else 0
+        seconds = int(time.time() - begun / 1000)  # a step of its own, which grows also where failed jobs run again
+        self._tracker.log({f"sweep/{name}": float(count) for name, count in counts.items()}, seconds)
+        self._tracker.tag({"lwexp.progress": progress + (f", {running} running" if running else "")})
+
+    def keep(self, path: Path) -> None:
+        """Keep a file with the run."""
+        self._tracker.artifact(path)
+
+    def end(self, status: Status, reason: str | None = None) -> None:
+        """End the run."""
+        self._tracker.finish(status, reason)
+
+
+def place_in_sweep(folder: Path) -> tuple[Path | None, str | None, dict[str, str]]:
+    """The folder of the parent run of the job in `folder`, the job's name and its tags; nothing outside a sweep."""
+    point = point_of(folder)
+    if point is None:
+        return None, None, {}
+    return folder.parent if has_run(folder.parent) else None, hiding.hide(point.name) or None, _tags(point)
+
+
+def record_failure(config: DictConfig, folder: Path, status: Status, reason: str) -> None:
+    """See to it that MLflow has a run of the job in `folder` that says how it failed, if the job has not.
+
+    A store that does not take it is told of in one line; the job has failed for another reason.
+    """
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
+
+    tracking = OmegaConf.to_container(config.tracking, resolve=True)
+    if not isinstance(tracking, dict) or tracking.get("name") != "mlflow":
+        return
+    try:
+        settings = MLflowConfig.model_validate(tracking)
+        record_run(settings, folder, Path(HydraConfig.get().runtime.cwd), status, reason)
+    except (LwexpError, ValueError) as error:
+        print(hiding.hide(f"the failure is not recorded in MLflow: {error}"))
+
+
+def record_run(tracking: MLflowConfig, folder: Path, base: Path, status: Status, reason: str) -> None:
+    """A run of the job in `folder` that ends with `status` and `reason`, or that end for the run that is there."""
+    if has_run(folder):
+        if ended(folder) is None:
+            deliver_rest(tracking, folder, base, status, reason)
+        return
+    point = point_of(folder)
+    parent, name, tags = place_in_sweep(folder)
+    tracker = start(
+        tracking,
+        folder=folder,
+        base=base,
+        run_name=name or folder.name,
+        tags={**tags, "lwexp.overrides": " ".join(point.overrides) if point else "", "lwexp.folder": str(folder)},
+        description="",
+        params={},
+        parent=parent,
+        answers=False,
+    )
+    tracker.finish(status, reason)
+
+
+def _tags(point: Point) -> dict[str, str]:
+    tags = {"lwexp.point": json.dumps(dict(point.values)), "lwexp.arm": point.arm, **point.tags}
+    return {**tags, "lwexp.baseline": "true"} if point.baseline else tags

@@ -1,0 +1,140 @@
+"""Points: what the jobs of a sweep set, which of them are uniform, and the uniform twins that are missing."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from lwexp.errors import ConfigError
+
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
+
+    from lwexp.config import RunConfig
+
+Arm = Literal["uniform", "layerwise"]
+# Settings of how the rate falls with depth; a run and its uniform twin agree in everything else
+LAYERWISE = ("mult", "decay", "grouping", "lr_overrides")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One job of a sweep; `number` is its place in the sweep and the name of its folder."""
+
+    number: int
+    overrides: tuple[str, ...]  # that make it, without those that only say how the sweep is run
+    # of the keys that set it apart from the others, as typed
+    values: Mapping[str, str] = field(default_factory=dict, hash=False)
+    arm: Arm = "layerwise"
+    baseline: bool = False  # added as the uniform twin of others
+    tags: Mapping[str, str] = field(default_factory=dict, hash=False)  # further ones of its run in MLflow
+
+    @property
+    def name(self) -> str:
+        """What people call the job; empty for the only one of its sweep."""
+        return " ".join(f"{key}={value}" for key, value in self.values.items())
+
+
+def expand(overrides: Sequence[Override]) -> list[tuple[str, ...]]:
+    """The overrides of each job of a grid, the last key moving fastest; the last of several for one key counts.
+
+    Raises `ConfigError` for a range of values without steps, which a search is for.
+    """
+    choices: dict[str, list[str]] = {}
+    for override in overrides:
+        key = override.get_key_element()
+        if not override.is_sweep_override():
+            choices[key] = [f"{key}={override.get_value_element_as_str()}"]
+        elif override.is_discrete_sweep():
+            choices[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
+        else:
+            why = "has no steps that a grid could take; give values, or search with hydra/sweeper=optuna"
+            raise ConfigError(key, override.get_value_string(), why)
+    return list(itertools.product(*choices.values()))
+
+
+def identity(overrides: Iterable[Override]) -> str:
+    """The same for two jobs that ask for the same, however it was typed (0.9, 0.90; another order)."""
+    return json.dumps(sorted((o.get_key_element(), json.dumps(_plain(o), sort_keys=True)) for o in overrides))
+
+
+def telling(jobs: Sequence[Sequence[str]], before: Sequence[str] = ()) -> list[str]:
+    """The keys whose values differ among `jobs`, or that some lack; those of `before` come first."""
+    sets = [dict(split(override) for override in job) for job in jobs]
+    keys = dict.fromkeys(itertools.chain(before, *sets))
+    return [key for key in keys if key in before or len({values.get(key) for values in sets}) > 1]
+
+
+def split(override: str) -> tuple[str, str]:
+    """Key and value; the key without what says how it gets into the config."""
+    key, _, value = override.partition("=")
+    return key.lstrip("+~"), value
+
+
+def values_of(job: Sequence[str], keys: Sequence[str]) -> dict[str, str]:
+    """What `job` gives the keys that set jobs apart."""
+    own = dict(split(override) for override in job)
+    return {key: own[key] for key in keys if key in own}
+
+
+# ------------------------------------------------------------------------------------------------------- uniform twins
+
+
+def is_layerwise(key: str) -> bool:
+    """Whether the option `key` says how the rate falls with depth."""
+    return key.partition(".")[0] in LAYERWISE
+
+
+def is_uniform(config: RunConfig, job: Sequence[str], swept: Sequence[str]) -> bool:
+    """Whether the decay gives every group the same rate, and no rate is swept for a part alone.
+
+    Rates of parts that all jobs share stay out of this: what is compared is the rest.
+    """
+    parts = [key for key in values_of(job, swept) if key.partition(".")[0] == "lr_overrides"]
+    decay = config.decay.name
+    return not parts and (decay == "none" or (decay == "linear" and config.mult == 1))
+
+
+def uniform_twin(config: RunConfig, job: Sequence[str], swept: Sequence[str]) -> tuple[str, ...]:
+    """`job` with uniform rates: `mult=1`, or, where the decay does not follow `mult`, `decay=none`; the rest as is."""
+    linear = config.decay.name == "linear"
+    kept: list[str] = []
+    placed = False
+    for override in job:
+        key, section = split(override)[0], split(override)[0].partition(".")[0]
+        if key == "mult" and not placed:
+            kept, placed = [*kept, "mult=1"], True
+        elif key == "mult" or (section == "decay" and not linear) or (key in swept and section == "lr_overrides"):
+            continue
+        else:
+            kept.append(override)
+    kept += [] if placed else ["mult=1"]
+    return tuple(kept if linear else [*kept, "decay=none"])
+
+
+def missing_twins(
+    jobs: Sequence[tuple[tuple[str, ...], RunConfig]], swept: Sequence[str], same: Callable[[Sequence[str]], str]
+) -> list[tuple[str, ...]]:
+    """The uniform twins that `jobs` lack: one for each seed, base rate and whatever else they differ in.
+
+    `same` gives jobs that ask for the same one text (`identity`).
+    """
+
+    def rest(job: Sequence[str]) -> str:
+        return same([override for override in job if not is_layerwise(split(override)[0])])
+
+    there = {rest(job) for job, config in jobs if is_uniform(config, job, swept)}
+    twins = []
+    for job, config in jobs:
+        if rest(job) not in there:
+            there.add(rest(job))
+            twins.append(uniform_twin(config, job, swept))
+    return twins
+
+
+def _plain(override: Override) -> Any:
+    value = override.value()
+    return value if isinstance(value, (bool, int, float, str, type(None))) else str(value)

@@ -1,0 +1,312 @@
+"""Hydra's sweeper for lwexp: the points of a grid and their uniform twins, each run once, by whatever launcher."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
+from hydra.plugins.sweeper import Sweeper
+
+from lwexp import hiding
+from lwexp.config import MLflowConfig, RunConfig
+from lwexp.errors import LwexpError, RunError
+from lwexp.run_folder import changes_numbers
+from lwexp.settings import settings
+
+from . import table
+from .outcome import Outcome, note_failure, outcome_of
+from .parent import Parent, record_run
+from .plan_of_work import PlanOfWork, read_plan_of_work
+from .points import Point, expand, identity, is_layerwise, is_uniform, missing_twins, split, telling, values_of
+
+if TYPE_CHECKING:
+    from hydra.core.config_loader import ConfigLoader
+    from hydra.plugins.launcher import Launcher
+    from hydra.types import HydraContext, TaskFunction
+    from omegaconf import DictConfig
+
+log = logging.getLogger(__name__)
+_LOOK_SECONDS = 1.0
+_LOOKS_PER_SECOND = 2000  # at the folders of jobs, so that watching a large sweep costs little
+
+
+class SweepFailedError(RunError):
+    """Jobs of the sweep have failed; the others are done."""
+
+    def __init__(self, text: str, exit_code: int) -> None:
+        """`exit_code`: 2 where all of them were mistakes in what was asked for."""
+        super().__init__(text)
+        self.exit_code = exit_code
+
+
+class GridSweeper(Sweeper):
+    """Every combination of the values on the command line (Hydra's own `hydra/sweeper=basic` in what it takes)."""
+
+    def __init__(self, max_batch_size: int | None = None, params: Mapping[str, Any] | None = None) -> None:
+        """`max_batch_size` jobs are handed to the launcher at once; `params` are further overrides, by key."""
+        self._most, self._params = max_batch_size, dict(params or {})
+        self.config: DictConfig
+        self.folder: Path
+        self.work: PlanOfWork
+        self.parent: Parent | None = None
+        self._loader: ConfigLoader
+        self._launcher: Launcher
+        self._tracking: MLflowConfig | None = None
+        self._how: list[str] = []  # overrides that say how the jobs run, not what comes out
+        self._told: dict[int, str] = {}  # status that people know, by the job's number
+        self._began = time.monotonic()
+        self._checked: dict[tuple[str, ...], RunConfig | LwexpError] = {}
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Hydra's hook: the sweep's config and what jobs are composed and launched with."""
+        self.config, self._loader = config, hydra_context.config_loader
+        self.folder = Path(str(config.hydra.sweep.dir)).absolute()
+        self.base = Path(config.hydra.runtime.cwd)
+        checked = settings(config).tracking
+        self._tracking = checked if isinstance(checked, MLflowConfig) else None
+        self._launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+        # the sweep's own lines tell of each job
+        logging.getLogger("hydra._internal.core_plugins.basic_launcher").setLevel(logging.WARNING)
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Run the sweep that the command's overrides `arguments` ask for. Raises `SweepFailedError`, `ConfigError`."""
+        return self.around(arguments, lambda: self.run_points(self.work.points))
+
+    def around(self, arguments: Sequence[str], run: Any) -> list[Outcome]:
+        """Begin the sweep, `run()`, and end it, whatever happens; its result comes back."""
+        self.begin(arguments)
+        try:
+            result: list[Outcome] = run()
+        except BaseException as error:
+            killed = not isinstance(error, Exception)
+            self._show()
+            if self.parent is not None:
+                self.parent.end("KILLED" if killed else "FAILED", "interrupted" if killed else str(error))
+            print(self.how_to_go_on(), flush=True)
+            raise
+        self.end()
+        return result
+
+    # ----------------------------------------------------------------------------------------------------- beginning
+
+    def begin(self, arguments: Sequence[str]) -> None:
+        """Make the plan of work, or take up that of the sweep in the folder, and the parent run."""
+        overrides = self._parse([*(f"{key}={value}" for key, value in self._params.items()), *arguments])
+        before = read_plan_of_work(self.folder)
+        points = self.points(overrides, before)
+        asked = tuple(hiding.hide(argument) for argument in arguments)
+        hydra = [str(o) for o in self.config.hydra.overrides.hydra]
+        kept = [o for o in hydra if split(o)[0] not in ("hydra.sweep.dir", "hydra.mode")]
+        swept = telling([point.overrides for point in points], before.swept if before else ())
+        old = {point.number: point for point in before.points} if before else {}
+        named = [old.get(p.number) or _with_values(p, swept) for p in points]
+        work = PlanOfWork(tuple(named), tuple(swept), asked, tuple(hiding.hidden(kept)))
+        wrong = self._mistakes(work.points)
+        if wrong and len(wrong) == len(work.points) and before is None:
+            raise next(iter(wrong.values()))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        hiding.write_multirun_file(self.config, self.folder)
+        work.save(self.folder)
+        self.work = work
+        if self._tracking is not None:
+            self.parent = Parent(self._tracking, self.folder, self.base, work)
+        self._announce(before)
+        for point, error in wrong.items():
+            self._refuse(point, error)
+
+    def points(self, overrides: Sequence[Override], before: PlanOfWork | None) -> list[Point]:
+        """The points of the sweep: those that it had, those that `overrides` ask for, and the twins that lack."""
+        jobs = expand(overrides)
+        swept = {o.get_key_element().lstrip("+~") for o in overrides if o.is_sweep_override()}
+        self._how = [o for o in jobs[0] if split(o)[0] not in swept and not changes_numbers(split(o)[0])]
+        jobs = [tuple(o for o in job if o not in self._how) for job in jobs]
+        known = {self._identity(point.overrides): point for point in before.points} if before else {}
+        points = list(before.points) if before else []
+        keys = [*swept, *(before.swept if before else ())]
+        good = [(job, found) for job in jobs if isinstance(found := self.checked(job), RunConfig)]
+        twins = self._twins(good, keys, [point.overrides for point in points])
+        uniform = {job for job, config in good if is_uniform(config, job, keys)}
+        for job in dict.fromkeys([*jobs, *twins]):
+            if self._identity(job) in known:
+                continue
+            arm = "uniform" if job in uniform or job in twins else "layerwise"
+            point = Point(len(points), job, arm=arm, baseline=job in twins)  # type: ignore[arg-type]
+            known[self._identity(job)] = point
+            points.append(point)
+        return points
+
+    def _twins(
+        self,
+        jobs: Sequence[tuple[tuple[str, ...], RunConfig]],
+        swept: Sequence[str],
+        before: Sequence[tuple[str, ...]],
+    ) -> list[tuple[str, ...]]:
+        wanted = self.config.sweep.baseline
+        if wanted is False or (wanted == "auto" and not any(is_layerwise(key) for key in swept)):
+            return []
+        old = [(job, found) for job in before if isinstance(found := self.checked(job), RunConfig)]
+        return missing_twins([*old, *jobs], swept, self._identity)
+
+    def _mistakes(self, points: Sequence[Point]) -> dict[Point, LwexpError]:
+        """Points whose config cannot be composed or is refused, and why; the others may run."""
+        found = {point: self.checked(point.overrides) for point in points}
+        return {point: error for point, error in found.items() if isinstance(error, LwexpError)}
+
+    def checked(self, job: tuple[str, ...]) -> RunConfig | LwexpError:
+        """The config of a job, or why it cannot be."""
+        from lwexp.cli import explained
+
+        if job not in self._checked:
+            try:
+                self._checked[job] = settings(self._loader.load_sweep_config(self.config, [*self._how, *job]))
+            except Exception as error:
+                known = explained(error)
+                if known is None:
+                    raise
+                self._checked[job] = known
+        return self._checked[job]
+
+    def _refuse(self, point: Point, error: LwexpError) -> None:
+        """Keep of a job that cannot be begun that it has failed, and why."""
+        folder, reason = self.folder_of(point), hiding.hide(str(error))
+        if outcome_of(folder).status == "FINISHED":
+            return
+        note_failure(folder, reason, error.exit_code)
+        if self._tracking is not None:
+            record_run(self._tracking, folder, self.base, "FAILED", reason)
+
+    def _announce(self, before: PlanOfWork | None) -> None:
+        outcomes = self.outcomes()
+        twins = sum(point.baseline for point in self.work.points)
+        parts = [f"{len(outcomes)} jobs"]
+        parts += [f"{twins} of them uniform twins (sweep.baseline)"] if twins else []
+        if before is not None:
+            done = sum(outcome.status == "FINISHED" for outcome in outcomes.values())
+            parts.append(f"{done} finished before")
+        print(f"sweep in {self.folder}: {', '.join(parts)}", flush=True)
+        self._told = {p.number: o.status for p, o in outcomes.items() if before is not None}
+
+    # ------------------------------------------------------------------------------------------------------- running
+
+    def run_points(self, points: Sequence[Point]) -> list[Outcome]:
+        """Run what is not finished of `points`, and wait for what others are running; the outcomes, in their order.
+
+        A job that failed before is tried once more, one that was cut off goes on. No job is run twice at a time.
+        """
+        with self._watched():
+            tried: set[Point] = set()
+            while True:
+                outcomes = {point: outcome_of(self.folder_of(point)) for point in points}
+                elsewhere = [p for p, o in outcomes.items() if o.status == "RUNNING"]
+                todo = [p for p, o in outcomes.items() if o.status not in ("RUNNING", "FINISHED")]
+                todo = [p for p in todo if p not in tried and isinstance(self.checked(p.overrides), RunConfig)]
+                if todo:
+                    self._launch(todo)
+                    tried.update(todo)
+                elif elsewhere:
+                    time.sleep(_LOOK_SECONDS)
+                else:
+                    break
+        self._show()
+        return list(outcomes.values())
+
+    def folder_of(self, point: Point) -> Path:
+        """The run folder of a point's job."""
+        return self.folder / str(point.number)
+
+    def outcomes(self) -> dict[Point, Outcome]:
+        """What has become of every point so far."""
+        return {point: outcome_of(self.folder_of(point)) for point in self.work.points}
+
+    def _launch(self, points: Sequence[Point]) -> None:
+        size = self._most or len(points)
+        for first in range(0, len(points), size):
+            batch = points[first : first + size]
+            jobs = [[*self._how, *point.overrides, f"hydra.sweep.subdir={point.number}"] for point in batch]
+            try:
+                self._launcher.launch(jobs, initial_job_idx=first)
+            except Exception as error:  # of the launcher: what became of its jobs, their folders tell
+                text = " ".join(f"{type(error).__name__}: {error}".split())
+                print(hiding.hide(f"the launcher reports {text[:300]}"), file=sys.stderr)
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """While jobs run, tell of each that ends. Jobs in this very process leave no room for a second thread."""
+        if not self.config.sweep.isolate:
+            yield
+            return
+        done = threading.Event()
+        pause = max(_LOOK_SECONDS, len(self.work.points) / _LOOKS_PER_SECOND)
+
+        def watch() -> None:
+            while not done.wait(pause):
+                self._show()
+
+        thread = threading.Thread(target=watch, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
+    def _show(self) -> None:
+        """A line for each job that has ended since the last look; the parent run's progress."""
+        outcomes = self.outcomes()
+        total = len(outcomes)
+        for point, outcome in outcomes.items():
+            if outcome.status == self._told.get(point.number):
+                continue
+            self._told[point.number] = outcome.status
+            if outcome.status in ("FINISHED", "FAILED", "KILLED"):
+                done = sum(status in ("FINISHED", "FAILED", "KILLED") for status in self._told.values())
+                stream = sys.stderr if outcome.failed else sys.stdout
+                print(hiding.hide(table.line(point, outcome, done, total)), file=stream, flush=True)
+        if self.parent is not None:
+            self.parent.show(list(outcomes.values()))
+
+    # -------------------------------------------------------------------------------------------------------- ending
+
+    def end(self) -> None:
+        """The table of all jobs, and the parent run's end. Raises `SweepFailedError` where a job has failed."""
+        outcomes = self.outcomes()
+        path = self.folder / "jobs.csv"
+        path.write_text(hiding.hide(table.as_csv(outcomes, self.work.swept)), encoding="utf-8")
+        print(f"\n{hiding.hide(table.text(outcomes))}\n")
+        print(f"{table.summary(outcomes)}, in {table.duration(time.monotonic() - self._began)}", flush=True)
+        bad = [outcome for outcome in outcomes.values() if outcome.status != "FINISHED"]
+        text = f"{len(bad)} of {len(outcomes)} jobs did not finish"
+        if self.parent is not None:
+            self.parent.keep(path)
+            self.parent.end("FAILED" if bad else "FINISHED", text if bad else None)
+        if bad:
+            print(self.how_to_go_on(), flush=True)
+            raise SweepFailedError(text, 2 if all(outcome.exit_code == 2 for outcome in bad) else 1)
+
+    def how_to_go_on(self) -> str:
+        """The line with the command that carries the sweep on."""
+        from lwexp.resume import shown_path
+
+        return f"carry on with: python -m lwexp.run -m sweep.resume={shown_path(self.folder, Path.cwd())}"
+
+    def _identity(self, job: Sequence[str]) -> str:
+        return identity(self._parse(job))
+
+    def _parse(self, overrides: Sequence[str]) -> list[Override]:
+        return OverridesParser.create(config_loader=self._loader).parse_overrides(list(overrides))
+
+
+def _with_values(point: Point, swept: Sequence[str]) -> Point:
+    return replace(point, values=hiding.hidden(values_of(point.overrides, swept)))

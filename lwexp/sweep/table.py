@@ -1,0 +1,96 @@
+"""What people are shown of a sweep: a line for each job that ends, and at the end a table of all."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+
+from .outcome import Outcome
+from .points import Point
+
+_MOST = 60  # rows of the printed table
+_WORDS = {"MISSING": "not run", "RUNNING": "running", "FINISHED": "finished", "FAILED": "failed", "KILLED": "killed"}
+
+
+def line(point: Point, outcome: Outcome, done: int, total: int) -> str:
+    """One line about a job that has just ended."""
+    width = len(str(total))
+    return f"[{done:{width}}/{total}] {point.name or 'job'}: {_told(outcome)}"
+
+
+def summary(outcomes: Mapping[Point, Outcome]) -> str:
+    """How many of the jobs finished, failed, and were not run."""
+    counts = {word: sum(_status(o) == word for o in outcomes.values()) for word in (*_WORDS.values(), "pruned")}
+    parts = [f"{count} {word}" for word, count in counts.items() if count]
+    return f"{len(outcomes)} jobs: {', '.join(parts)}"
+
+
+def text(outcomes: Mapping[Point, Outcome]) -> str:
+    """The table; of a long one the jobs that did not finish, then the best."""
+    rows = list(outcomes.items())
+    left_out = ""
+    if len(rows) > _MOST:
+        bad = [row for row in rows if row[1].status != "FINISHED"][: _MOST // 2]
+        good = [row for row in rows if row[1].status == "FINISHED"]
+        good = sorted(good, key=lambda row: -(row[1].value or 0.0))[: _MOST - len(bad)]
+        left_out = f"\n… {len(rows) - len(bad) - len(good)} more, all in jobs.csv"
+        rows = [*bad, *good]
+    cells = [("job", "point", "status", "validation", "time", "why"), *(_cells(*row) for row in rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]) - 1)]
+    cells.insert(1, (*("-" * width for width in widths), "---" if any(row[-1] for row in cells[1:]) else ""))
+    if not any(row[-1] for row in cells[2:]):
+        cells[0] = (*cells[0][:-1], "")
+    right = (0, 3, 4)
+    lines = []
+    for row in cells:
+        padded = [c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=False))]
+        lines.append("  ".join([*padded, row[-1]]).rstrip())
+    return "\n".join(lines) + left_out
+
+
+def as_csv(outcomes: Mapping[Point, Outcome], swept: Sequence[str]) -> str:
+    """One row for each job."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["job", *swept, "arm", "baseline", "status", "val/accuracy", "seconds", "attempts", "host", "why"])
+    for point, outcome in outcomes.items():
+        value = "" if outcome.value is None else repr(outcome.value)
+        own = [point.values.get(key, "") for key in swept]
+        told = [_status(outcome), value, f"{outcome.seconds:.1f}", outcome.attempts, outcome.host]
+        why = outcome.pruned or outcome.reason or ""
+        writer.writerow([point.number, *own, point.arm, str(point.baseline).lower(), *told, why])
+    return file.getvalue()
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people.
+
+    >>> duration(7.4), duration(200), duration(7300)
+    ('7 s', '3 min 20 s', '2 h 1 min')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def _cells(point: Point, outcome: Outcome) -> tuple[str, ...]:
+    name = f"{point.name} (uniform twin)" if point.baseline else point.name
+    value = "" if outcome.value is None else f"{outcome.value:.2%}"
+    seconds = duration(outcome.seconds) if outcome.seconds else ""
+    return str(point.number), name, _status(outcome), value, seconds, outcome.pruned or outcome.reason or ""
+
+
+def _status(outcome: Outcome) -> str:
+    return "pruned" if outcome.pruned else _WORDS[outcome.status]
+
+
+def _told(outcome: Outcome) -> str:
+    what = _status(outcome)
+    if outcome.status == "FINISHED":
+        value = "" if outcome.value is None else f", validation accuracy {outcome.value:.2%}"
+        return f"{what}{value}, {duration(outcome.seconds)}"
+    return f"{what}: {outcome.reason}"
