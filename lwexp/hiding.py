@@ -114,17 +114,17 @@ def write_hydra_files(config: DictConfig) -> None:
     own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     hydra = OmegaConf.masked_copy(config, "hydra")
     for name, part in (("config", own), ("hydra", hydra), ("overrides", config.hydra.overrides.task)):
-        (folder / f"{name}.yaml").write_text(OmegaConf.to_yaml(_hidden_config(part)), encoding="utf-8")
+        (folder / f"{name}.yaml").write_text(OmegaConf.to_yaml(hidden_config(part)), encoding="utf-8")
 
 
 def write_multirun_file(config: DictConfig, folder: Path) -> None:
     """`multirun.yaml` of a sweep, as Hydra writes it, but hidden."""
     from omegaconf import OmegaConf
 
-    (folder / "multirun.yaml").write_text(OmegaConf.to_yaml(_hidden_config(config)), encoding="utf-8")
+    (folder / "multirun.yaml").write_text(OmegaConf.to_yaml(hidden_config(config)), encoding="utf-8")
 
 
-def _hidden_config(config: Any) -> Any:
+def hidden_config(config: Any) -> Any:
     """A copy for writing, interpolations as they stand, values that were resolved for good (the time) kept."""
     from omegaconf import OmegaConf
 

@@ -25,7 +25,6 @@ _CONFIG, _RESULT, _RESUMED = "config.yaml", "result.json", "resumed.json"
 USER_KEYED = ("lr_overrides", "decay.rates", "grouping.patterns", "policy.options", "loss.options", "data.options")
 # Sections and keys that change nothing in the numbers of a training
 _HARMLESS_SECTIONS = ("tracking", "checkpoint", "preview", "sweep")
-_SWEEP = ("sweep.json", "journal")
 _HARMLESS = ("resume", "progress", "device", "compile", "channels_last", "data.workers", "data.cache")
 
 
@@ -45,7 +44,7 @@ def check_place(folder: Path, resume: str | None) -> None:
 
 def check_sweep_place(folder: Path, resume: str | None, carried_on: str | None) -> None:
     """Refuse a sweep's folder that holds a sweep or a run already, without `sweep.resume` or `resume=auto`."""
-    if resume is None and carried_on is None and folder.is_dir() and any((folder / f).exists() for f in _SWEEP):
+    if resume is None and carried_on is None and ((folder / "sweep.json").exists() or has_run(folder)):
         raise ConfigError("hydra.sweep.dir", folder, f"holds a sweep already; sweep.resume={folder} carries it on")
 
 

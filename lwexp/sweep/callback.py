@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 # Hydra takes plugins only by names that begin so; the modules are imported when they are chosen
 _ALIAS = "hydra_plugins.lwexp."
 _PLUGINS = {"GridSweeper": "lwexp.sweep.sweeper"}
+_PLAIN = ("lwexp.sweep.plain", "PlainSweeper")
 _BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
 
@@ -71,15 +72,22 @@ def _check_sweep(config: DictConfig) -> None:
         why = "lwexp sweeps with grid (what basic does, and jobs that fail alone), or searches with optuna"
         raise ConfigError("hydra/sweeper", "basic", why)
     for part in ("sweeper", "launcher"):
-        _register(str(OmegaConf.select(config, f"hydra.{part}._target_")))
+        # previews train nothing that could be carried on or compared
+        plain = _PLAIN if part == "sweeper" and not _trains() else None
+        _register(str(OmegaConf.select(config, f"hydra.{part}._target_")), plain)
 
 
-def _register(target: str) -> None:
-    """Make the class that `target` is an alias of known to Hydra, if it is one of ours."""
+def _register(target: str, instead: tuple[str, str] | None) -> None:
+    """Make the class that `target` is an alias of, or another one, known to Hydra, if it is one of ours."""
     name = target.removeprefix(_ALIAS)
     if name != target and name in _PLUGINS:
-        plugin: type[Plugin] = getattr(import_module(_PLUGINS[name]), name)
+        module, own = instead or (_PLUGINS[name], name)
+        plugin: type[Plugin] = getattr(import_module(module), own)
         Plugins.instance().class_name_to_class[target] = plugin
+
+
+def _trains() -> bool:
+    return str(OmegaConf.create({"folder": "${lwexp_folder:}"}).folder) == "runs"
 
 
 def _check_hydra(config: DictConfig, mode: Literal["run", "sweep"]) -> None:
