@@ -310,6 +310,9 @@ def test_jobs_that_are_killed_diverge_or_are_mistaken_leave_the_others_alone(
     assert set(found.values()) == {("FAILED", "mult=-1: should be greater than 0")}
     assert re.search(r"model.when=killed mult=0.9 +killed .*its process was killed by SIGKILL", outcome.stdout)
     assert "6 jobs: 1 finished, 4 failed, 1 killed" in outcome.stdout
+    (folder,) = (tmp_path / "outputs" / "sweeps").iterdir()
+    deliveries = {json.loads(path.read_text())["pid"] for path in folder.rglob("delivery.json")}
+    assert len(deliveries) == 1  # one process delivers for all of them
 
 
 def test_a_sweep_killed_in_the_middle_and_carried_on_runs_each_point_once(

@@ -111,8 +111,9 @@ def uniform_twin(config: RunConfig, job: Sequence[str], swept: Sequence[str]) ->
             continue
         else:
             kept.append(override)
-    kept += [] if placed else ["mult=1"]
-    return tuple(kept if linear else [*kept, "decay=none"])
+    if not linear:
+        return (*kept, "decay=none")
+    return tuple(kept if placed else [*kept, "mult=1"])
 
 
 def missing_twins(
@@ -137,4 +138,6 @@ def missing_twins(
 
 def _plain(override: Override) -> Any:
     value = override.value()
-    return value if isinstance(value, (bool, int, float, str, type(None))) else str(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    return value if isinstance(value, (bool, float, str, type(None))) else str(value)

@@ -28,6 +28,7 @@ from lwexp.errors import LwexpError, RunError
 from lwexp.signals import Interrupted
 from lwexp.tracking.delivery import RUN_LOCK
 from lwexp.tracking.lock import Lock
+from lwexp.tracking.process import courier
 
 from .outcome import JobRecord
 from .parent import record_failure
@@ -90,6 +91,8 @@ def _run_apart(config: DictConfig, folder: Path) -> Any:
         "hydra": OmegaConf.to_container(HydraConfig.instance().cfg, resolve=True),
         "environment": dict(os.environ),
         "cwd": str(Path.cwd()),
+        # one process delivers for all jobs of this launcher: to import mlflow takes seconds
+        "delivery": courier.lend() if OmegaConf.select(config, "tracking.name") == "mlflow" else None,
     }
     # daemon=False: it may have data workers. It ends by itself when this process is gone
     process = context.Process(target=_serve, args=(order, theirs), daemon=False)
@@ -183,6 +186,8 @@ def _train(order: dict[str, Any]) -> Any:
     os.environ.clear()
     os.environ.update(order["environment"])
     os.chdir(order["cwd"])
+    if order["delivery"] is not None:
+        courier.borrow(order["delivery"])
     hydra = OmegaConf.structured(HydraConf)
     OmegaConf.set_struct(hydra, False)  # Hydra adds keys of its own
     hydra.merge_with(order["hydra"]["hydra"])

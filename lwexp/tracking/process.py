@@ -18,6 +18,7 @@ import threading
 import time
 import traceback
 from contextlib import suppress
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import IO, Any
 
@@ -34,52 +35,88 @@ class _Process(subprocess.Popen[bytes]):
         """Leave it alone."""
 
 
+class _Lent:
+    """A delivery process of another process of ours, which has lent its input."""
+
+    pid = -1  # another's; its failures are told by whoever started it
+
+    def __init__(self, orders: Connection) -> None:
+        """`orders`: the writing end of its input."""
+        self.stdin = open(orders.fileno(), "wb", buffering=0, closefd=False)  # noqa: SIM115
+        self._orders = orders  # closes the descriptor when it goes
+
+    def poll(self) -> int | None:
+        """None while it reads its orders; an empty line is none."""
+        try:
+            self.stdin.write(b"\n")
+        except (OSError, ValueError):  # ValueError: closed here
+            return 0
+        return None
+
+
 class Courier:
     """The training process's side: starts the delivery process, and starts it again where it has died."""
 
     def __init__(self) -> None:
         """Nothing is started yet."""
-        self._process: _Process | None = None
-        self._former: list[_Process] = []  # at work with the environment of before
+        self._process: _Process | _Lent | None = None
+        self._former: list[_Process | _Lent] = []  # at work with the environment of before
         self._orders: dict[str, dict[str, Any]] = {}  # by folder: what is to be delivered
         self._environment: dict[str, str] = {}
         self._pid = os.getpid()
         self._started = 0.0
         self._errors: IO[bytes] | None = None  # what the process writes to its standard error
         self._failures: list[str] = []  # the last words of processes in a row that failed
+        self._guard = threading.RLock()  # a sweep's own run and its jobs' are written by two threads
         atexit.register(self._close)
+
+    def lend(self) -> Connection | None:
+        """The writing end of the process's input, for a child's `borrow`; None where it cannot be passed on."""
+        with self._guard:
+            self.start()
+            if not isinstance(self._process, _Process) or self._process.stdin is None or os.name != "posix":
+                return None
+            return Connection(os.dup(self._process.stdin.fileno()), readable=False)
+
+    def borrow(self, orders: Connection) -> None:
+        """Have this process's runs delivered by the process that `orders` leads to, as long as it lives."""
+        self._environment = {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")}
+        self._process, self._pid, self._started = _Lent(orders), os.getpid(), time.monotonic()
 
     def start(self) -> None:
         """Have the process running, with MLflow's settings of the present environment; it imports mlflow at once."""
-        settings = {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")}
-        if self._alive() and settings == self._environment:
-            return
-        self._close()
-        if settings != self._environment:
-            self._failures.clear()
-        self._environment, self._started, self._pid = settings, time.monotonic(), os.getpid()
-        with suppress(OSError):  # no memory, no processes left: tried again at the next look
-            self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `_close`)
-        with suppress(OSError):
-            self._process = _Process(
-                [sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
-                stderr=self._errors or subprocess.DEVNULL, start_new_session=True,
-            )  # fmt: skip
-        for order in self._orders.values():
-            self._send(order)
+        with self._guard:
+            settings = {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")}
+            if self._alive() and settings == self._environment:
+                return
+            self._close()
+            if settings != self._environment:
+                self._failures.clear()
+            self._environment, self._started, self._pid = settings, time.monotonic(), os.getpid()
+            with suppress(OSError):  # no memory, no processes left: tried again at the next look
+                self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `_close`)
+            with suppress(OSError):
+                self._process = _Process(
+                    [sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+                    stderr=self._errors or subprocess.DEVNULL, start_new_session=True,
+                )  # fmt: skip
+            for order in self._orders.values():
+                self._send(order)
 
     def deliver(self, folder: Path, uri: str, patience: float) -> None:
         """Deliver the run in `folder` from now on, or go on at once where it is being delivered."""
-        self._orders[str(folder)] = {"folder": str(folder), "uri": uri, "patience": patience, "again": True}
-        started = self._process
-        self.start()
-        if self._process is started:  # else it has got all orders
-            self._send(self._orders[str(folder)])
+        with self._guard:
+            self._orders[str(folder)] = {"folder": str(folder), "uri": uri, "patience": patience, "again": True}
+            started = self._process
+            self.start()
+            if self._process is started:  # else it has got all orders
+                self._send(self._orders[str(folder)])
 
     def wake(self, folder: Path) -> None:
         """Deliver what the run in `folder` has written at once, not with the next batch."""
-        if str(folder) in self._orders:
-            self._send({**self._orders[str(folder)], "again": False})
+        with self._guard:
+            if str(folder) in self._orders:
+                self._send({**self._orders[str(folder)], "again": False})
 
     def forget(self, folder: Path) -> None:
         """The run in `folder` needs nothing any more."""
@@ -87,11 +124,12 @@ class Courier:
 
     def look(self) -> None:
         """Start the process again where it has died."""
-        if self._process is not None and self._pid == os.getpid() and (self._process.poll() or 0) > 0:  # not killed
-            self._failures.append(f"the delivery process has failed: {self._last_words()}")
-            self._close()
-        if not self._alive() and time.monotonic() - self._started > _RESPAWN_SECONDS:
-            self.start()
+        with self._guard:
+            if self._process is not None and self._pid == os.getpid() and (self._process.poll() or 0) > 0:  # not killed
+                self._failures.append(f"the delivery process has failed: {self._last_words()}")
+                self._close()
+            if not self._alive() and time.monotonic() - self._started > _RESPAWN_SECONDS:
+                self.start()
 
     def trouble(self, pid: int) -> str | None:
         """The last failure in one line, where processes fail; forgotten once the living one, `pid`, delivers."""
@@ -198,7 +236,8 @@ def main() -> None:
     quiet()
     desk = _Desk()
     for line in sys.stdin:
-        desk.take(json.loads(line))
+        if line.strip():  # an empty one only asks whether anybody reads
+            desk.take(json.loads(line))
     desk.finish()
 
 
