@@ -44,8 +44,13 @@ def _table(plan: Plan, rates: np.ndarray, steps: np.ndarray) -> RateTable:
 def write_plots(table: RateTable, folder: Path) -> list[Path]:
     """The files that `lwexp.plots.write_plots` writes, by a process of its own; raises `RunError`.
 
-    matplotlib, and the memory that it draws in, would else stay with a training for as long as it takes.
+    matplotlib, and the memory that it draws in, would else stay with a training for as long as it takes. The jobs of a
+    sweep draw themselves: they are forked from a process that has imported it.
     """
+    if "lwexp.plots" in sys.modules:
+        from . import plots
+
+        return plots.write_plots(table, folder)
     texts = {"title": table.title, "names": table.names, "depths": table.depths, "frozen": table.frozen}
     sent = io.BytesIO()
     np.savez(sent, rates=table.rates, steps=table.steps, texts=np.array(json.dumps(texts)))

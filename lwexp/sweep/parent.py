@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from lwexp import hiding
 from lwexp.config import MLflowConfig
 from lwexp.errors import LwexpError
-from lwexp.tracking import JournalTracker, Status, deliver_rest, ended, has_run, prepare, start
+from lwexp.tracking import JournalTracker, Status, deliver_rest, ended, has_run, open_hint, prepare, start
 
 from .outcome import Outcome
 from .plan_of_work import FILE, PlanOfWork, point_of
@@ -29,6 +29,7 @@ class Parent:
         """Begin the run of the sweep in `folder`, or go on with it. Raises `ConfigError`, `RunError`."""
         name = " ".join(work.overrides) or "sweep"
         self._shown: tuple[int, ...] = ()
+        self._tracking, self._base = tracking, base
         self._tracker: JournalTracker = start(
             tracking,
             folder=folder,
@@ -70,6 +71,11 @@ class Parent:
     def keep(self, path: Path) -> None:
         """Keep a file with the run."""
         self._tracker.artifact(path)
+
+    def where_to_look(self) -> str:
+        """Lines for people: where the runs are, and how to open MLflow's page on them."""
+        where = f"tracked in {self._tracker.where} as {self.run_id}\n" if self.run_id is not None else ""
+        return where + open_hint(self._tracking, self._base)
 
     def end(self, status: Status, reason: str | None = None) -> None:
         """End the run."""

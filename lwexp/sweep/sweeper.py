@@ -22,12 +22,14 @@ from lwexp.config import MLflowConfig, RunConfig
 from lwexp.errors import LwexpError, RunError
 from lwexp.run_folder import changes_numbers
 from lwexp.settings import settings
+from lwexp.tracking.process import courier
 
 from . import table
 from .outcome import Outcome, note_failure, outcome_of
 from .parent import Parent, record_run
 from .plan_of_work import PlanOfWork, read_plan_of_work
 from .points import Point, expand, identity, is_layerwise, is_uniform, missing_twins, split, telling, values_of
+from .worker import warm_up
 
 if TYPE_CHECKING:
     from hydra.core.config_loader import ConfigLoader
@@ -103,6 +105,7 @@ class GridSweeper(Sweeper):
 
     def begin(self, arguments: Sequence[str]) -> None:
         """Make the plan of work, or take up that of the sweep in the folder, and the parent run."""
+        self._warm_up()
         overrides = self._parse([*(f"{key}={value}" for key, value in self._params.items()), *arguments])
         before = read_plan_of_work(self.folder)
         points = self.points(overrides, before)
@@ -125,6 +128,13 @@ class GridSweeper(Sweeper):
         self._announce(before)
         for point, error in wrong.items():
             self._refuse(point, error)
+
+    def _warm_up(self) -> None:
+        """Have what the first job needs imported by other processes while the jobs are composed, which takes time."""
+        if self._tracking is not None:
+            courier.start()
+        if self.config.sweep.isolate and "BasicLauncher" in str(self.config.hydra.launcher._target_):
+            warm_up()
 
     def points(self, overrides: Sequence[Override], before: PlanOfWork | None) -> list[Point]:
         """The points of the sweep: those that it had, those that `overrides` ask for, and the twins that lack."""
@@ -291,6 +301,7 @@ class GridSweeper(Sweeper):
         if self.parent is not None:
             self.parent.keep(path)
             self.parent.end("FAILED" if bad else "FINISHED", text if bad else None)
+            print(self.parent.where_to_look(), flush=True)
         if bad:
             print(self.how_to_go_on(), flush=True)
             raise SweepFailedError(text, 2 if all(outcome.exit_code == 2 for outcome in bad) else 1)

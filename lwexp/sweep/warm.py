@@ -3,4 +3,5 @@
 import timm  # noqa: F401
 
 import lwexp.job
-import lwexp.models  # noqa: F401
+import lwexp.models
+import lwexp.plots  # noqa: F401

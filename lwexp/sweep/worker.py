@@ -134,6 +134,14 @@ def _context() -> ForkServerContext | SpawnContext:
     return context
 
 
+def warm_up() -> None:
+    """Have the process that jobs are forked from start its imports now."""
+    if _context().get_start_method() == "forkserver":
+        from multiprocessing.forkserver import ensure_running
+
+        ensure_running()
+
+
 def _await_orphan(folder: Path) -> None:
     """A job whose launcher was killed ends after its step; until then its folder is not free."""
     lock = Lock(folder / RUN_LOCK)
