@@ -52,7 +52,7 @@ def hidden(values: Any) -> Any:
     """Nested mappings and lists with `hide` applied to every text; an interpolation around a secret is all secret."""
     if isinstance(values, Mapping):
         return {key: hidden(value) for key, value in values.items()}
-    if isinstance(values, list):
+    if isinstance(values, (list, tuple)):
         return [hidden(value) for value in values]
     if not isinstance(values, str):
         return values

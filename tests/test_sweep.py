@@ -346,3 +346,22 @@ def test_a_sweep_killed_in_the_middle_and_carried_on_runs_each_point_once(
     assert (tmp_path / "outputs" / "alone" / "model.safetensors").read_bytes() == (
         folder / "1" / "model.safetensors"
     ).read_bytes()
+
+
+def test_secrets_are_in_no_file_of_a_sweep_and_needed_again_to_carry_on(
+    lwexp_here: RunHere, client: MlflowClient, tmp_path: Path
+) -> None:
+    (tmp_path / "dies.py").write_text(DIES, encoding="utf-8")
+    secret = "model.when='http://anna:s3cret@host/a'"
+    options = [*SMALL, *ALONE, "model=custom", "model._target_=dies.Dies", secret, "max_steps=1"]
+    assert lwexp_here("run", "-m", *options, "seed=0,1", "hydra.sweep.dir=mine").code == 0
+    files = [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "dies.py"]
+    assert not [path for path in files if b"s3cret" in path.read_bytes()]
+
+    again = lwexp_here("run", "-m", *options, "seed=0,1,2", "sweep.resume=mine")
+    assert again.code == 0, again.err
+    assert "3 jobs, 2 finished before" in again.out
+    assert len(family(client)[1]) == 3
+    bare = lwexp_here("run", "-m", "sweep.resume=mine")
+    assert bare.code == 2
+    assert bare.err.endswith("give the sweep's whole command\n")

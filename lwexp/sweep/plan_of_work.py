@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lwexp.errors import ConfigError, RunError
+from lwexp.hiding import hidden
 
 from .points import Point, split
 
@@ -33,7 +34,7 @@ class PlanOfWork:
         """Write the file whole or not at all. Raises `RunError`."""
         path = folder / FILE
         temporary = folder / f".{FILE}.{os.getpid()}"
-        text = json.dumps({"format": _FORMAT, **asdict(self)}, indent=1)
+        text = json.dumps({"format": _FORMAT, **hidden(asdict(self))}, indent=1)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             temporary.write_text(text, encoding="utf-8")

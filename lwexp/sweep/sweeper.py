@@ -113,8 +113,8 @@ class GridSweeper(Sweeper):
         hydra = [str(o) for o in self.config.hydra.overrides.hydra]
         kept = [o for o in hydra if split(o)[0] not in ("hydra.sweep.dir", "hydra.mode")]
         swept = telling([point.overrides for point in points], before.swept if before else ())
-        old = {point.number: point for point in before.points} if before else {}
-        named = [old.get(p.number) or _with_values(p, swept) for p in points]
+        old = len(before.points) if before else 0
+        named = [*points[:old], *(_with_values(point, swept) for point in points[old:])]
         work = PlanOfWork(tuple(named), tuple(swept), asked, tuple(hiding.hidden(kept)))
         wrong = self._mistakes(work.points)
         if wrong and len(wrong) == len(work.points) and before is None:
@@ -142,19 +142,19 @@ class GridSweeper(Sweeper):
         swept = {o.get_key_element().lstrip("+~") for o in overrides if o.is_sweep_override()}
         self._how = [o for o in jobs[0] if split(o)[0] not in swept and not changes_numbers(split(o)[0])]
         jobs = [tuple(o for o in job if o not in self._how) for job in jobs]
-        known = {self._identity(point.overrides): point for point in before.points} if before else {}
         points = list(before.points) if before else []
+        known = {self._identity(point.overrides): i for i, point in enumerate(points)}
         keys = [*swept, *(before.swept if before else ())]
         good = [(job, found) for job in jobs if isinstance(found := self.checked(job), RunConfig)]
         twins = self._twins(good, keys, [point.overrides for point in points])
         uniform = {job for job, config in good if is_uniform(config, job, keys)}
         for job in dict.fromkeys([*jobs, *twins]):
-            if self._identity(job) in known:
+            place = known.setdefault(self._identity(job), len(points))
+            if place < len(points):
+                points[place] = replace(points[place], overrides=job)  # as typed now: secrets are kept nowhere
                 continue
             arm = "uniform" if job in uniform or job in twins else "layerwise"
-            point = Point(len(points), job, arm=arm, baseline=job in twins)  # type: ignore[arg-type]
-            known[self._identity(job)] = point
-            points.append(point)
+            points.append(Point(place, job, arm=arm, baseline=job in twins))  # type: ignore[arg-type]
         return points
 
     def _twins(
@@ -313,7 +313,7 @@ class GridSweeper(Sweeper):
         return f"carry on with: python -m lwexp.run -m sweep.resume={shown_path(self.folder, Path.cwd())}"
 
     def _identity(self, job: Sequence[str]) -> str:
-        return identity(self._parse(job))
+        return identity(self._parse(hiding.hidden(list(job))))
 
     def _parse(self, overrides: Sequence[str]) -> list[Override]:
         return OverridesParser.create(config_loader=self._loader).parse_overrides(list(overrides))
