@@ -59,8 +59,9 @@ class Setting:
 class Analysis:
     """A sweep's settings, uniform ones first, and which of them are best on validation.
 
-    `duel`: the best layer-wise against the best uniform setting on test, each chosen freely, corrected for all such
-    pairs; None where it is the comparison with the twin, or cannot be made.
+    `duel`: the best layer-wise against the best uniform setting on test, each chosen freely; None where it is the
+    comparison with the twin, or cannot be made. With several uniform settings all p values on test are corrected for
+    all pairs of a layer-wise and a uniform setting, so that the report as a whole keeps its level.
     """
 
     sweep: Sweep
@@ -112,20 +113,15 @@ def analyse(sweep: Sweep, metric: str = "accuracy", confidence: float = 0.95) ->
     lower = metric in _LOWER_IS_BETTER
     best, few = _best([setting for setting in settings if not setting.uniform], lower)
     best_uniform, few_uniform = _best([setting for setting in settings if setting.uniform], lower)
-    pairs = [
-        (setting, twin)
-        for setting in settings
-        for twin in settings
-        if twin.uniform and not setting.uniform and twin.base == setting.base
-    ]
-    for (setting, _), on_validation, on_test in zip(
-        pairs, _compare(pairs, _validation, confidence), _compare(pairs, _test, confidence), strict=True
-    ):
-        setting.validation_difference, setting.test_difference = on_validation, on_test
+    every = [(one, other) for one in settings for other in settings if other.uniform and not one.uniform]
+    every.sort(key=lambda pair: pair[0].base != pair[1].base)  # twins first
+    twins = [(one, other) for one, other in every if one.base == other.base]
+    on_test = _compare(every, _test, confidence, len(twins))
+    for (setting, _), validation, test in zip(twins, _compare(twins, _validation, confidence), on_test, strict=False):
+        setting.validation_difference, setting.test_difference = validation, test
     duel = None
     if best is not None and best_uniform is not None and best_uniform.base != best.base:
-        every = [(one, other) for one in settings for other in settings if other.uniform and not one.uniform]
-        duel = _compare(every, _test, confidence)[every.index((best, best_uniform))]
+        duel = on_test[every.index((best, best_uniform))]
     return Analysis(sweep, metric, confidence, settings, best, best_uniform, duel, few + few_uniform)
 
 
@@ -202,13 +198,15 @@ def _best(settings: Sequence[Setting], lower: bool) -> tuple[Setting | None, lis
     return best, [setting for setting in settings if setting.validation.n and setting not in able]
 
 
-def _compare(pairs: Sequence[tuple[Setting, Setting]], value: Value, confidence: float) -> list[Comparison]:
+def _compare(
+    pairs: Sequence[tuple[Setting, Setting]], value: Value, confidence: float, together: int | None = None
+) -> list[Comparison]:
     """Paired differences of each pair over the seeds that both have, corrected for all pairs."""
     if not pairs:
         return []
     seeds = sorted({seed for setting, _ in pairs for seed in setting.runs})
     differences = [_values(setting, seeds, value) - _values(twin, seeds, value) for setting, twin in pairs]
-    return compare(np.array(differences).T, confidence)
+    return compare(np.array(differences).T, confidence, together)
 
 
 def _values(setting: Setting, seeds: Iterable[str], value: Value) -> Floats:

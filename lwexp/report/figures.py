@@ -98,7 +98,7 @@ def _draw_differences(axes: Axes, found: Analysis, scale: _Scale, shown: Sequenc
             continue
         colour = _VERDICT[found.outcome(part)]
         values = [scale.factor * value for value in (part.low, part.mean, part.high, part.low_all, part.high_all)]
-        if part.compared > 1:
+        if part.together > 1:
             axes.plot(values[3:], [place, place], color=colour, linewidth=0.9)
         _interval(axes, place, values[:3], colour, width=3.0)
     axes.axvline(0, color=_UNIFORM, linewidth=1)

@@ -92,11 +92,13 @@ def notes(found: Analysis) -> list[str]:
         f"layer-wise; each has its {percent} t interval, and “all at once” is wider, so that all of them hold together "
         "(Bonferroni)."
     )
+    several = len(found.uniform) > 1
+    scope = "all pairs of a layer-wise and a uniform setting" if several else "all settings compared"
     tests = (
         f"p: exact sign-flip test over seeds (with more than {EXACT_SEEDS} seeds, {RANDOM_FLIPS:,} random flips); p "
-        "corrected: the same for the greatest of all differences compared, step-down (Westfall and Young 1993; Romano "
-        f"and Wolf 2005). A claim needs p corrected of at most {found.level:g}: where nothing differs, that is a false "
-        f"claim in no more than {100 * found.level:g} % of sweeps."
+        f"corrected: the same for the greatest difference of {scope}, step-down (Westfall and Young 1993; Romano and "
+        f"Wolf 2005). A claim needs p corrected of at most {found.level:g}: where nothing differs, a false claim is "
+        f"made in no more than {100 * found.level:g} % of sweeps."
     )
     best = f"* best on validation. Test {found.metric} is of each run's best weights by validation."
     return [note for note in (best, differences, tests, not_drawn(found)) if note]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,11 +44,11 @@ NOTHING = Summary(0, *[math.nan] * 4)
 
 @dataclass(frozen=True)
 class Comparison(Summary):
-    """A paired difference over `n` seeds: its t interval, and what holds for all `compared` settings at once.
+    """A paired difference over `n` seeds: its t interval, and what holds for several comparisons at once.
 
-    `low_all`, `high_all`: all such intervals hold together with the stated confidence (Bonferroni, which needs nothing
-    of how settings depend on each other). `p`: two-sided sign-flip test of this difference alone; `p_sign`: exact sign
-    test, ties left out; `p_adjusted`: sign-flip test corrected for all `compared`.
+    `low_all`, `high_all`: the intervals of all `together` hold at once with the stated confidence (Bonferroni, which
+    needs nothing of how settings depend on each other). `p`: two-sided sign-flip test of this difference alone;
+    `p_sign`: exact sign test, ties left out; `p_adjusted`: sign-flip test corrected for all `compared`.
     """
 
     low_all: float
@@ -55,43 +56,43 @@ class Comparison(Summary):
     p: float
     p_sign: float
     p_adjusted: float
+    together: int
     compared: int
 
 
 def summarize(values: Floats, confidence: float = 0.95) -> Summary:
     """The t interval of the mean of `values` [n], NaN left out: mean ± t(n - 1) · sd / √n.
 
-    >>> summarize(np.array([1.0, 2.0, 3.0]))
-    Summary(n=3, mean=2.0, sd=1.0, low=-0.48413771175032985, high=4.4841377117503296)
+    >>> summarize(np.array([1.0, 2.0, 3.0]))  # doctest: +ELLIPSIS
+    Summary(n=3, mean=2.0, sd=1.0, low=-0.484..., high=4.484...)
     """
     values = values[~np.isnan(values)]
     n = len(values)
     mean = float(values.mean()) if n else math.nan
     sd = float(values.std(ddof=1)) if n > 1 else math.nan
-    half = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * sd / math.sqrt(n) if n > 1 else math.nan
+    half = _quantile((1 + confidence) / 2, n - 1) * sd / math.sqrt(n) if n > 1 else math.nan
     return Summary(n, mean, sd, mean - half, mean + half)
 
 
-def compare(differences: Floats, confidence: float = 0.95) -> list[Comparison]:
+def compare(differences: Floats, confidence: float = 0.95, together: int | None = None) -> list[Comparison]:
     """One comparison for each column of `differences` [seeds, settings]; NaN where a setting lacks a seed.
 
-    A setting with fewer than two seeds is not counted among the compared, and its p values are NaN.
+    p values are corrected for all columns; intervals hold at once for the first `together` of them, by default all. A
+    column with fewer than two seeds is not counted, and its p values are NaN.
     """
-    counts = (~np.isnan(differences)).sum(axis=0)
-    tested = counts >= 2
-    compared = int(tested.sum())
+    tested = (~np.isnan(differences)).sum(axis=0) >= 2
+    compared, simultaneous = int(tested.sum()), int(tested[:together].sum())
     p, p_adjusted = np.full((2, differences.shape[1]), math.nan)
     if compared:
         p[tested], p_adjusted[tested] = sign_flip(differences[:, tested])
     found = []
     for k, column in enumerate(differences.T):
-        alone = summarize(column, confidence)
-        together = summarize(column, 1 - (1 - confidence) / max(compared, 1))
-        sign = _sign_test(column) if tested[k] else math.nan
+        every = summarize(column, 1 - (1 - confidence) / max(simultaneous, 1))
         found.append(
             Comparison(
-                **vars(alone), low_all=together.low, high_all=together.high,
-                p=float(p[k]), p_sign=sign, p_adjusted=float(p_adjusted[k]), compared=compared,
+                **vars(summarize(column, confidence)), low_all=every.low, high_all=every.high, p=float(p[k]),
+                p_sign=_sign_test(column) if tested[k] else math.nan, p_adjusted=float(p_adjusted[k]),
+                together=simultaneous, compared=compared,
             )
         )  # fmt: skip
     return found
@@ -177,9 +178,20 @@ def t_power(effect: float, seeds: NDArray[np.int64], level: float) -> Floats:
     return found
 
 
+@lru_cache(maxsize=256)
+def _quantile(share: float, freedom: int) -> float:
+    """Of Student's t, which takes longer to look up than all the rest of a comparison."""
+    return float(stats.t.ppf(share, freedom))
+
+
+@lru_cache(maxsize=256)
+def _sign_p(up: int, nonzero: int) -> float:
+    return float(stats.binomtest(up, nonzero).pvalue) if nonzero else 1.0
+
+
 def _sign_test(column: Floats) -> float:
     up, down = int((column > 0).sum()), int((column < 0).sum())
-    return float(stats.binomtest(up, up + down).pvalue) if up + down else 1.0
+    return _sign_p(up, up + down)
 
 
 def _patterns(seeds: int, columns: int) -> Iterator[Floats]:
@@ -188,9 +200,10 @@ def _patterns(seeds: int, columns: int) -> Iterator[Floats]:
     if seeds <= EXACT_SEEDS:
         for first in range(0, 1 << (seeds - 1), rows):  # the last sign stays +
             number = np.arange(first, min(first + rows, 1 << (seeds - 1)))
-            yield 1.0 - 2.0 * ((number[:, None] >> np.arange(seeds)) & 1)
+            yield np.where((number[:, None] >> np.arange(seeds)) & 1, -1.0, 1.0)
         return
     yield np.ones((1, seeds))
     random = np.random.default_rng(0)
     for first in range(0, RANDOM_FLIPS, rows):
-        yield 1.0 - 2.0 * random.integers(0, 2, size=(min(rows, RANDOM_FLIPS - first), seeds)).astype(np.float64)
+        drawn = random.integers(0, 2, size=(min(rows, RANDOM_FLIPS - first), seeds))
+        yield np.where(drawn, -1.0, 1.0)

@@ -87,7 +87,7 @@ def settings_csv(found: Analysis) -> str:
     """A row per setting, numbers at full precision and not in percent; empty where something is not known."""
     keys = list(dict.fromkeys(key for setting in found.settings for key, _ in setting.shown))
     summary = ("n", "mean", "sd", "low", "high")
-    difference = (*summary, "low_all", "high_all", "p", "p_sign", "p_adjusted", "compared")
+    difference = (*summary, "low_all", "high_all", "p", "p_sign", "p_adjusted", "together", "compared")
     titles = ["setting", "arm", *keys, "best", "left_out", "verdict", "head_lr", "stem_lr"]
     titles += [f"{split}_{name}" for split in ("val", "test") for name in summary]
     titles += [f"{split}_difference_{name}" for split in ("val", "test") for name in difference]
@@ -125,7 +125,7 @@ def _difference(found: Analysis, setting: Setting, numbers: Numbers) -> list[str
         return [""] * 6
     verdict = VERDICTS[found.outcome(part)]
     p = [p_text(part.p), p_text(part.p_adjusted), verdict] if part.n > 1 else [""] * 3
-    together = numbers.change(part.low_all, part.high_all) if part.compared > 1 else ""
+    together = numbers.change(part.low_all, part.high_all) if part.together > 1 else ""
     return [numbers.difference(part.mean), numbers.change(part.low, part.high), together, *p]
 
 

@@ -122,7 +122,7 @@ def _claim(found: Analysis, comparison: Comparison, twin: Setting) -> str:
         f"{numbers.difference(comparison.mean)} {points} on test, {numbers.interval_name} "
         f"{numbers.change(comparison.low, comparison.high)}, {plural(comparison.n, 'seed')}"
     )
-    corrected = "" if comparison.compared == 1 else f", corrected for the {comparison.compared} settings compared"
+    corrected = "" if comparison.compared == 1 else f", corrected for {comparison.compared} comparisons"
     if outcome:
         better = "better" if outcome > 0 else "worse"
         return (
@@ -147,7 +147,7 @@ def _seeds(found: Analysis, comparison: Comparison) -> Iterator[str]:
             f"With {comparison.n} seeds the exact test cannot fall below p = {p_text(lowest_p(comparison.n))}, however "
             f"large the difference; it takes at least {fewest} seeds to claim anything."
         )
-    needed = seeds_needed(comparison.mean, comparison.sd, found.level / comparison.compared)
+    needed = seeds_needed(comparison.mean, comparison.sd, found.level / comparison.together)
     if needed is None:
         size = "none was seen" if comparison.mean == 0 else "over 1,000 would be needed"
         yield f"Seeds needed to find a difference of the observed size: {size}."
@@ -186,7 +186,7 @@ def _duel(found: Analysis) -> Iterator[str]:
     verdict = {1: "layer-wise rates are better", -1: "layer-wise rates are worse", 0: "no difference can be claimed"}
     yield (
         f"With the base rate tuned for both arms ({tried}): {measured}; {verdict[found.outcome(found.duel)]}, exact "
-        f"test p = {p_text(found.duel.p_adjusted)}, corrected for all {found.duel.compared} such pairs."
+        f"test p = {p_text(found.duel.p_adjusted)}, corrected for {found.duel.compared} comparisons."
     )
 
 
