@@ -6,6 +6,7 @@ and validation and test accuracy of a run are both drawn around what its weights
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from lwexp.report.analysis import Analysis, analyse
 from lwexp.report.runs import Curve, Sweep, SweepRun
+from lwexp.report.statistics import Summary
 
 Floats = NDArray[np.float64]
 Noise = Callable[[np.random.Generator, tuple[int, ...]], Floats]
@@ -47,7 +49,7 @@ class Truth:
 
 @dataclass
 class Found:
-    """Shares of simulated sweeps."""
+    """Shares of simulated sweeps; of those with an interval where runs are missing."""
 
     mean: float = 0.0  # the interval of the first setting's mean has the truth
     difference: float = 0.0  # so has that of its difference
@@ -89,7 +91,7 @@ def simulate(truth: Truth, sweeps: int = 1000) -> Found:
     """Judge so many sweeps, always the same ones."""
     random = np.random.default_rng(0)
     found = [_judge(truth, analyse(sweep_of(truth, random))) for _ in range(sweeps)]
-    return Found(*(float(np.mean([getattr(one, part.name) for one in found])) for part in fields(Found)))
+    return Found(*(float(np.nanmean([getattr(one, part.name) for one in found])) for part in fields(Found)))
 
 
 def _judge(truth: Truth, found: Analysis) -> Found:
@@ -103,9 +105,9 @@ def _judge(truth: Truth, found: Analysis) -> Found:
     one.false = any(found.outcome(part) not in (0, np.sign(true)) for part, true in compared)
     first, part, true = next(item for item in parts if dict(item[0].key)["mult"] == "0.99")
     level = truth.rates[int(dict(first.key)["lr"]) - 1]
-    one.mean = first.test.low <= truth.base + true + level <= first.test.high
     assert part is not None
-    one.difference = part.low <= true <= part.high
+    one.mean = _within(first.test, truth.base + true + level)
+    one.difference = _within(part, true)
     one.planted = found.outcome(part) == 1
     if found.best is not None and found.best.test_difference is not None:
         one.best = found.outcome(found.best.test_difference) == 1
@@ -115,6 +117,10 @@ def _judge(truth: Truth, found: Analysis) -> Found:
         true = effect(found.best.key) + rates[0] - rates[1]
         one.false = one.false or found.outcome(found.duel) not in (0, np.sign(round(true, 9)))
     return one
+
+
+def _within(found: Summary, true: float) -> float:
+    return found.low <= true <= found.high if found.n > 1 else math.nan
 
 
 def main(sweeps: int) -> None:

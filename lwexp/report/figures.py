@@ -31,7 +31,7 @@ MOST_FACETS = 6
 _UNIFORM, _BEST, _OTHER = "0.25", "#8E2A8B", "#0072B2"
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#8C6BB1", "#A6761D")  # Okabe and Ito's
 _VERDICT = {1: "#009E73", -1: "#D55E00", 0: "0.45"}
-_PALE = "0.8"
+_PALE, _FRAME = "0.8", "#D55E00"
 _MARKED_CELLS = 160
 _SMALL: dict[str, Any] = {"fontsize": 8, "parse_math": False, "fontfamily": FONT}
 
@@ -137,8 +137,9 @@ def draw_by_value(found: Analysis) -> Figure | None:
     handles, labels = _uniform_band(axes, found, scale, vertical=False) if is_layerwise(key) else ([], [])
     places = np.array(sorted({float(dict(s.key)[key]) for line in lines.values() for s in line}))
     log = log_spaced(places)
+    colours = iter(_COLOURS)
     for row, (name, line) in enumerate(lines.items()):
-        colour, dash = _COLOURS[row], "--" if line[0].uniform else "-"
+        colour, dash = _UNIFORM if name == "uniform" else next(colours), "--" if line[0].uniform else "-"
         # neighbours at one value stand side by side
         at = np.array([float(dict(s.key)[key]) for s in line])
         shift = (row - (len(lines) - 1) / 2) * 0.012
@@ -349,7 +350,7 @@ def _draw_cells(
             )
     if framed is not None:
         corner = (across.index(framed[0]) - 0.5, down.index(framed[1]) - 0.5)
-        axes.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor=_BEST, linewidth=2.2, clip_on=False))
+        axes.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor=_FRAME, linewidth=2.4, clip_on=False))
     crowded = sum(len(value) for value in across) > 60
     turned: dict[str, Any] = {"rotation": 35, "ha": "right"} if crowded else {}
     axes.set_xticks(range(len(across)), labels=[readable(value or "-", 22) for value in across], **_SMALL, **turned)
@@ -371,7 +372,7 @@ def _draw_points(axes: Axes, part: _Values, every: _Cells, colours: _Colours, fr
     )
     if framed is not None:
         at = float(framed[0]), float(framed[1])
-        axes.plot(*at, "o", markersize=12, fillstyle="none", color=_BEST, markeredgewidth=2)
+        axes.plot(*at, "o", markersize=12, fillstyle="none", color=_FRAME, markeredgewidth=2)
     for k, (axis, scale) in enumerate(((axes.xaxis, axes.set_xscale), (axes.yaxis, axes.set_yscale))):
         if log_spaced(np.array(sorted({float(at[k]) for at in every}))):
             scale("log")

@@ -22,7 +22,7 @@ from .words import conclusions, progress
 
 _TEMPLATE = Path(__file__).with_name("report.html")
 _DRAWINGS: dict[str, tuple[str, Callable[[Analysis], Figure | None]]] = {
-    "settings": ("Settings", draw_settings),
+    "settings": ("Intervals", draw_settings),
     "by_value": ("By value", draw_by_value),
     "curves": ("Learning curves", draw_curves),
     "heatmap": ("Two keys", draw_heatmap),
@@ -58,8 +58,8 @@ def write_report(found: Analysis, folder: Path) -> list[Path]:
 def markdown(found: Analysis, pictures: list[str]) -> str:
     """The report as Markdown; `pictures` are in the same folder."""
     parts = [f"# Sweep {escaped(printable(found.sweep.name))}", escaped(progress(found)) + ".", "## Conclusions"]
-    parts += [f"- {escaped(printable(sentence))}" for sentence in conclusions(found)]
-    parts += ["## Settings", settings_table(found).markdown(), *[f"{note}\n" for note in notes(found)]]
+    parts += ["\n".join(f"- {escaped(printable(sentence))}" for sentence in conclusions(found))]
+    parts += ["## Settings", settings_table(found).markdown(), *map(escaped, notes(found))]
     parts += [f"## {_DRAWINGS[name][0]}\n\n![{_DRAWINGS[name][0]}]({name}.png)" for name in pictures]
     parts += ["## Runs", runs_table(found).markdown()]
     return "\n\n".join(parts) + "\n"

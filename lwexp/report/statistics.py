@@ -172,9 +172,9 @@ def seeds_needed(difference: float, sd: float, level: float, power: float = POWE
 def t_power(effect: float, seeds: NDArray[np.int64], level: float) -> Floats:
     """Power of the two-sided one-sample t test for `effect` = mean / sd, at each number of `seeds`."""
     limit = stats.t.ppf(1 - level / 2, seeds - 1)
-    shift = np.minimum(effect * np.sqrt(seeds), limit + 30)  # beyond, the power is 1 and the library overflows
-    above = stats.nct.sf(limit, seeds - 1, shift)
-    found: Floats = above + stats.nct.cdf(-limit, seeds - 1, shift)
+    shift = np.minimum(effect * np.sqrt(seeds), limit + 8)  # beyond, the power is 1
+    below = np.nan_to_num(stats.nct.cdf(-limit, seeds - 1, shift), nan=0.0)  # so small that the library gives up
+    found: Floats = stats.nct.sf(limit, seeds - 1, shift) + below
     return found
 
 

@@ -53,7 +53,7 @@ def settings_table(found: Analysis, short: bool = False) -> Table:
     numbers = Numbers(found.metric, found.confidence)
     unit = ", %" if numbers.percent else ""
     validation, test = f"val {found.metric}{unit}", f"test {found.metric}{unit}"
-    titles = ["setting", "seeds", validation, "sd", test, "sd", numbers.interval_name, "to uniform"]
+    titles = ["setting", "seeds", f"{validation} (sd)", f"{test} (sd)", numbers.interval_name, "to uniform"]
     titles += [numbers.interval_name, "all at once", "p", "p corrected", "verdict", "head rate", "stem rate"]
     rows = []
     settings = sorted(found.settings, key=lambda s: -len(s.runs)) if short else found.settings
@@ -62,11 +62,10 @@ def settings_table(found: Analysis, short: bool = False) -> Table:
         seeds = str(len(setting.runs)) if runs == len(setting.runs) else f"{len(setting.runs)} of {runs}"
         marked = " *" if setting in (found.best, found.best_uniform) else ""
         rates = [f"{rate:.3g}" for rate in setting.rates or ()] or ["", ""]
-        values = [numbers.value(setting.validation.mean), numbers.value(setting.validation.sd)]
-        values += [numbers.value(setting.test.mean), numbers.value(setting.test.sd), numbers.interval(setting.test)]
+        values = [numbers.spread(setting.validation), numbers.spread(setting.test), numbers.interval(setting.test)]
         rows.append([f"{setting.label}{marked}", seeds, *values, *_difference(found, setting, numbers), *rates])
     if short:
-        shown = [0, 1, 2, 4, 5, 7, 8, 11, 12]
+        shown = [0, 1, 2, 3, 5, 6, 9, 10]
         return Table([titles[k] for k in shown], [[row[k] for k in shown] for row in rows])
     return Table(titles, rows)
 

@@ -39,6 +39,10 @@ class Numbers:
         """
         return "-" if math.isnan(value) else f"{100 * value:+.2f}" if self.percent else f"{value:+.4g}"
 
+    def spread(self, found: Summary) -> str:
+        """Mean, and standard deviation where there is one."""
+        return self.value(found.mean) + ("" if math.isnan(found.sd) else f" ({self.value(found.sd)})")
+
     def interval(self, found: Summary) -> str:
         """`low to high`, empty where there is none."""
         return "" if math.isnan(found.low) else f"{self.value(found.low)} to {self.value(found.high)}"
