@@ -7,8 +7,11 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
+
+from lwexp.report.runs import Curve, Sweep, SweepRun
 
 _PLAN = """tiny: 2 groups
 
@@ -33,6 +36,30 @@ class Job:
     tags: Mapping[str, str] = field(default_factory=dict)
     steps: Iterable[int] = range(10, 10_000, 10)
     metrics: Mapping[str, float] = field(default_factory=dict)  # others, at the last step
+
+
+def seeds(test: Sequence[float], uniform: bool = False, **point: str) -> list[Job]:
+    """One job for each seed 0, 1, …; validation accuracy rises to that of the test split."""
+    return [
+        Job({**point, "seed": str(seed)}, val=(value - 0.3, value - 0.1, value), test=value, uniform=uniform)
+        for seed, value in enumerate(test)
+    ]
+
+
+def as_sweep(jobs: Sequence[Job]) -> Sweep:
+    """What is read of the sweep that `make_sweep` writes, without a store."""
+    runs = [
+        SweepRun(
+            id=str(number), name=str(number), status=job.status, started=number, seed=job.point["seed"],
+            point={key: value for key, value in job.point.items() if key != "seed"},
+            arm=("uniform" if job.uniform else "layerwise") if job.val else "", why="", pruned=False,
+            validation=max(job.val, default=math.nan), test=job.test,
+            curve=Curve(np.array(list(job.steps)[: len(job.val)], dtype=float), np.array(job.val)), rates=None,
+        )
+        for number, job in enumerate(jobs)
+    ]  # fmt: skip
+    swept = tuple(key for key in dict.fromkeys(key for job in jobs for key in job.point) if key != "seed")
+    return Sweep("0" * 32, "sweep", "FINISHED", 0, swept, len(jobs), runs)
 
 
 def make_sweep(

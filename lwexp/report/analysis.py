@@ -230,6 +230,6 @@ def _rank(value: str) -> tuple[bool, float, str]:
     return found is None, found or 0.0, value
 
 
-def reasons(settings: Iterable[Setting]) -> Counter[str]:
-    """How many runs were left out, by reason."""
-    return Counter(why for setting in settings for _, why in setting.left_out)
+def reasons(settings: Iterable[Setting]) -> list[tuple[str, int]]:
+    """Why runs were left out, and how many for each reason."""
+    return sorted(Counter(why for setting in settings for _, why in setting.left_out).items())

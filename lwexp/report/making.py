@@ -53,7 +53,7 @@ def make_report(
     read = store.read(store.find(sweep), metric)
     found = analyse(read, metric, confidence)
     if not any(setting.runs for setting in found.settings):
-        left = ", ".join(f"{count} {why}" for why, count in reasons(found.settings).most_common())
+        left = ", ".join(f"{count} {why}" for why, count in reasons(found.settings))
         name = printable(read.name)
         raise RunError(f"the sweep {name} ({read.id}) has no finished run to report on{f': {left}' if left else ''}")
     folder = out or base / "outputs" / "reports" / read.label

@@ -76,7 +76,7 @@ def progress(found: Analysis) -> str:
     sweep = found.sweep
     used = sum(len(setting.runs) for setting in found.settings)
     parts = [f"{used} of {plural(max(sweep.total, used), 'run')} compared"]
-    parts += [f"{count} {why}" for why, count in reasons(found.settings).most_common()]
+    parts += [f"{count} {why}" for why, count in reasons(found.settings)]
     begun = {(setting.key, run.seed) for setting in found.settings for run in setting.runs.values()}
     begun |= {(tuple(run.point.items()), run.seed) for setting in found.settings for run, _ in setting.left_out}
     absent = sweep.total - len(begun)
