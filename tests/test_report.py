@@ -222,6 +222,10 @@ def test_mistakes_are_one_line(quick: Report, client: MlflowClient, tmp_path: Pa
     child = client.search_runs(["1"], f"tags.`mlflow.parentRunId` = '{parent}'")[0].info.run_id
     refused(2, rf"sweep={child}: is one job of the sweep {parent}", child)
     make_sweep(client, broken, name="twice")
+    client.delete_tag(child, "lwexp.point")
+    other = client.search_runs(["1"], f"tags.`mlflow.parentRunId` = '{parent}'")[1].info.run_id
+    client.delete_tag(other, "lwexp.point")
+    refused(1, rf"the runs of {parent} have no tag lwexp\.point: an older lwexp has made them", parent)
     refused(2, r"sweep=twice: 2 sweeps have this name; give an id, newest first: \w{32}, \w{32}", "twice")
     refused(2, r"sweep=twicee: no such folder, id or name in experiment lwexp; did you mean twice\?", "twicee")
     refused(2, r"sweep=ffffffffffff: no such folder, id or name in experiment lwexp; choices: empty, twice", "f" * 12)

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lwexp.config import MLflowConfig
-from lwexp.errors import ConfigError, UnknownNameError
-from lwexp.tracking import address
+from lwexp.errors import ConfigError, RunError, UnknownNameError
+from lwexp.tracking import NOTE_TAG, address
 from lwexp.tracking.address import redact, resolve_uri
 from lwexp.tracking.delivery import REASON_TAG
 from lwexp.tracking.place import read_place
@@ -35,7 +35,7 @@ _PAGE = 1000  # runs in an answer
 _AT_ONCE = 8  # questions to a server at a time
 _ID = re.compile(r"[0-9a-f]{6,32}")
 _PARENT_TAG, _KIND = "mlflow.parentRunId", "tags.`lwexp.kind` = 'sweep'"
-_NOTE_TAG = "mlflow.note.content"
+_POINT_TAG = "lwexp.point"
 
 
 @dataclass(frozen=True)
@@ -108,12 +108,14 @@ class Store:
     def read(self, sweep_id: str, metric: str) -> Sweep:
         """The sweep with all its children, judged by `val/<metric>` and `test/<metric>`.
 
-        Raises `UnknownNameError` for a metric that no run has.
+        Raises `UnknownNameError` for a metric that no run has, `RunError` for runs that do not tell their point.
         """
         with explained(self.uri), bounded():
             parent = self.client.get_run(sweep_id)
             mine = f"tags.`{_PARENT_TAG}` = '{sweep_id}'"
             children = _search(self.client, [parent.info.experiment_id], mine, "attributes.start_time ASC")
+            if children and not any(_POINT_TAG in child.data.tags for child in children):
+                raise RunError(f"the runs of {sweep_id} have no tag {_POINT_TAG}: an older lwexp has made them")
             _check_metric(children, metric)
             curves = _curves(self.client, [child.info.run_id for child in children if child.data.metrics], metric)
         swept = [str(key) for key in _json(parent.data.tags.get("lwexp.swept"), list) if key != "seed"]
@@ -214,7 +216,7 @@ def _curves(client: MlflowClient, ids: Sequence[str], metric: str) -> dict[str, 
 
 def _run(child: Run, metric: str, curves: dict[str, Curve]) -> SweepRun:
     tags, params = child.data.tags, child.data.params
-    point = {str(key): str(value) for key, value in _json(tags.get("lwexp.point"), dict).items()}
+    point = {str(key): str(value) for key, value in _json(tags.get(_POINT_TAG), dict).items()}
     seed = point.pop("seed", params.get("seed", ""))
     nothing = Curve(np.array([]), np.array([]))
     return SweepRun(
@@ -230,7 +232,7 @@ def _run(child: Run, metric: str, curves: dict[str, Curve]) -> SweepRun:
         validation=_best(metric, curves),
         test=_finite(child.data.metrics.get(f"test/{metric}", math.nan)),
         curve=curves.get(f"val/{metric}", nothing),
-        rates=_planned_rates(tags.get(_NOTE_TAG, "")),
+        rates=_planned_rates(tags.get(NOTE_TAG, "")),
     )
 
 

@@ -180,7 +180,7 @@ def _duel(found: Analysis) -> Iterator[str]:
     numbers, other = Numbers(found.metric, found.confidence), found.best_uniform
     tried = f"{plural(len(found.layerwise), 'layer-wise setting')} and {len(found.uniform)} uniform ones were tried"
     if found.duel is None:
-        yield f"Its twin is also the best uniform setting on validation ({tried}), so the comparison is fair to both."
+        yield f"{other.label} is also the best uniform setting on validation: both have their best base rate ({tried})."
         return
     measured = (
         f"on test {found.best.label} differs from {other.label}, the best uniform setting on validation, by "
@@ -210,8 +210,8 @@ def _cautions(found: Analysis) -> Iterator[str]:
         )
     if found.sweep.status == "RUNNING" or any("running" in why for s in found.settings for _, why in s.left_out):
         yield "The sweep is not complete: these numbers may change."
-    if found.best is not None and len(found.layerwise) > 1 and found.best.test.n:
+    if found.best is not None and len(found.layerwise) > 1 and found.best.test.n > 1:
         yield (
-            "The setting was chosen on validation with the same trainings, so a lucky seed helps it on test as well; "
-            "the correction covers that, the mean itself is slightly too good. Seeds of its own would be unbiased."
+            "The setting was chosen on validation with the same trainings, so lucky seeds help it on test as well; the "
+            "corrected test covers that, the mean itself is slightly too good. New seeds would be unbiased."
         )
