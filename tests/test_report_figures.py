@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from report_sweeps import Job, as_sweep, seeds
 
 from lwexp.report.analysis import analyse
-from lwexp.report.figures import MOST_ROWS, draw_by_value, draw_curves, draw_heatmap, draw_settings, not_drawn
+from lwexp.report.figures import MOST_ROWS, draw_by_value, draw_curves, draw_settings
+from lwexp.report.heatmap import draw_heatmap, not_drawn
 
 RANDOM = np.random.default_rng(0)
 RATES = ("1e-5", "1e-4", "1e-3", "1e-2", "1e-1")

@@ -1,69 +1,36 @@
-"""Pictures of a report: settings with intervals, a metric by a swept value, learning curves, a heatmap of two keys.
+"""Pictures of a report: settings with intervals, a metric by a swept value, learning curves.
 
 Drawn as `lwexp/plots.py` draws: through `Figure` objects, no label through mathtext.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch, Rectangle
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
+from matplotlib.patches import Patch
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from lwexp.axes import FONT, LEGEND_LIMIT, label_steps, legend, new_figure, readable
 
-from .analysis import Analysis, Setting, is_layerwise, number, ordered, same
-from .runs import SweepRun
-from .statistics import Floats, Summary
-from .words import Numbers
+from .analysis import Analysis, Setting, is_layerwise, number, same
+from .scale import SMALL, Scale, log_spaced, pale_grid
+from .statistics import Floats
 
 MOST_ROWS = 40
-MOST_FACETS = 6
 _UNIFORM, _BEST, _OTHER = "0.25", "#8E2A8B", "#0072B2"
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#8C6BB1", "#A6761D")  # Okabe and Ito's
 _VERDICT = {1: "#009E73", -1: "#D55E00", 0: "0.45"}
-_PALE, _FRAME = "0.8", "#D55E00"
-_MARKED_CELLS = 160
-_SMALL: dict[str, Any] = {"fontsize": 8, "parse_math": False, "fontfamily": FONT}
-
-_Place = tuple[str, str, str]  # values of the keys across and down, and the facet
-_Cells = dict[_Place, float]
-_Values = dict[tuple[str, str], float]  # of one facet
-_Colours = tuple[Normalize, Colormap]
-
-
-class _Scale:
-    """Which split is drawn, test where there is one, and how its values are written on an axis."""
-
-    def __init__(self, found: Analysis) -> None:
-        self.numbers = Numbers(found.metric, found.confidence)
-        self.on_test = any(setting.test.n for setting in found.settings)
-        self.factor = 100.0 if self.numbers.percent else 1.0
-        self.name = f"{'test' if self.on_test else 'validation'} {found.metric}"
-        self.unit = ", %" if self.numbers.percent else ""
-
-    def summary(self, setting: Setting) -> Summary:
-        return setting.test if self.on_test else setting.validation
-
-    def value(self, run: SweepRun) -> float:
-        return self.factor * (run.test if self.on_test else run.validation)
-
-    def seeds(self, setting: Setting) -> Floats:
-        return np.array([self.value(run) for run in setting.runs.values()])
+_PALE = "0.8"
 
 
 def draw_settings(found: Analysis) -> Figure:
     """A row per setting: each seed, mean and interval, the band of the best uniform one; and differences to uniform."""
-    scale = _Scale(found)
+    scale = Scale(found)
     shown = _shown(found, scale)
     count = sum(scale.summary(setting).n > 0 for setting in found.settings)
     about = f"{scale.name}, each seed, mean and {scale.numbers.interval_name}"
@@ -80,10 +47,10 @@ def draw_settings(found: Analysis) -> Figure:
         summary = scale.summary(setting)
         axes.plot(scale.seeds(setting), [place] * len(setting.runs), "o", color=colour, alpha=0.3, markersize=3.5)
         _interval(axes, place, [value * scale.factor for value in (summary.low, summary.mean, summary.high)], colour)
-    axes.set_yticks(places, labels=[readable(_marked(found, s), 38) for s in shown], **_SMALL)
+    axes.set_yticks(places, labels=[readable(_marked(found, s), 38) for s in shown], **SMALL)
     axes.set_ylim(len(shown) - 0.4, -0.6)
     axes.set_xlabel(f"{scale.name}{scale.unit}", fontfamily=FONT, fontsize=9)
-    _grid(axes, "x")
+    pale_grid(axes, "x")
     if handles:
         legend(axes, handles, labels)
     if right is not None:
@@ -91,7 +58,7 @@ def draw_settings(found: Analysis) -> Figure:
     return figure
 
 
-def _draw_differences(axes: Axes, found: Analysis, scale: _Scale, shown: Sequence[Setting]) -> None:
+def _draw_differences(axes: Axes, found: Analysis, scale: Scale, shown: Sequence[Setting]) -> None:
     for place, setting in enumerate(shown):
         part = setting.test_difference
         if part is None or not part.n:
@@ -105,7 +72,7 @@ def _draw_differences(axes: Axes, found: Analysis, scale: _Scale, shown: Sequenc
     unit = ", points" if scale.numbers.percent else ""
     axes.set_xlabel(f"paired difference to uniform{unit}", fontfamily=FONT, fontsize=9)
     axes.tick_params(axis="y", length=0)
-    _grid(axes, "x")
+    pale_grid(axes, "x")
     seen = {found.outcome(s.test_difference) for s in shown if s.test_difference is not None and s.test_difference.n}
     words = {1: "better", 0: "no claim", -1: "worse"}
     handles = [
@@ -119,7 +86,7 @@ def draw_by_value(found: Analysis) -> Figure | None:
 
     None without a key of three or more numbers, or with more than eight lines.
     """
-    scale, settings = _Scale(found), [s for s in found.layerwise if s.runs]
+    scale, settings = Scale(found), [s for s in found.layerwise if s.runs]
     numeric = [k for k in found.sweep.swept if all(number(dict(s.key).get(k, "")) is not None for s in settings)]
     key = max(numeric, key=lambda k: len({same(dict(s.key)[k]) for s in settings}), default=None)
     if key is None or not settings or len({same(dict(s.key)[key]) for s in settings}) < 3:
@@ -160,7 +127,7 @@ def draw_by_value(found: Analysis) -> Figure | None:
     axes.set_xlabel(readable(key, 60), parse_math=False, fontfamily=FONT, fontsize=9)
     axes.set_ylabel(f"{scale.name}{scale.unit}", fontfamily=FONT, fontsize=9)
     axes.tick_params(labelsize=8.5, labelfontfamily=FONT)
-    _grid(axes, "both")
+    pale_grid(axes, "both")
     legend(axes, handles, labels, loc="upper left", bbox_to_anchor=(1.01, 1.0), ncols=1)
     return figure
 
@@ -170,7 +137,7 @@ def draw_curves(found: Analysis) -> Figure | None:
 
     With more than eight settings only the best few are named, the others are pale lines.
     """
-    scale = _Scale(found)
+    scale = Scale(found)
     curves = {setting: _curve(setting, scale.factor) for setting in found.settings}
     drawn = [setting for setting in found.settings if len(curves[setting][0])]
     if not drawn:
@@ -198,7 +165,7 @@ def draw_curves(found: Analysis) -> Figure | None:
                 axes.fill_between(steps, mean - sd, mean + sd, color=colour, alpha=0.12, linewidth=0, zorder=2)
         label_steps(axes)
         axes.tick_params(axis="y", labelsize=8.5, labelfontfamily=FONT)
-        _grid(axes, "both")
+        pale_grid(axes, "both")
     whole.set_ylabel(f"validation {found.metric}{scale.unit}", fontfamily=FONT, fontsize=9)
     handles = [Line2D([], [], **styles[setting]) for setting in named]
     labels = [readable(_marked(found, setting), 26) for setting in named]
@@ -218,168 +185,10 @@ def _curve_style(found: Analysis, setting: Setting, named: Sequence[Setting]) ->
     return {"color": colour, "linewidth": 1.5, "linestyle": dash}
 
 
-def draw_heatmap(found: Analysis) -> Figure | None:
-    """Mean over seeds for two swept keys, as cells, or as points where the values make no grid; the best is framed.
-
-    Of more keys the two with the most values are the axes, and each combination of the others is a picture of its own;
-    see `not_drawn`.
-    """
-    axes_keys, facets = _facets(found)
-    if not axes_keys or not 0 < len(facets) <= MOST_FACETS:
-        return None
-    scale = _Scale(found)
-    runs = [run for run in found.sweep.runs if run.whole and np.isfinite(scale.value(run))]
-    if not runs:
-        return None
-    across, down = axes_keys
-    cells: dict[_Place, list[float]] = {}
-    for run in runs:
-        at = (_at(run, across), _at(run, down), _rest(run, axes_keys))
-        cells.setdefault(at, []).append(scale.value(run))
-    means = {at: float(np.mean(values)) for at, values in cells.items()}
-    scattered = _scattered(means)
-    columns = min(len(facets), 2 if not scattered or len(facets) == 4 else 3)
-    lines = -(-len(facets) // columns)
-    rows = 8 if scattered else len({at[1] for at in means})
-    about = f"{scale.name}{scale.unit}: mean over seeds by {readable(across, 30)} and {readable(down, 30)}"
-    best = _best_place(found, axes_keys)
-    about += "; framed: best on validation" if best in means else ""
-    figure, first = new_figure(found.sweep.name, about, min(max(lines * (0.36 * rows + 1.2) + 0.6, 3.2), 12))
-    first.remove()
-    grid = figure.subplots(lines, columns, squeeze=False)
-    norm = Normalize(min(means.values()), max(means.values()))
-    colours = colormaps["viridis_r" if found.lower_is_better else "viridis"]
-    for axes, facet in itertools.zip_longest(grid.flat, facets):
-        if facet is None:
-            axes.remove()
-            continue
-        part = {(x, y): value for (x, y, rest), value in means.items() if rest == facet}
-        framed = best[:2] if best in means and best[2] == facet else None
-        if scattered:
-            _draw_points(axes, part, means, (norm, colours), framed)
-        else:
-            _draw_cells(axes, part, means, (norm, colours), framed, ".2f" if scale.numbers.percent else ".4g")
-        axes.set_xlabel(readable(across, 40), parse_math=False, fontfamily=FONT, fontsize=9)
-        axes.set_ylabel(readable(down, 40), parse_math=False, fontfamily=FONT, fontsize=9)
-        if facet:
-            axes.set_title(readable(facet, 50), **_SMALL)
-    bar = figure.colorbar(ScalarMappable(norm, colours), ax=list(figure.axes), pad=0.01, fraction=0.05, aspect=30)
-    bar.ax.tick_params(labelsize=8.5, labelfontfamily=FONT)
-    return figure
-
-
-def not_drawn(found: Analysis) -> str | None:
-    """Why there is no heatmap although several keys are swept; None where there is one, or nothing to draw."""
-    axes_keys, facets = _facets(found)
-    if not axes_keys or len(facets) <= MOST_FACETS:
-        return None
-    others = [key for key in found.sweep.swept if key not in axes_keys]
-    return f"No heatmap is drawn: {', '.join(others)} have {len(facets)} combinations, and {MOST_FACETS} would fit."
-
-
-def log_spaced(values: Floats) -> bool:
-    """Whether sorted `values` are more evenly spaced on a log scale than on a linear one, over more than a factor 5.
-
-    >>> log_spaced(np.array([1e-4, 1e-3, 1e-2])), log_spaced(np.array([0.85, 0.9, 0.95, 1.0]))
-    (True, False)
-    """
-    if len(values) < 3 or values[0] <= 0 or values[-1] <= 5 * values[0]:
-        return False
-    linear, log = np.diff(values), np.diff(np.log(values))
-    return bool(log.std() / log.mean() < linear.std() / linear.mean())
-
-
-def _facets(found: Analysis) -> tuple[tuple[str, str] | None, list[str]]:
-    """The two keys of the heatmap's axes, and the combinations of the others."""
-    runs = [run for setting in found.settings for run in setting.runs.values()]
-    counts = {key: len({_at(run, key) for run in runs}) for key in found.sweep.swept}
-    varied = sorted((key for key in counts if counts[key] > 1), key=lambda key: -counts[key])
-    if len(varied) < 2:
-        return None, []
-    a, b = sorted(varied[:2], key=found.sweep.swept.index)
-    return (a, b), ordered({_rest(run, (a, b)): None for run in runs})
-
-
-def _at(run: SweepRun, key: str) -> str:
-    return same(run.point.get(key, ""))
-
-
 def _without(setting: Setting, key: str) -> str:
     """The setting's label without `key`."""
     words = ["uniform"] if setting.uniform else []
     return " ".join([*words, *(f"{k}={v}" for k, v in setting.shown if k != key)])
-
-
-def _rest(run: SweepRun, keys: Sequence[str]) -> str:
-    return " ".join(f"{key}={same(value)}" for key, value in run.point.items() if key not in keys)
-
-
-def _best_place(found: Analysis, keys: tuple[str, str]) -> _Place | None:
-    """Where in the heatmap the best setting on validation is."""
-    able = [setting for setting in (found.best, found.best_uniform) if setting is not None]
-    sign = 1 if found.lower_is_better else -1
-    best = min(able, key=lambda setting: sign * setting.validation.mean, default=None)
-    if best is None:
-        return None
-    run = next(iter(best.runs.values()))
-    return _at(run, keys[0]), _at(run, keys[1]), _rest(run, keys)
-
-
-def _scattered(means: _Cells) -> bool:
-    """Whether the values make no grid: most of its cells would be empty."""
-    across, down = ({at[k] for at in means} for k in (0, 1))
-    numeric = all(number(value) is not None for value in across | down)
-    return numeric and len(means) > 8 and 3 * len(means) < len(across) * len(down)
-
-
-def _draw_cells(
-    axes: Axes, part: _Values, every: _Cells, colours: _Colours, framed: tuple[str, str] | None, digits: str
-) -> None:
-    norm, colormap = colours
-    across, down = (ordered(at[k] for at in every) for k in (0, 1))
-    image = np.full((len(down), len(across)), np.nan)
-    for (x, y), value in part.items():
-        image[down.index(y), across.index(x)] = value
-    axes.imshow(np.ma.masked_invalid(image), cmap=colormap.with_extremes(bad="0.9"), norm=norm, aspect="auto")
-    if len(across) * len(down) <= _MARKED_CELLS and len(across) <= 14:
-        for (x, y), value in part.items():
-            red, green, blue, _ = colormap(norm(value))
-            ink = "black" if 0.3 * red + 0.59 * green + 0.11 * blue > 0.5 else "white"
-            axes.text(
-                across.index(x), down.index(y), format(value, digits), ha="center", va="center", color=ink, fontsize=7.5
-            )
-    if framed is not None:
-        corner = (across.index(framed[0]) - 0.5, down.index(framed[1]) - 0.5)
-        axes.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor=_FRAME, linewidth=2.4, clip_on=False))
-    crowded = sum(len(value) for value in across) > 60
-    turned: dict[str, Any] = {"rotation": 35, "ha": "right"} if crowded else {}
-    axes.set_xticks(range(len(across)), labels=[readable(value or "-", 22) for value in across], **_SMALL, **turned)
-    axes.set_yticks(range(len(down)), labels=[readable(value or "-", 22) for value in down], **_SMALL)
-
-
-def _draw_points(axes: Axes, part: _Values, every: _Cells, colours: _Colours, framed: tuple[str, str] | None) -> None:
-    norm, colormap = colours
-    places = np.array([[float(x), float(y)] for x, y in part])
-    axes.scatter(
-        places[:, 0],
-        places[:, 1],
-        c=list(part.values()),
-        cmap=colormap,
-        norm=norm,
-        s=38,
-        edgecolors="0.3",
-        linewidths=0.5,
-    )
-    if framed is not None:
-        at = float(framed[0]), float(framed[1])
-        axes.plot(*at, "o", markersize=12, fillstyle="none", color=_FRAME, markeredgewidth=2)
-    for k, (axis, scale) in enumerate(((axes.xaxis, axes.set_xscale), (axes.yaxis, axes.set_yscale))):
-        if log_spaced(np.array(sorted({float(at[k]) for at in every}))):
-            scale("log")
-            axis.set_minor_formatter(NullFormatter())
-        axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.4g}"))
-    axes.tick_params(labelsize=8.5, labelfontfamily=FONT)
-    _grid(axes, "both")
 
 
 def _curve(setting: Setting, factor: float) -> tuple[Floats, Floats, Floats]:
@@ -392,7 +201,7 @@ def _curve(setting: Setting, factor: float) -> tuple[Floats, Floats, Floats]:
     return steps, values.mean(axis=0), values.std(axis=0, ddof=1) if len(curves) > 1 else np.zeros(len(steps))
 
 
-def _shown(found: Analysis, scale: _Scale) -> list[Setting]:
+def _shown(found: Analysis, scale: Scale) -> list[Setting]:
     """Settings with a value, no more than fit: the best by validation, in the order of their values."""
     able = [setting for setting in found.settings if scale.summary(setting).n]
     sign = 1 if found.lower_is_better else -1
@@ -401,7 +210,7 @@ def _shown(found: Analysis, scale: _Scale) -> list[Setting]:
     return [setting for setting in able if setting in kept]
 
 
-def _uniform_band(axes: Axes, found: Analysis, scale: _Scale, vertical: bool) -> tuple[list[Any], list[str]]:
+def _uniform_band(axes: Axes, found: Analysis, scale: Scale, vertical: bool) -> tuple[list[Any], list[str]]:
     """The interval and mean of the best uniform setting across the axes; returns what a legend needs."""
     if found.best_uniform is None or not scale.summary(found.best_uniform).n:
         return [], []
@@ -419,12 +228,6 @@ def _interval(axes: Axes, place: float, values: Sequence[float], colour: str, wi
     if np.isfinite(low):
         axes.plot([low, high], [place, place], color=colour, linewidth=width, solid_capstyle="butt")
     axes.plot(mean, place, "o", color=colour, markersize=6, markeredgecolor="white", markeredgewidth=0.8)
-
-
-def _grid(axes: Axes, which: Any) -> None:
-    axes.grid(True, axis=which, color="0.92", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.tick_params(axis="x", labelsize=8.5, labelfontfamily=FONT)
 
 
 def _colour(found: Analysis, setting: Setting) -> str:

@@ -15,7 +15,8 @@ from lwexp.errors import ConfigError
 from lwexp.table import printable
 
 from .analysis import Analysis
-from .figures import draw_by_value, draw_curves, draw_heatmap, draw_settings, not_drawn
+from .figures import draw_by_value, draw_curves, draw_settings
+from .heatmap import draw_heatmap, not_drawn
 from .statistics import EXACT_SEEDS, RANDOM_FLIPS
 from .tables import Table, escaped, runs_csv, runs_table, settings_csv, settings_table
 from .words import conclusions, progress
