@@ -1,4 +1,4 @@
-"""What the plain commands (`lwexp.ui`, `lwexp.sync`) have in common: their options are a run's `tracking.*`."""
+"""What the plain commands (`lwexp.ui`, `lwexp.sync`, `lwexp.report`) share: their options are a run's `tracking.*`."""
 
 from __future__ import annotations
 

@@ -1,0 +1,21 @@
+"""`python -m lwexp.report`: what a sweep's runs in MLflow allow to conclude, as text, tables, pictures and a page."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .command import main
+
+if TYPE_CHECKING:
+    from .making import Report, make_report
+
+__all__ = ["Report", "main", "make_report"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import scipy and matplotlib only when a report is made, so that mistakes and `--help` are answered at once."""
+    if name in ("Report", "make_report"):
+        from . import making
+
+        return getattr(making, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

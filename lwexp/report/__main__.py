@@ -1,0 +1,7 @@
+"""`python -m lwexp.report`."""
+
+import sys
+
+from .command import main
+
+sys.exit(main())

@@ -1,0 +1,68 @@
+"""The command line of `lwexp.report`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from lwexp.config import MLflowConfig
+from lwexp.errors import ConfigError, LwexpError
+from lwexp.plain_command import Parser, number, tracking_config
+from lwexp.tracking.address import redact
+
+_OPTIONS = ["tracking.uri", "tracking.experiment", "tracking.timeout"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code: 0, 1 for a failure, 2 for a mistake of the user's (one line)."""
+    try:
+        return _report(sys.argv[1:] if arguments is None else arguments)
+    except LwexpError as error:
+        print(f"lwexp-report: {redact(str(error))}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+
+
+def _report(arguments: Sequence[str]) -> int:
+    parser = Parser(
+        prog="lwexp-report", allow_abbrev=False,
+        description="What a sweep's runs in MLflow allow to conclude: table, words, pictures.",
+        epilog=f"Options as of lwexp.run, written the same: {', '.join(f'{name}=…' for name in _OPTIONS)}.",
+    )  # fmt: skip
+    parser.add_argument(
+        "words", nargs="*", metavar="sweep or tracking.key=value",
+        help="the sweep's id or its first digits, its name, or its folder (default: the latest of the experiment)",
+    )  # fmt: skip
+    parser.add_argument("--metric", default="accuracy", help="accuracy (default), macro_f1, loss: as val/… and test/…")
+    parser.add_argument("--confidence", default="0.95", help="of all intervals and tests (default: 0.95)")
+    parser.add_argument("--out", type=Path, help="folder for the files (default: outputs/reports/<start>_<id>)")
+    parser.add_argument("--no-attach", action="store_true", help="leave the sweep's run in MLflow as it is")
+    parsed = parser.parse_intermixed_args(arguments)
+    # a sweep's name is what was typed for it, such as "mult=0.9,1.0 seed=0,1"
+    options = [word for word in parsed.words if word.startswith("tracking.") and "=" in word]
+    sweeps = [word for word in parsed.words if word not in options]
+    if len(sweeps) > 1:
+        raise ConfigError("sweep", " ".join(sweeps), "one sweep at a time")
+    confidence = number("--confidence", parsed.confidence, float)
+    if not 0.5 <= confidence < 1:
+        raise ConfigError("--confidence", parsed.confidence, "must be from 0.5 to below 1")
+    config = tracking_config(options, _OPTIONS)
+    return _show(config, sweeps[0] if sweeps else None, parsed.metric, confidence, parsed.out, not parsed.no_attach)
+
+
+def _show(
+    config: MLflowConfig, sweep: str | None, metric: str, confidence: float, out: Path | None, attach: bool
+) -> int:
+    from .making import make_report
+
+    report = make_report(config, Path.cwd(), sweep, metric=metric, confidence=confidence, out=out, attach=attach)
+    print(report.text)
+    also = ", attached to the sweep's run in MLflow (report/)" if report.attached else ""
+    print(f"\nreport: {os.path.relpath(report.folder / 'report.html')}{also}")
+    if report.problem is not None:
+        print(f"lwexp-report: {report.problem}", file=sys.stderr)
+        return 1
+    return 0
