@@ -202,6 +202,7 @@ class SweepConfig(Section):
     resume: str | None
     baseline: bool | Literal["auto"]
     isolate: bool
+    report: bool
 
 
 class PreviewConfig(Section):

@@ -135,8 +135,8 @@ def test_the_files_stand_alone_and_show_names_as_they_are(report: Report, client
 
 def test_runs_that_are_in_no_mean_are_counted_and_told_with_the_reason(quick: Report, client: MlflowClient) -> None:
     arms = [*seeds(UNIFORM, True, mult="1.0"), *seeds(BETTER, mult="0.9")]
-    arms[6] = Job(arms[6].point, status="FAILED", tags={"lwexp.failure": "lr=-1: should be greater than 0"})
-    arms[7].status, arms[7].tags = "KILLED", {"lwexp.failure": "killed for memory"}
+    arms[6] = Job(arms[6].point, status="FAILED", tags={"lwexp.reason": "lr=-1: should be greater than 0"})
+    arms[7].status, arms[7].tags = "KILLED", {"lwexp.reason": "killed for memory"}
     arms[8] = Job(arms[8].point, val=(0.5,), status="RUNNING")
     arms[9] = Job(arms[9].point, val=(0.5,), tags={"lwexp.pruned": "below the median at step 10"})
     arms[10].val, arms[10].test = (math.nan,), math.nan
@@ -216,7 +216,7 @@ def test_mistakes_are_one_line(quick: Report, client: MlflowClient, tmp_path: Pa
     refused(2, rf"sweep={single}: is a single run, and no sweep", single)
     empty = make_sweep(client, [], name="empty")
     refused(1, rf"the sweep empty \({empty}\) has no finished run to report on")
-    broken = [Job({"mult": "-1"}, status="FAILED", tags={"lwexp.failure": "mult=-1: should be greater than 0"})]
+    broken = [Job({"mult": "-1"}, status="FAILED", tags={"lwexp.reason": "mult=-1: should be greater than 0"})]
     parent = make_sweep(client, [*broken, Job({"mult": "0.9"}, val=(0.5,), status="RUNNING")], name="twice")
     refused(1, rf"the sweep twice \({parent}\) has no finished run to report on: 1 failed, 1 still running", parent)
     child = client.search_runs(["1"], f"tags.`mlflow.parentRunId` = '{parent}'")[0].info.run_id

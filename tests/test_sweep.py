@@ -30,7 +30,7 @@ from lwexp.tracking.store import connect
 RunHere = Callable[..., Outcome]
 SMALL = ["data.image_size=8", "batch_size=256", "max_steps=2", "progress=false"]
 LSTM = ["model=lstm", "model.hidden_size=8", *SMALL]
-HERE = ["sweep.isolate=false"]
+HERE = ["sweep.isolate=false", "sweep.report=false"]
 ALONE = [*HERE, "sweep.baseline=false"]
 STOPS = """
 import torch
@@ -295,7 +295,7 @@ def test_jobs_that_are_killed_diverge_or_are_mistaken_leave_the_others_alone(
     """As the system does where memory runs out: the job's process is killed, not the one that started it."""
     (tmp_path / "dies.py").write_text(DIES, encoding="utf-8")
     custom = ["model=custom", "model._target_=dies.Dies", "model.when=killed,diverges,fine", *SMALL, "mult=0.9,-1"]
-    outcome = lwexp_command("run", "-m", *custom, "sweep.baseline=false", "max_steps=3")
+    outcome = lwexp_command("run", "-m", *custom, "sweep.baseline=false", "sweep.report=false", "max_steps=3")
     assert outcome.returncode == 1
     assert "Traceback" not in outcome.stderr
     parent, children = family(client)
@@ -332,6 +332,9 @@ def test_a_sweep_killed_in_the_middle_and_carried_on_runs_each_point_once(
 
     again = lwexp_command("run", "-m", *options, "sweep.resume=outputs/sweeps/mine")
     assert again.returncode == 0, again.stderr
+    assert re.search(
+        r"^report: outputs/reports/.*/report.html, attached to the sweep's run", again.stdout, re.MULTILINE
+    )
     assert (folder / "0" / "model.safetensors").stat().st_mtime_ns == first
     parent, children = family(client)
     assert parent.info.status == "FINISHED"

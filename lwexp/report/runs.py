@@ -227,7 +227,7 @@ def _run(child: Run, metric: str, curves: dict[str, Curve]) -> SweepRun:
         point=point,
         seed=seed,
         arm=tags.get("lwexp.arm", ""),
-        why=tags.get("lwexp.pruned") or tags.get("lwexp.failure") or tags.get(REASON_TAG, ""),
+        why=tags.get("lwexp.pruned") or tags.get(REASON_TAG, ""),
         pruned="lwexp.pruned" in tags,
         validation=_best(metric, curves),
         test=_finite(child.data.metrics.get(f"test/{metric}", math.nan)),

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +14,7 @@ from typing import TYPE_CHECKING
 from lwexp import hiding
 from lwexp.config import MLflowConfig
 from lwexp.errors import LwexpError
-from lwexp.tracking import JournalTracker, Status, deliver_rest, ended, has_run, open_hint, prepare, start
+from lwexp.tracking import JournalTracker, Status, deliver_rest, ended, has_run, open_hint, prepare, resolve_uri, start
 
 from .outcome import Outcome
 from .plan_of_work import FILE, PlanOfWork, point_of
@@ -76,6 +79,14 @@ class Parent:
         """Lines for people: where the runs are, and how to open MLflow's page on them."""
         where = f"tracked in {self._tracker.where} as {self.run_id}\n" if self.run_id is not None else ""
         return where + open_hint(self._tracking, self._base)
+
+    def report(self) -> str:
+        """What `lwexp.report` says of the sweep, which has ended; in a process of its own, since it imports mlflow."""
+        command = [sys.executable, "-m", "lwexp.report", str(self.run_id)]
+        # an address may hold a password, and a command line is for all to see
+        environment = {**os.environ, "MLFLOW_TRACKING_URI": resolve_uri(self._tracking, self._base)}
+        done = subprocess.run(command, cwd=self._base, env=environment, capture_output=True, text=True, check=False)
+        return "\n".join(part for part in (done.stdout.strip(), done.stderr.strip()) if part)
 
     def end(self, status: Status, reason: str | None = None) -> None:
         """End the run."""
