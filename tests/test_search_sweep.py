@@ -84,7 +84,7 @@ def test_a_search_has_a_uniform_rival_and_goes_on_to_more_trials(
     monkeypatch.setattr(pictures, "write_plots", lambda table, folder: [])
     options = [*LSTM, "sweep.isolate=false", "tracking=none", "batch_size=256", "max_steps=1", "hydra/sweeper=optuna"]
     options += ["hydra.sweeper.n_trials=1", "hydra.sweeper.uniform_trials=1", "hydra.sweeper.repeat={best:1,seeds:[1]}"]
-    first = lwexp_here("run", "-m", *options, "decay=cosine", "+decay.min_scale=interval(0.1,0.9)")
+    first = lwexp_here("run", "-m", *options, "decay=cosine", "decay.min_scale=interval(0.1,0.9)")
     assert first.code == 0, first.err
     (folder,) = (tmp_path / "outputs" / "sweeps").iterdir()
     work = read_plan_of_work(folder)

@@ -61,7 +61,9 @@ class OptunaSweeper(GridSweeper):
         assert isinstance(options, dict)
         self._settings = check_search({str(key): value for key, value in options.items()})
         sampler, pruner = self._settings.sampler, self._settings.pruner
-        self._sampler = make_sampler(sampler.name, sampler.options, sampler.seed)
+        # the uniform rates are drawn on their own
+        seeds = (sampler.seed, None if sampler.seed is None else sampler.seed + 1)
+        self._samplers = [make_sampler(sampler.name, sampler.options, seed) for seed in seeds]
         self._pruner = pruner_options(pruner.name, pruner.startup_trials, pruner.warmup_epochs, pruner.options)
         make_pruner(pruner.name, self._pruner)
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
@@ -159,23 +161,23 @@ class OptunaSweeper(GridSweeper):
         shared = chosen.storage is not None
         name = chosen.study_name or (self.folder.name if shared else "search")
 
-        def study(name: str) -> Study:
+        def study(name: str, place: int) -> Study:
             return Study(
                 storage,
                 name,
                 direction=chosen.direction,
-                sampler=self._sampler,
+                sampler=self._samplers[place],
                 pruner=(chosen.pruner.name, self._pruner),
                 owner=self.folder.name if shared else None,
             )
 
         layerwise = [key for key in space.searched if is_layerwise(key.lstrip("+"))]
         uniform = not layerwise and is_uniform(config, space.constants, self._keys)
-        arms = [Arm(study(name), space, chosen.n_trials, self._keys, uniform=uniform)]
+        arms = [Arm(study(name, 0), space, chosen.n_trials, self._keys, uniform=uniform)]
         rest = {key: drawn for key, drawn in space.searched.items() if key not in layerwise}
         if not uniform and rest and chosen.uniform_trials and self._wants_uniform():
             rival = replace(space, searched=rest, constants=uniform_twin(config, space.constants, self._keys))
-            arms.append(Arm(study(f"{name}-uniform"), rival, chosen.uniform_trials, self._keys, uniform=True))
+            arms.append(Arm(study(f"{name}-uniform", 1), rival, chosen.uniform_trials, self._keys, uniform=True))
         return arms
 
     def _repeats(self, arms: Sequence[Arm]) -> list[Point]:
@@ -238,11 +240,14 @@ class OptunaSweeper(GridSweeper):
         return len(self.work.points) if repeats else max(self._trial_runs, len(self.work.points))
 
     def bad(self, outcomes: Mapping[Point, Outcome]) -> list[Outcome]:
-        """A trial that failed is a finding of the search; without any that is complete there is nothing else."""
-        trials = [outcome for point, outcome in outcomes.items() if point.tags.get(_PHASE) == "search"]
-        if not any(outcome.status == "FINISHED" for outcome in trials):
-            return super().bad(outcomes)
-        return super().bad({point: o for point, o in outcomes.items() if point.tags.get(_PHASE) != "search"})
+        """A trial that breaks is a finding, unless all do; a mistake in what was asked for is none."""
+        trials = {point: outcome for point, outcome in outcomes.items() if point.tags.get(_PHASE) == "search"}
+        found_any = any(outcome.status == "FINISHED" for outcome in trials.values())
+        return super().bad({
+            point: outcome
+            for point, outcome in outcomes.items()
+            if point not in trials or outcome.exit_code == 2 or not found_any
+        })  # fmt: skip
 
 
 def parallel_jobs(launcher: Mapping[str, Any]) -> int:
