@@ -196,6 +196,14 @@ class CheckpointConfig(Section):
     allow_targets: list[str]
 
 
+class SearchConfig(Section):
+    """The trial of a search that a run belongs to; no `storage`: the study is in the sweep's folder."""
+
+    study: str | None
+    storage: str | None
+    trial: Annotated[int, Field(ge=0)] | None
+
+
 class SweepConfig(Section):
     """How the jobs of a sweep are run and compared."""
 
@@ -203,6 +211,7 @@ class SweepConfig(Section):
     baseline: bool | Literal["auto"]
     isolate: bool
     report: bool
+    search: SearchConfig
 
 
 class PreviewConfig(Section):

@@ -31,6 +31,7 @@ from .instantiate import (
 )
 from .pictures import draw_plan, draw_seen
 from .policy import looks_at_training
+from .pruning import Pruned, judge
 from .resume import asked, command
 from .run_folder import (
     USER_KEYED,
@@ -131,6 +132,7 @@ class _Job:
             checkpoints=self.checkpoints,
             config=values,
             nonfinite=config.nonfinite,
+            judged=judge(config.sweep.search, folder, experiment.steps - 1),
         )
 
     def run(self, overrides: list[str], *, answers: bool) -> float:
@@ -215,7 +217,13 @@ class _Job:
         if trainer.seen_rates is None:
             for path in draw_plan(experiment.plan, experiment.schedule, experiment.steps, folder):
                 tracker.artifact(path)
-        best = trainer.fit()
+        try:
+            best = trainer.fit()
+        except Pruned as given_up:
+            tracker.tag({"lwexp.pruned": str(given_up)})
+            keep_result(folder, trainer.best, pruned=str(given_up))
+            log.info("%s was given up %s", tracker.run_name, given_up)
+            return trainer.best["val/accuracy"]
         closing = f"best validation accuracy {best['val/accuracy']:.2%}"
         tested: dict[str, float] = {}
         if self.data.test is not None:

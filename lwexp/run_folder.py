@@ -80,9 +80,21 @@ def keep_config(folder: Path, values: Mapping[str, Any]) -> None:
     _replace(folder / _CONFIG, OmegaConf.to_yaml(OmegaConf.create(shown)))
 
 
-def keep_result(folder: Path, metrics: Mapping[str, float]) -> None:
-    """Write the run's best evaluation, and that of the test split, for whoever asks after its end."""
-    _replace(folder / _RESULT, json.dumps(dict(metrics), indent=1))
+def keep_result(folder: Path, metrics: Mapping[str, float], pruned: str | None = None) -> None:
+    """Write the run's best evaluation, and that of the test split, for whoever asks after its end.
+
+    `pruned` says why a search has given it up before that.
+    """
+    _replace(folder / _RESULT, json.dumps({**metrics, **({"pruned": pruned} if pruned else {})}, indent=1))
+
+
+def pruned_in(folder: Path) -> str | None:
+    """Why a search has given the run in `folder` up, if one has."""
+    try:
+        found = json.loads((folder / _RESULT).read_text(encoding="utf-8")).get("pruned")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return None if found is None else str(found)
 
 
 def redacted(values: Any) -> Any:

@@ -70,6 +70,7 @@ class Trainer:
     config: Mapping[str, Any] = field(default_factory=dict)  # plain values that checkpoints keep for a comparison
     seen_rates: list[list[float]] | None = None  # rates of each step, where no table of them exists beforehand
     read_late: bool | None = None  # None: on a GPU
+    judged: Callable[[int, int, Mapping[str, float]], None] | None = None  # hears epochs, step, metrics, may raise
     best: dict[str, float] = field(default_factory=dict)
     step: int = field(default=0, init=False)  # optimizer steps done
     epoch: int = field(default=0, init=False)
@@ -336,6 +337,8 @@ class Trainer:
             self.epoch + 1, self.epochs, self.step, self.steps,
             metrics["val/loss"], 100 * metrics["val/accuracy"], metrics["val/macro_f1"],
         )  # fmt: skip
+        if self.judged is not None:
+            self.judged(self.epoch + 1, self.step - 1, metrics)
 
     def _autocast(self) -> Any:
         if self.precision == "fp32":

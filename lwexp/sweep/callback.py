@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 # Hydra takes plugins only by names that begin so; the modules are imported when they are chosen
 _ALIAS = "hydra_plugins.lwexp."
-_PLUGINS = {"GridSweeper": "lwexp.sweep.sweeper"}
+_PLUGINS = {"GridSweeper": "lwexp.sweep.sweeper", "OptunaSweeper": "lwexp.sweep.search"}
 _PLAIN = ("lwexp.sweep.plain", "PlainSweeper")
 _BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 

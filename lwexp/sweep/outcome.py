@@ -72,10 +72,18 @@ class JobRecord:
         _write(self._folder, self.outcome)
         return self
 
-    def end(self, status: Status, *, value: float | None = None, reason: str | None = None, code: int = 0) -> None:
+    def end(
+        self,
+        status: Status,
+        *,
+        value: float | None = None,
+        reason: str | None = None,
+        pruned: str | None = None,
+        code: int = 0,
+    ) -> None:
         """Write how it ended."""
         self.outcome.status, self.outcome.value, self.outcome.reason = status, value, reason
-        self.outcome.exit_code = code
+        self.outcome.pruned, self.outcome.exit_code = pruned, code
         self.outcome.seconds += time.monotonic() - self._began
         _write(self._folder, self.outcome)
 

@@ -48,24 +48,28 @@ class Parent:
             params={},
             answers=prepare(tracking, base),
         )
-        self._tracker.tag({"lwexp.swept": json.dumps(work.swept)})  # it may have grown
-        self._tracker.artifact(folder / FILE)
+        self.tell_plan(folder, work)  # it may have grown
 
     @property
     def run_id(self) -> str | None:
         """MLflow's id; None until the store has made the run."""
         return self._tracker.run_id
 
-    def show(self, outcomes: Sequence[Outcome]) -> None:
-        """How many of the jobs have finished and failed, where that has changed."""
+    def tell_plan(self, folder: Path, work: PlanOfWork) -> None:
+        """What is swept, and the plan of work as it stands in `folder`."""
+        self._tracker.tag({"lwexp.swept": json.dumps(work.swept)})
+        self._tracker.artifact(folder / FILE)
+
+    def show(self, outcomes: Sequence[Outcome], total: int) -> None:
+        """How many of the `total` jobs have finished and failed, where that has changed."""
         finished = sum(outcome.status == "FINISHED" for outcome in outcomes)
         failed = sum(outcome.failed for outcome in outcomes)
         running = sum(outcome.status == "RUNNING" for outcome in outcomes)
-        counts = {"finished": finished, "failed": failed, "running": running, "total": len(outcomes)}
+        counts = {"finished": finished, "failed": failed, "running": running, "total": total}
         if tuple(counts.values()) == self._shown:
             return
         self._shown = tuple(counts.values())
-        progress = f"{finished} of {len(outcomes)} finished" + (f", {failed} failed" if failed else "")
+        progress = f"{finished} of {total} finished" + (f", {failed} failed" if failed else "")
         begun = self._tracker.journal.run["time_ms"] if self._tracker.journal.run else 0
         seconds = int(time.time() - begun / 1000)  # a step of its own, which grows also where failed jobs run again
         self._tracker.log({f"sweep/{name}": float(count) for name, count in counts.items()}, seconds)

@@ -112,7 +112,7 @@ class GridSweeper(Sweeper):
         asked = tuple(hiding.hide(argument) for argument in arguments)
         hydra = [str(o) for o in self.config.hydra.overrides.hydra]
         kept = [o for o in hydra if split(o)[0] not in ("hydra.sweep.dir", "hydra.mode")]
-        swept = telling([point.overrides for point in points], before.swept if before else ())
+        swept = self.swept(points, before)
         old = len(before.points) if before else 0
         named = [*points[:old], *(_with_values(point, swept) for point in points[old:])]
         work = PlanOfWork(tuple(named), tuple(swept), asked, tuple(hiding.hidden(kept)))
@@ -156,6 +156,10 @@ class GridSweeper(Sweeper):
             arm = "uniform" if job in uniform or job in twins else "layerwise"
             points.append(Point(place, job, arm=arm, baseline=job in twins))  # type: ignore[arg-type]
         return points
+
+    def swept(self, points: Sequence[Point], before: PlanOfWork | None) -> Sequence[str]:
+        """The keys that set the points apart, those that they were known by first."""
+        return telling([point.overrides for point in points], before.swept if before else ())
 
     def _twins(
         self,
@@ -275,7 +279,7 @@ class GridSweeper(Sweeper):
     def _show(self) -> None:
         """A line for each job that has ended since the last look; the parent run's progress."""
         outcomes = self.outcomes()
-        total = len(outcomes)
+        total = self.total()
         for point, outcome in outcomes.items():
             if outcome.status == self._told.get(point.number):
                 continue
@@ -285,7 +289,7 @@ class GridSweeper(Sweeper):
                 stream = sys.stderr if outcome.failed else sys.stdout
                 print(hiding.hide(table.line(point, outcome, done, total)), file=stream, flush=True)
         if self.parent is not None:
-            self.parent.show(list(outcomes.values()))
+            self.parent.show(list(outcomes.values()), total)
 
     # -------------------------------------------------------------------------------------------------------- ending
 
@@ -296,7 +300,7 @@ class GridSweeper(Sweeper):
         path.write_text(hiding.hide(table.as_csv(outcomes, self.work.swept)), encoding="utf-8")
         print(f"\n{hiding.hide(table.text(outcomes))}\n")
         print(f"{table.summary(outcomes)}, in {table.duration(time.monotonic() - self._began)}", flush=True)
-        bad = [outcome for outcome in outcomes.values() if outcome.status != "FINISHED"]
+        bad = self.bad(outcomes)
         text = f"{len(bad)} of {len(outcomes)} jobs did not finish"
         if self.parent is not None:
             self.parent.keep(path)
@@ -308,6 +312,14 @@ class GridSweeper(Sweeper):
         if bad:
             print(self.how_to_go_on(), flush=True)
             raise SweepFailedError(text, 2 if all(outcome.exit_code == 2 for outcome in bad) else 1)
+
+    def total(self) -> int:
+        """How many jobs the sweep has, as far as that is known."""
+        return len(self.work.points)
+
+    def bad(self, outcomes: Mapping[Point, Outcome]) -> list[Outcome]:
+        """The outcomes for which the sweep has failed."""
+        return [outcome for outcome in outcomes.values() if outcome.status != "FINISHED"]
 
     def how_to_go_on(self) -> str:
         """The line with the command that carries the sweep on."""

@@ -25,6 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lwexp import hiding
 from lwexp.errors import LwexpError, RunError
+from lwexp.run_folder import pruned_in
 from lwexp.signals import Interrupted
 from lwexp.tracking.delivery import RUN_LOCK
 from lwexp.tracking.lock import Lock
@@ -73,7 +74,7 @@ def run_in_sweep(task: Task, config: DictConfig) -> Any:
             record.end(status, reason=reason, code=code)
             record_failure(config, folder, status, reason)
             raise
-        record.end("FINISHED", value=value)
+        record.end("FINISHED", value=value, pruned=pruned_in(folder))
         return value
 
 
