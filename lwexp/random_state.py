@@ -38,5 +38,21 @@ def set_random_state(state: Mapping[str, Any]) -> None:
         torch.mps.set_rng_state(state["mps"])
 
 
+def own_random_state(state: Mapping[str, Any], rank: int) -> Mapping[str, Any] | None:
+    """That of process `rank` in a training's `state`; None where it was saved by fewer processes."""
+    if rank == 0:
+        return state["random"]  # type: ignore[no-any-return]
+    others: list[Mapping[str, Any]] = state.get("random_of_others", [])
+    return others[rank - 1] if rank <= len(others) else None
+
+
+def seed_apart(rank: int, step: int) -> None:
+    """Seed the generators of process `rank` apart from those of the others, from optimizer step `step` on."""
+    seed = hash((torch.initial_seed(), rank, step)) % 2**32  # of numbers, so the same in each process and version
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
 def _has_mps() -> bool:
     return torch.backends.mps.is_available()
