@@ -59,7 +59,8 @@ def _whole_means(means: Tensor, weights: Tensor, processes: Processes) -> Tensor
     """The mean loss of each whole batch, [batches], from those of this process's parts and the parts' weights."""
     sums = torch.where(weights > 0, means.double().cpu() * weights, 0.0)
     loss, weight = processes.sum(torch.stack([sums, weights]))
-    return (loss / weight).to(means.dtype)
+    whole: Tensor = loss / weight
+    return whole.to(means.dtype)
 
 
 def _class_counts(answer: Tensor, guess: Tensor, classes: int) -> Tensor:

@@ -61,11 +61,11 @@ class BatchWeight:
 
     def __init__(self, loss: nn.Module) -> None:
         """Of `loss`, a `ClassLoss` or one of torch's own."""
-        inner = getattr(loss, "loss", loss)
+        inner: Any = getattr(loss, "loss", loss)
         self._weighs = isinstance(inner, (nn.CrossEntropyLoss, nn.NLLLoss))
         self._ignored: int | None = inner.ignore_index if self._weighs else None
-        weights = inner.weight if self._weighs else None
-        self._weights: torch.Tensor | None = None if weights is None else weights.detach().double().cpu()
+        weights: torch.Tensor | None = inner.weight if self._weighs else None
+        self._weights = None if weights is None else weights.detach().double().cpu()
 
     def __call__(self, labels: torch.Tensor) -> float:
         """The weight of a batch with `labels`, int64 [N] on the CPU."""

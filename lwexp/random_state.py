@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from .data.keys import sample_seed
+
 
 def random_state() -> dict[str, Any]:
     """The states of the global generators of Python, NumPy and torch, on the CPU and every GPU in use."""
@@ -48,7 +50,7 @@ def own_random_state(state: Mapping[str, Any], rank: int) -> Mapping[str, Any] |
 
 def seed_apart(rank: int, step: int) -> None:
     """Seed the generators of process `rank` apart from those of the others, from optimizer step `step` on."""
-    seed = hash((torch.initial_seed(), rank, step)) % 2**32  # of numbers, so the same in each process and version
+    seed = sample_seed(torch.initial_seed(), step, rank) % 2**32
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)

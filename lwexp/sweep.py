@@ -19,6 +19,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 
 from . import hiding
+from .distributed import launch
 from .errors import ConfigError, LwexpError, UnknownOptionError
 
 if TYPE_CHECKING:
@@ -40,17 +41,22 @@ class LwexpCallback(Callback):
         """Refuse a mistaken config while there is nothing to clean up."""
         HydraConfig.instance().set_config(config)  # ${hydra:…} in the config is looked up there
         _or_refuse(lambda: _check(config))
-        _or_refuse(lambda: _check_hydra(config, "run"))
+        if launch.follows():
+            launch.make_quiet(config)
+        else:
+            _or_refuse(lambda: _check_hydra(config, "run"))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Make the parent run."""
         hiding.hide_multirun_file()
+        _or_refuse(launch.refuse_sweep)
         _or_refuse(lambda: _check_hydra(config, "sweep"))
         _or_refuse(lambda: _open_parent(config))
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Write what Hydra would write (`hydra.output_subdir`), without secrets."""
-        hiding.write_hydra_files(config)
+        if not launch.follows():
+            hiding.write_hydra_files(config)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Hydra prints the options of a job that failed."""
@@ -66,6 +72,8 @@ def _check(config: DictConfig) -> None:
     from .settings import settings
 
     checked = settings(config)
+    if launch.follows():  # the first process looks at the folder
+        return
     folder = Path(str(config.hydra.run.dir)).absolute()
     check_place(folder, checked.resume)
     note_missing(folder)

@@ -96,7 +96,7 @@ class Trainer:
         self._weigh = BatchWeight(self.loss)
         self._shares: list[float] = []  # of each batch's loss in the step's, with several processes
         self._requests = Requests(stops=False)
-        self._agreed: tuple[int | None, bool] = None, False  # by several processes: signal that ends it, whether to save
+        self._agreed: tuple[int | None, bool] = None, False  # of several processes: the signal that ends it, a save
         self._loss = math.nan  # of the step that was read last
         self._random: Mapping[str, Any] | None = None  # random states of a checkpoint, to begin with
         self._trainable = [p for group in self.optimizer.param_groups for p in group["params"]]

@@ -26,14 +26,14 @@ Workers = int | Literal["auto"]
 
 
 class Part(NamedTuple):
-    """The part number `index` of the `count` that each batch is cut into: one for each process of a training."""
+    """Part `number` of `parts` that each batch is cut into: one for each process of a training."""
 
-    index: int
-    count: int
+    number: int
+    parts: int
 
     def bounds(self, samples: int) -> tuple[int, int]:
         """Where in a batch of so many the part begins and ends; the parts differ by one sample at most."""
-        return self.index * samples // self.count, (self.index + 1) * samples // self.count
+        return self.number * samples // self.parts, (self.number + 1) * samples // self.parts
 
 
 WHOLE = Part(0, 1)

@@ -85,7 +85,8 @@ def _batch_norm(
         normal = normal * weight.view(shape)
     if bias is not None:
         normal = normal + bias.view(shape)
-    return normal.to(x.dtype)
+    result: Tensor = normal.to(x.dtype)
+    return result
 
 
 class _Sum(torch.autograd.Function):
@@ -97,7 +98,7 @@ class _Sum(torch.autograd.Function):
         return _summed(tensor)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         """Of the gradients."""
         return _summed(gradient)

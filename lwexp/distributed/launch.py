@@ -50,6 +50,13 @@ def follows() -> bool:
     return os.environ.get("RANK", "0") != "0" and launched().rank > 0
 
 
+def refuse_sweep() -> None:
+    """Raise `ConfigError` where several processes would each start the same sweep."""
+    size = launched().size
+    if size > 1:
+        raise ConfigError("WORLD_SIZE", size, "a sweep is started by one process; start each of its runs on several")
+
+
 def leave_to_first() -> None:
     """Before this process ends with a mistake that the first one tells: a launcher kills all when one has ended.
 
@@ -67,7 +74,7 @@ def make_quiet(config: DictConfig) -> None:
 
     from omegaconf import open_dict, read_write
 
-    with read_write(config), open_dict(config):
+    with read_write(config.hydra), open_dict(config.hydra):
         config.hydra.run.dir = str(Path.cwd())
         handlers = {"none": {"class": "logging.NullHandler"}}
         config.hydra.job_logging = {"version": 1, "handlers": handlers, "root": {"handlers": ["none"]}}

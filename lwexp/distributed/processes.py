@@ -21,7 +21,7 @@ from lwexp.signals import Interrupted
 from .launch import Launch, launched
 
 if TYPE_CHECKING:
-    from torch.distributed import Store
+    from torch.distributed.distributed_c10d import Store
 
 T = TypeVar("T")
 _POLL_SECONDS = 0.02
@@ -206,6 +206,8 @@ def join() -> Processes:
     if launch.size == 1:
         return ALONE
     from torch import distributed
+    from torch.distributed.distributed_c10d import PrefixStore
+    from torch.distributed.rendezvous import rendezvous
 
     if not distributed.is_available():
         raise ConfigError("WORLD_SIZE", launch.size, "this build of torch trains in one process only")
@@ -213,9 +215,9 @@ def join() -> Processes:
     # While it waits in here for the others a process runs no handler; what a launcher sends must end it all the same.
     handler = signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
-        store, _, _ = next(distributed.rendezvous("env://", launch.rank, launch.size))
+        store, _, _ = next(rendezvous("env://", launch.rank, launch.size))
         backend = "cpu:gloo,cuda:nccl" if on_gpus else "gloo"
         distributed.init_process_group(backend, store=store, rank=launch.rank, world_size=launch.size)
     finally:
         signal.signal(signal.SIGTERM, handler)
-    return Team(launch, distributed.PrefixStore("lwexp", store))
+    return Team(launch, PrefixStore("lwexp", store))

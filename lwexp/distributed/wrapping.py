@@ -1,10 +1,11 @@
-"""A model on several processes: copies whose gradients are averaged (DDP), or one whose parameters are shared out (FSDP).
+"""A model on several processes: copies whose gradients are averaged (DDP), or one that is shared out (FSDP2).
 
 Either way its parameters keep their names, and the plan its groups.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
@@ -78,20 +79,17 @@ class Replicated(Wrapped):
     """Whole in every process, by `DistributedDataParallel`."""
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
-        """Parameters that a forward pass does not use are looked for, since a network may have some."""
+        """With a static graph, DDP finds in the first step which parameters a forward pass does not use."""
         from torch.nn.parallel import DistributedDataParallel
 
-        self.forward = DistributedDataParallel(
-            model,
-            device_ids=[device] if device.type == "cuda" else None,
-            broadcast_buffers=False,
-            find_unused_parameters=True,
-            init_sync=False,
-        )
+        known = inspect.signature(DistributedDataParallel).parameters
+        buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # its older name
+        options: dict[str, Any] = {buffers: False, "init_sync": False, "static_graph": True}
+        self.forward = DistributedDataParallel(model, [device] if device.type == "cuda" else None, **options)
 
     def reducing(self, last: bool) -> AbstractContextManager[Any]:
         """By DDP's `no_sync`."""
-        return nullcontext() if last else self.forward.no_sync()  # type: ignore[no-any-return]
+        return nullcontext() if last else self.forward.no_sync()
 
 
 class Sharded(Wrapped):
@@ -128,7 +126,7 @@ class Sharded(Wrapped):
 def shard_optimizer(optimizer: torch.optim.Optimizer, before: Sequence[Tensor], after: Sequence[nn.Parameter]) -> None:
     """Let `optimizer` go on with the parameters `after` in place of `before`, its state shared out as they are."""
     new = {id(old): parameter for old, parameter in zip(before, after, strict=True)}
-    state = {
+    state: dict[Tensor, Any] = {
         new[id(old)]: {
             key: sharded_like(value, new[id(old)])
             if isinstance(value, Tensor) and value.shape == old.shape and value.ndim
@@ -162,9 +160,7 @@ def _blocks(model: nn.Module) -> Iterator[nn.Module]:
     for name, parameter in model.named_parameters(remove_duplicate=False):
         unit = next((prefix for prefix, _ in found if name.startswith(prefix)), "")
         owners.setdefault(id(parameter), set()).add(unit)
-    for _, unit in found:
-        parameters = list(unit.parameters())
+    for _, child in found:
+        parameters = list(child.parameters())
         if parameters and all(len(owners[id(p)]) == 1 for p in parameters):
-            yield unit
-
-
+            yield child
