@@ -85,11 +85,15 @@ class Replicated(Wrapped):
         known = inspect.signature(DistributedDataParallel).parameters
         buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # its older name
         options: dict[str, Any] = {buffers: False, "init_sync": False, "static_graph": True}
+        self._passed = False
         self.forward = DistributedDataParallel(model, [device] if device.type == "cuda" else None, **options)
 
     def reducing(self, last: bool) -> AbstractContextManager[Any]:
-        """By DDP's `no_sync`."""
-        return nullcontext() if last else self.forward.no_sync()
+        """By DDP's `no_sync`, which a static graph does not allow in its first pass; averaging twice does no harm."""
+        if last or not self._passed:
+            self._passed = True
+            return nullcontext()
+        return self.forward.no_sync()  # type: ignore[no-any-return]
 
 
 class Sharded(Wrapped):
@@ -138,7 +142,7 @@ def shard_optimizer(optimizer: torch.optim.Optimizer, before: Sequence[Tensor], 
     for group in optimizer.param_groups:
         group["params"] = [new[id(old)] for old in group["params"]]
         if group.get("fused") and not hasattr(optimizer, "stock"):
-            group["fused"] = False  # torch's fused kernels of most optimizers take whole tensors only
+            group["fused"] = False  # torch's fused kernels of most optimizers take no DTensors
     optimizer.state.clear()
     optimizer.state.update(state)
 
