@@ -1,16 +1,15 @@
 """Small trainings that one process, or several under torchrun, make alike; as a script it makes all of them.
 
-torchrun … distributed_training.py FOLDER writes what came out of each case to FOLDER/cases.pt.
+torchrun … distributed_training.py FOLDER [slow] writes what came out of each case to FOLDER/cases.pt.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -109,6 +108,8 @@ class Case:
     weights: list[float] | None = None
     broken: int | None = None
     before: Callable[[Trainer], None] | None = None
+    every_steps: int | None = None  # between checkpoints
+    slow: bool = False
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -149,17 +150,18 @@ def signalled(signum: int, step: int) -> Callable[[Trainer], None]:
 
 
 PLAN = {"grouping": "per_parameter", "lr": 0.02, "mult": 0.9}
+NORMS = Case(weights=[0.2, 1.0, 3.0], optimizer="adamw", optimizer_options={"weight_decay": 0.3}, every_steps=3,
+             plan={"no_weight_decay": True, "freeze": ["blocks.0"], "freeze_mode": "lr_zero"})  # fmt: skip
+BATCH_NORMS = Case(Images, optimizer="sgd", optimizer_options={"momentum": 0.9}, plan={"lr": 0.05}, every_steps=3)
 CASES = {
-    "layer norms": Case(options={"accumulate": 2, "clip_grad_norm": 0.05}),
-    "class weights": Case(weights=[0.2, 1.0, 3.0], optimizer="adamw", optimizer_options={"weight_decay": 0.3},
-                          plan={"no_weight_decay": True, "freeze": ["blocks.0"], "freeze_mode": "lr_zero"}),
-    "frozen": Case(plan={"freeze": ["blocks.1", "stem"]}, optimizer="sgd", optimizer_options={"momentum": 0.9}),
-    "batch norms": Case(Images, optimizer="sgd", optimizer_options={"momentum": 0.9}, plan={"lr": 0.05}),
+    "layer norms": NORMS,
+    "batch norms": BATCH_NORMS,
+    "frozen": Case(plan={"freeze": ["blocks.1", "stem"]}, options={"accumulate": 2, "clip_grad_norm": 0.05}),
+    "skipped": Case(before=poisoned(0, 3), options={"nonfinite": "skip", "clip_grad_norm": 0.05}),
+    "float32": Case(Images, dtype=torch.float32, optimizer="sgd", optimizer_options={"momentum": 0.9}),
     "batch norms, frozen statistics": Case(
-        Images, plan={"freeze": ["layer1", "bn1"]}, options={"freeze_stats": True, "read_late": True}),
-    "float32": Case(Images, dtype=torch.float32, optimizer="sgd"),
-    "skipped": Case(before=poisoned(0, 3), options={"nonfinite": "skip"}),
-    "rmsprop": Case(optimizer="rmsprop"),
+        Images, plan={"freeze": ["layer1", "bn1"]}, options={"freeze_stats": True, "read_late": True}, slow=True),
+    "rmsprop": Case(optimizer="rmsprop", slow=True),
 }  # fmt: skip
 
 
@@ -186,7 +188,7 @@ def make_trainer(folder: Path, case: Case, processes: Processes = ALONE, **optio
         steps=STEPS,
         epochs=EPOCHS,
         progress=False,
-        checkpoints=Checkpoints(folder / "checkpoints", every_steps=1, every_minutes=None, keep=100),
+        checkpoints=Checkpoints(folder / "checkpoints", every_steps=case.every_steps, every_minutes=None, keep=100),
         processes=processes,
         **{**case.options, **options},
     )
@@ -202,13 +204,14 @@ def outcome(trainer: Trainer) -> dict[str, Any]:
         ended = "finished"
     except (LwexpError, KeyboardInterrupt, Interrupted) as error:
         ended = f"{type(error).__name__}: {error}"
-    assert isinstance(trainer.tracker, Recorder) and trainer.checkpoints is not None
+    assert isinstance(trainer.tracker, Recorder)
+    assert trainer.checkpoints is not None
     state = trainer.state()
     saved = [path.name for path in trainer.checkpoints.paths()]
     return {
-        "ended": ended, "logged": trainer.tracker.values, "state": {k: state[k] for k in ("model", "optimizer", "step")},
+        "ended": ended, "logged": trainer.tracker.values, "model": state["model"], "optimizer": state["optimizer"],
         "random": flat([state["random"], state["random_of_others"]]), "labels": trainer.plan.labels, "saved": saved,
-        "best": trainer.best,
+        "step": state["step"],
     }  # fmt: skip
 
 
@@ -225,59 +228,52 @@ def until(step: int) -> Callable[[Trainer], None]:
     return signalled(signal.SIGTERM, step - 1)
 
 
-def main(folder: Path) -> None:
-    torch.set_num_threads(1)
-    processes = join()
-    found: dict[str, Any] = {}
+def made(folder: Path, processes: Processes, *, slow: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What came out of each case, by its name; in `folder`/alone are files of a single process to go on from."""
+
+    def run(name: str, case: Case, **options: Any) -> tuple[str, dict[str, Any]]:
+        return f"{parallel} {name}", outcome(
+            make_trainer(folder / parallel / name, case, processes, parallel=parallel, **options)
+        )
+
     for parallel in ("ddp", "fsdp"):
         for name, case in CASES.items():
-            found[f"{parallel} {name}"] = outcome(
-                make_trainer(folder / parallel / name, case, processes, parallel=parallel)
-            )
-        stop = Case(before=poisoned(4))
-        found[f"{parallel} stop"] = outcome(
-            make_trainer(folder / parallel / "stop", stop, processes, parallel=parallel)
+            if slow == case.slow:
+                yield run(name, case)
+        if slow:
+            for signum in (signal.SIGINT, signal.SIGUSR1):
+                yield run(signum.name, Case(before=signalled(signum, 2)))
+            for precision in ("bf16", "fp16"):
+                options = {"precision": precision, "clip_grad_norm": 0.5}
+                yield run(precision, Case(dtype=torch.float32, options=options))
+            continue
+        yield run("stop", Case(before=poisoned(4)))
+        yield run("broken", Case(broken=next(iter(make_trainer(folder / "x", Case()).train.epoch_sampler))[-1].sample))
+        # from a file of one process, and from there to the other way of sharing out
+        name = "layer norms" if parallel == "ddp" else "batch norms"
+        there, case = folder / "back" / name, replace(CASES[name], before=until(5))
+        file = folder / "alone" / name / "checkpoints" / "step_00000003.ckpt"
+        yield f"{parallel} from one", resumed(there, case, processes, file, parallel=parallel)
+        file, other = there / "checkpoints" / "step_00000005.ckpt", "fsdp" if parallel == "ddp" else "ddp"
+        yield f"{other} over", resumed(folder / "over" / name, CASES[name], processes, file, parallel=other)
+        yield run("dropout", (dropping := Case(Dropping, every_steps=3)))
+        file = folder / parallel / "dropout" / "checkpoints" / "step_00000003.ckpt"
+        yield (
+            f"{parallel} dropout again",
+            resumed(folder / "again" / parallel, dropping, processes, file, parallel=parallel),
         )
-        corrupt = Case(
-            broken=int(make_trainer(folder / "x", Case()).train.epoch_sampler.__iter__().__next__()[-1].sample)
-        )
-        found[f"{parallel} corrupt"] = outcome(
-            make_trainer(folder / parallel / "corrupt", corrupt, processes, parallel=parallel)
-        )
-        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-            case = Case(before=signalled(signum, 2))
-            trainer = make_trainer(folder / parallel / signum.name, case, processes, parallel=parallel)
-            trainer.checkpoints._every_steps = None  # type: ignore[union-attr]
-            found[f"{parallel} {signum.name}"] = outcome(trainer)
-        # from a file of one process, to which the test adds the way back; to the other way of sharing out
-        for name in ("class weights", "batch norms"):
-            made = folder / "alone" / name / "checkpoints" / "step_00000003.ckpt"
-            there = folder / "back" / parallel / name
-            case = replace(CASES[name], before=until(5))
-            found[f"{parallel} 1 to 2 {name}"] = resumed(there, case, processes, made, parallel=parallel)
-            other = "fsdp" if parallel == "ddp" else "ddp"
-            file = there / "checkpoints" / "step_00000005.ckpt"
-            found[f"{parallel} to {other} {name}"] = resumed(
-                folder / "over" / parallel / name, CASES[name], processes, file, parallel=other
-            )
-        drops = folder / parallel / "dropout"
-        found[f"{parallel} dropout"] = outcome(make_trainer(drops, Case(Dropping), processes, parallel=parallel))
-        file = drops / "checkpoints" / "step_00000003.ckpt"
-        found[f"{parallel} dropout resumed"] = resumed(
-            folder / parallel / "again", Case(Dropping), processes, file, parallel=parallel
-        )
-    for precision in ("bf16", "fp16"):
-        for parallel in ("ddp", "fsdp"):
-            case = Case(dtype=torch.float32, options={"precision": precision, "clip_grad_norm": 0.5})
-            trainer = make_trainer(folder / precision / parallel, case, processes, parallel=parallel)
-            found[f"{parallel} {precision}"] = outcome(trainer)
-    every = processes.all_gathered({name: (result["ended"], result["state"]["step"]) for name, result in found.items()})
+
+
+def main(folder: Path, *, slow: bool) -> None:
+    torch.set_num_threads(1)
+    processes = join()
+    found = dict(made(folder, processes, slow=slow))
+    every = processes.all_gathered({name: (result["ended"], result["step"]) for name, result in found.items()})
     if processes.is_first:
-        torch.save(found, folder / "cases.pt")
-        (folder / "ends.json").write_text(json.dumps(every))
+        torch.save({"found": found, "ends": every}, folder / "cases.pt")
     processes.leave()
 
 
 if __name__ == "__main__":
     warnings.simplefilter("error")
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), slow=sys.argv[2:] == ["slow"])
