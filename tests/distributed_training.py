@@ -158,7 +158,7 @@ CASES = {
     "batch norms": BATCH_NORMS,
     "frozen": Case(plan={"freeze": ["blocks.1", "stem"]}, options={"accumulate": 2, "clip_grad_norm": 0.05}),
     "skipped": Case(before=poisoned(0, 3), options={"nonfinite": "skip", "clip_grad_norm": 0.05}),
-    "float32": Case(Images, dtype=torch.float32, optimizer="sgd", optimizer_options={"momentum": 0.9}),
+    "float32": Case(Images, dtype=torch.float32, optimizer="sgd", optimizer_options={"momentum": 0.9}, slow=True),
     "batch norms, frozen statistics": Case(
         Images, plan={"freeze": ["layer1", "bn1"]}, options={"freeze_stats": True, "read_late": True}, slow=True),
     "rmsprop": Case(optimizer="rmsprop", slow=True),

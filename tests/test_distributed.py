@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -217,7 +216,7 @@ def test_a_sweep_is_not_started_by_several(lwexp_here: Callable[..., Outcome], m
         (["lrr=1"], "error: lrr=1: unknown option; did you mean lr?"),
         (["batch_size=1"], "error: batch_size=1: each of the 2 processes needs a part of the batch"),
         (["device=cuda:1"], "error: device=cuda:1: several processes train on auto, cpu, or cuda: a GPU for each"),
-        (["parallel=fsdp", "channels_last=true"], "error: channels_last=true: parallel=fsdp takes parameters in .*"),
+        (["parallel=fsdp", "channels_last=true"], "error: channels_last=True: parallel=fsdp takes parameters"),
     ],
 )
 def test_a_mistake_is_told_once_and_leaves_nothing(tmp_path: Path, arguments: list[str], line: str) -> None:
@@ -226,7 +225,7 @@ def test_a_mistake_is_told_once_and_leaves_nothing(tmp_path: Path, arguments: li
     assert process.returncode != 0
     lines = [text for text in printed.splitlines() if text.startswith("error: ")]
     assert len(lines) == 1, printed
-    assert re.fullmatch(line, lines[0])
+    assert lines[0].startswith(line)
     assert "exitcode  : 2" in printed, "torchrun's own report, after which it exits with 1"
     assert not (tmp_path / "outputs" / "runs").exists() or [*(tmp_path / "outputs" / "runs").iterdir()] == []
 
