@@ -168,6 +168,7 @@ class Trainer:
             self.model, self.plan, self.optimizer, self.device, self.processes, self.parallel, self.sync_batchnorm
         )
         self._trainable = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self._late = self._late and getattr(self.optimizer, "_step_supports_amp_scaling", False)
         if self._random is None and not self.processes.is_first:  # else all would drop the same units
             seed_apart(self.processes.rank, self.step)
 
@@ -198,7 +199,7 @@ class Trainer:
     def _next(self, batches: Iterator[list[Any]]) -> list[Any] | None:
         """The next of `batches`, or None after the last.
 
-        Several processes agree here: on what one of them meets or is asked for, on rank 0's clock, and on the weights
+        Several processes agree here: on what one of them meets or is asked for, on the first one's clock, and on the weights
         of their parts of the batches, which the losses' means divide by.
         """
         if self.processes.size == 1:

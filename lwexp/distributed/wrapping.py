@@ -143,6 +143,7 @@ def shard_optimizer(optimizer: torch.optim.Optimizer, before: Sequence[Tensor], 
         group["params"] = [new[id(old)] for old in group["params"]]
         if group.get("fused") and not hasattr(optimizer, "stock"):
             group["fused"] = False  # torch's fused kernels of most optimizers take no DTensors
+            optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]  # which only those do
     optimizer.state.clear()
     optimizer.state.update(state)
 
