@@ -199,8 +199,8 @@ class Trainer:
     def _next(self, batches: Iterator[list[Any]]) -> list[Any] | None:
         """The next of `batches`, or None after the last.
 
-        Several processes agree here: on what one of them meets or is asked for, on the first one's clock, and on the weights
-        of their parts of the batches, which the losses' means divide by.
+        Several processes agree here: on what one of them meets or is asked for, on the first one's clock, and on the
+        weights of their parts of the batches, which the losses' means divide by.
         """
         if self.processes.size == 1:
             return next(batches, None)
