@@ -39,7 +39,7 @@ class Checkpoints:
         """
         self.folder = folder
         self._every_steps, self._every_minutes, self._keep = every_steps, every_minutes, keep
-        self.saved_step: int | None = None  # of the last one that this process wrote
+        self.saved_step: int | None = None  # of the last one in this process's time
         self._read_back = False
         self.begin(0)
 
@@ -81,9 +81,13 @@ class Checkpoints:
         except OSError as error:
             raise RunError(f"cannot write the checkpoint {path}: {_line(error)}; {self._left()}") from error
         self._prune(step)
+        self.note_saved(step)
+        return path
+
+    def note_saved(self, step: int) -> None:
+        """One was saved with `step` optimizer steps done, by this process or the one that does it for all."""
         self.saved_step = step
         self.begin(step)
-        return path
 
     def newest(self) -> dict[str, Any] | None:
         """The state in the newest whole file, None if there is none; a warning names each damaged one and why."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from . import hiding
+from .distributed import launch
 from .errors import ConfigError, LwexpError, UnknownNameError, UnknownOptionError
 from .signals import Interrupted, handle_in_command
 
@@ -43,7 +44,8 @@ def main(task: Callable[[Any], Any], folder: str) -> None:
         )()
     except (KeyboardInterrupt, Interrupted) as stopped:
         code = 130 if isinstance(stopped, KeyboardInterrupt) else 143
-        print("interrupted", file=sys.stderr)
+        if not launch.follows():
+            print("interrupted", file=sys.stderr)
         sys.exit(code)
     except Exception as error:
         if wants_traceback:
@@ -89,8 +91,11 @@ def _one_lined(task: Callable[[Any], Any], *, trains: bool) -> Callable[[Any], A
 
 
 def refuse(error: LwexpError) -> NoReturn:
-    """End the process with the error's line and code."""
-    print(hiding.hide(f"error: {error}"), file=sys.stderr)
+    """End the process with the error's line and code; of several processes the first tells it."""
+    if launch.follows():
+        launch.leave_to_first()
+    else:
+        print(hiding.hide(f"error: {error}"), file=sys.stderr)
     sys.exit(error.exit_code)
 
 

@@ -256,6 +256,8 @@ class RunConfig(Section):
     precision: Literal["fp32", "bf16", "fp16"]
     channels_last: bool
     compile: bool
+    parallel: Literal["ddp", "fsdp"]
+    sync_batchnorm: bool
     nonfinite: Literal["stop", "skip"]
     progress: bool
     resume: str | None

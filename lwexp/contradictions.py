@@ -33,6 +33,15 @@ def check_steps(config: RunConfig, batches: int, steps: int) -> Iterator[str]:
         yield f"max_steps={config.max_steps} is never reached: epochs={config.epochs} are {steps} steps"
 
 
+def check_processes(config: RunConfig, size: int) -> None:
+    """What a training on several processes, `size` of them, cannot do."""
+    if config.batch_size < size:
+        why = f"each of the {size} processes needs a part of the batch"
+        raise ConfigError("batch_size", config.batch_size, why)
+    if size > 1 and config.parallel == "fsdp" and config.channels_last:
+        raise ConfigError("channels_last", True, "parallel=fsdp takes parameters in their usual order only")
+
+
 def check_plan(config: RunConfig, plan: Plan) -> None:
     """Contradictions between freezing, rates and patterns."""
     if config.freeze_stats and not plan.frozen_names:

@@ -3,42 +3,73 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
 
-from .data import EpochLoader, call, to_device
+from .data import Batch, EpochSampler, call, to_device
+from .distributed.processes import ALONE, Processes
+from .loss import BatchWeight
 
 
 def evaluate(
     model: nn.Module,
-    loader: EpochLoader,
+    batches: Iterable[Batch],
+    sampler: EpochSampler,
     loss: nn.Module,
     split: str,
     *,
     device: torch.device,
-    autocast: AbstractContextManager[object],
-    between: Callable[[], None],
+    context: AbstractContextManager[object],
+    processes: Processes = ALONE,
 ) -> dict[str, float]:
-    """Mean loss, accuracy and macro F1 over a split, as `<split>/loss`, …; `between` is called before each batch."""
+    """Mean loss, accuracy and macro F1 over a split, as `<split>/loss`, …
+
+    `batches` come in the order of `sampler`: with several processes, of each batch this one's part. The forward passes
+    are made in `context`.
+    """
     model.eval()
-    losses, guesses, answers = [], [], []
-    with torch.inference_mode(), autocast:
-        for batch in loader:
-            between()
+    weigh, sizes = BatchWeight(loss), sampler.batch_sizes()
+    losses, weights, guesses, answers = [], [], [], []
+    with context:
+        for batch, size in zip(batches, sizes, strict=True):
             inputs, labels = to_device(batch, device)
             scores = call(model, inputs)
-            losses.append(loss(scores, labels) * len(labels))
-            guesses.append(scores.argmax(dim=1))
-            answers.append(labels)
+            losses.append(loss(scores, labels))
+            first, last = sampler.part.bounds(size)  # nothing between them: a sample is there, and does not count
+            weights.append(weigh(batch[1][: last - first]) if processes.size > 1 else 1.0)
+            guesses.append(scores.argmax(dim=1)[: last - first])
+            answers.append(labels[: last - first])
     guess, answer = torch.cat(guesses).cpu(), torch.cat(answers).cpu()
+    means = torch.stack(losses)
+    if processes.size > 1:
+        means = _whole_means(means, torch.tensor(weights, dtype=torch.float64), processes)
+    counts = processes.sum(_class_counts(answer, guess, scores.shape[1]))
+    samples = sum(sizes)
     return {
-        f"{split}/loss": (torch.stack(losses).sum() / len(answer)).item(),
-        f"{split}/accuracy": (guess == answer).float().mean().item(),
-        f"{split}/macro_f1": macro_f1(answer, guess),
+        f"{split}/loss": ((means * torch.tensor(sizes, device=means.device)).sum() / samples).item(),
+        f"{split}/accuracy": (counts[0].sum().float() / samples).item(),
+        f"{split}/macro_f1": _macro_f1(counts),
     }
+
+
+def _whole_means(means: Tensor, weights: Tensor, processes: Processes) -> Tensor:
+    """The mean loss of each whole batch, [batches], from those of this process's parts and the parts' weights."""
+    sums = torch.where(weights > 0, means.double().cpu() * weights, 0.0)
+    loss, weight = processes.sum(torch.stack([sums, weights]))
+    whole: Tensor = loss / weight
+    return whole.to(means.dtype)
+
+
+def _class_counts(answer: Tensor, guess: Tensor, classes: int) -> Tensor:
+    """For each class how often it was guessed rightly, and how often it was answered or guessed: int64 [2, classes].
+
+    `answer` and `guess` are int64 [n] on the CPU.
+    """
+    right = torch.bincount(answer[answer == guess], minlength=classes)
+    return torch.stack([right, torch.bincount(answer, minlength=classes) + torch.bincount(guess, minlength=classes)])
 
 
 def macro_f1(answer: Tensor, guess: Tensor) -> float:
@@ -49,11 +80,12 @@ def macro_f1(answer: Tensor, guess: Tensor) -> float:
     >>> macro_f1(torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 1, 1]))
     0.7333333333333334
     """
-    classes = int(torch.cat([answer, guess]).max()) + 1
-    right = torch.bincount(answer[answer == guess], minlength=classes)
-    together = torch.bincount(answer, minlength=classes) + torch.bincount(guess, minlength=classes)
-    occurring = together > 0
-    return float((2 * right[occurring].double() / together[occurring]).mean())
+    return _macro_f1(_class_counts(answer, guess, int(torch.cat([answer, guess]).max()) + 1))
+
+
+def _macro_f1(counts: Tensor) -> float:
+    right, together = counts[:, counts[1] > 0]
+    return float((2 * right.double() / together).mean())
 
 
 def rank(metrics: Mapping[str, float]) -> tuple[float, float]:

@@ -4,7 +4,8 @@ torch's fused optimizers gather every list of tensors anew at each step, and add
 the lists are kept and the counters share one tensor. What is left for each group is one call of the kernel that torch
 calls, with the group's own rate; SGD with momentum takes all groups of a single small parameter on the CPU in two.
 The numbers are torch's, bit for bit, and so is `state_dict`. Wherever the lists do not fit (a missing gradient,
-`capturable`, sparse or distributed tensors), torch's own step is taken.
+`capturable`, sparse tensors), torch's own step is taken. Of parameters that are shared out among processes the kernels
+take this process's parts: what these optimizers do with a number depends on no other number.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+
+from .distributed.shards import is_sharded, own_part
 
 _SMALL = 8192  # numbers that are read once more in less time than a kernel call takes (benchmarks/optimizer_step)
 _RATE, _PARAMETERS = itemgetter("lr"), itemgetter("params")
@@ -176,12 +179,13 @@ class _Lists:
         if len({p.device for p in self._parameters}) != 1:
             raise _UnfitError
         self._device = self._parameters[0].device
+        self._sharded = is_sharded(self._parameters[0])
         self._steps = _share_steps([state[p] for p in self._parameters if "step" in state.get(p, {})])
         self._arguments, first = [], 0
         for call in self._calls:
             part = slice(first, first := first + len(call.parameters))
-            buffers = [[state[p][name] for p in call.parameters] if name else [] for name in call.buffers]
-            self._arguments.append((call.kernel, call.parameters, part, buffers, call.options))
+            buffers = [[own_part(state[p][name]) for p in call.parameters] if name else [] for name in call.buffers]
+            self._arguments.append((call.kernel, [*map(own_part, call.parameters)], part, buffers, call.options))
         self._joined: list[tuple[list[Tensor], list[Tensor], list[Tensor]]] = []  # parameters, buffers, rates
         self._joined_rates: list[tuple[array[Any], list[int]]] = []  # the same in one array, and the group of each
         for call, (_, parameters, _, buffers, _) in zip(self._calls, self._arguments, strict=True):
@@ -214,6 +218,8 @@ class _Lists:
         if self._device.type == "cuda" and torch.cuda.is_current_stream_capturing():
             return False
         gradients = [p.grad for p in self._parameters]
+        if self._sharded:
+            gradients = [None if gradient is None else own_part(gradient) for gradient in gradients]
         if set(map(type, gradients)) != {Tensor} or any(p.grad is not None for p in self._idle):
             return False
         scaling = {key: getattr(optimizer, key, None) for key in ("grad_scale", "found_inf")}
@@ -267,15 +273,17 @@ class _Lists:
 
 def _check(p: Tensor, group: Mapping[str, Any], entry: Mapping[str, Any], buffers: Sequence[str | None]) -> None:
     """Raises `_UnfitError` for what the kernels do not take in lists, `_NotYetError` for a parameter without state."""
-    gradient = p.data if p.grad is None else p.grad
+    values = own_part(p.data)
+    gradient = values if p.grad is None else own_part(p.grad)
+    entry = {name: own_part(value) if isinstance(value, Tensor) else value for name, value in entry.items()}
     if not group["fused"] or group.get("capturable") or group.get("differentiable") or isinstance(group["lr"], Tensor):
         raise _UnfitError
     if not p.is_floating_point() or p.device.type not in ("cpu", "cuda") or gradient.dtype != p.dtype:
         raise _UnfitError
-    tensors = [p.data, gradient, *(entry[name] for name in buffers if name and name in entry)]
+    tensors = [values, gradient, *(entry[name] for name in buffers if name and name in entry)]
     if any(type(tensor) is not Tensor or tensor.layout != torch.strided for tensor in tensors):
         raise _UnfitError
-    if not _alike(p, gradient, entry):
+    if not _alike(values, gradient, entry):
         raise _UnfitError
     if any(name not in entry for name in buffers if name):
         raise _NotYetError
@@ -373,7 +381,12 @@ class FusedSGD(_Fused, torch.optim.SGD):
         return bool(group["momentum"]) and not group["nesterov"]
 
     def _kernel_errs(self, group: Mapping[str, Any]) -> bool:
-        """Also where only some of the group's parameters have a buffer, the others having their first gradient now."""
+        """Also where only some of the group's parameters have a buffer, the others having their first gradient now.
+
+        Nor does this kernel take a parameter that is shared out as a whole.
+        """
+        if any(map(is_sharded, group["params"])):
+            return True
         have = {"momentum_buffer" in self.state.get(p, {}) for p in group["params"] if p.grad is not None}
         return (bool(group["momentum"]) and len(have) > 1) or super()._kernel_errs(group)
 

@@ -18,15 +18,17 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from .checkpoint import Checkpoints
-from .config import RunConfig, SourceTaskConfig
+from .config import RunConfig, SourceTaskConfig, TorchvisionConfig
+from .contradictions import check_processes
 from .data import eval_loader, train_loader, workers_note
+from .distributed.processes import Processes, join
 from .instantiate import (
     Experiment,
-    build_device,
     build_loss,
     build_optimizer,
     cache_settings,
     make_experiment,
+    open_whole_data,
     put_channels_last,
 )
 from .pictures import draw_plan, draw_seen
@@ -58,23 +60,38 @@ log = logging.getLogger(__name__)
 def run_job(composed: DictConfig) -> float:
     """Train as `composed` says, or go on with the run of Hydra's run folder; returns the best validation accuracy.
 
-    Raises `LwexpError`.
+    Of several processes that a launcher has started, each does its part. Raises `LwexpError`.
     """
+    processes = join()
+    try:
+        best = _run(composed, processes)
+    except BaseException as error:
+        processes.leave(error)
+        raise
+    processes.leave()
+    return best
+
+
+def _run(composed: DictConfig, processes: Processes) -> float:
     config = settings(composed)
     hydra = HydraConfig.get()
-    folder = Path(hydra.runtime.output_dir)
-    base = begun_in(folder) or Path(hydra.runtime.cwd)  # a run that goes on finds its store and its files again
-    check_place(folder, config.resume or ("auto" if point_of(folder) is not None else None))
+    folder = processes.first(lambda: Path(hydra.runtime.output_dir))
+    # a run that goes on finds its store and its files again
+    base = processes.first(lambda: begun_in(folder)) or Path(hydra.runtime.cwd)
+    processes.first(lambda: check_place(folder, config.resume or ("auto" if point_of(folder) is not None else None)))
     values = redacted({**plain(composed), "lr_overrides": dict(config.lr_overrides)})  # in the order that counts
-    best = finished(config, values, folder, base)
+    best = processes.first(lambda: finished(config, values, folder, base))
     if best is not None:
         return best
-    answers = prepare(config.tracking, base)
+    answers = processes.first(lambda: prepare(config.tracking, base))
     seed_everything(config.seed)
-    device = build_device(config.device)
-    experiment = make_experiment(config, base)
+    device = processes.together(lambda: processes.device(config.device))
+    check_processes(config, processes.size)
+    if processes.size > 1 and isinstance(config.data, TorchvisionConfig):
+        processes.first(lambda: bool(open_whole_data(config, base)))  # one downloads
+    experiment = processes.together(lambda: make_experiment(config, base))
     log.info("%s\n", experiment.plan)
-    job = _Job(experiment, device, folder, base, values)
+    job = processes.together(lambda: _Job(experiment, device, folder, base, values, processes))
     try:
         return job.run(list(hydra.overrides.task), answers=answers)
     finally:
@@ -86,16 +103,24 @@ class _Job:
     """The training of an experiment and its record: from what the folder holds to the end of the run."""
 
     def __init__(
-        self, experiment: Experiment, device: torch.device, folder: Path, base: Path, values: Mapping[str, Any]
+        self,
+        experiment: Experiment,
+        device: torch.device,
+        folder: Path,
+        base: Path,
+        values: Mapping[str, Any],
+        processes: Processes,
     ) -> None:
         config, source = experiment.config, experiment.source
         self.experiment, self.folder, self.base, self.values = experiment, folder, base, values
-        experiment.built.module.to(device)
+        self.processes = processes
+        # what is shared out later need not fit on one GPU
+        experiment.built.module.to("cpu" if processes.size > 1 and config.parallel == "fsdp" else device)
         if config.channels_last:
             put_channels_last(experiment.built.module)
         self.loading: dict[str, Any] = {
             "batch_size": config.batch_size, "workers": config.data.workers, "device": device,
-            "channels_last": config.channels_last,
+            "channels_last": config.channels_last, "part": processes.part,
         }  # fmt: skip
         passes = experiment.steps / experiment.steps_per_epoch
         cache = cache_settings(config, base, passes)
@@ -133,42 +158,31 @@ class _Job:
             config=values,
             nonfinite=config.nonfinite,
             judged=judge(config.sweep.search, folder, experiment.steps - 1),
+            processes=processes,
+            parallel=config.parallel,
+            sync_batchnorm=config.sync_batchnorm,
         )
 
     def run(self, overrides: list[str], *, answers: bool) -> float:
         """Begin or go on, train, and end the record, also where the training does not end well."""
-        config, folder, base = self.experiment.config, self.folder, self.base
-        goes_on, status = has_run(folder), ended(folder)
+        first = self.processes.first
         # A mistake is told before the record is touched; nothing is changed before the record is this process's alone
-        found = self.checkpoints.paths() if goes_on else []
-        state = self.checkpoints.newest() if goes_on else None
-        changed = self._changed(state) if goes_on else []
-        if not goes_on:
-            keep_config(folder, self.values)  # first, so that a run with a journal can always go on
-        parent, name, tags = place_in_sweep(folder)
-        tracker = start(
-            config.tracking,
-            folder=folder,
-            base=base,
-            run_name=name or _telling_settings(config),
-            params=flat_params(self.values),
-            tags={**_tags(self.experiment, asked(overrides), folder, base), **tags},
-            description=self.experiment.plan.to_markdown(8000),
-            parent=parent,
-            answers=answers,
-        )
-        self.trainer.tracker = tracker
+        goes_on, status, found, state, changed = first(self._found)
+        first(lambda: self._begin(overrides, goes_on=goes_on, answers=answers))
+        tracker = self.trainer.tracker
         if goes_on:
             try:
-                if self.checkpoints.paths() != found:  # the process before has only just let go of it
-                    state = self.checkpoints.newest()
-                    changed = self._changed(state)
+                # the process before may have let go of it only just now
+                anew = first(lambda: self._found() if self.checkpoints.paths() != found else None)
+                if anew is not None:
+                    *_, state, changed = anew
                 self._take_up(state, changed)
             except BaseException as error:
                 tracker.finish("KILLED" if status == "KILLED" else "FAILED", one_line(error))
                 raise
         try:
-            result = self._train(fresh=state is None)
+            with self.processes.watching():
+                result = self._train(fresh=state is None)
         except (KeyboardInterrupt, Interrupted):
             try:
                 tracker.finish("KILLED", "interrupted")
@@ -181,10 +195,37 @@ class _Job:
                 self._tell_how_to_go_on()
             raise
         tracker.finish("FINISHED")
-        log.info("run %s is in %s", tracker.run_name, folder)
+        log.info("run %s is in %s", tracker.run_name, self.folder)
         if tracker.run_id is not None:
-            log.info("tracked in %s as %s\n%s", tracker.where, tracker.run_id, open_hint(config.tracking, base))
+            hint = open_hint(self.experiment.config.tracking, self.base)
+            log.info("tracked in %s as %s\n%s", tracker.where, tracker.run_id, hint)
         return result
+
+    def _found(self) -> tuple[bool, str | None, list[Path], dict[str, Any] | None, list[str]]:
+        """Whether the folder holds a run, how it ended, its checkpoints, the newest's state, and what has changed."""
+        if not has_run(self.folder):
+            return False, None, [], None, []
+        status, found = ended(self.folder), self.checkpoints.paths()
+        state = self.checkpoints.newest()
+        return True, status, found, state, self._changed(state)
+
+    def _begin(self, overrides: list[str], *, goes_on: bool, answers: bool) -> None:
+        """Begin the record, or go on with it."""
+        config, folder, base = self.experiment.config, self.folder, self.base
+        if not goes_on:
+            keep_config(folder, self.values)  # first, so that a run with a journal can always go on
+        parent, name, tags = place_in_sweep(folder)
+        self.trainer.tracker = start(
+            config.tracking,
+            folder=folder,
+            base=base,
+            run_name=name or _telling_settings(config),
+            params=flat_params(self.values),
+            tags={**_tags(self.experiment, asked(overrides), folder, base, self.processes.size), **tags},
+            description=self.experiment.plan.to_markdown(8000),
+            parent=parent,
+            answers=answers,
+        )
 
     def _changed(self, state: Mapping[str, Any] | None) -> list[str]:
         """The options that have changed since the checkpoint, or since the run's beginning where there is none."""
@@ -196,32 +237,30 @@ class _Job:
         if state is not None:
             self.trainer.load_state(state, remap=self.experiment.config.checkpoint.remap)
         step = self.trainer.step
-        keep_config(self.folder, self.values)
-        noted = note_resumed(self.folder, step, changed)
+
+        def note() -> str:
+            keep_config(self.folder, self.values)
+            return note_resumed(self.folder, step, changed)
+
+        noted = self.processes.first(note)
         self.trainer.tracker.tag({"lwexp.resumed": noted, "lwexp.folder": str(self.folder)})
         log.info("going on at optimizer step %d%s", step, f" with {' '.join(changed)}" if changed else "")
 
     def _train(self, *, fresh: bool) -> float:
-        experiment, trainer, folder = self.experiment, self.trainer, self.folder
-        config, source, tracker = experiment.config, experiment.source, trainer.tracker
+        experiment, trainer, first = self.experiment, self.trainer, self.processes.first
+        config, tracker = experiment.config, trainer.tracker
         if fresh and isinstance(config.weights, SourceTaskConfig):
             from .source_task import load_source_weights
 
-            load_source_weights(experiment, trainer.device, self.base / "outputs" / "source_tasks", self.base)
+            cache = self.base / "outputs" / "source_tasks"
+            first(lambda: load_source_weights(experiment, trainer.device, cache, self.base))
             seed_everything(config.seed)  # the same whether these weights were kept or have just been trained
-        (folder / "plan.csv").write_text(experiment.plan.to_csv(), encoding="utf-8")
-        if source.info.tokens is not None:
-            source.info.tokens.tokenizer.save_pretrained(folder / "tokenizer")
-        for name in ("config.yaml", "plan.csv"):
-            tracker.artifact(folder / name)
-        if trainer.seen_rates is None:
-            for path in draw_plan(experiment.plan, experiment.schedule, experiment.steps, folder):
-                tracker.artifact(path)
+        first(self._describe)
         try:
             best = trainer.fit()
         except Pruned as given_up:
             tracker.tag({"lwexp.pruned": str(given_up)})
-            keep_result(folder, trainer.best, pruned=str(given_up))
+            keep_result(self.folder, trainer.best, pruned=str(given_up))
             log.info("%s was given up %s", tracker.run_name, given_up)
             return trainer.best["val/accuracy"]
         closing = f"best validation accuracy {best['val/accuracy']:.2%}"
@@ -230,13 +269,30 @@ class _Job:
             tested = trainer.test(eval_loader(self.data.test, **self.loading))
             tracker.log(tested, experiment.steps - 1)
             closing += f", test accuracy {tested['test/accuracy']:.2%} with those weights"
-        if trainer.seen_rates is not None:
-            for path in draw_seen(experiment.plan, trainer.seen_rates, folder):
-                tracker.artifact(path)
-        tracker.artifact(folder / "best.safetensors")
-        keep_result(folder, {**best, **tested})
+        first(lambda: self._conclude({**best, **tested}))
         log.info("%s: %s", tracker.run_name, closing)
         return best["val/accuracy"]
+
+    def _describe(self) -> None:
+        """Keep with the run what is known before its first step."""
+        experiment, folder, tracker = self.experiment, self.folder, self.trainer.tracker
+        (folder / "plan.csv").write_text(experiment.plan.to_csv(), encoding="utf-8")
+        if experiment.source.info.tokens is not None:
+            experiment.source.info.tokens.tokenizer.save_pretrained(folder / "tokenizer")
+        for name in ("config.yaml", "plan.csv"):
+            tracker.artifact(folder / name)
+        if self.trainer.seen_rates is None:
+            for path in draw_plan(experiment.plan, experiment.schedule, experiment.steps, folder):
+                tracker.artifact(path)
+
+    def _conclude(self, metrics: Mapping[str, float]) -> None:
+        """Keep with the run what is known after its last step."""
+        tracker = self.trainer.tracker
+        if self.trainer.seen_rates is not None:
+            for path in draw_seen(self.experiment.plan, self.trainer.seen_rates, self.folder):
+                tracker.artifact(path)
+        tracker.artifact(self.folder / "best.safetensors")
+        keep_result(self.folder, metrics)
 
     def _tell_how_to_go_on(self) -> None:
         if point_of(self.folder) is not None:
@@ -283,8 +339,9 @@ def _telling_settings(config: RunConfig) -> str:
     return " ".join([*parts, f"seed={config.seed}"])
 
 
-def _tags(experiment: Experiment, overrides: list[str], folder: Path, base: Path) -> dict[str, str]:
-    tags = {
+def _tags(experiment: Experiment, overrides: list[str], folder: Path, base: Path, processes: int) -> dict[str, str]:
+    tags = {} if processes == 1 else {"lwexp.processes": f"{processes} ({experiment.config.parallel})"}
+    tags |= {
         "lwexp.overrides": " ".join(overrides),
         "lwexp.plan": experiment.plan.hash,
         "lwexp.folder": str(folder),

@@ -53,6 +53,28 @@ class ClassLoss(nn.Module):
         return value
 
 
+class BatchWeight:
+    """What a mean loss divides by: the samples of a batch, or the sum of their classes' weights.
+
+    The loss of a whole batch is the mean of those of its parts, each with its weight.
+    """
+
+    def __init__(self, loss: nn.Module) -> None:
+        """Of `loss`, a `ClassLoss` or one of torch's own."""
+        inner: Any = getattr(loss, "loss", loss)
+        self._weighs = isinstance(inner, (nn.CrossEntropyLoss, nn.NLLLoss))
+        self._ignored: int | None = inner.ignore_index if self._weighs else None
+        weights: torch.Tensor | None = inner.weight if self._weighs else None
+        self._weights = None if weights is None else weights.detach().double().cpu()
+
+    def __call__(self, labels: torch.Tensor) -> float:
+        """The weight of a batch with `labels`, int64 [N] on the CPU."""
+        if not self._weighs:
+            return float(len(labels))
+        counted = labels[labels != self._ignored]
+        return float(len(counted) if self._weights is None else self._weights[counted].sum())
+
+
 def make_loss(
     name: str,
     classes: int,

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from .distributed.shards import own_part
 from .plan import Plan
 
 Choice = Literal["stop", "skip"]
@@ -17,9 +18,10 @@ MOST_SKIPPED = 20  # optimizer steps in a row that may be left out
 def gradient_norms(parameters: Sequence[nn.Parameter]) -> Tensor:
     """The L2 norm of each parameter's gradient, float [parameters]: finite if all its numbers are; 0 where it is None.
 
-    A gradient whose squares add up to more than a float holds has the norm infinity, too.
+    A gradient whose squares add up to more than a float holds has the norm infinity, too. Of one that is shared out
+    among processes, the norm of this process's part.
     """
-    gradients = [_dense(p.grad) for p in parameters if p.grad is not None]
+    gradients = [_dense(own_part(p.grad)) for p in parameters if p.grad is not None]
     found = iter(torch._foreach_norm(gradients) if gradients else ())
     zero = torch.zeros((), device=parameters[0].device)
     return torch.stack([zero if p.grad is None else next(found).to(zero) for p in parameters])

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from .data.keys import sample_seed
+
 
 def random_state() -> dict[str, Any]:
     """The states of the global generators of Python, NumPy and torch, on the CPU and every GPU in use."""
@@ -36,6 +38,22 @@ def set_random_state(state: Mapping[str, Any]) -> None:
             torch.cuda.set_rng_state(saved, device)
     if state["mps"] is not None and _has_mps():
         torch.mps.set_rng_state(state["mps"])
+
+
+def own_random_state(state: Mapping[str, Any], rank: int) -> Mapping[str, Any] | None:
+    """That of process `rank` in a training's `state`; None where it was saved by fewer processes."""
+    if rank == 0:
+        return state["random"]  # type: ignore[no-any-return]
+    others: list[Mapping[str, Any]] = state.get("random_of_others", [])
+    return others[rank - 1] if rank <= len(others) else None
+
+
+def seed_apart(rank: int, step: int) -> None:
+    """Seed the generators of process `rank` apart from those of the others, from optimizer step `step` on."""
+    seed = sample_seed(torch.initial_seed(), step, rank) % 2**32
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
 
 
 def _has_mps() -> bool:

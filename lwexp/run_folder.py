@@ -25,7 +25,7 @@ _CONFIG, _RESULT, _RESUMED = "config.yaml", "result.json", "resumed.json"
 USER_KEYED = ("lr_overrides", "decay.rates", "grouping.patterns", "policy.options", "loss.options", "data.options")
 # Sections and keys that change nothing in the numbers of a training
 _HARMLESS_SECTIONS = ("tracking", "checkpoint", "preview", "sweep")
-_HARMLESS = ("resume", "progress", "device", "compile", "channels_last", "data.workers", "data.cache")
+_HARMLESS = ("resume", "progress", "device", "compile", "channels_last", "parallel", "data.workers", "data.cache")
 
 
 def check_place(folder: Path, resume: str | None) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 Handler = Callable[[int, FrameType | None], Any] | int | None
 
-_STOP = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM") if hasattr(signal, name))
+STOP = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM") if hasattr(signal, name))
 _SAVE = tuple(getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name))  # not on Windows
 
 
@@ -48,7 +48,7 @@ def ignore_in_worker(worker: int) -> None:
 
     A worker that such a signal ends would take the training with it, before its checkpoint is written.
     """
-    for signum in (*_STOP, *_SAVE):
+    for signum in (*STOP, *_SAVE):
         signal.signal(signum, signal.SIG_IGN)
 
 
@@ -60,14 +60,18 @@ class Requests:
     and raises for a signal that the block has not heeded.
     """
 
-    def __init__(self, *, stops: bool) -> None:
-        """With `stops` false, SIGINT and SIGTERM keep their handlers: they end the training at once."""
+    def __init__(self, *, stops: bool, quiet: bool = False) -> None:
+        """With `stops` false, SIGINT and SIGTERM keep their handlers: they end the training at once.
+
+        `quiet`: people are not told of a signal that came, as another process does.
+        """
         self.stop: int | None = None
         self.save = False
-        self._signals = (*(_STOP if stops else ()), *_SAVE)
+        self._signals = (*(STOP if stops else ()), *_SAVE)
         self._former: dict[int, Handler] = {}
         self._pid = os.getpid()
         self._second_ends = False
+        self._quiet = quiet
 
     def __enter__(self) -> Requests:
         """Install the handlers."""
@@ -107,7 +111,8 @@ class Requests:
             self.stop = signum
             name = signal.Signals(signum).name
             text = f"\n{name}: the step is finished and a checkpoint written; a second Ctrl-C stops at once\n"
-            os.write(2, text.encode())  # sys.stderr may be in the middle of a write of its own
+            if not self._quiet:
+                os.write(2, text.encode())  # sys.stderr may be in the middle of a write of its own
 
 
 def _terminate(signum: int, frame: FrameType | None) -> None:

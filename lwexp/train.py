@@ -6,7 +6,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,15 +18,19 @@ from tqdm import tqdm
 from . import nonfinite
 from .checkpoint import Checkpoints
 from .data import EpochLoader, call, to_device
+from .distributed.processes import ALONE, Processes
+from .distributed.shards import all_whole, own_part, sharded_like, whole
+from .distributed.wrapping import Parallel, Sharded, Wrapped, same_everywhere, spread
 from .errors import RunError
 from .evaluation import evaluate, rank
+from .loss import BatchWeight
 from .plan import Plan
-from .random_state import set_random_state
+from .random_state import own_random_state, seed_apart, set_random_state
 from .scheduler import PlanScheduler
-from .signals import Requests
+from .signals import STOP, Requests
 from .tracking import Tracker
 from .training_state import load_training_state, training_state
-from .weights import load_weights, save_weights
+from .weights import load_state, save_state, saved_state
 
 log = logging.getLogger(__name__)
 METRICS = ("val/loss", "val/accuracy", "val/macro_f1")
@@ -45,6 +49,10 @@ class Trainer:
     On a GPU with "stop" and an optimizer that has a fused kernel nothing waits for the device: a step's loss and
     gradient norms are read when the next step is under way (`read_late`), and where one is bad, the kernel itself, told
     on the device, leaves the weights as they are.
+
+    With several `processes`, each with its part of every batch, all of this is done by all at the same step. Where a
+    signal, a bad number or a broken sample ends it in one, it ends in all; the first writes the files. `fit` then
+    copies the model to all (`parallel` "ddp") or shares it out ("fsdp").
     """
 
     model: nn.Module
@@ -71,6 +79,9 @@ class Trainer:
     seen_rates: list[list[float]] | None = None  # rates of each step, where no table of them exists beforehand
     read_late: bool | None = None  # None: on a GPU
     judged: Callable[[int, int, Mapping[str, float]], None] | None = None  # hears epochs, step, metrics, may raise
+    processes: Processes = ALONE
+    parallel: Parallel = "ddp"
+    sync_batchnorm: bool = True
     best: dict[str, float] = field(default_factory=dict)
     step: int = field(default=0, init=False)  # optimizer steps done
     epoch: int = field(default=0, init=False)
@@ -82,7 +93,11 @@ class Trainer:
         """Prepare what only the loop uses."""
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         self._forward: Any = self.model
+        self._wrapped = Wrapped(self.model)
+        self._weigh = BatchWeight(self.loss)
+        self._shares: list[float] = []  # of each batch's loss in the step's, with several processes
         self._requests = Requests(stops=False)
+        self._agreed: tuple[int | None, bool] = None, False  # of several processes: the signal that ends it, a save
         self._loss = math.nan  # of the step that was read last
         self._random: Mapping[str, Any] | None = None  # random states of a checkpoint, to begin with
         self._trainable = [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -101,24 +116,30 @@ class Trainer:
 
         After `load_state` this goes on where the state was saved.
         """
-        self._forward = torch.compile(self.model) if self.compile else self.model
+        if self.processes.size > 1:
+            self._spread()
+        self._forward = torch.compile(self._wrapped.forward) if self.compile else self._wrapped.forward
         if self.checkpoints is not None:
             self.checkpoints.begin(self.step)
         if self._random is not None:
             set_random_state(self._random)
-        with Requests(stops=self.checkpoints is not None) as self._requests:
+        with Requests(stops=self.checkpoints is not None, quiet=not self.processes.is_first) as self._requests:
             # An epoch whose last step is done may still lack its evaluation.
             while self.epoch < self.epochs and (self.step < self.steps or self.batches):
                 self._train_epoch()
                 self._judge()
                 self.epoch, self.batches = self.epoch + 1, 0
-            save_weights(self.model, self.folder / "model.safetensors")
+            self._keep_weights("model.safetensors")
+            self._next(iter(()))
             self._heed_signals()
         return self.best
 
     def state(self) -> dict[str, Any]:
         """All that continues the training exactly; tensors are the trainer's own, so save them before it goes on."""
-        return training_state(self)
+        state = training_state(self)
+        if self.processes.size > 1:
+            state = all_whole(state, keep=self.processes.is_first)
+        return state
 
     def load_state(self, state: Mapping[str, Any], *, remap: bool = False) -> None:
         """Continue from `state` of an equal trainer, or with `remap` of one with another plan.
@@ -128,17 +149,29 @@ class Trainer:
         if the model or, without `remap`, the plan differs.
         """
         load_training_state(self, state, remap=remap)
-        self._random = state["random"]
-        if self.checkpoints is None:
-            return
-        best = self.folder / "best.safetensors"
+        self._random = own_random_state(state, self.processes.rank)
+        if self.checkpoints is not None and not self.processes.first(self._tidy_up) and self.best:
+            log.warning("the best weights up to step %d are gone; the best is counted from there", self.step)
+            self.best = {}
+
+    def _tidy_up(self) -> bool:
+        """Whether the best weights of the state's time are back."""
+        assert self.checkpoints is not None
         for left in [*self.folder.glob(".best.safetensors.*"), *self.folder.glob(".model.safetensors.*")]:
             with suppress(OSError):  # half written by a process that was killed
                 left.unlink()
         # The file may hold weights of a later step, which were never part of this training.
-        if self.best and not self.checkpoints.restore_best(self.step, best):
-            log.warning("the best weights up to step %d are gone; the best is counted from there", self.step)
-            self.best = {}
+        return bool(self.best) and self.checkpoints.restore_best(self.step, self.folder / "best.safetensors")
+
+    def _spread(self) -> None:
+        """Copy the model to all processes, or share it out among them, and the optimizer's state with it."""
+        self._wrapped, self.plan = spread(
+            self.model, self.plan, self.optimizer, self.device, self.processes, self.parallel, self.sync_batchnorm
+        )
+        self._trainable = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self._late = self._late and getattr(self.optimizer, "_step_supports_amp_scaling", False)
+        if self._random is None and not self.processes.is_first:  # else all would drop the same units
+            seed_apart(self.processes.rank, self.step)
 
     def _train_epoch(self) -> None:
         """The optimizer steps of this epoch that are left to do."""
@@ -146,7 +179,7 @@ class Trainer:
         self.train.set_epoch(self.epoch, self.batches)
         with self._bar() as bar:
             chunks = _chunks(self.train, self.accumulate)
-            while self.step < self.steps and (batches := next(chunks, None)) is not None:
+            while self.step < self.steps and (batches := self._next(chunks)) is not None:
                 rates = self.scheduler.rates()
                 if self._late:
                     self._launch_step(batches, rates)
@@ -159,15 +192,43 @@ class Trainer:
                 head, stem = rates[self._logged[0]], rates[self._logged[-1]]
                 bar.set_postfix(loss=f"{self._loss:.3f}", head=f"{head:.2e}", stem=f"{stem:.2e}", refresh=False)
                 bar.update()
-                if self.checkpoints is not None and self.checkpoints.due(self.step):
+                if self.processes.size == 1 and self._checkpoint_due():
                     self._save()
                 self._heed_signals()
         self._read_steps()
 
+    def _next(self, batches: Iterator[list[Any]]) -> list[Any] | None:
+        """The next of `batches`, or None after the last.
+
+        Several processes agree here: on what one of them meets or is asked for, on the first one's clock, and on the
+        weights of their parts of the batches, which the losses' means divide by.
+        """
+        if self.processes.size == 1:
+            return next(batches, None)
+        failure, found = None, None
+        try:
+            found = next(batches, None)
+        except Exception as error:
+            failure = error
+        weights = [self._weigh(labels) for _, labels in found or ()]
+        stop, save = self._requests.stop, self._requests.save or (self.processes.is_first and self._checkpoint_due())
+        self._requests.save = False
+        asked = [float(stop == signum) for signum in STOP]
+        missing = [0.0] * (self.accumulate - len(weights))
+        sums = self.processes.agree(failure, [float(save), *asked, *weights, *missing])
+        saves, stops, totals = sums[0], sums[1 : 1 + len(STOP)], sums[1 + len(STOP) :]
+        self._agreed = (next((signum for signum, count in zip(STOP, stops, strict=True) if count), None), saves > 0)
+        self._shares = [
+            self.processes.size * weight / total if total else math.nan
+            for weight, total in zip(weights, totals, strict=False)
+        ]
+        self._heed_signals()
+        return found
+
     def _launch_step(self, batches: Sequence[Any], rates: list[float]) -> None:
         """One optimizer step as `_train_step` makes it, without waiting for its numbers."""
         loss = self._backward(batches)
-        norms = nonfinite.gradient_norms(self._trainable)
+        norms = self._wrapped.norms(nonfinite.gradient_norms(self._trainable))
         numbers = torch.cat([loss.reshape(1), norms])
         if self.clip_grad_norm is not None:
             nn.utils.clip_grads_with_norm_(self._trainable, self.clip_grad_norm, torch.linalg.vector_norm(norms))
@@ -214,14 +275,18 @@ class Trainer:
     def _backward(self, batches: Sequence[Any]) -> Tensor:
         """Add up the gradients of the mean loss of `batches`; returns that loss, on the device."""
         losses = []
-        for batch in batches:
+        for i, batch in enumerate(batches):
             inputs, targets = to_device(batch, self.device)
-            with self._autocast():
-                scores = call(self._forward, inputs)
-            loss = self.loss(scores, targets) / len(batches)
-            self.scaler.scale(loss).backward()
+            with self._wrapped.reducing(i == len(batches) - 1):
+                with self._autocast():
+                    scores = call(self._forward, inputs)
+                loss = self.loss(scores, targets) / len(batches)
+                if self._shares:  # a part without weight has no loss
+                    loss = loss * self._shares[i] if self._shares[i] else 0 * scores.sum()
+                self.scaler.scale(loss).backward()
             losses.append(loss.detach().float())
-        return torch.stack(losses).sum()
+        loss = torch.stack(losses).sum()
+        return loss if self.processes.size == 1 else self.processes.sum(loss) / self.processes.size
 
     def _update(self, loss: float, rates: Sequence[float]) -> str | None:
         """Let the optimizer make its step; where a number is bad it does not, and the sentence that says so returns."""
@@ -232,7 +297,7 @@ class Trainer:
         scale = self.scaler.get_scale()
         if not scaled or self.clip_grad_norm is not None:  # a scaler looks for bad gradients by itself
             self.scaler.unscale_(self.optimizer)
-            norm = torch.linalg.vector_norm(nonfinite.gradient_norms(self._trainable))
+            norm = torch.linalg.vector_norm(self._wrapped.norms(nonfinite.gradient_norms(self._trainable)))
             bad = None if math.isfinite(norm.item()) else self._bad_gradient(self.step, loss, rates, _gradient)
             if bad is not None and not scaled:
                 return bad
@@ -284,24 +349,34 @@ class Trainer:
     def _heed_signals(self) -> None:
         """Save a checkpoint if a signal asks for one, and end the training if one asks for that."""
         requests = self._requests
-        if requests.stop is not None:
+        stop, save = (requests.stop, requests.save) if self.processes.size == 1 else self._agreed
+        if stop is not None:
             self._read_steps()
-        if requests.save or requests.stop is not None:
-            requests.save = False
+        if save or stop is not None:
+            requests.save, self._agreed = False, (None, False)
             if self.checkpoints is not None and self.checkpoints.saved_step != self.step:
                 self._save()
-        requests.raise_stop()
+        if stop is not None:
+            requests.stop = stop
+            requests.raise_stop()
+
+    def _checkpoint_due(self) -> bool:
+        return self.checkpoints is not None and self.checkpoints.due(self.step)
 
     def _save(self) -> None:
         """Save a checkpoint; `RunError` if the weights are no numbers."""
-        assert self.checkpoints is not None
+        checkpoints = self.checkpoints
+        assert checkpoints is not None
         self._read_steps()
-        if not nonfinite.all_finite([*self._trainable, *self._statistics()]):
-            group = nonfinite.bad_group(self.plan, self.scheduler.rates(), lambda parameter: parameter)
+        finite = nonfinite.all_finite([own_part(t) for t in (*self._trainable, *self._statistics())])
+        if any(self.processes.agree(None, [not finite])):
+            group = nonfinite.bad_group(self.plan, self.scheduler.rates(), whole)
             what = f"the weights of group {group} are" if group else "a running statistic of a norm is"
             raise RunError(self._advice(f"{what} not finite after optimizer step {self.step - 1}"))
         best = self.folder / "best.safetensors" if self.best else None
-        self.checkpoints.save(self.state(), self.step, best)
+        state = self.state()
+        self.processes.first(lambda: checkpoints.save(state, self.step, best))
+        checkpoints.note_saved(self.step)
 
     def _statistics(self) -> list[Tensor]:
         """Running statistics of norms; other buffers may hold infinities on purpose, as masks do."""
@@ -309,20 +384,39 @@ class Trainer:
 
     def test(self, loader: EpochLoader) -> dict[str, float]:
         """Judge the best weights on the test split."""
-        load_weights(self.model, self.folder / "best.safetensors")
+        path, own = self.folder / "best.safetensors", self.model.state_dict()
+        state = self.processes.first(lambda: saved_state(path))
+        load_state(self.model, {name: sharded_like(t, own.get(name, t)) for name, t in state.items()}, path)
         return self.evaluate(loader, "test")
 
     def evaluate(self, loader: EpochLoader, split: str) -> dict[str, float]:
         """Mean loss, accuracy and macro F1 over a split."""
-        return evaluate(
+        if self.processes.size > 1 and not self.sync_batchnorm:
+            same_everywhere(self.model.buffers())  # those that the files have
+        metrics = evaluate(
             self.model,
-            loader,
+            self._judged(loader),
+            loader.epoch_sampler,
             self.loss,
             split,
             device=self.device,
-            autocast=self._autocast(),
-            between=self._heed_signals,  # an evaluation that is given up is made anew after a resume
+            context=self._judging(),
+            processes=self.processes,
         )
+        return self.processes.first(lambda: metrics)
+
+    def _judged(self, loader: EpochLoader) -> Iterator[Any]:
+        """The batches; an evaluation that is given up in between is made anew after a resume."""
+        batches = _chunks(loader, 1)
+        while (found := self._next(batches)) is not None:
+            self._heed_signals()
+            yield found[0]
+
+    @contextmanager
+    def _judging(self) -> Iterator[None]:
+        """Without gradients; FSDP keeps memory for the parameters that inference mode would make unfit for training."""
+        with torch.no_grad() if isinstance(self._wrapped, Sharded) else torch.inference_mode(), self._autocast():
+            yield
 
     def _judge(self) -> None:
         """Evaluate, keep the best weights, and show the metrics to the policy."""
@@ -331,7 +425,7 @@ class Trainer:
         self.scheduler.observe(metrics)
         if not self.best or rank(metrics) > rank(self.best):
             self.best = metrics
-            save_weights(self.model, self.folder / "best.safetensors")
+            self._keep_weights("best.safetensors")
         log.info(
             "epoch %d/%d  step %d/%d  val loss %.4f  accuracy %.2f %%  macro F1 %.4f",
             self.epoch + 1, self.epochs, self.step, self.steps,
@@ -339,6 +433,10 @@ class Trainer:
         )  # fmt: skip
         if self.judged is not None:
             self.judged(self.epoch + 1, self.step - 1, metrics)
+
+    def _keep_weights(self, name: str) -> None:
+        state = all_whole(self.model.state_dict(), keep=self.processes.is_first)
+        self.processes.first(lambda: save_state(state, self.folder / name))
 
     def _autocast(self) -> Any:
         if self.precision == "fp32":
@@ -353,7 +451,7 @@ class Trainer:
             desc=f"epoch {self.epoch + 1}/{self.epochs}",
             unit="step",
             leave=False,
-            disable=None if self.progress else True,
+            disable=None if self.progress and self.processes.is_first else True,
         )
 
 
@@ -376,7 +474,7 @@ class _Unread:
 
 
 def _gradient(parameter: nn.Parameter) -> Tensor | None:
-    return parameter.grad
+    return None if parameter.grad is None else whole(parameter.grad)
 
 
 def training_mode(model: nn.Module, frozen_names: Sequence[str]) -> None:

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 def training_state(trainer: Trainer) -> dict[str, Any]:
     """All that continues `trainer` exactly. Tensors are the trainer's own, not copies: save them before it goes on."""
-    seen = trainer.seen_rates
+    seen, randoms = trainer.seen_rates, trainer.processes.all_gathered(random_state())
     return {
         "step": trainer.step,
         "epoch": trainer.epoch,
@@ -37,7 +37,8 @@ def training_state(trainer: Trainer) -> dict[str, Any]:
         "optimizer": trainer.optimizer.state_dict(),
         "scheduler": trainer.scheduler.state_dict(),
         "scaler": trainer.scaler.state_dict(),
-        "random": random_state(),
+        "random": randoms[0],
+        "random_of_others": randoms[1:],
         "best": dict(trainer.best),
         "seen_rates": None if seen is None else torch.tensor(seen, dtype=torch.float64),
         "journal": trainer.tracker.position(),

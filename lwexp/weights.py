@@ -87,10 +87,15 @@ def save_weights(model: nn.Module, path: str | Path) -> None:
 
     Tied tensors are written once under each of their names, as `load_state_dict` expects them. Raises `RunError`.
     """
+    save_state(model.state_dict(), path)
+
+
+def save_state(state: Mapping[str, object], path: str | Path) -> None:
+    """`save_weights` of a model with the state dict `state`."""
     path = Path(path)
     tensors: dict[str, Tensor] = {}
     seen: set[int] = set()
-    for name, value in model.state_dict().items():
+    for name, value in state.items():
         if not isinstance(value, Tensor):
             raise RunError(f"cannot save {path.name}: {name} is a {type(value).__name__}, not a tensor")
         if value.is_meta:
@@ -121,9 +126,22 @@ def save_weights(model: nn.Module, path: str | Path) -> None:
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
     """Copy what `save_weights` wrote back into a model of the same names and shapes. Raises `RunError`."""
+    load_state(model, saved_state(path), path)
+
+
+def saved_state(path: str | Path) -> dict[str, Tensor]:
+    """What `save_weights` wrote. Raises `RunError`."""
     try:
-        model.load_state_dict(load_file(path), strict=True)
-    except (OSError, SafetensorError, RuntimeError) as error:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"cannot load {path}: {_line(error)}") from error
+
+
+def load_state(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:
+    """Copy the `state` that was found in `path` into a model of the same names and shapes. Raises `RunError`."""
+    try:
+        model.load_state_dict(state, strict=True)
+    except RuntimeError as error:
         raise RunError(f"cannot load {path}: {_line(error)}") from error
 
 

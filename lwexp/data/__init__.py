@@ -8,13 +8,14 @@ from __future__ import annotations
 from .cache import CacheSettings
 from .images import Batch, CorruptImageError, Inputs, SampleDataset
 from .keys import SampleKey
-from .loading import EpochLoader, EpochSampler, call, eval_loader, to_device, train_loader, workers_note
+from .loading import WHOLE, EpochLoader, EpochSampler, Part, call, eval_loader, to_device, train_loader, workers_note
 from .opening import open_data
 from .source import DataInfo, DataSource, Splits, half_of_classes
 from .tokens import Tokens
 from .transforms import Preprocessing, standard_preprocessing
 
 __all__ = [
+    "WHOLE",
     "Batch",
     "CacheSettings",
     "CorruptImageError",
@@ -23,6 +24,7 @@ __all__ = [
     "EpochLoader",
     "EpochSampler",
     "Inputs",
+    "Part",
     "Preprocessing",
     "SampleDataset",
     "SampleKey",

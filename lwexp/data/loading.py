@@ -5,12 +5,13 @@ from __future__ import annotations
 import atexit
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from lwexp.distributed.launch import launched
 from lwexp.signals import ignore_in_worker
 
 from .cache import usable_cores
@@ -24,16 +25,31 @@ if TYPE_CHECKING:
 Workers = int | Literal["auto"]
 
 
+class Part(NamedTuple):
+    """Part `number` of `parts` that each batch is cut into: one for each process of a training."""
+
+    number: int
+    parts: int
+
+    def bounds(self, samples: int) -> tuple[int, int]:
+        """Where in a batch of so many the part begins and ends; the parts differ by one sample at most."""
+        return self.number * samples // self.parts, (self.number + 1) * samples // self.parts
+
+
+WHOLE = Part(0, 1)
+
+
 def chosen_workers(workers: Workers, dataset: SampleDataset, device: torch.device | str) -> int:
     """How many processes make batches ahead; "auto" means as many as help.
 
     None for what is quickly made, where handing a batch over takes longer than making it, and none on a single core.
-    Else one for each core: at most 2 beside a training that wants the cores itself, at most 8 beside a GPU.
+    Else one for each core: at most 2 beside a training that wants the cores itself, at most 8 beside a GPU. Processes
+    of one training on a machine divide its cores among them.
     """
     if workers != "auto":
         return workers
-    cores = usable_cores()
-    if not dataset.slow or cores == 1:
+    cores = usable_cores() // launched().local_size
+    if not dataset.slow or cores <= 1:
         return 0
     return min(cores, 2 if torch.device(device).type == "cpu" else 8)
 
@@ -51,9 +67,12 @@ def workers_note(splits: Splits, device: torch.device | str) -> str:
 class EpochSampler(Sampler[list[SampleKey]]):
     """Batches of sample keys; the keys carry the epoch, so that workers, however many, know it."""
 
-    def __init__(self, count: int, batch_size: int, seed: int | None) -> None:
-        """With a `seed`: shuffled anew in each epoch, full batches only. Without: in order, all `count` samples."""
-        self._count, self._batch_size, self._seed = count, batch_size, seed
+    def __init__(self, count: int, batch_size: int, seed: int | None, part: Part = WHOLE) -> None:
+        """With a `seed`: shuffled anew in each epoch, full batches only. Without: in order, all `count` samples.
+
+        Of each batch, `part`; where a last batch has no sample for it, its first one.
+        """
+        self._count, self._batch_size, self._seed, self.part = count, batch_size, seed, part
         self._epoch = self._start = 0
 
     @property
@@ -64,6 +83,11 @@ class EpochSampler(Sampler[list[SampleKey]]):
     def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
         """The next iteration is that of `epoch`, without its first `start_batch` batches."""
         self._epoch, self._start = epoch, start_batch
+
+    def batch_sizes(self) -> list[int]:
+        """Samples in each whole batch of the next iteration, all parts together."""
+        starts = range(self._start * self._batch_size, self.batches_per_epoch * self._batch_size, self._batch_size)
+        return [min(self._batch_size, self._count - start) for start in starts]
 
     def __len__(self) -> int:
         """Return the number of batches that the next iteration yields."""
@@ -77,7 +101,12 @@ class EpochSampler(Sampler[list[SampleKey]]):
         if self._seed is not None:
             generator = torch.Generator().manual_seed(order_seed(self._seed, epoch))
             order = torch.randperm(self._count, generator=generator).tolist()
-        return ([SampleKey(epoch, index) for index in order[start : start + size]] for start in starts)
+        batches = ([SampleKey(epoch, index) for index in order[start : start + size]] for start in starts)
+        return batches if self.part == WHOLE else map(self._own, batches)
+
+    def _own(self, batch: list[SampleKey]) -> list[SampleKey]:
+        first, last = self.part.bounds(len(batch))
+        return batch[first:last] or batch[:1]
 
 
 class _Batches(Dataset[Batch]):
@@ -160,9 +189,10 @@ def train_loader(
     workers: Workers,
     device: torch.device | str,
     channels_last: bool = False,
+    part: Part = WHOLE,
 ) -> EpochLoader:
-    """Shuffled full batches; call `set_epoch` before each epoch. The last, smaller batch is dropped."""
-    return EpochLoader(dataset, EpochSampler(len(dataset), batch_size, seed), workers, device, channels_last)
+    """Shuffled full batches, or `part` of each; call `set_epoch` before each epoch. A last, smaller one is dropped."""
+    return EpochLoader(dataset, EpochSampler(len(dataset), batch_size, seed, part), workers, device, channels_last)
 
 
 def eval_loader(
@@ -172,9 +202,10 @@ def eval_loader(
     workers: Workers,
     device: torch.device | str,
     channels_last: bool = False,
+    part: Part = WHOLE,
 ) -> EpochLoader:
-    """All samples once, in their order."""
-    return EpochLoader(dataset, EpochSampler(len(dataset), batch_size, None), workers, device, channels_last)
+    """All samples once, in their order, or `part` of each batch."""
+    return EpochLoader(dataset, EpochSampler(len(dataset), batch_size, None, part), workers, device, channels_last)
 
 
 def to_device(batch: Batch, device: torch.device | str) -> Batch:

@@ -15,6 +15,7 @@ from hydra.plugins.plugin import Plugin
 from omegaconf import OmegaConf
 
 from lwexp import hiding
+from lwexp.distributed import launch
 from lwexp.errors import ConfigError, UnknownOptionError
 
 if TYPE_CHECKING:
@@ -35,17 +36,22 @@ class LwexpCallback(Callback):
         """Refuse a mistaken config while there is nothing to clean up."""
         HydraConfig.instance().set_config(config)  # ${hydra:…} in the config is looked up there
         _or_refuse(lambda: _check(config))
-        _or_refuse(lambda: _check_hydra(config, "run"))
+        if launch.follows():
+            launch.make_quiet(config)
+        else:
+            _or_refuse(lambda: _check_hydra(config, "run"))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuse what all jobs would have wrong; find the plugins."""
         HydraConfig.instance().set_config(config)
+        _or_refuse(launch.refuse_sweep)
         _or_refuse(lambda: _check_hydra(config, "sweep"))
         _or_refuse(lambda: _check_sweep(config))
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Write what Hydra would write (`hydra.output_subdir`), without secrets."""
-        hiding.write_hydra_files(config)
+        if not launch.follows():
+            hiding.write_hydra_files(config)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Hydra prints the options of a job that failed."""
@@ -57,6 +63,8 @@ def _check(config: DictConfig) -> None:
     from lwexp.settings import settings
 
     checked = settings(config)
+    if launch.follows():  # the first process looks at the folder
+        return
     folder = Path(str(config.hydra.run.dir)).absolute()
     check_place(folder, checked.resume)
     note_missing(folder)
