@@ -8,6 +8,7 @@ import math
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -280,3 +281,19 @@ def test_the_page_opens_in_a_browser_with_all_pictures_and_asks_for_nothing(
     assert set(asked) == {"file", "data"} or asked == ["file"]
     assert said == []
     assert "It is better than uniform: +1.83 points" in text
+
+
+def test_trials_of_a_search_do_not_count_where_their_settings_were_run_again(
+    quick: Report, client: MlflowClient
+) -> None:
+    def phase(jobs: list[Job], name: str) -> list[Job]:
+        return [replace(job, tags={"lwexp.phase": name}) for job in jobs]
+
+    lucky = phase([Job({"mult": "0.77", "seed": "0"}, val=(0.99,), test=0.99)], "search")
+    again = [*phase(seeds(UNIFORM, True, mult="1"), "repeat"), *phase(seeds(BETTER, mult="0.9"), "repeat")]
+    make_sweep(client, [*lucky, *again], name="searched and run again", start=1_800_000_000_000)
+    outcome = quick()
+    assert "12 of 12 runs compared, 1 trial of the search left out" in outcome.out
+    assert "mult=0.77" not in outcome.out
+    make_sweep(client, [*lucky, *seeds(UNIFORM, True, mult="1")], name="searched only", start=1_900_000_000_000)
+    assert "mult=0.77" in quick().out

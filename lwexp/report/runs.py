@@ -35,7 +35,7 @@ _PAGE = 1000  # runs in an answer
 _AT_ONCE = 8  # questions to a server at a time
 _ID = re.compile(r"[0-9a-f]{6,32}")
 _PARENT_TAG, _KIND = "mlflow.parentRunId", "tags.`lwexp.kind` = 'sweep'"
-_POINT_TAG = "lwexp.point"
+_POINT_TAG, _PHASE_TAG = "lwexp.point", "lwexp.phase"
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,7 @@ class Sweep:
     swept: tuple[str, ...]  # the swept keys but seed
     total: int  # jobs in its plan
     runs: list[SweepRun] = field(repr=False)
+    searched: int = 0  # trials of a search that are left out, since their best settings were run again
 
     @property
     def label(self) -> str:
@@ -116,6 +117,8 @@ class Store:
             children = _search(self.client, [parent.info.experiment_id], mine, "attributes.start_time ASC")
             if children and not any(_POINT_TAG in child.data.tags for child in children):
                 raise RunError(f"the runs of {sweep_id} have no tag {_POINT_TAG}: an older lwexp has made them")
+            total = int(parent.data.metrics.get("sweep/total", 0))
+            children, searched = _compared(children)
             _check_metric(children, metric)
             curves = _curves(self.client, [child.info.run_id for child in children if child.data.metrics], metric)
         swept = [str(key) for key in _json(parent.data.tags.get("lwexp.swept"), list) if key != "seed"]
@@ -126,8 +129,9 @@ class Store:
             status=str(parent.info.status),
             started=int(parent.info.start_time),
             swept=tuple(swept or dict.fromkeys(key for run in runs for key in run.point)),
-            total=int(parent.data.metrics.get("sweep/total", len({(*run.point.items(), run.seed) for run in runs}))),
+            total=total - searched if total else len({(*run.point.items(), run.seed) for run in runs}),
             runs=runs,
+            searched=searched,
         )
 
     def attach(self, sweep_id: str, files: Iterable[Path]) -> None:
@@ -191,6 +195,16 @@ def _search(
         if not token:
             break
     return found
+
+
+def _compared(children: list[Run]) -> tuple[list[Run], int]:
+    """The children that can be compared fairly, and how many are left out.
+
+    A trial that won a search won it in part by luck; where settings were run again with new seeds, those runs count.
+    """
+    kept = [child for child in children if child.data.tags.get(_PHASE_TAG) != "search"]
+    again = any(child.data.tags.get(_PHASE_TAG) == "repeat" for child in kept)
+    return (kept, len(children) - len(kept)) if again else (children, 0)
 
 
 def _check_metric(children: Iterable[Run], metric: str) -> None:

@@ -82,6 +82,8 @@ def progress(found: Analysis) -> str:
     absent = sweep.total - len(begun)
     if absent > 0:
         parts.append(f"{absent} not begun")
+    if sweep.searched:
+        parts.append(f"{plural(sweep.searched, 'trial')} of the search left out")
     return ", ".join(parts)
 
 
