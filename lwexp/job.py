@@ -46,6 +46,8 @@ from .run_folder import (
 from .scheduler import PlanScheduler
 from .settings import plain, settings
 from .signals import Interrupted
+from .sweep.launchers import cluster_tags
+from .sweep.machine import set_threads
 from .sweep.parent import place_in_sweep
 from .sweep.plan_of_work import point_of
 from .tracking import NoTracker, begun_in, ended, has_run, open_hint, prepare, start
@@ -69,6 +71,7 @@ def run_job(composed: DictConfig) -> float:
     if best is not None:
         return best
     answers = prepare(config.tracking, base)
+    set_threads(config.threads)
     seed_everything(config.seed)
     device = build_device(config.device)
     experiment = make_experiment(config, base)
@@ -196,7 +199,7 @@ class _Job:
         step = self.trainer.step
         keep_config(self.folder, self.values)
         noted = note_resumed(self.folder, step, changed)
-        self.trainer.tracker.tag({"lwexp.resumed": noted, "lwexp.folder": str(self.folder)})
+        self.trainer.tracker.tag({"lwexp.resumed": noted, "lwexp.folder": str(self.folder), **cluster_tags()})
         log.info("going on at optimizer step %d%s", step, f" with {' '.join(changed)}" if changed else "")
 
     def _train(self, *, fresh: bool) -> float:
@@ -281,6 +284,7 @@ def _tags(experiment: Experiment, overrides: list[str], folder: Path, base: Path
         "lwexp.plan": experiment.plan.hash,
         "lwexp.folder": str(folder),
         "lwexp.python": sys.version.split()[0],
+        **cluster_tags(),
     }
     for package in ("lwexp", "torch", "timm", "torchvision", "transformers", "mlflow"):
         try:

@@ -42,6 +42,7 @@ _ALIAS = "hydra_plugins.lwexp."  # Hydra instantiates only what is named as if i
 _BASIC = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 _ARRAY = 1000  # jobs in one array: Slurm's MaxArraySize is 1001 unless a cluster sets another
 _LOOK_SECONDS = 10.0  # between looks at Slurm's queue, which serves all users of a cluster
+_PASSING = {"None", "Resources", "Priority", "JobArrayTaskLimit", "BeginTime", "Cleaning", "Prolog"}
 _GONE_SECONDS = 30.0  # for the result of a job that has left the queue to appear on a shared disk
 
 
@@ -248,11 +249,14 @@ class SlurmLauncher(_ManyJobs):
         """The results, by the jobs' numbers. A job without one is lost when it is no longer in Slurm's queue."""
         results: dict[int, JobReturn] = {}
         gone: dict[str, float] = {}  # since when
+        told: set[str] = set()
         waiting, next_look = dict(submitted), 0.0
         while waiting:
             now = time.monotonic()
             queued = _queued() if now >= next_look else None
-            next_look = now + _LOOK_SECONDS if now >= next_look else next_look
+            if queued is not None:
+                next_look = now + _LOOK_SECONDS
+                told |= _tell_why_they_wait({name: queued[name] for name in waiting if name in queued}, told)
             for name, (job, handle) in list(waiting.items()):
                 if handle.paths.result_pickle.exists():
                     results[job.number] = _result(job, handle)
@@ -304,14 +308,26 @@ def _arrays(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(name.partition("_")[0] for name in names))
 
 
-def _queued() -> set[str] | None:
-    """The user's jobs that Slurm has still to do with, as `<array>_<index>`; None where it does not answer."""
-    command = ["squeue", "--noheader", "--array", f"--user={os.getuid()}", "--format=%i"]
+def _queued() -> dict[str, str] | None:
+    """The user's jobs that Slurm has still to do with, as `<array>_<index>`, and why they wait, if they do.
+
+    None where Slurm does not answer.
+    """
+    command = ["squeue", "--noheader", "--array", f"--user={os.getuid()}", "--format=%i %r"]
     try:
         found = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.SubprocessError):
         return None
-    return set(found.stdout.split())
+    return {name: reason for name, _, reason in (line.partition(" ") for line in found.stdout.splitlines())}
+
+
+def _tell_why_they_wait(reasons: Mapping[str, str], told: set[str]) -> set[str]:
+    """Warn of reasons that time alone may not end (a limit of the partition); returns those that are new."""
+    new = set(reasons.values()) - told - _PASSING
+    for reason in new:
+        name = next(name for name, why in reasons.items() if why == reason)
+        log.warning("Slurm's job %s waits: %s", name, reason)
+    return new
 
 
 def _state(name: str) -> str:

@@ -49,8 +49,8 @@ KillWait=10
 AuthInfo=cred_expire=5
 ReturnToService=2
 NodeName=$HOST NodeAddr=127.0.0.1 CPUs=8 RealMemory=$(awk '/MemTotal/ {print int($2 / 1200)}' /proc/meminfo) State=UNKNOWN
-PartitionName=main Nodes=$HOST Default=YES MaxTime=60 State=UP PriorityTier=1 PreemptMode=REQUEUE GraceTime=8
-PartitionName=high Nodes=$HOST MaxTime=60 State=UP PriorityTier=10 PreemptMode=OFF
+PartitionName=main Nodes=$HOST Default=YES MaxTime=1-00:00:00 State=UP PriorityTier=1 PreemptMode=REQUEUE GraceTime=8
+PartitionName=high Nodes=$HOST MaxTime=1-00:00:00 State=UP PriorityTier=10 PreemptMode=OFF
 CONF
 }
 
