@@ -8,6 +8,7 @@ launcher returns one `JobReturn` for each job, FAILED for one that was lost.
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import re
 import shutil
@@ -160,6 +161,7 @@ class JoblibLauncher(_ManyJobs):
 
 def _run_here(job: Job, gpus: Sequence[str], at_once: int, folder: Path) -> tuple[int, JobReturn]:
     """In one of `at_once` processes: run `job` on the GPU of this process."""
+    multiprocessing.set_start_method(None, force=True)  # joblib's own, which the processes started from here lack
     gpu = deal_gpu(gpus, at_once, folder)
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu

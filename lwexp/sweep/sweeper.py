@@ -262,7 +262,7 @@ class GridSweeper(Sweeper):
 
         def watch() -> None:
             while not done.wait(pause):
-                self._show()
+                self._show(over=False)
 
         thread = threading.Thread(target=watch, daemon=True)
         thread.start()
@@ -272,12 +272,15 @@ class GridSweeper(Sweeper):
             done.set()
             thread.join()
 
-    def _show(self) -> None:
-        """A line for each job that has ended since the last look; the parent run's progress."""
+    def _show(self, *, over: bool = True) -> None:
+        """A line for each job that has ended since the last look; the parent run's progress.
+
+        A killed job is told when the launcher's work is `over`: until then a cluster may start it again.
+        """
         outcomes = self.outcomes()
         total = len(outcomes)
         for point, outcome in outcomes.items():
-            if outcome.status == self._told.get(point.number):
+            if outcome.status == self._told.get(point.number) or (outcome.status == "KILLED" and not over):
                 continue
             self._told[point.number] = outcome.status
             if outcome.status in ("FINISHED", "FAILED", "KILLED"):
