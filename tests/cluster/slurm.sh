@@ -36,7 +36,8 @@ JobAcctGatherParams=OverMemoryKill
 # more cores than the machine has, so that jobs run beside each other on a small one
 SlurmdParameters=config_overrides
 SelectType=select/cons_tres
-SelectTypeParameters=CR_CPU
+SelectTypeParameters=CR_CPU_Memory
+DefMemPerCPU=2000
 SchedulerType=sched/backfill
 SchedulerParameters=bf_interval=2,sched_interval=2,batch_sched_delay=0
 # partition \`high\` takes the place of jobs in \`main\`: their own signal, SIGTERM, and 8 seconds later SIGKILL
