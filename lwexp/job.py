@@ -46,10 +46,10 @@ from .run_folder import (
 from .scheduler import PlanScheduler
 from .settings import plain, settings
 from .signals import Interrupted
-from .sweep.launchers import cluster_tags
 from .sweep.machine import set_threads
 from .sweep.parent import place_in_sweep
 from .sweep.plan_of_work import point_of
+from .sweep.slurm import cluster_tags
 from .tracking import NoTracker, begun_in, ended, has_run, open_hint, prepare, start
 from .train import Trainer
 

@@ -25,7 +25,8 @@ from lwexp.settings import settings
 from lwexp.tracking.process import courier
 
 from . import table
-from .outcome import Outcome, note_failure, outcome_of
+from .launching import why_lost
+from .outcome import LOST, Outcome, note_failure, note_loss, outcome_of
 from .parent import Parent, record_run
 from .plan_of_work import PlanOfWork, read_plan_of_work
 from .points import Point, expand, identity, is_layerwise, is_uniform, missing_twins, split, telling, values_of
@@ -245,11 +246,24 @@ class GridSweeper(Sweeper):
         for first in range(0, len(points), size):
             batch = points[first : first + size]
             jobs = [[*self._how, *point.overrides, f"hydra.sweep.subdir={point.number}"] for point in batch]
+            reasons: dict[Point, str | None] = {}
             try:
-                self._launcher.launch(jobs, initial_job_idx=first)
+                results = self._launcher.launch(jobs, initial_job_idx=first)
+                reasons = {point: why_lost(result) for point, result in zip(batch, results, strict=True)}
             except Exception as error:  # of the launcher: what became of its jobs, their folders tell
                 text = " ".join(f"{type(error).__name__}: {error}".split())
                 print(hiding.hide(f"the launcher reports {text[:300]}"), file=sys.stderr)
+            for point in batch:
+                self._close(point, reasons.get(point))
+
+    def _close(self, point: Point, reason: str | None) -> None:
+        """End the record of a job that could not do it itself; `reason` is what its launcher knows."""
+        folder = self.folder_of(point)
+        outcome = outcome_of(folder)
+        if outcome.reason == LOST or (outcome.status == "MISSING" and reason):
+            note_loss(folder, reason or LOST)
+            if self._tracking is not None:
+                record_run(self._tracking, folder, self.base, "KILLED", reason or LOST)
 
     @contextmanager
     def _watched(self) -> Iterator[None]:
