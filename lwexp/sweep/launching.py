@@ -62,6 +62,7 @@ class ManyJobs(Launcher):
     schema: ClassVar[type[Section]]  # of the arguments
 
     def __init__(self, **options: Any) -> None:
+        """`options` have been checked against `schema`."""
         self.options: dict[str, Any] = {
             key: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
             for key, value in options.items()
