@@ -41,7 +41,7 @@ class JoblibLauncher(ManyJobs):
     choice, package, extra, schema = "joblib", "joblib", "joblib", JoblibOptions
 
     def run(self, jobs: Sequence[Job]) -> Sequence[JobReturn]:
-        """Run `jobs`. Where one of joblib's processes is killed the others end too, and their jobs are gone on with."""
+        """Run `jobs`. Where one of joblib's processes is killed, which its jobs cannot do, all that run are lost."""
         from joblib import Parallel, delayed, parallel_config
         from joblib.externals.loky.process_executor import TerminatedWorkerError
 
@@ -52,18 +52,13 @@ class JoblibLauncher(ManyJobs):
         gpus = machine.gpus if ":" not in device else ()  # a device with a number is the same for all jobs
         log.info("%s", _said(count, threads, machine.cores, machine.memory, gpus))
         results: dict[int, JobReturn] = {}
-        while len(results) < len(jobs):
-            rest, before = [job for job in jobs if job.number not in results], len(results)
-            with parallel_config("loky", n_jobs=count, inner_max_num_threads=threads):
-                calls = (delayed(_run_here)(job, gpus, count, folder) for job in rest)
-                try:
-                    results.update(Parallel(batch_size=1, return_as="generator_unordered")(calls))
-                except TerminatedWorkerError:
-                    if len(results) == before:
-                        why = "a process that runs jobs was killed, and again before any job had ended"
-                        return [results.get(job.number) or lost(job, why) for job in jobs]
-                    log.warning("a process that runs jobs was killed; going on with %d jobs", len(jobs) - len(results))
-        return [results[job.number] for job in jobs]
+        with parallel_config("loky", n_jobs=count, inner_max_num_threads=threads):
+            calls = (delayed(_run_here)(job, gpus, count, folder) for job in jobs)
+            try:
+                results.update(Parallel(batch_size=1, return_as="generator_unordered")(calls))
+            except TerminatedWorkerError:
+                log.warning("a process that runs jobs was killed, and joblib has ended the others")
+        return [results.get(job.number) or lost(job, "the process that runs the jobs was killed") for job in jobs]
 
 
 def _run_here(job: Job, gpus: Sequence[str], at_once: int, folder: Path) -> tuple[int, JobReturn]:

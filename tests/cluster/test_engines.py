@@ -35,9 +35,7 @@ def left_by(folder: Path) -> dict[str, Any]:
             "params": run.data.params,
             "tags": {key: value for key, value in run.data.tags.items() if key not in OF_ITS_OWN},
             "metrics": {key: sorted((row.step, row.value.hex()) for row in history) for key, history in rows.items()},
-            "weights": hashlib.sha256(
-                (Path(run.data.tags["lwexp.folder"]) / "model.safetensors").read_bytes()
-            ).digest(),
+            "weights": hashlib.sha256(weights.read_bytes()).hexdigest(),
         }
     return found
 
