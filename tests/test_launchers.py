@@ -107,7 +107,7 @@ def test_jobs_side_by_side_share_the_cores_and_all_results_come_back(
     assert len(list((tmp_path / "sweep").glob("*/model.safetensors"))) == 2
 
 
-# ----------------------------------------------------------------------------------------------- jobs without accounting
+# ------------------------------------------------------------------------------------------ jobs without accounting
 
 
 def jobs(count: int) -> list[Job]:
