@@ -253,6 +253,7 @@ class RunConfig(Section):
     clip_grad_norm: Positive | None
     loss: LossConfig
     device: str
+    threads: Count | None
     precision: Literal["fp32", "bf16", "fp16"]
     channels_last: bool
     compile: bool

@@ -49,8 +49,10 @@ from .run_folder import (
 from .scheduler import PlanScheduler
 from .settings import plain, settings
 from .signals import Interrupted
+from .sweep.machine import set_threads
 from .sweep.parent import place_in_sweep
 from .sweep.plan_of_work import point_of
+from .sweep.slurm import cluster_tags
 from .tracking import NoTracker, begun_in, ended, has_run, open_hint, prepare, start
 from .train import Trainer
 
@@ -84,6 +86,7 @@ def _run(composed: DictConfig, processes: Processes) -> float:
     if best is not None:
         return best
     answers = processes.first(lambda: prepare(config.tracking, base))
+    set_threads(config.threads)
     seed_everything(config.seed)
     device = processes.together(lambda: processes.device(config.device))
     check_processes(config, processes.size)
@@ -243,7 +246,7 @@ class _Job:
             return note_resumed(self.folder, step, changed)
 
         noted = self.processes.first(note)
-        self.trainer.tracker.tag({"lwexp.resumed": noted, "lwexp.folder": str(self.folder)})
+        self.trainer.tracker.tag({"lwexp.resumed": noted, "lwexp.folder": str(self.folder), **cluster_tags()})
         log.info("going on at optimizer step %d%s", step, f" with {' '.join(changed)}" if changed else "")
 
     def _train(self, *, fresh: bool) -> float:
@@ -346,6 +349,7 @@ def _tags(experiment: Experiment, overrides: list[str], folder: Path, base: Path
         "lwexp.plan": experiment.plan.hash,
         "lwexp.folder": str(folder),
         "lwexp.python": sys.version.split()[0],
+        **cluster_tags(),
     }
     for package in ("lwexp", "torch", "timm", "torchvision", "transformers", "mlflow"):
         try:

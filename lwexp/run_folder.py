@@ -25,7 +25,9 @@ _CONFIG, _RESULT, _RESUMED = "config.yaml", "result.json", "resumed.json"
 USER_KEYED = ("lr_overrides", "decay.rates", "grouping.patterns", "policy.options", "loss.options", "data.options")
 # Sections and keys that change nothing in the numbers of a training
 _HARMLESS_SECTIONS = ("tracking", "checkpoint", "preview", "sweep")
-_HARMLESS = ("resume", "progress", "device", "compile", "channels_last", "parallel", "data.workers", "data.cache")
+_HARMLESS = (
+    "resume", "progress", "device", "threads", "compile", "channels_last", "parallel", "data.workers", "data.cache",
+)  # fmt: skip
 
 
 def check_place(folder: Path, resume: str | None) -> None:
@@ -122,7 +124,7 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any], *, remap: bool, w
         more = f" and {len(grave) - 4} more" if len(grave) > 4 else ""
         why = f"the run was made with other values: {', '.join(shown)}{more}; {way_on}"
         raise ConfigError(grave[0], _shown(new.get(grave[0])), why)
-    for key in ("compile", "channels_last"):
+    for key in ("threads", "compile", "channels_last"):
         if key in differing:
             log.warning("%s=%s differs from the run's: the last bits of its numbers may too", key, _shown(new[key]))
     return [f"{key}={_shown(new.get(key))}" for key in differing if key not in ("resume", "checkpoint.allow_targets")]

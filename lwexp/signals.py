@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -17,6 +18,7 @@ Handler = Callable[[int, FrameType | None], Any] | int | None
 
 STOP = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM") if hasattr(signal, name))
 _SAVE = tuple(getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name))  # not on Windows
+_HELD_BACK = {signal.SIGTERM, *_SAVE}
 
 
 class Interrupted(BaseException):
@@ -50,6 +52,28 @@ def ignore_in_worker(worker: int) -> None:
     """
     for signum in (*STOP, *_SAVE):
         signal.signal(signum, signal.SIG_IGN)
+
+
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Within the `with` block signals that end or save a training wait; processes started in it never take them.
+
+    multiprocessing's helpers, which a cluster signals as well, would die of them and leave their jobs' ends unknown.
+    """
+    if hasattr(signal, "pthread_sigmask"):
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK)
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    else:
+        yield
+
+
+def take_signals() -> None:
+    """In a process started by one of those: take them again."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD_BACK)
 
 
 class Requests:

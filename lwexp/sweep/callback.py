@@ -74,7 +74,10 @@ def _check_sweep(config: DictConfig) -> None:
     from lwexp.run_folder import check_sweep_place
     from lwexp.settings import settings
 
+    from .launchers import check_launcher
+
     checked = settings(config)
+    check_launcher(config)
     check_sweep_place(Path(str(config.hydra.sweep.dir)).absolute(), checked.resume, checked.sweep.resume)
     if OmegaConf.select(config, "hydra.sweeper._target_") == _BASIC:
         why = "lwexp sweeps with grid (what basic does, and jobs that fail alone), or searches with optuna"

@@ -100,6 +100,14 @@ def note_failure(folder: Path, reason: str, code: int) -> None:
     _write(folder, Outcome("FAILED", reason=reason, exit_code=code, started=time.time()))
 
 
+def note_loss(folder: Path, reason: str) -> None:
+    """Write why a job that left no word was killed. Raises `OSError`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    outcome = _read(folder)
+    outcome.status, outcome.reason, outcome.exit_code = "KILLED", reason, 1
+    _write(folder, outcome)
+
+
 def _read(folder: Path) -> Outcome:
     try:
         found = json.loads((folder / FILE).read_text(encoding="utf-8"))

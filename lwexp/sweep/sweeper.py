@@ -25,7 +25,8 @@ from lwexp.settings import settings
 from lwexp.tracking.process import courier
 
 from . import table
-from .outcome import Outcome, note_failure, outcome_of
+from .launching import why_lost
+from .outcome import LOST, Outcome, note_failure, note_loss, outcome_of
 from .parent import Parent, record_run
 from .plan_of_work import PlanOfWork, read_plan_of_work
 from .points import Point, expand, identity, is_layerwise, is_uniform, missing_twins, split, telling, values_of
@@ -249,11 +250,24 @@ class GridSweeper(Sweeper):
         for first in range(0, len(points), size):
             batch = points[first : first + size]
             jobs = [[*self._how, *point.overrides, f"hydra.sweep.subdir={point.number}"] for point in batch]
+            reasons: dict[Point, str | None] = {}
             try:
-                self._launcher.launch(jobs, initial_job_idx=first)
+                results = self._launcher.launch(jobs, initial_job_idx=first)
+                reasons = {point: why_lost(result) for point, result in zip(batch, results, strict=True)}
             except Exception as error:  # of the launcher: what became of its jobs, their folders tell
                 text = " ".join(f"{type(error).__name__}: {error}".split())
                 print(hiding.hide(f"the launcher reports {text[:300]}"), file=sys.stderr)
+            for point in batch:
+                self._close(point, reasons.get(point))
+
+    def _close(self, point: Point, reason: str | None) -> None:
+        """End the record of a job that could not do it itself; `reason` is what its launcher knows."""
+        folder = self.folder_of(point)
+        outcome = outcome_of(folder)
+        if outcome.reason == LOST or (outcome.status == "MISSING" and reason):
+            note_loss(folder, reason or LOST)
+            if self._tracking is not None:
+                record_run(self._tracking, folder, self.base, "KILLED", reason or LOST)
 
     @contextmanager
     def _watched(self) -> Iterator[None]:
@@ -266,7 +280,7 @@ class GridSweeper(Sweeper):
 
         def watch() -> None:
             while not done.wait(pause):
-                self._show()
+                self._show(over=False)
 
         thread = threading.Thread(target=watch, daemon=True)
         thread.start()
@@ -276,12 +290,15 @@ class GridSweeper(Sweeper):
             done.set()
             thread.join()
 
-    def _show(self) -> None:
-        """A line for each job that has ended since the last look; the parent run's progress."""
+    def _show(self, *, over: bool = True) -> None:
+        """A line for each job that has ended since the last look; the parent run's progress.
+
+        A killed job is told when the launcher's work is `over`: until then a cluster may start it again.
+        """
         outcomes = self.outcomes()
         total = self.total()
         for point, outcome in outcomes.items():
-            if outcome.status == self._told.get(point.number):
+            if outcome.status == self._told.get(point.number) or (outcome.status == "KILLED" and not over):
                 continue
             self._told[point.number] = outcome.status
             if outcome.status in ("FINISHED", "FAILED", "KILLED"):

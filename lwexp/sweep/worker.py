@@ -15,6 +15,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -26,7 +27,7 @@ from omegaconf import DictConfig, OmegaConf
 from lwexp import hiding
 from lwexp.errors import LwexpError, RunError
 from lwexp.run_folder import pruned_in
-from lwexp.signals import Interrupted
+from lwexp.signals import Interrupted, handle_in_command, held_back, take_signals
 from lwexp.tracking.delivery import RUN_LOCK
 from lwexp.tracking.lock import Lock
 from lwexp.tracking.process import courier
@@ -97,7 +98,8 @@ def _run_apart(config: DictConfig, folder: Path) -> Any:
     }
     # daemon=False: it may have data workers. It ends by itself when this process is gone
     process = context.Process(target=_serve, args=(order, theirs), daemon=False)
-    process.start()
+    with held_back():
+        process.start()
     theirs.close()
     answer = _answer(process, ours)
     if answer is None:
@@ -108,22 +110,20 @@ def _run_apart(config: DictConfig, folder: Path) -> Any:
 
 
 def _answer(process: Any, connection: Connection) -> Any:
-    """What the job's process sends, None where it died before; an interrupt is passed on and waited for."""
-    while True:
+    """What the job's process sends, None where it died before. Where this process is told to end, so is that one."""
+    try:
         try:
-            try:
-                answer = connection.recv()
-            except EOFError:
-                answer = None
-            process.join()
-            return answer
-        except KeyboardInterrupt:  # a terminal sends it to all its processes; a second one ends them at once
-            process.join()
-            raise
-        except Interrupted:
-            process.terminate()
-            process.join()
-            raise
+            answer = connection.recv()
+        except EOFError:
+            answer = None
+        process.join()
+        return answer
+    except BaseException:  # a launcher's handler may raise SystemExit
+        process.terminate()
+        while process.is_alive():  # it writes its checkpoint; a second Ctrl-C does not wait for that
+            with suppress(Interrupted):
+                process.join()
+        raise
 
 
 def _context() -> ForkServerContext | SpawnContext:
@@ -169,10 +169,9 @@ def _how_it_died(code: int | None) -> str:
 
 def _serve(order: dict[str, Any], connection: Connection) -> None:
     """Run the job and send `[result]`, or the error that it ended with."""
-    from lwexp.signals import handle_in_command
-
     _end_with_the_launcher()
     handle_in_command()
+    take_signals()
     try:
         answer: Any = [_train(order)]
     except (KeyboardInterrupt, Interrupted) as stopped:
@@ -183,7 +182,8 @@ def _serve(order: dict[str, Any], connection: Connection) -> None:
         print(hiding.hide(traceback.format_exc()), file=sys.stderr)
         answer = JobFailedError(_line(error))
     sys.stdout.flush()
-    connection.send(answer)
+    with suppress(OSError):  # nobody waits any more
+        connection.send(answer)
 
 
 def _train(order: dict[str, Any]) -> Any:

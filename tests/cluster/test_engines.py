@@ -1,0 +1,67 @@
+"""The same sweep by every launcher: the same children, the same numbers bit for bit, one parent each."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Start
+from mlflow import MlflowClient
+
+TINY = ["model=lstm", "model.hidden_size=8", "data.image_size=8", "batch_size=256", "epochs=2", "threads=1"]
+SMALL, LARGE = ["mult=0.9,1.0", "seed=0,1"], ["mult=0.85,0.9,0.95,1.0", "seed=0,1,2"]
+OF_ITS_OWN = ("lwexp.folder", "lwexp.id", "lwexp.slurm.job", "lwexp.slurm.log", "mlflow.parentRunId", "mlflow.user")
+RAY = ["hydra/launcher=ray", "hydra.launcher.ray.init.num_cpus=4", "hydra.launcher.ray.init.log_to_driver=false"]
+LAUNCHERS = {"joblib": ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"], "ray": RAY}
+LAUNCHERS |= {"submitit_slurm": ["hydra/launcher=submitit_slurm"]}
+
+
+def left_by(folder: Path) -> dict[str, Any]:
+    """What a sweep has left of each job, in files and in MLflow, by the job's name; there is one parent."""
+    client = MlflowClient(tracking_uri=f"sqlite:///{folder}/store.db")
+    runs = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+    (parent,) = [run for run in runs if run.data.tags.get("lwexp.kind") == "sweep"]
+    assert parent.info.status == "FINISHED"
+    found = {}
+    for run in (run for run in runs if run is not parent):
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert Path(run.data.tags["lwexp.folder"]).parent == folder / "sweep"
+        weights = Path(run.data.tags["lwexp.folder"]) / "model.safetensors"
+        rows = {key: client.get_metric_history(run.info.run_id, key) for key in run.data.metrics}
+        found[run.info.run_name] = {
+            "status": run.info.status,
+            "params": run.data.params,
+            "tags": {key: value for key, value in run.data.tags.items() if key not in OF_ITS_OWN},
+            "metrics": {key: sorted((row.step, row.value.hex()) for row in history) for key, history in rows.items()},
+            "weights": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        }
+    return found
+
+
+@pytest.fixture(scope="session")
+def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("engines")
+
+
+def swept(places: Path, start: Start, name: str, grid: list[str], *options: str) -> dict[str, Any]:
+    folder = places / f"{name}-{len(grid[0])}"
+    if not folder.exists():
+        assert start(folder, *TINY, *grid, *options).wait() == 0, (folder / "out.txt").read_text(encoding="utf-8")
+    return left_by(folder)
+
+
+@pytest.mark.parametrize("grid", [SMALL, pytest.param(LARGE, marks=pytest.mark.slow)], ids=["2x2", "4x3"])
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_the_same_children_and_the_same_numbers_as_one_after_another(
+    launcher: str, grid: list[str], places: Path, start: Start, request: pytest.FixtureRequest
+) -> None:
+    if launcher == "submitit_slurm":
+        request.getfixturevalue("slurm")
+    elif launcher == "ray":
+        pytest.importorskip("ray")
+    expected = swept(places, start, "basic", grid)
+    assert len(expected) == (4 if grid is SMALL else 12)
+    assert len({child["weights"] for child in expected.values()}) == len(expected)
+    assert swept(places, start, launcher, grid, *LAUNCHERS[launcher]) == expected
