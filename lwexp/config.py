@@ -154,6 +154,7 @@ class MLflowConfig(Section):
     experiment: Annotated[str, Field(min_length=1)]
     timeout: Positive
     flush_timeout: NonNegative
+    rates_every: Count
 
 
 class NoTrackingConfig(Section):

@@ -18,7 +18,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from .checkpoint import Checkpoints
-from .config import RunConfig, SourceTaskConfig, TorchvisionConfig
+from .config import MLflowConfig, RunConfig, SourceTaskConfig, TorchvisionConfig
 from .contradictions import check_processes
 from .data import eval_loader, train_loader, workers_note
 from .distributed.processes import Processes, join
@@ -160,6 +160,7 @@ class _Job:
             checkpoints=self.checkpoints,
             config=values,
             nonfinite=config.nonfinite,
+            rates_every=config.tracking.rates_every if isinstance(config.tracking, MLflowConfig) else 1,
             judged=judge(config.sweep.search, folder, experiment.steps - 1),
             processes=processes,
             parallel=config.parallel,

@@ -78,6 +78,7 @@ class Trainer:
     config: Mapping[str, Any] = field(default_factory=dict)  # plain values that checkpoints keep for a comparison
     seen_rates: list[list[float]] | None = None  # rates of each step, where no table of them exists beforehand
     read_late: bool | None = None  # None: on a GPU
+    rates_every: int = 1  # optimizer steps between two records of all rates
     judged: Callable[[int, int, Mapping[str, float]], None] | None = None  # hears epochs, step, metrics, may raise
     processes: Processes = ALONE
     parallel: Parallel = "ddp"
@@ -337,7 +338,9 @@ class Trainer:
 
     def _log_step(self, step: int, loss: float, rates: list[float]) -> None:
         self._loss = loss
-        metrics = {name: rates[i] for name, i in zip(self._rate_names, self._logged, strict=True)}
+        metrics = {}
+        if step % self.rates_every == 0 or step == self.steps - 1:
+            metrics = {name: rates[i] for name, i in zip(self._rate_names, self._logged, strict=True)}
         if math.isfinite(loss):
             metrics = {"train/loss": loss, **metrics}
         if self.skipped:

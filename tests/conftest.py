@@ -62,6 +62,18 @@ def tiny() -> TinyNet:
     return TinyNet()
 
 
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with MLflow's tables and nothing in them; making the tables takes seconds."""
+    from lwexp.config import MLflowConfig
+    from lwexp.tracking.store import connect
+
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    uri = f"sqlite:///{path}"
+    connect(MLflowConfig(name="mlflow", uri=uri, experiment="none", timeout=8.0, flush_timeout=10.0, rates_every=1))
+    return path
+
+
 @pytest.fixture
 def lwexp_command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run `python -m lwexp.<command> …` in an empty folder, as a user does."""

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Each extra for sweeps in an environment of its own, as a user installs it: pip check, and a tiny sweep with its launcher.
-# usage: tests/extras.sh [joblib slurm ray ...]; slurm needs tests/cluster/slurm.sh start, else its sweep is left out
+# usage: tests/extras.sh [joblib slurm ray optuna ...]; slurm needs tests/cluster/slurm.sh start, else its sweep is left out
 set -euo pipefail
 cd "$(dirname "$0")/.."
 ROOT=$PWD
@@ -12,9 +12,9 @@ declare -A SWEEP=(
     [joblib]=hydra/launcher=joblib
     [slurm]=hydra/launcher=submitit_slurm
     [ray]=hydra/launcher=ray
-    # [optuna]: the sweeper's
+    [optuna]="hydra/sweeper=optuna hydra.sweeper.n_trials=2 hydra.sweeper.uniform_trials=0 hydra.sweeper.repeat.best=0"
 )
-[ $# -gt 0 ] || set -- joblib slurm ray
+[ $# -gt 0 ] || set -- joblib slurm ray optuna
 for extra in "$@"; do
     begun=$SECONDS
     python3 -m venv "$PLACE/$extra"
@@ -25,7 +25,7 @@ for extra in "$@"; do
         continue
     fi
     mkdir "$PLACE/run-$extra"
-    (cd "$PLACE/run-$extra" && "$PLACE/$extra/bin/python" -m lwexp.run -m "${SWEEP[$extra]}" "${TINY[@]}")
+    (cd "$PLACE/run-$extra" && "$PLACE/$extra/bin/python" -m lwexp.run -m ${SWEEP[$extra]} "${TINY[@]}")
     rm -rf "${PLACE:?}/$extra"
     echo "$extra: ok, $((SECONDS - begun)) s"
 done

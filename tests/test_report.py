@@ -20,25 +20,15 @@ from report_sweeps import Job, make_sweep, seeds
 from scipy import stats
 from test_mlflow_page import CHROMIUM, OPTIONS
 
-from lwexp.config import MLflowConfig
 from lwexp.plain_command import tracking_config
 from lwexp.report import files, main, make_report
 from lwexp.report.runs import Store
-from lwexp.tracking.store import connect
 
 Report = Callable[..., Outcome]
 # test accuracies of seeds 0, 1, …: mult=0.9 is better than uniform rates by one to three points
 UNIFORM = [0.90, 0.93, 0.91, 0.88, 0.92, 0.90]
 BETTER = [0.92, 0.94, 0.93, 0.91, 0.93, 0.92]
 FILES = {"report.md", "report.html", "report.csv", "runs.csv", "settings.png", "curves.png"}
-
-
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with MLflow's tables and nothing in them; making the tables takes seconds."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    connect(MLflowConfig(name="mlflow", uri=f"sqlite:///{path}", experiment="none", timeout=8.0, flush_timeout=10.0))
-    return path
 
 
 @pytest.fixture

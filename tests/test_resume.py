@@ -146,7 +146,9 @@ def test_a_run_is_found_by_path_id_and_beginning_of_the_id(
 
 def test_a_run_that_is_not_below_outputs_is_found_through_the_store(lwexp_here: RunHere, tmp_path: Path) -> None:
     folder = written(tmp_path / "elsewhere", {"lr": 0.5})
-    config = MLflowConfig(name="mlflow", uri="sqlite:///my.db", experiment="x", timeout=8.0, flush_timeout=8.0)
+    config = MLflowConfig(
+        name="mlflow", uri="sqlite:///my.db", experiment="x", timeout=8.0, flush_timeout=8.0, rates_every=1
+    )
     client, _ = connect(config, tmp_path)
     runs = [client.create_run("0", tags={"lwexp.folder": str(place)}) for place in (folder, tmp_path / "gone")]
     here, gone = (run.info.run_id for run in runs)

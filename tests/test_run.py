@@ -29,9 +29,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from lwexp import Plan, job, make_plan, pictures
-from lwexp.config import MLflowConfig
 from lwexp.lstm import LSTMClassifier
-from lwexp.tracking.store import connect
 
 RunHere = Callable[..., Outcome]
 PICTURES = {"rates_heatmap.png", "rates_by_depth.png", "rates_by_step.png", "rates.html"}
@@ -144,14 +142,6 @@ def test_every_group_of_every_model_is_trained(
 # ---------------------------------------------------------------------------------------------------- what MLflow holds
 
 
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with MLflow's tables and nothing in them; making the tables takes seconds."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    connect(MLflowConfig(name="mlflow", uri=f"sqlite:///{path}", experiment="none", timeout=8.0, flush_timeout=10.0))
-    return path
-
-
 @dataclass
 class Store:
     """The store that runs of a test write to by default, read through MLflow's client."""
@@ -185,6 +175,20 @@ def store(empty_store: Path, tmp_path: Path) -> Store:
     (tmp_path / "outputs").mkdir()
     shutil.copy(empty_store, tmp_path / "outputs" / "mlflow.db")
     return Store(MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/outputs/mlflow.db"))
+
+
+def test_rates_may_be_recorded_less_often_than_the_loss(
+    lwexp_here: RunHere, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lwexp.pictures.write_plots", lambda table, folder: [])
+    options = ["model=lstm", "model.hidden_size=8", "data.image_size=8", "batch_size=256", "epochs=2", "progress=false"]
+    outcome = lwexp_here("run", *options, "policy=linear", "tracking.rates_every=3")
+    assert outcome.code == 0, outcome.err
+    run = store.run()
+    assert [step for step, _ in store.history(run, "train/loss")] == list(range(8))
+    rates = store.history(run, "lr/01_lstm")
+    assert [step for step, _ in rates] == [0, 3, 6, 7]
+    assert rates[-1][1] == 0
 
 
 @dataclass(frozen=True)

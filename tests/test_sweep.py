@@ -23,9 +23,7 @@ from mlflow.entities import Run
 from PIL import Image
 
 from lwexp import pictures
-from lwexp.config import MLflowConfig
 from lwexp.sweep.outcome import outcome_of
-from lwexp.tracking.store import connect
 
 RunHere = Callable[..., Outcome]
 SMALL = ["data.image_size=8", "batch_size=256", "max_steps=2", "progress=false"]
@@ -49,14 +47,6 @@ class Stops(torch.nn.Module):
                 raise KeyboardInterrupt
         return self.head(self.body(x).mean(dim=(2, 3)))
 """
-
-
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with MLflow's tables and nothing in them; making the tables takes seconds."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    connect(MLflowConfig(name="mlflow", uri=f"sqlite:///{path}", experiment="none", timeout=8.0, flush_timeout=10.0))
-    return path
 
 
 @pytest.fixture

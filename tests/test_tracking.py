@@ -67,7 +67,9 @@ Begin = Callable[..., JournalTracker]
 def mlflow_config(
     uri: str | None, experiment: str = "lwexp", timeout: float = 8.0, flush_timeout: float = 60.0
 ) -> MLflowConfig:
-    return MLflowConfig(name="mlflow", uri=uri, experiment=experiment, timeout=timeout, flush_timeout=flush_timeout)
+    return MLflowConfig(
+        name="mlflow", uri=uri, experiment=experiment, timeout=timeout, flush_timeout=flush_timeout, rates_every=1
+    )
 
 
 def begin_in(config: MLflowConfig | NoTrackingConfig, folder: Path, **changes: Any) -> JournalTracker:
@@ -636,7 +638,7 @@ import os, signal, sys
 from pathlib import Path
 from lwexp.config import MLflowConfig
 from lwexp.tracking import prepare, start
-config = MLflowConfig(name="mlflow", uri=None, experiment="lwexp", timeout=8.0, flush_timeout=60.0)
+config = MLflowConfig(name="mlflow", uri=None, experiment="lwexp", timeout=8.0, flush_timeout=60.0, rates_every=1)
 prepare(config)
 record = {"params": {"a": 1}, "tags": {}, "description": ""}
 folder = Path("outputs") / sys.argv[1]

@@ -51,6 +51,7 @@ def test_the_page_answers_takes_runs_and_ends_with_its_server_on_ctrl_c(tmp_path
         experiment="lwexp",
         timeout=8.0,
         flush_timeout=10.0,
+        rates_every=1,
     )
     record = {"tags": {}, "description": ""}
     start(store, folder=tmp_path / "a", run_name="local", params={}, **record).finish("FINISHED")
@@ -71,7 +72,9 @@ def test_the_page_answers_takes_runs_and_ends_with_its_server_on_ctrl_c(tmp_path
                 urllib.request.urlopen(server.replace("127.0.0.1", "127.0.0.2"), timeout=5)
 
         # the same server takes a run over HTTP, and its own command only prints the link
-        remote = MLflowConfig(name="mlflow", uri=server, experiment="lwexp", timeout=8.0, flush_timeout=10.0)
+        remote = MLflowConfig(
+            name="mlflow", uri=server, experiment="lwexp", timeout=8.0, flush_timeout=10.0, rates_every=1
+        )
         tracker = start(remote, folder=tmp_path / "b", run_name="remote", params={"lr": 0.1}, **record)
         for step in range(1500):
             tracker.log({"lr/00_fc": 0.1, "train/loss": float("nan")}, step)

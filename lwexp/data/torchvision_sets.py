@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from lwexp.errors import ConfigError, RunError, UnknownNameError
@@ -176,7 +177,7 @@ def _opened(
     elif config.download and "root" in parameters:
         raise ConfigError("data.download", True, f"torchvision cannot download {config.dataset}")
     try:
-        with _no_endless_wait():
+        with _no_endless_wait(), _one_downloads(config):
             dataset = kind(**given)
         return dataset, labels_of(dataset)
     except (ValueError, TypeError) as error:
@@ -194,6 +195,18 @@ def _opened(
             ) from error
         hint = "; add data.download=true to fetch it" if downloads else ""
         raise ConfigError("data.root", config.root, f"no {config.dataset} there ({_line(error)}){hint}") from error
+
+
+@contextlib.contextmanager
+def _one_downloads(config: TorchvisionConfig) -> Iterator[None]:
+    """One process at a time where files may be downloaded: the others find them there."""
+    if not config.download:
+        yield
+        return
+    root = Path(config.root).expanduser()
+    root.mkdir(parents=True, exist_ok=True)
+    with FileLock(root / f".{config.dataset}.lock"):
+        yield
 
 
 @contextlib.contextmanager

@@ -16,8 +16,8 @@ from lwexp.tracking.lock import Lock
 
 THREADS, GPUS = "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES"
 
-# A job's process and the one that delivers its metrics together take 1.1 GB for a resnet18 on the digits; the rest is
-# for larger models, which nobody has built yet when this is asked
+# A job's process and the one that delivers its metrics together are about 1 GB in memory for a small network; the rest
+# is for larger ones, which nobody has built yet when this is asked
 JOB_BYTES = 2 * 2**30
 _CGROUP = Path("/sys/fs/cgroup")
 _LOCK_SECONDS = 60.0

@@ -255,7 +255,9 @@ class Delivery:
 
     def _connected(self) -> MlflowClient:
         if self._client is None:
-            config = MLflowConfig(name="mlflow", uri=self._uri, experiment="lwexp", timeout=8.0, flush_timeout=0.0)
+            config = MLflowConfig(
+                name="mlflow", uri=self._uri, experiment="lwexp", timeout=8.0, flush_timeout=0.0, rates_every=1
+            )
             self._client, _ = connect(config)
         return self._client
 

@@ -59,7 +59,9 @@ def main() -> None:
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         uri = asked.store or f"sqlite:///{folder}/mlflow.db"
-        config = MLflowConfig(name="mlflow", uri=uri, experiment="lwexp", timeout=8.0, flush_timeout=10.0)
+        config = MLflowConfig(
+            name="mlflow", uri=uri, experiment="lwexp", timeout=8.0, flush_timeout=10.0, rates_every=1
+        )
         if asked.store is None:
             fill(config, asked.runs, asked.steps, asked.groups)
         times = [time.perf_counter()]

@@ -59,7 +59,7 @@ def nothing(folder: Path) -> Iterator[Log]:
 def lwexp(folder: Path, config: MLflowConfig | NoTrackingConfig | None = None) -> Iterator[Log]:
     """lwexp's tracker: a journal, delivered by a process of its own."""
     config = config or MLflowConfig(
-        name="mlflow", uri=_uri(folder), experiment="lwexp", timeout=60.0, flush_timeout=60.0
+        name="mlflow", uri=_uri(folder), experiment="lwexp", timeout=60.0, flush_timeout=60.0, rates_every=1
     )
     prepare(config, folder)
     run = Path(tempfile.mkdtemp(dir=folder))
