@@ -30,7 +30,7 @@ def test_python_blocks_run() -> None:
         exec(compile(block, "README.md", "exec"), {})
 
 
-@pytest.mark.parametrize("line", [line for line in COMMANDS if " -m mult" not in line])
+@pytest.mark.parametrize("line", [line for line in COMMANDS if "lwexp.run -m" not in line])
 def test_commands_run(line: str, lwexp_here: Callable[..., Outcome], tmp_path: Path) -> None:
     mine = next(block for _, block in BLOCKS if block.startswith("# my_rates.py"))
     (tmp_path / "my_rates.py").write_text(mine, encoding="utf-8")
