@@ -544,7 +544,7 @@ def composed() -> dict[str, Any]:
     root = OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml"))
     assert isinstance(root, dict)
     chosen = {group: "lstm" if group == "model" else name for entry in root.pop("defaults") if isinstance(entry, dict)
-              for group, name in entry.items()}  # fmt: skip
+              for group, name in entry.items() if "hydra" not in group}  # fmt: skip
     del root["hydra"]
     return {**root, **{group: FILES[CONF / group / f"{name}.yaml"] for group, name in chosen.items()}}
 

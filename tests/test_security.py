@@ -25,7 +25,7 @@ from hypothesis import settings as searched
 from hypothesis import strategies as st
 from torch import nn
 
-from lwexp import hiding, make_plan, sweep
+from lwexp import hiding, make_plan
 from lwexp.errors import ConfigError
 from lwexp.html import render_html
 from lwexp.plots import RateTable, write_plots
@@ -156,7 +156,6 @@ def test_a_sweeps_own_file_and_lines_have_the_address_hidden(
     jobs: str, address: str, shown: str, lwexp_here: RunHere, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lwexp.pictures.write_plots", lambda table, folder: [])
-    monkeypatch.setattr(sweep, "_open_parent", lambda config: None)
     outcome = lwexp_here("preview", "-m", *SMALL, jobs, f"tracking.uri={ADDRESSES[address]}")
     assert "#1 : " in outcome.out
     assert f"tracking.uri={shown}\n" in outcome.out
@@ -165,9 +164,21 @@ def test_a_sweeps_own_file_and_lines_have_the_address_hidden(
     assert (folder / "1" / ".hydra" / "overrides.yaml").is_file()
     if "MSE" in jobs:
         assert outcome.code == 2
-        assert "failed: loss.name=MSE" in outcome.err
+        assert "error: loss.name=MSE" in outcome.err
     else:
         assert outcome.code == 0, outcome.err
+    assert_hidden(outcome, tmp_path)
+
+
+def test_no_file_of_a_sweep_that_trains_has_the_address(
+    lwexp_here: RunHere, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lwexp.pictures.write_plots", lambda table, folder: [])
+    options = [*SMALL, "max_steps=1", "mult=0.9,-1", "sweep.isolate=false", "hydra.sweep.dir=mine"]
+    limits = ["tracking.timeout=1", "tracking.flush_timeout=0"]
+    outcome = lwexp_here("run", "-m", *options, *limits, f"tracking.uri={ADDRESSES['token']}")
+    assert "3 jobs: 2 finished, 1 failed" in outcome.out
+    assert "http://***@127.0.0.1:1" in (tmp_path / "mine" / "multirun.yaml").read_text(encoding="utf-8")
     assert_hidden(outcome, tmp_path)
 
 
