@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from hydra.types import HydraContext, TaskFunction
     from omegaconf import DictConfig
 
-log = logging.getLogger(__name__)
 _LOOK_SECONDS = 1.0
 _LOOKS_PER_SECOND = 2000  # at the folders of jobs, so that watching a large sweep costs little
 
@@ -80,8 +79,6 @@ class GridSweeper(Sweeper):
         self._launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
-        # the sweep's own lines tell of each job
-        logging.getLogger("hydra._internal.core_plugins.basic_launcher").setLevel(logging.WARNING)
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run the sweep that the command's overrides `arguments` ask for. Raises `SweepFailedError`, `ConfigError`."""
@@ -252,7 +249,8 @@ class GridSweeper(Sweeper):
             jobs = [[*self._how, *point.overrides, f"hydra.sweep.subdir={point.number}"] for point in batch]
             reasons: dict[Point, str | None] = {}
             try:
-                results = self._launcher.launch(jobs, initial_job_idx=first)
+                with _quiet_launcher():
+                    results = self._launcher.launch(jobs, initial_job_idx=first)
                 reasons = {point: why_lost(result) for point, result in zip(batch, results, strict=True)}
             except Exception as error:  # of the launcher: what became of its jobs, their folders tell
                 text = " ".join(f"{type(error).__name__}: {error}".split())
@@ -349,6 +347,18 @@ class GridSweeper(Sweeper):
 
     def _parse(self, overrides: Sequence[str]) -> list[Override]:
         return OverridesParser.create(config_loader=self._loader).parse_overrides(list(overrides))
+
+
+@contextmanager
+def _quiet_launcher() -> Iterator[None]:
+    """Without the lines of Hydra's own launcher: the sweep tells of each job."""
+    logger = logging.getLogger("hydra._internal.core_plugins.basic_launcher")
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _with_values(point: Point, swept: Sequence[str]) -> Point:
