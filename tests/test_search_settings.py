@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from conftest import Outcome
 
 from lwexp.sweep import search
-from lwexp.sweep.search import parallel_jobs
 
 RunHere = Callable[..., Outcome]
 OPTUNA = ["run", "-m", "hydra/sweeper=optuna", "model=lstm", "tracking=none", "hydra.sweeper.n_trials=1", "max_steps=1"]
@@ -45,14 +42,3 @@ def test_a_mistake_is_one_line_before_anything_is_drawn(
     assert outcome.err.startswith(f"error: {line}")
     assert len(outcome.err.splitlines()) == 1
     assert not list(tmp_path.rglob("sweep.json"))
-
-
-@pytest.mark.parametrize(("launcher", "jobs"), [
-    ({"_target_": "hydra._internal.core_plugins.basic_launcher.BasicLauncher"}, 1),
-    ({"_target_": "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher", "n_jobs": 3}, 3),
-    ({"_target_": "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher", "n_jobs": -1}, os.cpu_count()),
-    ({"_target_": "hydra_plugins.hydra_submitit_launcher.SlurmLauncher", "array_parallelism": 16}, 16),
-    ({"_target_": "hydra_plugins.hydra_ray_launcher.ray_launcher.RayLauncher"}, os.cpu_count()),
-])  # fmt: skip
-def test_as_many_trials_at_a_time_as_the_launcher_runs_jobs(launcher: dict[str, Any], jobs: int) -> None:
-    assert parallel_jobs(launcher) == jobs

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
@@ -20,6 +19,7 @@ from lwexp.config import RunConfig
 from lwexp.errors import ConfigError, LwexpError
 from lwexp.run_folder import changes_numbers
 
+from .launchers import parallel_jobs
 from .outcome import Outcome
 from .plan_of_work import PlanOfWork
 from .points import Point, is_layerwise, is_uniform, missing_twins, split, telling, uniform_twin, values_of
@@ -119,7 +119,7 @@ class OptunaSweeper(GridSweeper):
         self._told = {point.number: outcome.status for point, outcome in self.outcomes().items()}
 
     def _batch(self) -> int:
-        return self._settings.n_jobs or min(parallel_jobs(self.config.hydra.launcher), _WIDEST)
+        return self._settings.n_jobs or min(parallel_jobs(self.config) or _WIDEST, _WIDEST)
 
     # ------------------------------------------------------------------------------------------------------- running
 
@@ -248,14 +248,3 @@ class OptunaSweeper(GridSweeper):
             for point, outcome in outcomes.items()
             if point not in trials or outcome.exit_code == 2 or not found_any
         })  # fmt: skip
-
-
-def parallel_jobs(launcher: Mapping[str, Any]) -> int:
-    """How many jobs a launcher of this config runs at once, as far as it says; else one for each core."""
-    if "basic" in str(launcher.get("_target_", "basic")).lower():
-        return 1
-    said = launcher.get("n_jobs") or launcher.get("array_parallelism")
-    cores = os.cpu_count() or 1
-    if said is None:
-        return cores
-    return int(said) if int(said) > 0 else max(1, cores + 1 + int(said))
