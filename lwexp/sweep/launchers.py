@@ -39,6 +39,7 @@ class JoblibLauncher(ManyJobs):
     """Several jobs at once on this machine, in joblib's processes, each with its part of the cores and GPUs."""
 
     choice, package, extra, schema = "joblib", "joblib", "joblib", JoblibOptions
+    _threads: int | None = None  # of each job, from the first launch on
 
     def run(self, jobs: Sequence[Job]) -> Sequence[JobReturn]:
         """Run `jobs`. Where one of joblib's processes is killed, which its jobs cannot do, all that run are lost."""
@@ -48,11 +49,12 @@ class JoblibLauncher(ManyJobs):
         device, folder = _device(self.config), Path(str(self.config.hydra.sweep.dir)).absolute() / ".places"
         machine = this_machine(device)
         count = min(parallel_jobs(self.config) or 1, len(jobs))
-        threads = OmegaConf.select(self.config, "threads") or threads_of_job(machine, count, os.environ)
         gpus = machine.gpus if ":" not in device else ()  # a device with a number is the same for all jobs
-        log.info("%s", _said(count, threads, machine.cores, machine.memory, gpus))
+        if self._threads is None:  # the same for all jobs of a search, whose last batch may be narrower
+            self._threads = OmegaConf.select(self.config, "threads") or threads_of_job(machine, count, os.environ)
+            log.info("%s", _said(count, self._threads, machine.cores, machine.memory, gpus))
         results: dict[int, JobReturn] = {}
-        with parallel_config("loky", n_jobs=count, inner_max_num_threads=threads):
+        with parallel_config("loky", n_jobs=count, inner_max_num_threads=self._threads):
             calls = (delayed(_run_here)(job, gpus, count, folder) for job in jobs)
             try:
                 results.update(Parallel(batch_size=1, return_as="generator_unordered")(calls))
