@@ -75,7 +75,7 @@ def test_jobs_are_children_of_one_parent_and_named_by_what_sets_them_apart(
     assert outcome.code == 0, outcome.err
     parent, children = family(client)
     assert parent.info.status == "FINISHED"
-    assert "mult=0.9,1.0 seed=0,1" in parent.info.run_name
+    assert parent.info.run_name.startswith("mult=0.9,1.0 seed=0,1 model=lstm ")
     assert parent.data.tags["lwexp.overrides"] == " ".join([*LSTM, *HERE, "mult=0.9,1.0", "seed=0,1", "epochs=2"])
     assert children.keys() == {"mult=0.9 seed=0", "mult=0.9 seed=1", "mult=1.0 seed=0", "mult=1.0 seed=1"}
     for name, child in children.items():

@@ -18,6 +18,7 @@ from lwexp.tracking import JournalTracker, Status, deliver_rest, ended, has_run,
 
 from .outcome import Outcome
 from .plan_of_work import FILE, PlanOfWork, point_of
+from .points import split
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -30,7 +31,10 @@ class Parent:
 
     def __init__(self, tracking: MLflowConfig, folder: Path, base: Path, work: PlanOfWork) -> None:
         """Begin the run of the sweep in `folder`, or go on with it. Raises `ConfigError`, `RunError`."""
-        name = " ".join(work.overrides) or "sweep"
+        typed = " ".join(work.overrides)
+        # what is swept first: MLflow's list shows the beginning
+        own = [override for override in work.overrides if split(override)[0] in work.swept]
+        name = " ".join([*own, *(override for override in work.overrides if override not in own)]) or "sweep"
         self._shown: tuple[int, ...] = ()
         self._tracking, self._base = tracking, base
         self._tracker: JournalTracker = start(
@@ -39,12 +43,12 @@ class Parent:
             base=base,
             run_name=name,
             tags={
-                "lwexp.overrides": name,
+                "lwexp.overrides": typed,
                 "lwexp.kind": "sweep",
                 "lwexp.folder": str(folder),
                 "lwexp.swept": json.dumps(work.swept),
             },
-            description=f"Sweep: `python -m lwexp.run -m {name}`",
+            description=f"Sweep: `python -m lwexp.run -m {typed}`",
             params={},
             answers=prepare(tracking, base),
         )
