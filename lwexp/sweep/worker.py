@@ -88,8 +88,11 @@ def _run_apart(config: DictConfig, folder: Path) -> Any:
     _await_orphan(folder)
     context = _context()
     ours, theirs = context.Pipe(duplex=False)
+    values: Any = OmegaConf.to_container(config, resolve=True)
+    if "BasicLauncher" not in str(HydraConfig.get().launcher._target_):
+        values["progress"] = False  # bars of jobs side by side would overwrite each other
     order = {
-        "config": OmegaConf.to_container(config, resolve=True),
+        "config": values,
         "hydra": OmegaConf.to_container(HydraConfig.instance().cfg, resolve=True),
         "environment": dict(os.environ),
         "cwd": str(Path.cwd()),
