@@ -320,8 +320,8 @@ class GridSweeper(Sweeper):
         if self.parent is not None:
             self.parent.keep(path)
             self.parent.end("FAILED" if bad else "FINISHED", text if bad else None)
-            finished = sum(outcome.status == "FINISHED" for outcome in outcomes.values())
-            if self.config.sweep.report and finished > 1 and self.parent.run_id is not None:
+            worth_it = len(outcomes) > 1 and any(outcome.status == "FINISHED" for outcome in outcomes.values())
+            if self.config.sweep.report and worth_it and self.parent.run_id is not None:
                 print(f"{self.parent.report()}\n", flush=True)
             print(self.parent.where_to_look(), flush=True)
         if bad:
