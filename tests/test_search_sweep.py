@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, Outcome
 from mlflow import MlflowClient
-from test_sweep import client, empty_store, family  # noqa: F401
+from test_sweep import client, family  # noqa: F401
 
 from lwexp import pictures
 from lwexp.sweep.outcome import outcome_of

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Start
 from mlflow import MlflowClient
+
+from cluster.conftest import Start
 
 TINY = ["model=lstm", "model.hidden_size=8", "data.image_size=8", "batch_size=256", "epochs=2", "threads=1"]
 SMALL, LARGE = ["mult=0.9,1.0", "seed=0,1"], ["mult=0.85,0.9,0.95,1.0", "seed=0,1,2"]

@@ -7,8 +7,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import Start, until
 from mlflow import MlflowClient
+
+from cluster.conftest import Start, until
 
 pytestmark = pytest.mark.usefixtures("slurm")
 

@@ -1,0 +1,1 @@
+"""Sweeps on engines of their own: joblib, a Slurm and a Ray of this machine."""
