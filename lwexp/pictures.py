@@ -47,10 +47,13 @@ def write_plots(table: RateTable, folder: Path) -> list[Path]:
     matplotlib, and the memory that it draws in, would else stay with a training for as long as it takes. The jobs of a
     sweep draw themselves: they are forked from a process that has imported it.
     """
-    if "lwexp.plots" in sys.modules:
+    if "lwexp.sweep.warm" in sys.modules:
         from . import plots
 
-        return plots.write_plots(table, folder)
+        try:
+            return plots.write_plots(table, folder)
+        except Exception as error:
+            raise RunError(f"the pictures of the plan cannot be drawn: {type(error).__name__}: {error}") from error
     texts = {"title": table.title, "names": table.names, "depths": table.depths, "frozen": table.frozen}
     sent = io.BytesIO()
     np.savez(sent, rates=table.rates, steps=table.steps, texts=np.array(json.dumps(texts)))

@@ -414,20 +414,22 @@ def test_from_another_folder_it_goes_on_in_the_same_store_with_the_same_files(
 def test_a_sweep_goes_on_with_each_jobs_own_run(
     lwexp_here: RunHere, stop_after: Callable[[int | None], None], tmp_path: Path
 ) -> None:
-    options = ["-m", *RUN, "max_steps=2", "seed=0,1", "hydra.sweep.dir=here", "resume=auto"]
+    options = ["-m", *RUN, "max_steps=2", "seed=0,1", "sweep.isolate=false", "hydra.sweep.dir=here"]
     stop_after(3)
-    outcome = lwexp_here("run", *options[:-1])
+    outcome = lwexp_here("run", *options)
     assert outcome.code == 130
-    (told,) = re.findall(r"go on with the sweep: python -m lwexp.run (.*)", outcome.out)
-    assert sorted(shlex.split(told)) == sorted(options)
+    (told,) = re.findall(r"carry on with: python -m lwexp.run (.*)", outcome.out)
+    assert told == "-m sweep.resume=here"
     assert [ended(tmp_path / "here" / name) for name in "01"] == ["FINISHED", "KILLED"]
     stop_after(None)
     outcome = lwexp_here("run", *shlex.split(told))
     assert outcome.code == 0, outcome.err
     assert [ended(tmp_path / "here" / name) for name in "01"] == ["FINISHED", "FINISHED"]
-    assert outcome.out.count("had finished") == 1
-    line = one_line(lwexp_here("run", *options[:-1]))
-    assert line == f"hydra.sweep.dir={tmp_path / 'here'}: holds a sweep already; resume=auto goes on with its jobs"
+    assert "2 jobs, 1 finished before" in outcome.out
+    line = one_line(lwexp_here("run", *options))
+    here = tmp_path / "here"
+    assert line == f"hydra.sweep.dir={here}: holds a sweep already; sweep.resume={here} carries it on"
+    assert lwexp_here("run", *options, "resume=auto").code == 0
 
 
 def test_a_folder_with_a_run_is_refused_without_resume(lwexp_here: RunHere, killed: Path) -> None:

@@ -25,7 +25,7 @@ RANDOM_FLIPS = 20_000
 POWER = 0.8
 MOST_SEEDS = 1000
 _BLOCK = 1 << 22  # numbers held at a time
-_TIE = 1e-9  # relative: sums that are equal on paper differ in their last bits
+_TIE = 1e-9  # sums of unit columns that are equal on paper differ in their last bits
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def sign_flip(differences: Floats) -> tuple[Floats, Floats]:
     known = np.nan_to_num(differences, nan=0.0)
     length = np.sqrt((known**2).sum(axis=0))
     unit = np.divide(known, length, out=np.zeros_like(known), where=length > 0)
-    observed = np.abs(unit.sum(axis=0)) * (1 - _TIE)
+    observed = np.abs(unit.sum(axis=0)) - _TIE
     order = np.argsort(-observed, kind="stable")
     alone, corrected, total = np.zeros(len(order)), np.zeros(len(order)), 0
     for signs in _patterns(*known.shape):

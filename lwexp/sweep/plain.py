@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.plugins.sweeper import Sweeper
 
 from lwexp import hiding
 
+if TYPE_CHECKING:
+    from hydra.types import HydraContext, TaskFunction
+    from omegaconf import DictConfig
 
-class PlainSweeper(BasicSweeper):
-    """`BasicSweeper`, which writes its config to `multirun.yaml`, without the secrets in it."""
+
+class PlainSweeper(Sweeper):
+    """Hydra's `BasicSweeper`, which writes its config to `multirun.yaml`, without the secrets in it."""
+
+    def __init__(self, **options: Any) -> None:
+        """`options` are those of Hydra's sweeper."""
+        # here, since Hydra makes the class anew whenever it looks for its plugins
+        from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+        self._basic = BasicSweeper(**options)
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Hydra's hook."""
+        self._basic.setup(hydra_context=hydra_context, task_function=task_function, config=config)
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run the jobs one after the other; the launcher has the real config."""
-        self.config = hiding.hidden_config(self.config)
-        return super().sweep(arguments)
+        self._basic.config = hiding.hidden_config(self._basic.config)
+        return self._basic.sweep(arguments)
