@@ -334,7 +334,7 @@ def test_each_fault_alone_for_a_while(
 @pytest.mark.parametrize("way", ["kill", "freeze"])
 def test_a_server_away_for_30_seconds(any_trial: Trial, any_server: Served, way: str) -> None:
     server, _ = any_server
-    command = any_trial.start(server.url)
+    command = any_trial.start(server.url, "tracking.flush_timeout=300")  # a busy machine takes long to start a server
     ways = {"kill": (server.kill, server.start), "freeze": (server.freeze, server.thaw)}
     outage(any_trial, command, *ways[way], 30)
     any_trial.check_files(server, any_trial.check())
