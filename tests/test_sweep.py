@@ -259,6 +259,16 @@ def test_a_folder_with_a_sweep_is_not_begun_in(lwexp_here: RunHere, client: Mlfl
     assert lwexp_here(*options, "resume=auto").code == 0
 
 
+def test_a_table_that_cannot_be_written_is_one_line_and_the_sweep_ends(
+    lwexp_here: RunHere, client: MlflowClient, tmp_path: Path
+) -> None:
+    (tmp_path / "mine" / "jobs.csv").mkdir(parents=True)
+    outcome = lwexp_here("run", "-m", *LSTM, *ALONE, "max_steps=1", "seed=0", "hydra.sweep.dir=mine")
+    assert outcome.code == 0
+    assert outcome.err == f"{tmp_path}/mine/jobs.csv cannot be written: Is a directory\n"
+    assert family(client)[0].info.status == "FINISHED"
+
+
 DIES = """
 import os, signal
 import torch

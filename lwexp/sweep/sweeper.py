@@ -312,13 +312,17 @@ class GridSweeper(Sweeper):
         """The table of all jobs, and the parent run's end. Raises `SweepFailedError` where a job has failed."""
         outcomes = self.outcomes()
         path = self.folder / "jobs.csv"
-        path.write_text(hiding.hide(table.as_csv(outcomes, self.work.swept)), encoding="utf-8")
+        try:
+            path.write_text(hiding.hide(table.as_csv(outcomes, self.work.swept)), encoding="utf-8")
+        except OSError as error:  # a full disk: the table is printed, and the parent run ended, all the same
+            print(f"{path} cannot be written: {error.strerror or error}", file=sys.stderr)
         print(f"\n{hiding.hide(table.text(outcomes))}\n")
         print(f"{table.summary(outcomes)}, in {table.duration(time.monotonic() - self._began)}", flush=True)
         bad = self.bad(outcomes)
         text = f"{len(bad)} of {len(outcomes)} jobs did not finish"
         if self.parent is not None:
-            self.parent.keep(path)
+            if path.is_file():
+                self.parent.keep(path)
             self.parent.end("FAILED" if bad else "FINISHED", text if bad else None)
             worth_it = len(outcomes) > 1 and any(outcome.status == "FINISHED" for outcome in outcomes.values())
             if self.config.sweep.report and worth_it and self.parent.run_id is not None:
