@@ -34,11 +34,20 @@ class Interrupted(BaseException):
         return signal.Signals(self.signum).name
 
 
-def handle_in_command() -> None:
+_told_by_launcher = False  # in a job of a sweep
+_stopped = False  # a signal has asked for the end
+
+
+def handle_in_command(*, told_by_launcher: bool = False) -> None:
     """From now on SIGTERM raises `Interrupted`; SIGUSR1 and SIGUSR2, which would end the process, do nothing.
 
-    Those two keep a handler that somebody else installed.
+    Those two keep a handler that somebody else installed. `told_by_launcher`: another process, which may get the same
+    signals, tells people of them, and sends SIGTERM in any case; so after a first signal SIGTERM does nothing.
     """
+    global _told_by_launcher
+    _told_by_launcher = told_by_launcher
+    if told_by_launcher and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _terminate)
     for signum in _SAVE:
         if signal.getsignal(signum) is signal.SIG_DFL:
@@ -84,10 +93,11 @@ class Requests:
     and raises for a signal that the block has not heeded.
     """
 
-    def __init__(self, *, stops: bool, quiet: bool = False) -> None:
+    def __init__(self, *, stops: bool, quiet: bool = False, then: Callable[[], None] | None = None) -> None:
         """With `stops` false, SIGINT and SIGTERM keep their handlers: they end the training at once.
 
-        `quiet`: people are not told of a signal that came, as another process does.
+        `quiet`: people are not told of a signal that came, as another process does. `then` is called at the first
+        signal that ends the training.
         """
         self.stop: int | None = None
         self.save = False
@@ -95,7 +105,8 @@ class Requests:
         self._former: dict[int, Handler] = {}
         self._pid = os.getpid()
         self._second_ends = False
-        self._quiet = quiet
+        self._quiet = quiet or _told_by_launcher
+        self._then = then
 
     def __enter__(self) -> Requests:
         """Install the handlers."""
@@ -133,18 +144,40 @@ class Requests:
             self._second_ends = True
         if self.stop is None:
             self.stop = signum
-            name = signal.Signals(signum).name
-            text = f"\n{name}: the step is finished and a checkpoint written; a second Ctrl-C stops at once\n"
+            _note_stop()
             if not self._quiet:
-                os.write(2, text.encode())  # sys.stderr may be in the middle of a write of its own
+                tell(signum)
+            if self._then is not None:
+                self._then()
+
+
+def tell(signum: int) -> None:
+    """Say that a training ends because of the signal, and when."""
+    name = signal.Signals(signum).name
+    text = f"\n{name}: the step is finished and a checkpoint written; a second Ctrl-C stops at once\n"
+    os.write(2, text.encode())  # sys.stderr may be in the middle of a write of its own
+
+
+def _note_stop() -> bool:
+    """Whether this is the first signal that asks for the end of this process."""
+    global _stopped
+    before, _stopped = _stopped, True
+    return not before
 
 
 def _terminate(signum: int, frame: FrameType | None) -> None:
-    raise Interrupted(signum)
+    if _note_stop() or not _told_by_launcher:
+        raise Interrupted(signum)
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    _note_stop()
+    raise KeyboardInterrupt
 
 
 def _nothing_to_save(signum: int, frame: FrameType | None) -> None:
     """Outside the training there is no new state; the default action would end the process."""
 
 
-_REPLACEABLE: tuple[Handler, ...] = (signal.SIG_DFL, signal.default_int_handler, _terminate, _nothing_to_save)
+_DEFAULT: tuple[Handler, ...] = (signal.SIG_DFL, signal.default_int_handler)
+_REPLACEABLE = (*_DEFAULT, _terminate, _interrupt, _nothing_to_save)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import signal
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +18,7 @@ from pydantic import ValidationError
 
 from lwexp.config import Count, Section
 from lwexp.errors import ConfigError, UnknownOptionError
+from lwexp.signals import Interrupted, Requests, handle_in_command
 
 from .launching import Job, ManyJobs, lost
 from .machine import deal_gpu, jobs_that_fit, this_machine, threads_of_job
@@ -54,10 +56,14 @@ class JoblibLauncher(ManyJobs):
             self._threads = OmegaConf.select(self.config, "threads") or threads_of_job(machine, count, os.environ)
             log.info("%s", _said(count, self._threads, machine.cores, machine.memory, gpus))
         results: dict[int, JobReturn] = {}
-        with parallel_config("loky", n_jobs=count, inner_max_num_threads=self._threads):
-            calls = (delayed(_run_here)(job, gpus, count, folder) for job in jobs)
+        # joblib kills what its processes have started when an interrupt reaches it, so that waits for their end
+        with (
+            parallel_config("loky", n_jobs=count, inner_max_num_threads=self._threads),
+            Requests(stops=True, then=_end_jobs) as asked,
+        ):
+            calls = (delayed(_run_here)(job, gpus, count, folder) for job in jobs if asked.stop is None)
             try:
-                results.update(Parallel(batch_size=1, return_as="generator_unordered")(calls))
+                results.update(Parallel(batch_size=1, pre_dispatch=count, return_as="generator_unordered")(calls))
             except TerminatedWorkerError:
                 log.warning("a process that runs jobs was killed, and joblib has ended the others")
         return [results.get(job.number) or lost(job, "the process that runs the jobs was killed") for job in jobs]
@@ -69,7 +75,23 @@ def _run_here(job: Job, gpus: Sequence[str], at_once: int, folder: Path) -> tupl
     gpu = deal_gpu(gpus, at_once, folder)
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
-    return job.number, job()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all processes; the launcher's passes it on
+    handle_in_command()
+    try:
+        return job.number, job()
+    except Interrupted:
+        return job.number, lost(job, "interrupted")
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a process that dies without a job takes all others along
+
+
+def _end_jobs() -> None:
+    """Have each process that runs a job end it, with a checkpoint."""
+    from joblib.externals.loky.backend.process import LokyProcess
+
+    for process in multiprocessing.active_children():
+        if isinstance(process, LokyProcess):
+            process.terminate()
 
 
 def _said(jobs: int, threads: int, cores: int, memory: int | None, gpus: Sequence[str]) -> str:

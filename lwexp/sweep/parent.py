@@ -117,6 +117,8 @@ def record_failure(config: DictConfig, folder: Path, status: Status, reason: str
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 
+    if has_run(folder) and ended(folder) is not None:
+        return
     tracking = OmegaConf.to_container(config.tracking, resolve=True)
     if not isinstance(tracking, dict) or tracking.get("name") != "mlflow":
         return
@@ -128,10 +130,12 @@ def record_failure(config: DictConfig, folder: Path, status: Status, reason: str
 
 
 def record_run(tracking: MLflowConfig, folder: Path, base: Path, status: Status, reason: str) -> None:
-    """A run of the job in `folder` that ends with `status` and `reason`, or that end for the run that is there."""
+    """A run of the job in `folder` that ends with `status` and `reason`.
+
+    A run that is there gets that end, unless it has one, and its store what it lacks of it.
+    """
     if has_run(folder):
-        if ended(folder) is None:
-            deliver_rest(tracking, folder, base, status, reason)
+        deliver_rest(tracking, folder, base, status, reason)
         return
     point = point_of(folder)
     parent, name, tags = place_in_sweep(folder)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hydra.core.utils import JobReturn
 
 from lwexp.config import Count, NonNegative, Positive, Section
+from lwexp.signals import tell
 
 from .launching import Job, ManyJobs, lost
 
@@ -71,7 +73,8 @@ class RayLauncher(ManyJobs):
                     results[job.number] = ray.get(ended)
                 except ray.exceptions.RayError as error:
                     results[job.number] = lost(job, f"Ray lost the job: {str(error).splitlines()[0]}")
-        except BaseException:
+        except BaseException as stopped:
+            tell(getattr(stopped, "signum", signal.SIGINT))
             for reference in waiting:
                 ray.cancel(reference)
             raise

@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from lwexp import hiding
 from lwexp.config import Count, Positive, Section
 from lwexp.errors import ConfigError
-from lwexp.signals import Interrupted, handle_in_command
+from lwexp.signals import Interrupted, handle_in_command, tell
 
 from .launching import Job, ManyJobs, lost
 from .machine import THREADS, usable_cores
@@ -92,8 +93,9 @@ class SlurmLauncher(ManyJobs):
                 submitted |= {handle.job_id: (job, handle) for job, handle in zip(part, handles, strict=True)}
             log.info("%d jobs submitted to Slurm as %s", len(jobs), ", ".join(_arrays(submitted)))
             results = self._wait(submitted)
-        except BaseException:
+        except BaseException as stopped:
             if submitted:
+                tell(getattr(stopped, "signum", signal.SIGINT))
                 subprocess.run(["scancel", *_arrays(submitted)], check=False, capture_output=True)
             raise
         return [results[job.number] for job in jobs]

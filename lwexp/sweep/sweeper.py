@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 _LOOK_SECONDS = 1.0
+_END_SECONDS = 60.0  # for interrupted jobs to write their checkpoints; Slurm gives them 30
 _LOOKS_PER_SECOND = 2000  # at the folders of jobs, so that watching a large sweep costs little
 
 
@@ -255,17 +256,40 @@ class GridSweeper(Sweeper):
             except Exception as error:  # of the launcher: what became of its jobs, their folders tell
                 text = " ".join(f"{type(error).__name__}: {error}".split())
                 print(hiding.hide(f"the launcher reports {text[:300]}"), file=sys.stderr)
+            except BaseException:
+                self._end_interrupted(batch)
+                raise
             for point in batch:
-                self._close(point, reasons.get(point))
+                outcome, reason = outcome_of(self.folder_of(point)), reasons.get(point)
+                if outcome.reason == LOST or (outcome.status == "MISSING" and reason):
+                    self._lose(point, reason or LOST)
 
-    def _close(self, point: Point, reason: str | None) -> None:
+    def _end_interrupted(self, points: Sequence[Point]) -> None:
+        """Let those of `points` that the launcher has told to end do so, and see to it that their records have ends.
+
+        A second Ctrl-C does not wait for the jobs, a third one does not wait for the store.
+        """
+        deadline = time.monotonic() + _END_SECONDS
+        with suppress(KeyboardInterrupt):
+            while any(outcome_of(self.folder_of(point)).status == "RUNNING" for point in points):
+                if time.monotonic() > deadline:
+                    break
+                time.sleep(_LOOK_SECONDS)
+        with suppress(KeyboardInterrupt):
+            for point in points:
+                outcome = outcome_of(self.folder_of(point))
+                if outcome.status == "KILLED":
+                    try:
+                        self._lose(point, "interrupted" if outcome.reason in (None, LOST) else outcome.reason)
+                    except (LwexpError, OSError) as error:
+                        print(hiding.hide(f"{point.name}: {error}"), file=sys.stderr)
+
+    def _lose(self, point: Point, reason: str) -> None:
         """End the record of a job that could not do it itself; `reason` is what its launcher knows."""
         folder = self.folder_of(point)
-        outcome = outcome_of(folder)
-        if outcome.reason == LOST or (outcome.status == "MISSING" and reason):
-            note_loss(folder, reason or LOST)
-            if self._tracking is not None:
-                record_run(self._tracking, folder, self.base, "KILLED", reason or LOST)
+        note_loss(folder, reason)
+        if self._tracking is not None:
+            record_run(self._tracking, folder, self.base, "KILLED", reason)
 
     @contextmanager
     def _watched(self) -> Iterator[None]:

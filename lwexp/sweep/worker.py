@@ -27,7 +27,7 @@ from omegaconf import DictConfig, OmegaConf
 from lwexp import hiding
 from lwexp.errors import LwexpError, RunError
 from lwexp.run_folder import pruned_in
-from lwexp.signals import Interrupted, handle_in_command, held_back, take_signals
+from lwexp.signals import Interrupted, handle_in_command, held_back, take_signals, tell
 from lwexp.tracking.delivery import RUN_LOCK
 from lwexp.tracking.lock import Lock
 from lwexp.tracking.process import courier
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 Task = Callable[[Any], Any]
 _ORPHAN_SECONDS = 60.0  # for the process of a launcher that was killed to end after its step
+_LOOK_SECONDS = 0.5  # between looks at what only Python knows: Ray interrupts its tasks without a signal
 
 
 class JobFailedError(RunError):
@@ -104,7 +105,7 @@ def _run_apart(config: DictConfig, folder: Path) -> Any:
     with held_back():
         process.start()
     theirs.close()
-    answer = _answer(process, ours)
+    answer = _answer(process, ours, tells="BasicLauncher" in str(HydraConfig.get().launcher._target_))
     if answer is None:
         raise _KilledError(_how_it_died(process.exitcode))
     if isinstance(answer, BaseException):
@@ -112,16 +113,23 @@ def _run_apart(config: DictConfig, folder: Path) -> Any:
     return answer[0]
 
 
-def _answer(process: Any, connection: Connection) -> Any:
-    """What the job's process sends, None where it died before. Where this process is told to end, so is that one."""
+def _answer(process: Any, connection: Connection, *, tells: bool) -> Any:
+    """What the job's process sends, None where it died before. Where this process is told to end, so is that one.
+
+    With `tells` people hear of it from here, not from their launcher.
+    """
     try:
         try:
+            while not connection.poll(_LOOK_SECONDS):
+                pass
             answer = connection.recv()
         except EOFError:
             answer = None
         process.join()
         return answer
-    except BaseException:  # a launcher's handler may raise SystemExit
+    except BaseException as stopped:  # a launcher's handler may raise SystemExit
+        if tells and process.is_alive():
+            tell(getattr(stopped, "signum", signal.SIGINT))
         process.terminate()
         while process.is_alive():  # it writes its checkpoint; a second Ctrl-C does not wait for that
             with suppress(Interrupted):
@@ -173,7 +181,7 @@ def _how_it_died(code: int | None) -> str:
 def _serve(order: dict[str, Any], connection: Connection) -> None:
     """Run the job and send `[result]`, or the error that it ended with."""
     _end_with_the_launcher()
-    handle_in_command()
+    handle_in_command(told_by_launcher=True)
     take_signals()
     try:
         answer: Any = [_train(order)]
