@@ -111,7 +111,7 @@ def test_jobs_side_by_side_share_the_cores_and_all_results_come_back(
 
 
 def jobs(count: int) -> list[Job]:
-    return [Job((f"seed={n}",), n, None, None, None, {}) for n in range(count)]  # type: ignore[arg-type]
+    return [Job((f"seed={n}",), n, None, None, None, {}, "") for n in range(count)]  # type: ignore[arg-type]
 
 
 class Handle:
@@ -162,13 +162,9 @@ def test_jobs_that_slurm_has_ended_are_lost_and_those_that_it_starts_again_are_w
     esac"""
     squeue(tmp_path, monkeypatch, script)
     results = SlurmLauncher()._wait({name: found for name, *found in zip(names, jobs(4), handles, strict=True)})  # type: ignore[misc]
-    assert [why_lost(results[n]) for n in range(4)] == [
-        None,
-        f"Slurm ended it: Exceeded job memory limit (job 7_1, {handles[1].paths.stderr})",
-        f"Slurm ended it: NODE_FAIL (job 7_2, {handles[2].paths.stderr})",
-        None,
-    ]
-    assert results[3].return_value == "7_3"
+    assert why_lost(results[1]) == f"Slurm ended it: Exceeded job memory limit (job 7_1, {handles[1].paths.stderr})"
+    assert why_lost(results[2]) == f"Slurm ended it: NODE_FAIL (job 7_2, {handles[2].paths.stderr})"
+    assert [results[n].return_value for n in (0, 3)] == ["7_0", "7_3"]
     assert "Slurm's job 7_3 waits: PartitionTimeLimit" in caplog.text
 
 
@@ -178,7 +174,7 @@ def test_a_job_that_submitit_gives_up_is_lost_with_its_reason(tmp_path: Path, mo
     trace = "Traceback:\n  somewhere\nsubmitit.UncompletedJobError: timed-out too many times.\n----\n"
     handle.paths.result_pickle.write_text(trace, encoding="utf-8")
     results = SlurmLauncher()._wait({"7": (jobs(1)[0], handle)})
-    assert "timed-out too many times." in str(why_lost(results[0]))
+    assert "timed-out too many times." in why_lost(results[0])
 
 
 def test_a_run_on_slurm_leads_to_its_job_and_log(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,13 +187,20 @@ def test_a_run_on_slurm_leads_to_its_job_and_log(monkeypatch: pytest.MonkeyPatch
     assert cluster_tags() == {"lwexp.slurm.job": "7_3", "lwexp.slurm.log": "/sweep/.submitit/7_3"}
 
 
+def test_a_node_without_the_sweeps_folder_loses_the_job_with_a_reason(tmp_path: Path) -> None:
+    job = Job(("seed=0",), 0, None, None, None, {}, str(tmp_path / "nowhere"))  # type: ignore[arg-type]
+    why = why_lost(job())
+    assert f"cannot enter {tmp_path}/nowhere: No such file or directory" in why
+    assert "must be on a disk that all nodes share" in why
+
+
 def test_a_killed_process_of_the_pool_ends_the_sweep_and_keeps_what_is_done(tmp_path: Path) -> None:
     pytest.importorskip("joblib")
     launcher = JoblibLauncher(n_jobs=2)
     launcher.config = of("joblib", hydra={"launcher": {"n_jobs": 2}, "sweep": {"dir": str(tmp_path)}})
     first, killer = launcher.run([Mortal(tmp_path, number) for number in range(2)])  # type: ignore[misc]
-    assert (first.status, why_lost(first)) == (JobStatus.COMPLETED, None)
-    assert "was killed" in str(why_lost(killer))
+    assert first.status == JobStatus.COMPLETED
+    assert "was killed" in why_lost(killer)
 
 
 class Mortal:

@@ -669,6 +669,7 @@ def alive(pid: int) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_two_processes_start_at_once_on_a_new_store_and_none_that_dies_is_left_running(tmp_path: Path) -> None:
     processes = [run_script(tmp_path, "one", "parent"), run_script(tmp_path, "two", "kill")]
     outputs = [process.communicate(timeout=100) for process in processes]

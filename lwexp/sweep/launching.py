@@ -7,9 +7,13 @@ launcher returns one `JobReturn` for each job, FAILED for one that was lost.
 
 from __future__ import annotations
 
+import os
+import socket
+import sys
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 from hydra.core.hydra_config import HydraConfig
@@ -21,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lwexp import hiding
 from lwexp.config import Section
-from lwexp.errors import RunError
+from lwexp.errors import LwexpError, RunError
 
 
 @dataclass(frozen=True)
@@ -34,9 +38,17 @@ class Job:
     config: DictConfig
     task: TaskFunction
     singletons: Mapping[Any, Any]
+    cwd: str  # where the command was started: relative folders and the user's own modules are found from there
 
     def __call__(self) -> JobReturn:
         """Compose the job's config and run it; what it raises is in the result."""
+        try:
+            os.chdir(self.cwd)
+        except OSError as error:
+            why = f"{error.strerror or error}; the sweep's folder must be on a disk that all nodes share"
+            return lost(self, f"{socket.gethostname()} cannot enter {self.cwd}: {why}")
+        if self.cwd not in sys.path:
+            sys.path.insert(0, self.cwd)
         setup_globals()
         Singleton.set_state(dict(self.singletons))
         config = self.context.config_loader.load_sweep_config(self.config, list(self.overrides))
@@ -80,11 +92,10 @@ class ManyJobs(Launcher):
         """Run the jobs and return when all of them have ended."""
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         setup_globals()
-        jobs = [
-            Job(tuple(overrides), number, self.hydra_context, self.config, self.task_function, Singleton.get_state())
-            for number, overrides in enumerate(job_overrides, initial_job_idx)
-        ]
-        return self.run(jobs)
+        common = (self.hydra_context, self.config, self.task_function, Singleton.get_state(), str(Path.cwd()))
+        return self.run(
+            [Job(tuple(overrides), number, *common) for number, overrides in enumerate(job_overrides, initial_job_idx)]
+        )
 
     @abstractmethod
     def run(self, jobs: Sequence[Job]) -> Sequence[JobReturn]:
@@ -101,7 +112,10 @@ def lost(job: Job, why: str) -> JobReturn:
     return JobReturn(overrides=list(job.overrides), status=JobStatus.FAILED, _return_value=error)
 
 
-def why_lost(result: JobReturn) -> str | None:
-    """What the launcher knows of a job that was lost; None for one that has a result of its own."""
+def why_lost(result: JobReturn) -> str:
+    """Why a job may have left no word in its folder, as far as its launcher knows."""
     error = result._return_value
-    return str(error) if isinstance(error, LostJobError) else None
+    if isinstance(error, BaseException):
+        text = str(error) if isinstance(error, LwexpError) else f"{type(error).__name__}: {error}"
+        return hiding.hide(" ".join(text.split()))
+    return "it ended and has left nothing in its folder, which must be on a disk that all nodes share"

@@ -248,7 +248,7 @@ class GridSweeper(Sweeper):
         for first in range(0, len(points), size):
             batch = points[first : first + size]
             jobs = [[*self._how, *point.overrides, f"hydra.sweep.subdir={point.number}"] for point in batch]
-            reasons: dict[Point, str | None] = {}
+            reasons: dict[Point, str] = {}
             try:
                 with _quiet_launcher():
                     results = self._launcher.launch(jobs, initial_job_idx=first)
@@ -279,17 +279,17 @@ class GridSweeper(Sweeper):
             for point in points:
                 outcome = outcome_of(self.folder_of(point))
                 if outcome.status == "KILLED":
-                    try:
-                        self._lose(point, "interrupted" if outcome.reason in (None, LOST) else outcome.reason)
-                    except (LwexpError, OSError) as error:
-                        print(hiding.hide(f"{point.name}: {error}"), file=sys.stderr)
+                    self._lose(point, "interrupted" if outcome.reason in (None, LOST) else outcome.reason)
 
     def _lose(self, point: Point, reason: str) -> None:
         """End the record of a job that could not do it itself; `reason` is what its launcher knows."""
         folder = self.folder_of(point)
-        note_loss(folder, reason)
-        if self._tracking is not None:
-            record_run(self._tracking, folder, self.base, "KILLED", reason)
+        try:
+            note_loss(folder, reason)
+            if self._tracking is not None:
+                record_run(self._tracking, folder, self.base, "KILLED", reason)
+        except (LwexpError, OSError) as error:  # a full disk
+            print(hiding.hide(f"{point.name}: {reason}; that cannot be recorded: {error}"), file=sys.stderr)
 
     @contextmanager
     def _watched(self) -> Iterator[None]:

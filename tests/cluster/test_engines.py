@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +23,8 @@ OF_ITS_OWN = ("lwexp.folder", "lwexp.id", "lwexp.slurm.job", "lwexp.slurm.log", 
 RAY = ["hydra/launcher=ray", "hydra.launcher.ray.init.num_cpus=4", "hydra.launcher.ray.init.log_to_driver=false"]
 LAUNCHERS = {"joblib": ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"], "ray": RAY}
 LAUNCHERS |= {"submitit_slurm": ["hydra/launcher=submitit_slurm"]}
+PORT = "6391"
+ELSEWHERE = ["hydra/launcher=ray", f"hydra.launcher.ray.init.address=127.0.0.1:{PORT}"]
 
 
 def left_by(folder: Path) -> dict[str, Any]:
@@ -46,6 +54,29 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("engines")
 
 
+@pytest.fixture
+def ray_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Two nodes of a Ray that was started by somebody else, in another folder, before the sweep."""
+    pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(16))
+    command = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--num-cpus=2", "--disable-usage-stats"]
+    head = ["--head", f"--port={PORT}", "--include-dashboard=false"]
+    with ExitStack() as stack:
+        for name, options in {"head": head, "other": [f"--address=127.0.0.1:{PORT}"]}.items():
+            output = tmp_path / f"{name}.txt"
+            with output.open("w") as file:
+                node = subprocess.Popen([*command, *options], cwd=tmp_path, stdout=file, stderr=file)
+            stack.callback(node.wait, 60)
+            stack.callback(node.terminate)
+            deadline = time.monotonic() + 120
+            while "Ray runtime started" not in (text := output.read_text(encoding="utf-8")):
+                assert node.poll() is None, text
+                assert time.monotonic() < deadline, text
+                time.sleep(0.2)
+        yield
+
+
 def swept(places: Path, start: Start, name: str, *options: str) -> dict[str, Any]:
     folder = places / name
     if not folder.exists():
@@ -64,3 +95,8 @@ def test_the_same_children_and_the_same_numbers_as_one_after_another(
     expected = swept(places, start, "basic")
     assert len({child["weights"] for child in expected.values()}) == len(expected) == 12
     assert swept(places, start, launcher, *LAUNCHERS[launcher]) == expected
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_the_same_on_the_nodes_of_a_ray_cluster_that_is_there(places: Path, start: Start) -> None:
+    assert swept(places, start, "ray_cluster", *ELSEWHERE) == swept(places, start, "basic")

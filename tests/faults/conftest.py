@@ -25,7 +25,7 @@ Served = tuple[MLflowServer, Database]
 def make_tables(uri: str) -> None:
     """MLflow's tables, in a process of its own: PostgreSQL's driver and MLflow's engines do not stay with us."""
     command = [sys.executable, "-m", "mlflow", "db", "upgrade", uri]
-    subprocess.run(command, env=clean_environment(), capture_output=True, check=True, timeout=120)
+    subprocess.run(command, env=clean_environment(), capture_output=True, check=True, timeout=300)
 
 
 @pytest.fixture(scope="session")

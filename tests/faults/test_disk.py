@@ -50,7 +50,7 @@ def stopped_clearly(command: Command, folder: Path) -> str:
     return line
 
 
-@pytest.mark.parametrize("while_it", ["journals", "saves_a_checkpoint"])
+@pytest.mark.parametrize("while_it", ["journals", pytest.param("saves_a_checkpoint", marks=pytest.mark.slow)])
 def test_a_full_disk_stops_the_run_and_spoils_nothing(
     lwexp: Launcher, file_store: SQLite, empty_file: Path, disk: Path, tmp_path: Path, while_it: str
 ) -> None:

@@ -158,7 +158,10 @@ def delivery_of(folder: Path) -> int:
 # --------------------------------------------------------------------------------------------------- one of each kind
 
 
-@pytest.mark.parametrize(("kind", "step", "way"), [("plain", 31, "auto"), ("unfreezing", 18, "folder")])
+@pytest.mark.parametrize(("kind", "step", "way"), [
+    ("plain", 31, "auto"),
+    pytest.param("unfreezing", 18, "folder", marks=pytest.mark.slow),
+])  # fmt: skip
 def test_a_training_killed_and_resumed(victim: MakeVictim, kind: str, step: int, way: str) -> None:
     one = victim(kind, "one", "checkpoint.every_steps=7")
     assert one.start(FAULTS_KILL_AT=step).wait() == -9
@@ -166,6 +169,7 @@ def test_a_training_killed_and_resumed(victim: MakeVictim, kind: str, step: int,
     one.check()
 
 
+@pytest.mark.slow
 def test_a_training_killed_before_its_first_checkpoint_begins_anew_in_the_same_run(victim: MakeVictim) -> None:
     one = victim("plain")
     assert one.start(FAULTS_KILL_AT=5).wait() == -9
@@ -181,6 +185,7 @@ def test_commands_of_a_shell_that_share_nothing_go_on_too(victim: MakeVictim, lw
     one.check()
 
 
+@pytest.mark.slow
 def test_a_killed_delivery_process_has_a_successor(victim: MakeVictim) -> None:
     one = victim("plain")
     command = one.start(FAULTS_STEP_SECONDS=0.1)

@@ -190,6 +190,7 @@ def test_a_server_killed_in_the_middle_and_back_later(trial: Trial, sqlite_serve
     trial.check_pace("server killed and back")
 
 
+@pytest.mark.slow
 def test_a_frozen_server(trial: Trial, sqlite_server: Served) -> None:
     server, _ = sqlite_server
     command = trial.start(server.url)
@@ -198,6 +199,7 @@ def test_a_frozen_server(trial: Trial, sqlite_server: Served) -> None:
     trial.check_pace("server frozen")
 
 
+@pytest.mark.slow
 def test_a_server_absent_at_the_start(trial: Trial, sqlite_server: Served, proxied: Proxied) -> None:
     server, _ = sqlite_server
     proxy = proxied(server)
@@ -233,6 +235,7 @@ def test_a_server_absent_throughout_and_what_sync_makes_of_it(
     trial.check()
 
 
+@pytest.mark.slow
 def test_a_cut_cable(trial: Trial, sqlite_server: Served, empty_file: Path, host: Host, tmp_path: Path) -> None:
     trial.database = SQLite(tmp_path / "far.db")
     trial.database.path.write_bytes(empty_file.read_bytes())
@@ -392,6 +395,7 @@ def at_once(lwexp: Launcher, store: SQLite, reference: Reference, tmp_path: Path
     assert TRACEBACK not in outputs
 
 
+@pytest.mark.slow
 def test_4_runs_at_once_on_one_file(lwexp: Launcher, file_store: SQLite, reference: Reference, tmp_path: Path) -> None:
     at_once(lwexp, file_store, reference, tmp_path, 4)
 
@@ -428,6 +432,7 @@ def test_two_syncs_at_once(trial: Trial, sqlite_server: Served, proxied: Proxied
     trial.check()
 
 
+@pytest.mark.slow
 def test_sync_beside_a_delivery_process_at_work(trial: Trial, sqlite_server: Served, proxied: Proxied) -> None:
     proxy = proxied(sqlite_server[0])
     command = trial.start(proxy.url)
