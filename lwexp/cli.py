@@ -148,6 +148,8 @@ def _prepare(folder: str) -> None:
 
     choices.register()
     OmegaConf.register_new_resolver("lwexp_folder", lambda: folder, replace=True)
+    sweeps = "sweeps" if folder == "runs" else folder
+    OmegaConf.register_new_resolver("lwexp_sweeps", lambda: sweeps, replace=True)
     OmegaConf.register_new_resolver("lwexp_unique", lambda: uuid.uuid4().hex[:6], use_cache=True, replace=True)
     # Hydra refuses keys that a file lacks. In these parts the schema decides, with the nearest names in its answer.
     sections = OmegaConf.create({key: {} for key in _OPEN})

@@ -159,7 +159,7 @@ def test_a_sweeps_own_file_and_lines_have_the_address_hidden(
     outcome = lwexp_here("preview", "-m", *SMALL, jobs, f"tracking.uri={ADDRESSES[address]}")
     assert "#1 : " in outcome.out
     assert f"tracking.uri={shown}\n" in outcome.out
-    (folder,) = (tmp_path / "outputs" / "sweeps").iterdir()
+    (folder,) = (tmp_path / "outputs" / "previews").iterdir()
     assert shown in (folder / "multirun.yaml").read_text(encoding="utf-8")
     assert (folder / "1" / ".hydra" / "overrides.yaml").is_file()
     if "MSE" in jobs:

@@ -59,7 +59,9 @@ class RayLauncher(ManyJobs):
 
         options = self.options["ray"]
         if not ray.is_initialized():
-            ray.init(**{key: value for key, value in options["init"].items() if value is not None})
+            given = {key: value for key, value in options["init"].items() if value is not None}
+            # by itself Ray also looks for a cluster that was started here once, and waits for minutes where it is gone
+            ray.init(**{"address": os.environ.get("RAY_ADDRESS") or "local", **given})
         # As an argument, which stays in memory: Ray writes the environments of its own settings to logs
         settings = {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")}
         task = ray.remote(**options["remote"])(_run_on_ray)

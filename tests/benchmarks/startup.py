@@ -29,6 +29,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 OmegaConf.register_new_resolver("lwexp_folder", lambda: "runs")
+OmegaConf.register_new_resolver("lwexp_sweeps", lambda: "sweeps")
 OmegaConf.register_new_resolver("lwexp_unique", lambda: "0")
 sections = OmegaConf.create({key: {} for key in (
     "model", "grouping", "decay", "policy", "optimizer", "data", "weights", "tracking", "lr_overrides", "loss"
