@@ -205,6 +205,22 @@ def test_a_sweep_is_carried_on(lwexp_here: RunHere, client: MlflowClient, tmp_pa
     assert len(family(client)[1]) == 3
 
 
+def test_from_another_folder_a_sweep_goes_on_in_its_own_store(
+    lwexp_here: RunHere, client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = [*LSTM, *ALONE, "max_steps=1"]
+    assert lwexp_here("run", "-m", *options, "mult=0.9,-1").code == 2
+    (folder,) = (tmp_path / "outputs" / "sweeps").iterdir()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    again = lwexp_here("run", "-m", *options, "mult=0.8", f"sweep.resume=../outputs/sweeps/{folder.name}")
+    assert again.code == 2
+    assert f"the sweep was begun in {tmp_path}; relative paths count from there" in again.out
+    assert f"carry on with: python -m lwexp.run -m sweep.resume={folder}" in again.out
+    assert family(client)[1].keys() == {"mult=0.9", "mult=-1", "mult=0.8"}
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
 def test_a_job_refused_before_its_training_is_one_run_with_its_next_attempt(
     lwexp_here: RunHere, client: MlflowClient, tmp_path: Path
 ) -> None:

@@ -23,12 +23,16 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class PlanOfWork:
-    """All points of a sweep, the keys that set them apart, and the command that asked for them, without secrets."""
+    """All points of a sweep, the keys that set them apart, and the command that asked for them, without secrets.
+
+    `cwd` is where the sweep was begun: its relative paths, its store's among them, count from there.
+    """
 
     points: tuple[Point, ...]
     swept: tuple[str, ...]
     overrides: tuple[str, ...]
     hydra_overrides: tuple[str, ...]
+    cwd: str = ""
 
     def save(self, folder: Path) -> None:
         """Write the file whole or not at all. Raises `RunError`."""
@@ -53,7 +57,8 @@ def read_plan_of_work(folder: Path) -> PlanOfWork | None:
         if found.pop("format") != _FORMAT:
             raise ValueError("it is of another version of lwexp")
         points = tuple(Point(**{**point, "overrides": tuple(point["overrides"])}) for point in found.pop("points"))
-        return PlanOfWork(points, **{key: tuple(value) for key, value in found.items()})
+        cwd = str(found.pop("cwd", ""))
+        return PlanOfWork(points, **{key: tuple(value) for key, value in found.items()}, cwd=cwd)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ConfigError("sweep.resume", folder, f"its {FILE} cannot be read: {error}") from None
 
@@ -92,8 +97,8 @@ def _sweep_folders() -> Sequence[Path]:
 def carried_on(overrides: Sequence[str]) -> list[str]:
     """The command line's `overrides` with `sweep.resume=<sweep>` looked up, so that Hydra takes the sweep's folder.
 
-    Where they ask for nothing else, the overrides of the sweep's last command come in. Without `sweep.resume`,
-    `overrides` come back as they are. Raises `ConfigError`.
+    Where they ask for nothing else, the overrides of the sweep's last command come in. The process goes to the folder
+    that the sweep was begun in. Without `sweep.resume`, `overrides` come back as they are. Raises `ConfigError`.
     """
     given = [override for override in overrides if split(override)[0] == "sweep.resume"]
     value = given[-1].partition("=")[2].strip("'\"") if given else ""
@@ -106,6 +111,9 @@ def carried_on(overrides: Sequence[str]) -> list[str]:
     folder = find_sweep(value, typed)
     work = read_plan_of_work(folder)
     assert work is not None
+    if Path(work.cwd).is_dir() and not Path(work.cwd).samefile(Path.cwd()):
+        print(f"the sweep was begun in {work.cwd}; relative paths count from there")
+        os.chdir(work.cwd)
     own = [key for key in typed if key.partition(".")[0] not in ("hydra", "sweep") and not key.startswith("hydra/")]
     if not own:
         saved = [*work.hydra_overrides, *work.overrides]

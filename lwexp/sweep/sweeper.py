@@ -114,7 +114,8 @@ class GridSweeper(Sweeper):
         swept = self.swept(points, before)
         old = len(before.points) if before else 0
         named = [*points[:old], *(_with_values(point, swept) for point in points[old:])]
-        work = PlanOfWork(tuple(named), tuple(swept), asked, tuple(hiding.hidden(kept)))
+        begun_in = str(self.base) if before is None else before.cwd
+        work = PlanOfWork(tuple(named), tuple(swept), asked, tuple(hiding.hidden(kept)), begun_in)
         wrong = self._mistakes(work.points)
         if wrong and len(wrong) == len(work.points) and before is None:
             raise next(iter(wrong.values()))
@@ -368,7 +369,8 @@ class GridSweeper(Sweeper):
         """The line with the command that carries the sweep on."""
         from lwexp.resume import shown_path
 
-        return f"carry on with: python -m lwexp.run -m sweep.resume={shown_path(self.folder, Path.cwd())}"
+        shown = self.config.sweep.resume or shown_path(self.folder, Path.cwd())  # absolute, from wherever it is asked
+        return f"carry on with: python -m lwexp.run -m sweep.resume={shown}"
 
     def _identity(self, job: Sequence[str]) -> str:
         return identity(self._parse(hiding.hidden(list(job))))
