@@ -44,7 +44,7 @@ def interrupted(
     output = folder / "out.txt"
     with output.open("w") as file:
         process = subprocess.Popen(
-            command, cwd=folder, env=variables, stdout=file, stderr=subprocess.STDOUT, text=True, process_group=0
+            command, cwd=folder, env=variables, stdout=file, stderr=subprocess.STDOUT, text=True, start_new_session=True
         )
     try:
         deadline = time.monotonic() + 240
