@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -38,7 +37,7 @@ class Job:
     config: DictConfig
     task: TaskFunction
     singletons: Mapping[Any, Any]
-    cwd: str  # where the command was started: relative folders and the user's own modules are found from there
+    cwd: str  # that of the command: relative folders and the user's own modules are found from there
 
     def __call__(self) -> JobReturn:
         """Compose the job's config and run it; what it raises is in the result."""
@@ -47,8 +46,6 @@ class Job:
         except OSError as error:
             why = f"{error.strerror or error}; the sweep's folder must be on a disk that all nodes share"
             return lost(self, f"{socket.gethostname()} cannot enter {self.cwd}: {why}")
-        if self.cwd not in sys.path:
-            sys.path.insert(0, self.cwd)
         setup_globals()
         Singleton.set_state(dict(self.singletons))
         config = self.context.config_loader.load_sweep_config(self.config, list(self.overrides))

@@ -54,15 +54,17 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("engines")
 
 
-@pytest.fixture
-def ray_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+@pytest.fixture(scope="module")
+def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Two nodes of a Ray that was started by somebody else, in another folder, before the sweep."""
     pytest.importorskip("ray")
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(16))
+    tmp_path = tmp_path_factory.mktemp("ray")
     command = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--num-cpus=2", "--disable-usage-stats"]
     head = ["--head", f"--port={PORT}", "--include-dashboard=false"]
     with ExitStack() as stack:
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        patch.setenv("RAY_AUTH_MODE", "token")
+        patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(16))
         for name, options in {"head": head, "other": [f"--address=127.0.0.1:{PORT}"]}.items():
             output = tmp_path / f"{name}.txt"
             with output.open("w") as file:
@@ -100,3 +102,9 @@ def test_the_same_children_and_the_same_numbers_as_one_after_another(
 @pytest.mark.usefixtures("ray_cluster")
 def test_the_same_on_the_nodes_of_a_ray_cluster_that_is_there(places: Path, start: Start) -> None:
     assert swept(places, start, "ray_cluster", *ELSEWHERE) == swept(places, start, "basic")
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_model_of_the_users_own_is_found_there(tmp_path: Path, start: Start) -> None:
+    own = ["model=custom", "model._target_=nets.Hungry", "model.gigabytes=0", "seed=0,1", "max_steps=2"]
+    assert start(tmp_path / "own", *own, *ELSEWHERE).wait() == 0, (tmp_path / "own" / "out.txt").read_text()
