@@ -158,6 +158,14 @@ def tell(signum: int) -> None:
     os.write(2, text.encode())  # sys.stderr may be in the middle of a write of its own
 
 
+def tell_of(stopped: BaseException) -> None:
+    """As `tell`, of the signal that `stopped` comes from, if it comes from one."""
+    if isinstance(stopped, Interrupted):
+        tell(stopped.signum)
+    elif isinstance(stopped, KeyboardInterrupt):
+        tell(signal.SIGINT)
+
+
 def _note_stop() -> bool:
     """Whether this is the first signal that asks for the end of this process."""
     global _stopped

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import pytest
 from tiny_training import BATCHES, flat, make_trainer
 
 from lwexp import cli
-from lwexp.signals import Interrupted, Requests, handle_in_command
+from lwexp.signals import Interrupted, Requests, handle_in_command, tell_of
 from lwexp.train import Trainer
 
 TESTS = Path(__file__).parent
@@ -279,3 +280,12 @@ def test_workers_that_nobody_closed_do_not_hold_up_the_end(training: Callable[..
     assert time.monotonic() - start < 40, "Python waits for workers that ignore its signal"
     with pytest.raises(ProcessLookupError):
         os.killpg(process.pid, 0)
+
+
+def test_only_what_comes_from_a_signal_is_told_as_one(capfd: pytest.CaptureFixture[str]) -> None:
+    for error in (OSError("no queue"), SystemExit(1)):
+        tell_of(error)
+    assert capfd.readouterr().err == ""
+    tell_of(KeyboardInterrupt())
+    tell_of(Interrupted(signal.SIGTERM))
+    assert re.findall(r"^(\w+): the step is finished", capfd.readouterr().err, re.MULTILINE) == ["SIGINT", "SIGTERM"]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hydra.core.utils import JobReturn
 
 from lwexp.config import Count, NonNegative, Positive, Section
-from lwexp.signals import tell
+from lwexp.signals import tell_of
 
 from .launching import Job, ManyJobs, lost
 
@@ -76,7 +75,7 @@ class RayLauncher(ManyJobs):
                 except ray.exceptions.RayError as error:
                     results[job.number] = lost(job, f"Ray lost the job: {str(error).splitlines()[0]}")
         except BaseException as stopped:
-            tell(getattr(stopped, "signum", signal.SIGINT))
+            tell_of(stopped)
             for reference in waiting:
                 ray.cancel(reference)
             raise

@@ -6,7 +6,6 @@ import logging
 import os
 import re
 import shutil
-import signal
 import subprocess
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from lwexp import hiding
 from lwexp.config import Count, Positive, Section
 from lwexp.errors import ConfigError
-from lwexp.signals import Interrupted, handle_in_command, tell
+from lwexp.signals import Interrupted, handle_in_command, tell_of
 
 from .launching import Job, ManyJobs, lost
 from .machine import THREADS, usable_cores
@@ -95,7 +94,7 @@ class SlurmLauncher(ManyJobs):
             results = self._wait(submitted)
         except BaseException as stopped:
             if submitted:
-                tell(getattr(stopped, "signum", signal.SIGINT))
+                tell_of(stopped)
                 subprocess.run(["scancel", *_arrays(submitted)], check=False, capture_output=True)
             raise
         return [results[job.number] for job in jobs]

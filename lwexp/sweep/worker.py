@@ -27,7 +27,7 @@ from omegaconf import DictConfig, OmegaConf
 from lwexp import hiding
 from lwexp.errors import LwexpError, RunError
 from lwexp.run_folder import pruned_in
-from lwexp.signals import Interrupted, handle_in_command, held_back, take_signals, tell
+from lwexp.signals import Interrupted, handle_in_command, held_back, take_signals, tell_of
 from lwexp.tracking.delivery import RUN_LOCK
 from lwexp.tracking.lock import Lock
 from lwexp.tracking.process import courier
@@ -129,7 +129,7 @@ def _answer(process: Any, connection: Connection, *, tells: bool) -> Any:
         return answer
     except BaseException as stopped:  # a launcher's handler may raise SystemExit
         if tells and process.is_alive():
-            tell(getattr(stopped, "signum", signal.SIGINT))
+            tell_of(stopped)
         process.terminate()
         while process.is_alive():  # it writes its checkpoint; a second Ctrl-C does not wait for that
             with suppress(Interrupted):
