@@ -12,20 +12,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .core.plan import Plan, make_plan
+    from .core.resolve import PlanGroup
+    from .core.schedule import Event
+    from .core.scheduler import PlanScheduler
     from .errors import ConfigError, LwexpError
-    from .plan import Plan, make_plan
-    from .rows import PlanGroup
-    from .schedule import Event
-    from .scheduler import PlanScheduler
 
 _HOMES = {
     "ConfigError": "errors",
-    "Event": "schedule",
+    "Event": "core.schedule",
     "LwexpError": "errors",
-    "Plan": "plan",
-    "PlanGroup": "rows",
-    "PlanScheduler": "scheduler",
-    "make_plan": "plan",
+    "Plan": "core.plan",
+    "PlanGroup": "core.resolve",
+    "PlanScheduler": "core.scheduler",
+    "make_plan": "core.plan",
 }
 __all__ = ["ConfigError", "Event", "LwexpError", "Plan", "PlanGroup", "PlanScheduler", "make_plan"]
 

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import cli
+from .cli import app
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -18,12 +18,12 @@ def preview(config: DictConfig) -> None:
     """Print the plan and write its pictures; `preview.csv=…` and `preview.json=…` write the table to a file too."""
     from hydra.core.hydra_config import HydraConfig
 
-    from .config import MLflowConfig
+    from .config.compose import settings
+    from .config.schema import MLflowConfig
+    from .core.policy import looks_at_training
     from .errors import ConfigError
-    from .instantiate import make_experiment
-    from .pictures import draw_plan
-    from .policy import looks_at_training
-    from .settings import settings
+    from .experiment.instantiate import make_experiment
+    from .plots.process import draw_plan
     from .tracking import resolve_uri
 
     checked = settings(config)
@@ -54,7 +54,7 @@ def preview(config: DictConfig) -> None:
 
 def main() -> None:
     """Preview from the command line."""
-    cli.main(preview, folder="previews")
+    app.main(preview, folder="previews")
 
 
 if __name__ == "__main__":

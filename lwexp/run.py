@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from . import cli
+from .cli import app
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 def run(config: DictConfig) -> float:
     """One job of Hydra's: train and return the best validation accuracy, which a sweeper may maximise."""
-    from .job import run_job
+    from .experiment.job import run_job
 
     return run_job(config)
 
 
 def main() -> None:
     """Run from the command line."""
-    cli.main(run, folder="runs")
+    app.main(run, folder="runs")
 
 
 if __name__ == "__main__":

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .config import MLflowConfig
+from .config.command_options import Parser, tracking_config
+from .config.schema import MLflowConfig
 from .errors import ConfigError, LwexpError, RunError, nearest
-from .plain_command import Parser, tracking_config
+from .host.lock import Lock
 from .tracking.address import redact, resolve_uri, uri_source
 from .tracking.contact import check_store
 from .tracking.delivery import DELIVERY_LOCK, RUN_LOCK, Delivery
+from .tracking.delivery_state import read_place
 from .tracking.journal import FILE, Reader
-from .tracking.lock import Lock
-from .tracking.place import read_place
 
 _OPTIONS = ["tracking.uri", "tracking.timeout", "tracking.flush_timeout"]
 _LOOK_SECONDS = 2.0

@@ -19,9 +19,9 @@ from types import FrameType
 from typing import IO, NoReturn
 from urllib.parse import quote, urlsplit
 
-from .config import MLflowConfig
+from .config.command_options import Parser, number, tracking_config
+from .config.schema import MLflowConfig
 from .errors import ConfigError, LwexpError, RunError, UnknownNameError
-from .plain_command import Parser, number, tracking_config
 from .tracking import address
 from .tracking.address import redact, resolve_uri
 from .tracking.contact import check_store

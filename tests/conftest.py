@@ -8,15 +8,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
-ROOT = Path(__file__).parent.parent
+from tests.helpers.commands import Outcome
+from tests.helpers.networks import TinyNet
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # the suite runs in a shell's background
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -31,31 +30,6 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-class Block(nn.Module):
-    """A convolution and its norm."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.norm = nn.BatchNorm2d(channels)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + self.norm(self.conv(x)).relu()
-
-
-class TinyNet(nn.Module):
-    """Stem, four blocks and a head, with names that tell where a parameter is: 2 + 4 * 3 + 2 = 16 parameters."""
-
-    def __init__(self, classes: int = 3) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(1, 4, 3)
-        self.blocks = nn.Sequential(*(Block(4) for _ in range(4)))
-        self.head = nn.Linear(4, classes)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(self.blocks(self.stem(x)).mean(dim=(2, 3)))
-
-
 @pytest.fixture
 def tiny() -> TinyNet:
     torch.manual_seed(0)
@@ -65,7 +39,7 @@ def tiny() -> TinyNet:
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A database with MLflow's tables and nothing in them; making the tables takes seconds."""
-    from lwexp.config import MLflowConfig
+    from lwexp.config.schema import MLflowConfig
     from lwexp.tracking.store import connect
 
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
@@ -93,15 +67,6 @@ def lwexp_command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[s
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--rewrite-golden", action="store_true", help="write the golden files anew")
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a command ended: exit code, standard output, standard error."""
-
-    code: int
-    out: str
-    err: str
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Each extra for sweeps in an environment of its own, as a user installs it: pip check, and a tiny sweep with its launcher.
-# usage: tests/extras.sh [joblib slurm ray optuna ...]; slurm needs tests/cluster/slurm.sh start, else its sweep is left out
+# usage: tests/extras.sh [joblib slurm ray optuna ...]; slurm needs tests/system/cluster/slurm.sh start, else its sweep is left out
 set -euo pipefail
 cd "$(dirname "$0")/.."
 ROOT=$PWD

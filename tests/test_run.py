@@ -19,7 +19,6 @@ from typing import Any
 import pytest
 import timm
 import torch
-from conftest import Outcome
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from omegaconf import OmegaConf
@@ -28,8 +27,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from lwexp import Plan, job, make_plan, pictures
-from lwexp.lstm import LSTMClassifier
+from lwexp import Plan, make_plan
+from lwexp.experiment import job
+from lwexp.models.lstm import LSTMClassifier
+from lwexp.plots import process
+from tests.helpers.commands import Outcome
 
 RunHere = Callable[..., Outcome]
 PICTURES = {"rates_heatmap.png", "rates_by_depth.png", "rates_by_step.png", "rates.html"}
@@ -51,7 +53,7 @@ def small_lstm() -> nn.Module:
 @pytest.fixture
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures take most of so short a run; their tables of rates are still made."""
-    monkeypatch.setattr(pictures, "write_plots", lambda table, folder: [])
+    monkeypatch.setattr(process, "write_plots", lambda table, folder: [])
 
 
 @dataclass
@@ -180,7 +182,7 @@ def store(empty_store: Path, tmp_path: Path) -> Store:
 def test_rates_may_be_recorded_less_often_than_the_loss(
     lwexp_here: RunHere, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lwexp.pictures.write_plots", lambda table, folder: [])
+    monkeypatch.setattr("lwexp.plots.process.write_plots", lambda table, folder: [])
     options = ["model=lstm", "model.hidden_size=8", "data.image_size=8", "batch_size=256", "epochs=2", "progress=false"]
     outcome = lwexp_here("run", *options, "policy=linear", "tracking.rates_every=3")
     assert outcome.code == 0, outcome.err

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_mlflow import FakeMLflow
 from mlflow import MlflowClient
 
-from lwexp.config import NoTrackingConfig
+from lwexp.config.schema import NoTrackingConfig
 from lwexp.sync import main
 from lwexp.tracking import start
+from lwexp.tracking.delivery_state import read_place
 from lwexp.tracking.journal import FILE
-from lwexp.tracking.place import read_place
+from tests.helpers.fake_mlflow import FakeMLflow
 
 SECRET = "s3cr3t-Pa55"
 NONE = NoTrackingConfig(name="none")

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import timm
 import torch
-from conftest import TinyNet
 from torch import nn
 from torch.nn import functional
 
 from lwexp import Plan, make_plan
+from tests.helpers.networks import TinyNet
 
 RESNET18_TOP = [
     ("fc", 0.01), ("layer4", 0.009), ("layer3", 0.0081), ("layer2", 0.00729), ("layer1", 0.006561),

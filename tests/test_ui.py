@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from lwexp.config import MLflowConfig
+from lwexp.config.schema import MLflowConfig
 from lwexp.tracking import start
 from lwexp.ui import main
 

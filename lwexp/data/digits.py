@@ -22,7 +22,7 @@ from .splitting import stratified_cut
 from .transforms import Preprocessing, Style, decoded_channels
 
 if TYPE_CHECKING:
-    from lwexp.config import DigitsConfig
+    from lwexp.config.schema import DigitsConfig
 
 FILE = "sklearn/datasets/data/digits.csv.gz"  # where scikit-learn keeps the images
 IMAGE_SIZE = 32  # the smallest side that the usual networks, which halve it five times, take

@@ -19,7 +19,7 @@ from .splitting import stratified_cut
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
-    from lwexp.config import ImageFolderConfig
+    from lwexp.config.schema import ImageFolderConfig
 
 KEY = "data.path"
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lwexp.distributed.launch import launched
-from lwexp.signals import ignore_in_worker
+from lwexp.host.signals import ignore_in_worker
 
 from .cache import usable_cores
 from .images import Batch, Inputs, SampleDataset

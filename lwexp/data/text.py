@@ -22,7 +22,7 @@ from .text_library import read_library
 from .tokens import Tokens, find_tokenizer, word_tokenizer
 
 if TYPE_CHECKING:
-    from lwexp.config import TextConfig
+    from lwexp.config.schema import TextConfig
 
 KEPT_TOKENS = 2**25  # of a split, in memory: 256 MiB
 

@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lwexp.config.hub import located_on_hub
+from lwexp.config.targets import why
 from lwexp.errors import ConfigError, UnknownNameError
-from lwexp.hub import located_on_hub
-from lwexp.targets import why
 
 from .source import SPLIT_NAMES, SplitName
 from .text_files import SPLIT_FILES, Table, as_label, as_text
 
 if TYPE_CHECKING:
-    from lwexp.config import TextConfig
+    from lwexp.config.schema import TextConfig
 
 KEY = "data.dataset"
 

@@ -58,8 +58,8 @@ def find_tokenizer(name: str, key: str, max_length: int) -> Tokens:
     """The tokenizer of a hub name or a local folder; `key` is the option that gave it. Raises `ConfigError`."""
     from transformers import AutoTokenizer
 
-    from lwexp.hub import located_on_hub, quiet
-    from lwexp.targets import why
+    from lwexp.config.hub import located_on_hub, quiet
+    from lwexp.config.targets import why
 
     place = located_on_hub(name, key)
     try:

@@ -27,7 +27,7 @@ from .torchvision_table import RECIPES, Arguments, Recipe
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
-    from lwexp.config import TorchvisionConfig
+    from lwexp.config.schema import TorchvisionConfig
 
 # Constructor arguments that are not for `data.options`, and why
 _RESERVED = {

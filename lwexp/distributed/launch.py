@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lwexp.errors import ConfigError
-from lwexp.signals import Interrupted
+from lwexp.host.signals import Interrupted
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

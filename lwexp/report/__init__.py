@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from .command import main
 
 if TYPE_CHECKING:
-    from .making import Report, make_report
+    from .build import Report, make_report
 
 __all__ = ["Report", "main", "make_report"]
 
@@ -15,7 +15,7 @@ __all__ = ["Report", "main", "make_report"]
 def __getattr__(name: str) -> Any:
     """Import scipy and matplotlib only when a report is made, so that mistakes and `--help` are answered at once."""
     if name in ("Report", "make_report"):
-        from . import making
+        from . import build
 
-        return getattr(making, name)
+        return getattr(build, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

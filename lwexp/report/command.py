@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lwexp.config import MLflowConfig
+from lwexp.config.command_options import Parser, number, tracking_config
+from lwexp.config.schema import MLflowConfig
 from lwexp.errors import ConfigError, LwexpError
-from lwexp.plain_command import Parser, number, tracking_config
 from lwexp.tracking.address import redact
 
 _OPTIONS = ["tracking.uri", "tracking.experiment", "tracking.timeout"]
@@ -56,7 +56,7 @@ def _report(arguments: Sequence[str]) -> int:
 def _show(
     config: MLflowConfig, sweep: str | None, metric: str, confidence: float, out: Path | None, attach: bool
 ) -> int:
-    from .making import make_report
+    from .build import make_report
 
     report = make_report(config, Path.cwd(), sweep, metric=metric, confidence=confidence, out=out, attach=attach)
     print(report.text)

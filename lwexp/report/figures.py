@@ -1,6 +1,6 @@
 """Pictures of a report: settings with intervals, a metric by a swept value, learning curves.
 
-Drawn as `lwexp/plots.py` draws: through `Figure` objects, no label through mathtext.
+Drawn as `lwexp/plots/rates.py` draws: through `Figure` objects, no label through mathtext.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from lwexp.axes import FONT, LEGEND_LIMIT, label_steps, legend, new_figure, readable
+from lwexp.plots.axes import FONT, LEGEND_LIMIT, label_steps, legend, new_figure, readable
 
 from .analysis import Analysis, Setting, is_layerwise, number, same
 from .scale import SMALL, Scale, log_spaced, pale_grid

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from lwexp.axes import FONT, new_figure, readable
+from lwexp.plots.axes import FONT, new_figure, readable
 
 from .analysis import Analysis, number, ordered, same
 from .runs import SweepRun

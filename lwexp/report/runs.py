@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lwexp.config import MLflowConfig
+from lwexp.config.schema import MLflowConfig
 from lwexp.errors import ConfigError, RunError, UnknownNameError
 from lwexp.tracking import NOTE_TAG, address
 from lwexp.tracking.address import redact, resolve_uri
 from lwexp.tracking.delivery import REASON_TAG
-from lwexp.tracking.place import read_place
+from lwexp.tracking.delivery_state import read_place
 from lwexp.tracking.store import bounded, connect, explained
 
 from .statistics import Floats

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from lwexp.axes import FONT
+from lwexp.plots.axes import FONT
 
 from .analysis import Analysis, Setting
+from .conclusions import Numbers
 from .runs import SweepRun
 from .statistics import Floats, Summary
-from .words import Numbers
 
 SMALL: dict[str, Any] = {"fontsize": 8, "parse_math": False, "fontfamily": FONT}
 

@@ -7,11 +7,11 @@ import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from lwexp.table import printable
+from lwexp.core.formats import printable
 
 from .analysis import Analysis, Setting
+from .conclusions import Numbers, p_text
 from .statistics import Comparison
-from .words import Numbers, p_text
 
 VERDICTS = {1: "better", -1: "worse", 0: "no claim"}
 

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Literal
 
 from lwexp.errors import RunError
-from lwexp.tracking.lock import Lock
+from lwexp.host.lock import Lock
 
 FILE, LOCK = "job.json", "job.lock"
 Status = Literal["MISSING", "RUNNING", "FINISHED", "FAILED", "KILLED"]

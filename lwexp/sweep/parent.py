@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lwexp import hiding
-from lwexp.config import MLflowConfig
+from lwexp import redaction
+from lwexp.config.schema import MLflowConfig
 from lwexp.errors import LwexpError
 from lwexp.tracking import JournalTracker, Status, deliver_rest, ended, has_run, open_hint, prepare, resolve_uri, start
 
 from .outcome import Outcome
-from .plan_of_work import FILE, PlanOfWork, point_of
 from .points import split
+from .resume import FILE, PlanOfWork, point_of
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -106,7 +106,7 @@ def place_in_sweep(folder: Path) -> tuple[Path | None, str | None, dict[str, str
     point = point_of(folder)
     if point is None:
         return None, None, {}
-    return folder.parent if has_run(folder.parent) else None, hiding.hide(point.name) or None, _tags(point)
+    return folder.parent if has_run(folder.parent) else None, redaction.hide(point.name) or None, _tags(point)
 
 
 def record_failure(config: DictConfig, folder: Path, status: Status, reason: str) -> None:
@@ -126,7 +126,7 @@ def record_failure(config: DictConfig, folder: Path, status: Status, reason: str
         settings = MLflowConfig.model_validate(tracking)
         record_run(settings, folder, Path(HydraConfig.get().runtime.cwd), status, reason)
     except (LwexpError, ValueError) as error:
-        print(hiding.hide(f"the failure is not recorded in MLflow: {error}"))
+        print(redaction.hide(f"the failure is not recorded in MLflow: {error}"))
 
 
 def record_run(tracking: MLflowConfig, folder: Path, base: Path, status: Status, reason: str) -> None:

@@ -13,7 +13,7 @@ from lwexp.errors import ConfigError
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
 
-    from lwexp.config import RunConfig
+    from lwexp.config.schema import RunConfig
 
 Arm = Literal["uniform", "layerwise"]
 # Settings of how the rate falls with depth; a run and its uniform twin agree in everything else

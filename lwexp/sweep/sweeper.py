@@ -17,19 +17,19 @@ from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
 
-from lwexp import hiding
-from lwexp.config import MLflowConfig, RunConfig
+from lwexp import redaction
+from lwexp.config.compose import settings
+from lwexp.config.schema import MLflowConfig, RunConfig
 from lwexp.errors import LwexpError, RunError
-from lwexp.run_folder import changes_numbers
-from lwexp.settings import settings
-from lwexp.tracking.process import courier
+from lwexp.experiment.folder import changes_numbers
+from lwexp.tracking.delivery_process import courier
 
 from . import table
-from .launching import why_lost
+from .launchers.base import why_lost
 from .outcome import LOST, Outcome, note_failure, note_loss, outcome_of
 from .parent import Parent, record_run
-from .plan_of_work import PlanOfWork, read_plan_of_work
 from .points import Point, expand, identity, is_layerwise, is_uniform, missing_twins, split, telling, values_of
+from .resume import PlanOfWork, read_plan_of_work
 from .worker import warm_up
 
 if TYPE_CHECKING:
@@ -108,19 +108,19 @@ class GridSweeper(Sweeper):
         overrides = self._parse([*(f"{key}={value}" for key, value in self._params.items()), *arguments])
         before = read_plan_of_work(self.folder)
         points = self.points(overrides, before)
-        asked = tuple(hiding.hide(argument) for argument in arguments)
+        asked = tuple(redaction.hide(argument) for argument in arguments)
         hydra = [str(o) for o in self.config.hydra.overrides.hydra]
         kept = [o for o in hydra if split(o)[0] not in ("hydra.sweep.dir", "hydra.mode")]
         swept = self.swept(points, before)
         old = len(before.points) if before else 0
         named = [*points[:old], *(_with_values(point, swept) for point in points[old:])]
         begun_in = str(self.base) if before is None else before.cwd
-        work = PlanOfWork(tuple(named), tuple(swept), asked, tuple(hiding.hidden(kept)), begun_in)
+        work = PlanOfWork(tuple(named), tuple(swept), asked, tuple(redaction.hidden(kept)), begun_in)
         wrong = self._mistakes(work.points)
         if wrong and len(wrong) == len(work.points) and before is None:
             raise next(iter(wrong.values()))
         self.folder.mkdir(parents=True, exist_ok=True)
-        hiding.write_multirun_file(self.config, self.folder)
+        redaction.write_multirun_file(self.config, self.folder)
         work.save(self.folder)
         self.work = work
         if self._tracking is not None:
@@ -180,7 +180,7 @@ class GridSweeper(Sweeper):
 
     def checked(self, job: tuple[str, ...]) -> RunConfig | LwexpError:
         """The config of a job, or why it cannot be."""
-        from lwexp.cli import explained
+        from lwexp.cli.app import explained
 
         if job not in self._checked:
             try:
@@ -194,7 +194,7 @@ class GridSweeper(Sweeper):
 
     def _refuse(self, point: Point, error: LwexpError) -> None:
         """Keep of a job that cannot be begun that it has failed, and why."""
-        folder, reason = self.folder_of(point), hiding.hide(str(error))
+        folder, reason = self.folder_of(point), redaction.hide(str(error))
         if outcome_of(folder).status == "FINISHED":
             return
         note_failure(folder, reason, error.exit_code)
@@ -256,7 +256,7 @@ class GridSweeper(Sweeper):
                 reasons = {point: why_lost(result) for point, result in zip(batch, results, strict=True)}
             except Exception as error:  # of the launcher: what became of its jobs, their folders tell
                 text = " ".join(f"{type(error).__name__}: {error}".split())
-                print(hiding.hide(f"the launcher reports {text[:300]}"), file=sys.stderr)
+                print(redaction.hide(f"the launcher reports {text[:300]}"), file=sys.stderr)
             except BaseException:
                 self._end_interrupted(batch)
                 raise
@@ -290,7 +290,7 @@ class GridSweeper(Sweeper):
             if self._tracking is not None:
                 record_run(self._tracking, folder, self.base, "KILLED", reason)
         except (LwexpError, OSError) as error:  # a full disk
-            print(hiding.hide(f"{point.name}: {reason}; that cannot be recorded: {error}"), file=sys.stderr)
+            print(redaction.hide(f"{point.name}: {reason}; that cannot be recorded: {error}"), file=sys.stderr)
 
     @contextmanager
     def _watched(self) -> Iterator[None]:
@@ -327,7 +327,7 @@ class GridSweeper(Sweeper):
             if outcome.status in ("FINISHED", "FAILED", "KILLED"):
                 done = sum(status in ("FINISHED", "FAILED", "KILLED") for status in self._told.values())
                 stream = sys.stderr if outcome.failed else sys.stdout
-                print(hiding.hide(table.line(point, outcome, done, total)), file=stream, flush=True)
+                print(redaction.hide(table.line(point, outcome, done, total)), file=stream, flush=True)
         if self.parent is not None:
             self.parent.show(list(outcomes.values()), total)
 
@@ -338,10 +338,10 @@ class GridSweeper(Sweeper):
         outcomes = self.outcomes()
         path = self.folder / "jobs.csv"
         try:
-            path.write_text(hiding.hide(table.as_csv(outcomes, self.work.swept)), encoding="utf-8")
+            path.write_text(redaction.hide(table.as_csv(outcomes, self.work.swept)), encoding="utf-8")
         except OSError as error:  # a full disk: the table is printed, and the parent run ended, all the same
             print(f"{path} cannot be written: {error.strerror or error}", file=sys.stderr)
-        print(f"\n{hiding.hide(table.text(outcomes))}\n")
+        print(f"\n{redaction.hide(table.text(outcomes))}\n")
         print(f"{table.summary(outcomes)}, in {table.duration(time.monotonic() - self._began)}", flush=True)
         bad = self.bad(outcomes)
         text = f"{len(bad)} of {len(outcomes)} jobs did not finish"
@@ -367,13 +367,13 @@ class GridSweeper(Sweeper):
 
     def how_to_go_on(self) -> str:
         """The line with the command that carries the sweep on."""
-        from lwexp.resume import shown_path
+        from lwexp.experiment.resume import shown_path
 
         shown = self.config.sweep.resume or shown_path(self.folder, Path.cwd())  # absolute, from wherever it is asked
         return f"carry on with: python -m lwexp.run -m sweep.resume={shown}"
 
     def _identity(self, job: Sequence[str]) -> str:
-        return identity(self._parse(hiding.hidden(list(job))))
+        return identity(self._parse(redaction.hidden(list(job))))
 
     def _parse(self, overrides: Sequence[str]) -> list[Override]:
         return OverridesParser.create(config_loader=self._loader).parse_overrides(list(overrides))
@@ -392,4 +392,4 @@ def _quiet_launcher() -> Iterator[None]:
 
 
 def _with_values(point: Point, swept: Sequence[str]) -> Point:
-    return replace(point, values=hiding.hidden(values_of(point.overrides, swept)))
+    return replace(point, values=redaction.hidden(values_of(point.overrides, swept)))

@@ -2,6 +2,6 @@
 
 import timm  # noqa: F401
 
-import lwexp.job
-import lwexp.models
-import lwexp.plots  # noqa: F401
+import lwexp.experiment.job
+import lwexp.models.build
+import lwexp.plots.rates  # noqa: F401

@@ -24,13 +24,13 @@ from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from lwexp import hiding
+from lwexp import redaction
 from lwexp.errors import LwexpError, RunError
-from lwexp.run_folder import pruned_in
-from lwexp.signals import Interrupted, handle_in_command, held_back, take_signals, tell_of
+from lwexp.experiment.folder import pruned_in
+from lwexp.host.lock import Lock
+from lwexp.host.signals import Interrupted, handle_in_command, held_back, take_signals, tell_of
 from lwexp.tracking.delivery import RUN_LOCK
-from lwexp.tracking.lock import Lock
-from lwexp.tracking.process import courier
+from lwexp.tracking.delivery_process import courier
 
 from .outcome import JobRecord
 from .parent import record_failure
@@ -164,7 +164,7 @@ def _await_orphan(folder: Path) -> None:
 def _line(error: BaseException) -> str:
     """One line without secrets; that of an error nobody foresaw begins with its kind."""
     text = str(error) if isinstance(error, LwexpError) else f"{type(error).__name__}: {error}"
-    return hiding.hide(" ".join(text.split()))
+    return redaction.hide(" ".join(text.split()))
 
 
 def _how_it_died(code: int | None) -> str:
@@ -190,7 +190,7 @@ def _serve(order: dict[str, Any], connection: Connection) -> None:
     except LwexpError as error:
         answer = JobFailedError(str(error), error.exit_code)
     except BaseException as error:
-        print(hiding.hide(traceback.format_exc()), file=sys.stderr)
+        print(redaction.hide(traceback.format_exc()), file=sys.stderr)
         answer = JobFailedError(_line(error))
     sys.stdout.flush()
     with suppress(OSError):  # nobody waits any more
@@ -201,7 +201,7 @@ def _train(order: dict[str, Any]) -> Any:
     """The job's training, in what the launcher's process has: environment, folder, Hydra's config and logging."""
     from hydra.core.utils import configure_log
 
-    from lwexp.job import run_job
+    from lwexp.experiment.job import run_job
 
     os.environ.clear()
     os.environ.update(order["environment"])

@@ -15,18 +15,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from lwexp.config import MLflowConfig, NoTrackingConfig
-from lwexp.hiding import hide
+from lwexp.config.schema import MLflowConfig, NoTrackingConfig
+from lwexp.redaction import hide
 
 from . import address
 from .address import redact, resolve_uri
 from .contact import UnreachableError, check_store
+from .delivery_process import courier
+from .delivery_state import FILE as PLACE
+from .delivery_state import read_place
 from .journal import FILE as JOURNAL
 from .journal import ended, has_journal, run_record
 from .keys import param_values, safe_key, safe_keys
-from .place import FILE as PLACE
-from .place import read_place
-from .process import courier
 from .tracker import JournalTracker, Status
 
 __all__ = [

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from lwexp.config import MLflowConfig
+from lwexp.config.schema import MLflowConfig
 from lwexp.errors import ConfigError, nearest
 
 DEFAULT_URI = "sqlite:///outputs/mlflow.db"

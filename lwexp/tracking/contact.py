@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import unquote, urlsplit
 
-from lwexp.config import MLflowConfig
+from lwexp.config.schema import MLflowConfig
 from lwexp.errors import ConfigError, RunError
 
 from . import address

@@ -17,16 +17,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lwexp.config import MLflowConfig
+from lwexp.config.schema import MLflowConfig
 from lwexp.errors import ConfigError, RunError
+from lwexp.host.lock import Lock
 
 from .address import redact
 from .contact import UnreachableError, one_line
+from .delivery_state import Place, read_place
 from .journal import FILE as JOURNAL
 from .journal import Entry, Journal, Reader, Rows, has_journal
 from .keys import MAX_NAME, cut, param_values, tag_values
-from .lock import Lock
-from .place import Place, read_place
 from .store import bounded, connect, experiment_id, may_pass
 
 if TYPE_CHECKING:

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Literal
 
 from lwexp.errors import ConfigError, RunError
-from lwexp.hiding import hide
+from lwexp.host.lock import Lock
+from lwexp.redaction import hide
 
 from .delivery import RUN_LOCK, end_entry
+from .delivery_process import courier
+from .delivery_state import Place, forget_failure, read_place
 from .journal import Journal
-from .lock import Lock
-from .place import Place, forget_failure, read_place
-from .process import courier
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 

@@ -17,12 +17,12 @@ import tempfile
 from contextlib import closing
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from faults.conftest import make_tables
-from faults.proxy import FAULTS, FaultyProxy
-from faults.servers import MLflowServer
-from faults.training import Launcher, WarmProcess, delivery_processes, step_seconds, until
+from tests.system.faults.conftest import make_tables
+from tests.system.faults.proxy import FAULTS, FaultyProxy
+from tests.system.faults.servers import MLflowServer
+from tests.system.faults.training import Launcher, WarmProcess, delivery_processes, step_seconds, until
 
 TRAINING = ("model=test_resnet", "data.image_size=32", "grouping=per_parameter", "progress=false", "device=cpu")
 STORES = ("none", "well", "slow", "500", "hang", "refuse")

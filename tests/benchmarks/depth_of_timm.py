@@ -129,9 +129,9 @@ def _looked(name: str, sharing: contextlib.ExitStack) -> dict[str, Any]:
     import torch
     from timm.models._manipulate import group_with_matcher
 
-    from lwexp.depth import description, execution, finding, order
-    from lwexp.depth.parameters import Names
-    from lwexp.plan import make_plan
+    from lwexp.core.depth import description, execution, finding, order
+    from lwexp.core.depth.parameters import Names
+    from lwexp.core.plan import make_plan
 
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)

@@ -36,7 +36,7 @@ IMPORTS = (
     "hydra",
     "pydantic",
     "matplotlib.figure",
-    "lwexp.job",
+    "lwexp.experiment.job",
 )
 BATCH = 64
 

@@ -24,7 +24,7 @@ from report import interleave, machine, table
 from torch import Tensor, nn
 
 from lwexp import Event, make_plan
-from lwexp.depth import execution
+from lwexp.core.depth import execution
 
 GROUPINGS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("per_parameter", {}),

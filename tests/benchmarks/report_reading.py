@@ -17,14 +17,14 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric
 from report import machine, table
 
-from lwexp.config import MLflowConfig
+from lwexp.config.schema import MLflowConfig
 from lwexp.report.analysis import analyse
 from lwexp.report.files import write_report
 from lwexp.report.runs import Store
 from lwexp.tracking.store import connect
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-from report_sweeps import Job, make_sweep
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from tests.helpers.report_sweeps import Job, make_sweep
 
 SEEDS = 10
 

@@ -26,15 +26,14 @@ from pathlib import Path
 import torch
 from report import children_cpu, machine, table
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from faults.servers import MLflowServer, PostgreSQL
-from faults.stores import Database, Postgres, SQLite
-
-from lwexp.config import NoTrackingConfig
+from lwexp.config.schema import NoTrackingConfig
 from lwexp.tracking import start
 from lwexp.tracking.delivery import Delivery
 from lwexp.tracking.journal import FILE, Reader
+from tests.system.faults.servers import MLflowServer, PostgreSQL
+from tests.system.faults.stores import Database, Postgres, SQLite
 
 TRAINING = (
     "model=lstm", "model.hidden_size=8", "data.image_size=8", "batch_size=256", "epochs=2", "progress=false",

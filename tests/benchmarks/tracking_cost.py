@@ -25,7 +25,7 @@ from pathlib import Path
 
 from report import cell, children_cpu, interleave, machine, ratio, spread, table
 
-from lwexp.config import MLflowConfig, NoTrackingConfig
+from lwexp.config.schema import MLflowConfig, NoTrackingConfig
 from lwexp.tracking import NoTracker, prepare, start
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

@@ -1,0 +1,126 @@
+"""What Hydra calls before it runs anything: mistakes are refused while there is nothing to clean up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from hydra.conf import HydraConf
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from hydra.experimental.callback import Callback
+from hydra.plugins.plugin import Plugin
+from omegaconf import OmegaConf
+
+from lwexp import redaction
+from lwexp.distributed import launch
+from lwexp.errors import ConfigError, UnknownOptionError
+
+if TYPE_CHECKING:
+    from hydra.core.utils import JobReturn
+    from omegaconf import DictConfig
+
+# Hydra takes plugins only by names that begin so; the modules are imported when they are chosen
+_ALIAS = "hydra_plugins.lwexp."
+_PLUGINS = {"GridSweeper": "lwexp.sweep.sweeper", "OptunaSweeper": "lwexp.sweep.search.sweeper"}
+_PLAIN = ("lwexp.sweep.plain", "PlainSweeper")
+_BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+
+
+class LwexpCallback(Callback):
+    """Checks a config before a folder is made, and makes the chosen sweeper and launcher known to Hydra."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Refuse a mistaken config while there is nothing to clean up."""
+        HydraConfig.instance().set_config(config)  # ${hydra:…} in the config is looked up there
+        _or_refuse(lambda: _check(config))
+        if launch.follows():
+            launch.make_quiet(config)
+        else:
+            _or_refuse(lambda: _check_hydra(config, "run"))
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Refuse what all jobs would have wrong; find the plugins."""
+        HydraConfig.instance().set_config(config)
+        _or_refuse(launch.refuse_sweep)
+        _or_refuse(lambda: _check_hydra(config, "sweep"))
+        _or_refuse(lambda: _check_sweep(config))
+
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Write what Hydra would write (`hydra.output_subdir`), without secrets."""
+        if not launch.follows():
+            redaction.write_hydra_files(config)
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        """Hydra prints the options of a job that failed."""
+        job_return.overrides = redaction.hidden(list(job_return.overrides or []))
+
+
+def _check(config: DictConfig) -> None:
+    from lwexp.config.compose import settings
+    from lwexp.experiment.folder import check_place, note_missing
+
+    checked = settings(config)
+    if launch.follows():  # the first process looks at the folder
+        return
+    folder = Path(str(config.hydra.run.dir)).absolute()
+    check_place(folder, checked.resume)
+    note_missing(folder)
+
+
+def _check_sweep(config: DictConfig) -> None:
+    from lwexp.config.compose import settings
+    from lwexp.experiment.folder import check_sweep_place
+    from lwexp.sweep.launchers.registry import check_launcher
+
+    checked = settings(config)
+    check_launcher(config)
+    check_sweep_place(Path(str(config.hydra.sweep.dir)).absolute(), checked.resume, checked.sweep.resume)
+    if OmegaConf.select(config, "hydra.sweeper._target_") == _BASIC:
+        why = "lwexp sweeps with grid (what basic does, and jobs that fail alone), or searches with optuna"
+        raise ConfigError("hydra/sweeper", "basic", why)
+    for part in ("sweeper", "launcher"):
+        # previews train nothing that could be carried on or compared
+        plain = _PLAIN if part == "sweeper" and not _trains() else None
+        _register(str(OmegaConf.select(config, f"hydra.{part}._target_")), plain)
+
+
+def _register(target: str, instead: tuple[str, str] | None) -> None:
+    """Make the class that `target` is an alias of, or another one, known to Hydra, if it is one of ours."""
+    name = target.removeprefix(_ALIAS)
+    if name != target and name in _PLUGINS:
+        module, own = instead or (_PLUGINS[name], name)
+        plugin: type[Plugin] = getattr(import_module(module), own)
+        Plugins.instance().class_name_to_class[target] = plugin
+
+
+def _trains() -> bool:
+    return str(OmegaConf.create({"folder": "${lwexp_folder:}"}).folder) == "runs"
+
+
+def _check_hydra(config: DictConfig, mode: Literal["run", "sweep"]) -> None:
+    """Refuse keys that Hydra's own part does not have, and a folder that cannot be made."""
+    known = {*HydraConf.__dataclass_fields__, "env"}
+    for key in config.hydra:
+        if key not in known:
+            raise UnknownOptionError(f"hydra.{key}", config.hydra[key], known)
+    folder = str(config.hydra[mode].dir)
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"hydra.{mode}.dir", folder, f"cannot be made: {error}") from error
+
+
+def _or_refuse(action: Callable[[], object]) -> None:
+    """End the process where `action` meets a mistake: Hydra swallows what callbacks raise, but not an exit."""
+    from .app import explained, refuse
+
+    try:
+        action()
+    except Exception as error:
+        known = explained(error)
+        if known is None:
+            raise
+        refuse(known)

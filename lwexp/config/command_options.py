@@ -1,0 +1,60 @@
+"""What the plain commands (`lwexp.ui`, `lwexp.sync`, `lwexp.report`) share: their options are a run's `tracking.*`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from lwexp.cli.app import CONF
+from lwexp.errors import ConfigError, LwexpError, UnknownOptionError
+
+from .schema import MLflowConfig
+
+
+class UsageError(LwexpError):
+    """The command line cannot be read."""
+
+    exit_code = 2
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse's, with mistakes as one line and exit code 2, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise `UsageError`."""
+        raise UsageError(f"{message}; see {self.prog} --help")
+
+
+def tracking_config(options: Sequence[str], known: Sequence[str]) -> MLflowConfig:
+    """The tracking section with `options`, written `tracking.key=value`, of which `known` are allowed.
+
+    What is not given has the default that it has for a run. Raises `UsageError`, `ConfigError`.
+    """
+    from omegaconf import OmegaConf
+
+    values: dict[str, Any] = {str(k): v for k, v in OmegaConf.load(CONF / "tracking" / "mlflow.yaml").items()}
+    for option in options:
+        name, equals, value = option.partition("=")
+        if not equals:
+            raise UsageError(f"{option!r}: options are written {', '.join(f'{key}=…' for key in known)}")
+        if name not in known:
+            raise UnknownOptionError(name, value, known)
+        key = name.partition(".")[2]
+        values[key] = _seconds(name, value) if isinstance(values[key], float) else value
+    return MLflowConfig(**values)
+
+
+def number(key: str, value: str, kind: type[int] | type[float]) -> float:
+    """`value` as a number. Raises `ConfigError`."""
+    try:
+        return kind(value)
+    except ValueError:
+        raise ConfigError(key, value, "must be a number") from None
+
+
+def _seconds(key: str, value: str) -> float:
+    seconds = number(key, value, float)
+    if not 0 < seconds < float("inf"):
+        raise ConfigError(key, value, "must be above 0, in seconds")
+    return seconds

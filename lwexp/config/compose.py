@@ -1,0 +1,130 @@
+"""Settings: what Hydra composed, checked as a whole before anything is built."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from lwexp.errors import ConfigError, UnknownNameError, UnknownOptionError
+
+from .schema import MLflowConfig, NoTrackingConfig, OpenSection, RunConfig, check
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+def settings(config: DictConfig) -> RunConfig:
+    """The checked, typed config of what Hydra composed; everything that needs neither data nor model is refused here.
+
+    Entries of `lr_overrides` given on the command line come before those of a file.
+    """
+    values = plain(config)
+    overrides = values.get("lr_overrides")
+    if isinstance(overrides, dict):
+        typed = _typed_keys("lr_overrides")
+        values["lr_overrides"] = {key: overrides[key] for key in sorted(overrides, key=lambda k: str(k) not in typed)}
+    checked = check(values)
+    if checked.unfreeze.every_epochs and checked.unfreeze.every_steps:
+        raise ConfigError("unfreeze", "every_epochs and every_steps", "give one of the two")
+    _check_sections(checked)
+    return checked
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """The composed config as plain values, without Hydra's own part."""
+    from omegaconf import OmegaConf
+
+    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    values = OmegaConf.to_container(own, resolve=True)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+def tracking_settings(config: DictConfig) -> MLflowConfig | None:
+    """The tracking section of a config that may still be a sweep; None without tracking."""
+    tracking = settings(config).tracking
+    return None if isinstance(tracking, NoTrackingConfig) else tracking
+
+
+def choice(section: OpenSection, group: str, options_apart: bool = False) -> tuple[Any, dict[str, Any]]:
+    """A name and its options, or a callable of the user's own: a function with its options bound, or an instance."""
+    options = dict(section.options)
+    if "kind" in options:  # policy=torch: `name` is the scheduler's class
+        return options.pop("kind"), {"name": section.name, **options}
+    if section.target is None:
+        if section.name is None:
+            raise ConfigError(f"{group}.name", None, "must be given")
+        return section.name, options
+    return _own(section.target, options, group, options_apart)
+
+
+def _own(target: str, options: dict[str, Any], group: str, options_apart: bool) -> tuple[Any, dict[str, Any]]:
+    from .targets import located, why
+
+    key = f"{group}._target_"
+    found = located(target, key, "class or function")
+    shared: dict[str, Any] = {}
+    if group == "policy":
+        from lwexp.core.policy import COMMON
+
+        shared = {name: options.pop(name) for name in list(options) if name in COMMON}
+    parameters = inspect.signature(found).parameters
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        for name, value in options.items():
+            if name not in parameters:
+                raise UnknownOptionError(f"{group}.{name}", value, parameters, f"{target} has no such argument")
+    if isinstance(found, type):
+        try:
+            return found(**options), shared
+        except (TypeError, ValueError) as error:
+            raise ConfigError(key, target, why(error)) from error
+    if options_apart:
+        return found, options
+    return (_named_partial(found, options) if options else found), shared
+
+
+def _named_partial(function: Callable[..., Any], options: Mapping[str, Any]) -> Callable[..., Any]:
+    bound = functools.partial(function, **options)
+    functools.update_wrapper(bound, function)
+    return bound
+
+
+def _check_sections(config: RunConfig) -> None:
+    """Names and options of the open sections, as far as they can be checked without a model."""
+    from lwexp.core.decay import make_decay
+    from lwexp.core.grouping import GROUPINGS
+    from lwexp.core.options import check_options
+    from lwexp.core.policy import POLICIES, make_policy
+
+    decay, options = choice(config.decay, "decay")
+    make_decay(decay, {"mult": config.mult, **options} if decay == "linear" else options)
+    grouping, options = choice(config.grouping, "grouping", options_apart=True)
+    if isinstance(grouping, str):
+        if grouping not in GROUPINGS:
+            raise UnknownNameError("grouping", grouping, GROUPINGS, "no such grouping")
+        check_options(GROUPINGS[grouping], options, "grouping")
+    policy, options = choice(config.policy, "policy")
+    if isinstance(policy, str) and policy not in POLICIES:
+        raise UnknownNameError("policy", policy, POLICIES, "no such policy")
+    make_policy(policy, options, lr=config.lr, steps=10**12)  # how long the training is, only the data tell
+    if config.optimizer.name is None:
+        raise ConfigError("optimizer.name", None, "must be given")
+
+
+def _typed_keys(section: str) -> set[str]:
+    """Keys below `section` that the command line gave."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    if not HydraConfig.initialized():
+        return set()
+    keys: set[str] = set()
+    for override in OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task)):
+        value = override.value()
+        if override.key_or_group == section and isinstance(value, dict):
+            keys |= {str(key) for key in value}
+        elif override.key_or_group.startswith(f"{section}."):
+            keys.add(override.key_or_group.removeprefix(f"{section}.").split(".")[0])
+    return keys

@@ -1,0 +1,118 @@
+"""Decays `(index, count) -> scale`: the fraction of the base rate that each group gets.
+
+`index` counts groups from the head (0), `count` is their number. A decay knows nothing about models or steps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+from lwexp.errors import ConfigError, UnknownNameError, UnknownOptionError
+
+from .options import at_least, between, check_options
+
+Decay = Callable[[int, int], float]
+
+
+def linear(*, mult: float) -> Decay:
+    """A constant multiplier per group: scale = mult**index.
+
+    The name is the tutorial's; elsewhere this is called geometric or exponential layer decay, as `layer_decay` in BEiT
+    (arXiv:2106.08254) and ELECTRA (arXiv:2003.10555). ULMFiT (arXiv:1801.06146) uses mult = 1/2.6.
+
+    >>> [round(linear(mult=0.9)(i, 4), 6) for i in range(4)]
+    [1.0, 0.9, 0.81, 0.729]
+    """
+    at_least("mult", mult, 0, strictly=True)
+    return lambda index, count: mult**index
+
+
+def arithmetic(*, min_scale: float = 0.1) -> Decay:
+    """Equal steps from 1 at the head down to `min_scale` (0 to 1) at the stem.
+
+    >>> [round(arithmetic(min_scale=0.1)(i, 4), 6) for i in range(4)]
+    [1.0, 0.7, 0.4, 0.1]
+    """
+    return polynomial(power=1.0, min_scale=min_scale)
+
+
+def polynomial(*, power: float = 2.0, min_scale: float = 0.1) -> Decay:
+    """scale = min_scale + (1 - min_scale) * (1 - p)**power, with p = index / (count - 1).
+
+    `power` > 0; 1 is the arithmetic decay. `min_scale` (0 to 1) is the stem's.
+
+    >>> [round(polynomial(power=2, min_scale=0)(i, 3), 6) for i in range(3)]
+    [1.0, 0.25, 0.0]
+    """
+    at_least("decay.power", power, 0, strictly=True)
+    between("decay.min_scale", min_scale, 0, 1)
+    return lambda index, count: min_scale + (1 - min_scale) * (1 - _progress(index, count)) ** power
+
+
+def cosine(*, min_scale: float = 0.1) -> Decay:
+    """scale = min_scale + (1 - min_scale) * (1 + cos(pi * p)) / 2, with p = index / (count - 1).
+
+    >>> [round(cosine(min_scale=0)(i, 3), 6) for i in range(3)]
+    [1.0, 0.5, 0.0]
+    """
+    between("decay.min_scale", min_scale, 0, 1)
+    return lambda index, count: min_scale + (1 - min_scale) * (1 + math.cos(math.pi * _progress(index, count))) / 2
+
+
+def none() -> Decay:
+    """The same rate for every group: scale = 1."""
+    return lambda index, count: 1.0
+
+
+def explicit(*, rates: Mapping[str, float]) -> Decay:
+    """Scale 1 everywhere; the plan gives the parts that `rates` (pattern -> rate) names theirs.
+
+    A part that is not named keeps the base rate, as with torch it would take the optimizer's default.
+    """
+    return lambda index, count: 1.0
+
+
+DECAYS: dict[str, Callable[..., Decay]] = {
+    "linear": linear,
+    "arithmetic": arithmetic,
+    "polynomial": polynomial,
+    "cosine": cosine,
+    "none": none,
+    "explicit": explicit,
+}
+
+
+def make_decay(decay: str | Decay, options: Mapping[str, object]) -> Decay:
+    """The decay of a name, or the callable given, as a function that refuses scales no rate can have."""
+    if callable(decay):
+        if options:
+            raise UnknownOptionError(f"decay.{next(iter(options))}", next(iter(options.values())), ())
+        return _checked(decay)
+    if decay not in DECAYS:
+        raise UnknownNameError("decay", decay, DECAYS, "no such decay")
+    function = DECAYS[decay]
+    return _checked(function(**check_options(function, options, "decay")))
+
+
+def _checked(decay: Decay) -> Decay:
+    def scale(index: int, count: int) -> float:
+        try:
+            value = float(decay(index, count))
+        except OverflowError:
+            value = math.inf
+        except Exception as error:  # a function of the user's own
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise ConfigError(
+                "decay", getattr(decay, "__name__", decay), f"fails for group {index}: {reason}"
+            ) from error
+        if not (math.isfinite(value) and value >= 0):
+            raise ConfigError("decay", value, f"the scale of group {index} of {count} must be finite and at least 0")
+        return value
+
+    return scale
+
+
+def _progress(index: int, count: int) -> float:
+    """0 at the head, 1 at the stem."""
+    return index / (count - 1) if count > 1 else 0.0

@@ -1,0 +1,136 @@
+"""The plan as text: for the terminal, Markdown, CSV and JSON, all from the same rows."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .plan import Plan
+    from .resolve import PlanGroup
+
+COLUMNS = ("index", "name", "depth", "scale", "lr", "tensors", "weights", "share", "frozen", "tied")
+_LEFT = {"name", "frozen", "tied"}
+
+
+def rows(plan: Plan) -> list[tuple[str, ...]]:
+    """One row of texts per group, in the order of `COLUMNS`."""
+    total = sum(g.weights for g in plan.groups) or 1
+    return [
+        (
+            str(g.index),
+            printable(g.name),
+            str(g.depth),
+            f"{g.scale:.6g}",
+            f"{g.lr:.6e}",
+            str(len(g.parameter_names)),
+            f"{g.weights:,}",
+            f"{g.weights / total:.1%}",
+            _frozen(g),
+            printable(", ".join(g.tied_names)),
+        )
+        for g in plan.groups
+    ]
+
+
+def header(plan: Plan) -> list[str]:
+    """What the plan was made from, and its remarks."""
+    trainable, weights = (sum(getattr(g, key) for g in plan.groups) for key in ("trainable_weights", "weights"))
+    mult = f" mult={plan.mult:g}" if plan.decay == "linear" else ""
+    count = len({g.index for g in plan.groups})
+    return [
+        f"{printable(plan.model)}: {count} groups, {weights:,} weights, {trainable:,} trainable",
+        f"grouping={plan.grouping} decay={plan.decay} lr={plan.lr:g}{mult} plan {plan.hash}",
+        *(f"note: {printable(note)}" for note in plan.notes),
+    ]
+
+
+def text(plan: Plan) -> str:
+    """The table for a terminal, the head first; columns that are empty throughout are left out."""
+    return "\n".join([*header(plan), "", *_aligned(plan)])
+
+
+def markdown(plan: Plan, at_most: int) -> str:
+    """The table as Markdown; too long for `at_most` characters, its first and last rows and where the rest is.
+
+    The rows are one block of code: MLflow sets a Markdown table without any space between its columns.
+    """
+    intro = "\n\n".join(_escaped(line) for line in header(plan))
+    titles, rule, *body = (line.replace("`", "'") for line in _aligned(plan))
+
+    def block(lines: list[str]) -> str:
+        return "\n".join([f"{intro}\n\n```", titles, rule, *lines, "```\n"])
+
+    shown = block(body)
+    kept = len(body) // 2
+    while kept and len(shown) > at_most:
+        gap = f"…  {len(body) - 2 * kept} rows are left out here, all are in plan.csv"
+        shown = block([*body[:kept], gap, *body[-kept:]])
+        kept -= 1
+    if len(shown) <= at_most:
+        return shown
+    return f"{intro[: max(at_most - 60, 0)]}\n\nThe table is too long to show here; it is in plan.csv.\n"[:at_most]
+
+
+def _aligned(plan: Plan) -> list[str]:
+    """Titles, a rule, and one line per group, in columns."""
+    body = rows(plan)
+    shown = [i for i, column in enumerate(COLUMNS) if column not in {"frozen", "tied"} or any(row[i] for row in body)]
+    lines = [tuple(COLUMNS[i] for i in shown), *(tuple(row[i] for i in shown) for row in body)]
+    widths = [max(len(line[k]) for line in lines) for k in range(len(shown))]
+    aligned = [
+        "  ".join(
+            cell.ljust(width) if COLUMNS[i] in _LEFT else cell.rjust(width)
+            for cell, width, i in zip(line, widths, shown, strict=True)
+        ).rstrip()
+        for line in lines
+    ]
+    return [aligned[0], "  ".join("-" * width for width in widths), *aligned[1:]]
+
+
+def csv_text(plan: Plan) -> str:
+    """One line per group; `parameters` and `frozen_parameters` are names joined by spaces, rates at full precision."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([*COLUMNS, "parameters", "frozen_parameters"])
+    for g, row in zip(plan.groups, rows(plan), strict=True):
+        cells = dict(zip(COLUMNS, row, strict=True))
+        cells.update(scale=repr(g.scale), lr=repr(g.lr), weights=str(g.weights))
+        cells.update(name=_cell(g.name), tied=_cell(" ".join(g.tied_names)))
+        writer.writerow([*cells.values(), _cell(" ".join(g.parameter_names)), _cell(" ".join(g.frozen_names))])
+    return out.getvalue()
+
+
+def printable(name: str) -> str:
+    """`name` on one line and without what a terminal would obey: other characters as Python writes them.
+
+    >>> print(printable("a" + chr(10) + "b"), printable("blocks.0"))
+    a\\nb blocks.0
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in name)
+
+
+def _cell(text: str) -> str:
+    """A text that no spreadsheet takes for a formula."""
+    text = printable(text)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+
+
+def json_text(plan: Plan) -> str:
+    """The plan's settings, remarks and groups."""
+    keys = ("model", "grouping", "decay", "lr", "mult", "freeze_mode", "no_weight_decay", "hash", "notes")
+    settings = {key: getattr(plan, key) for key in keys}
+    return json.dumps({**settings, "groups": [asdict(g) for g in plan.groups]}, indent=1, ensure_ascii=False)
+
+
+def _frozen(g: PlanGroup) -> str:
+    if not g.frozen_names:
+        return ""
+    return "frozen" if g.frozen else f"{len(g.frozen_names)} of {len(g.parameter_names)}"
+
+
+def _escaped(line: str) -> str:
+    return line.replace("\\", "\\\\").replace("<", "&lt;").replace("*", "\\*").replace("_", "\\_")

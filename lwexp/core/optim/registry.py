@@ -1,0 +1,130 @@
+"""Optimizers by their short name: any of `torch.optim`, then any of timm's."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args, get_type_hints
+
+import torch
+
+from lwexp.errors import ConfigError, UnknownNameError, UnknownOptionError
+
+from .fused import FUSED
+
+# torch names that cannot train in a plain loop, and why
+_UNFIT = {
+    "lbfgs": "needs a closure and a single group",
+    "sparseadam": "takes sparse gradients only",
+}
+
+
+def torch_optimizers() -> dict[str, type[torch.optim.Optimizer]]:
+    """The optimizers of `torch.optim` by lower-case name."""
+    found = {}
+    for name, value in vars(torch.optim).items():
+        if isinstance(value, type) and issubclass(value, torch.optim.Optimizer) and value is not torch.optim.Optimizer:
+            found[name.lower()] = value
+    return found
+
+
+def make_optimizer(
+    optimizer: str | type[torch.optim.Optimizer],
+    groups: Sequence[dict[str, Any]],
+    *,
+    lr: float,
+    options: Mapping[str, Any],
+) -> torch.optim.Optimizer:
+    """The optimizer over `groups`; `lr` is only the default that the class asks for, every group has its own.
+
+    Raises `UnknownNameError` for an unknown name or option and `ConfigError` for what the class itself refuses.
+    """
+    factory: Any = optimizer if isinstance(optimizer, type) else _find(optimizer)
+    name = optimizer if isinstance(optimizer, str) else optimizer.__name__
+    known = inspect.signature(factory).parameters
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in known.values())
+    for option in options:
+        if option in ("params", "lr") or (option not in known and not takes_any):
+            choices = [k for k in known if k not in ("params", "lr", "self")]
+            raise UnknownOptionError(f"optimizer.{option}", options[option], choices, f"{name} has no such option")
+    options = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
+    if "fused" in known and not options.keys() & {"fused", "foreach", "differentiable"} and _fusible(groups):
+        options["fused"] = True
+    if isinstance(optimizer, str) and options.get("fused", True) is True and not options.get("foreach"):
+        factory = FUSED.get(factory, factory)
+    hints = _hints(factory)
+    for option, value in options.items():
+        _check_type(option, value, hints.get(option))
+
+    def build(chosen: Mapping[str, Any]) -> torch.optim.Optimizer | Exception:
+        try:
+            built: torch.optim.Optimizer = factory([dict(group) for group in groups], lr=lr, **chosen)
+        except Exception as error:
+            return error
+        return built
+
+    built = build(options)
+    if not isinstance(built, Exception):
+        return built
+    reason = f"{name} refuses: {' '.join(str(built).split()) or type(built).__name__}"
+    for option, value in options.items():
+        without = build({key: other for key, other in options.items() if key != option})
+        if not isinstance(without, Exception):
+            raise ConfigError(f"optimizer.{option}", list(value) if isinstance(value, tuple) else value, reason)
+    raise ConfigError("optimizer", name, reason.removeprefix(f"{name} refuses: ")) from built
+
+
+def _check_type(option: str, value: Any, kinds: set[Any] | None) -> None:
+    """Refuse a value, or a member of a list, that is none of the types `kinds`; None: nobody says."""
+    for part in value if isinstance(value, tuple) else (value,):
+        wanted = None
+        if isinstance(part, float) and not math.isfinite(part):
+            wanted = "a finite number"
+        elif kinds is not None and isinstance(part, (str, bool)) and type(part) not in kinds:
+            wanted = "true or false" if bool in kinds else "a number"
+        elif kinds is not None and kinds <= {bool, type(None)} and not isinstance(part, (bool, type(None))):
+            wanted = "true or false"
+        if wanted is not None:
+            shown = list(value) if isinstance(value, tuple) else value
+            raise ConfigError(f"optimizer.{option}", shown, f"must be {wanted}")
+
+
+def _hints(factory: Any) -> dict[str, set[Any]]:
+    """For each argument with a plain annotation, the types that it may have."""
+    try:
+        hints = get_type_hints(getattr(factory, "__init__") if isinstance(factory, type) else factory)  # noqa: B009
+    except Exception:  # annotations that do not resolve here
+        return {}
+    return {name: _members(hint) for name, hint in hints.items() if hint is not Any}
+
+
+def _members(hint: Any) -> set[Any]:
+    """The types in `hint`, however nested."""
+    inner = get_args(hint)
+    return set().union(*(_members(part) for part in inner)) if inner else {hint}
+
+
+def _find(name: str) -> Any:
+    own = torch_optimizers()
+    key = name.lower()
+    if key in _UNFIT:
+        raise ConfigError("optimizer", name, f"{_UNFIT[key]}; choose another, e.g. adam")
+    if key in own:
+        return own[key]
+    import timm.optim
+
+    others = {str(other) for other in timm.optim.list_optimizers()}  # type: ignore[attr-defined]
+    if key not in others:
+        raise UnknownNameError("optimizer", name, {*own, *others} - _UNFIT.keys(), "no such optimizer")
+    try:
+        return timm.optim.get_optimizer_class(key, bind_defaults=True)  # type: ignore[attr-defined]
+    except AssertionError as error:  # timm's word for a package or a GPU that is not there
+        raise ConfigError("optimizer", name, " ".join(str(error).split()) or "cannot be used here") from error
+
+
+def _fusible(groups: Sequence[dict[str, Any]]) -> bool:
+    """Whether torch's fused kernels take all parameters: floating point, on a device that has them."""
+    return all(
+        p.is_floating_point() and p.device.type in ("cpu", "cuda", "mps", "xpu") for g in groups for p in g["params"]
+    )

@@ -1,0 +1,100 @@
+"""Options of groupings, decays and policies: the keyword-only arguments of the functions that build them.
+
+The signature is the schema, so a new member of a kind needs no second list of its options.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import types
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from lwexp.errors import ConfigError, UnknownNameError, UnknownOptionError
+
+
+def check_options(
+    function: Callable[..., Any], options: Mapping[str, Any], key: str, choices: Iterable[str] | None = None
+) -> dict[str, Any]:
+    """`options` with numbers of the annotated type, or an error that names `key.<option>`.
+
+    `choices` are what an error about an unknown option chooses from, by default the arguments of `function`.
+
+    Raises `UnknownOptionError` for an option that is not a keyword-only argument of `function`, and `ConfigError` for
+    one of the wrong type, for NaN and infinity, and for one without default that is missing.
+    """
+    parameters = inspect.signature(function).parameters
+    known = {name: p for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
+    hints = get_type_hints(function)
+    for name in options:
+        if name not in known:
+            raise UnknownOptionError(f"{key}.{name}", options[name], known if choices is None else choices)
+    for name, parameter in known.items():
+        if parameter.default is parameter.empty and name not in options:
+            raise ConfigError(f"{key}.{name}", "???", "must be given")
+    return {name: _typed(f"{key}.{name}", value, hints.get(name, Any)) for name, value in options.items()}
+
+
+def _typed(key: str, value: Any, hint: Any) -> Any:
+    """`value` if it is of the type `hint`; whole numbers become floats where a float is asked for."""
+    if hint is Any:
+        return value
+    if value == "???":
+        raise ConfigError(key, value, "must be given")
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return _one_of(key, value, arguments)
+    if origin is Literal:
+        if value not in arguments:
+            raise UnknownNameError(key, value, [str(a) for a in arguments], "not among the choices")
+        return value
+    return _plain(key, value, hint, origin, arguments)
+
+
+def _one_of(key: str, value: Any, kinds: Sequence[Any]) -> Any:
+    if value is None and type(None) in kinds:
+        return None
+    errors = []
+    for kind in kinds:
+        if kind is not type(None):
+            try:
+                return _typed(key, value, kind)
+            except ConfigError as error:
+                errors.append(error)
+    raise errors[0]
+
+
+def _plain(key: str, value: Any, hint: Any, origin: Any, arguments: Sequence[Any]) -> Any:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is float:
+        if not is_number:
+            raise ConfigError(key, value, "must be a number")
+        if not math.isfinite(value):
+            raise ConfigError(key, value, "must be finite")
+        return float(value)
+    if hint is int and not (is_number and isinstance(value, int)):
+        raise ConfigError(key, value, "must be a whole number")
+    if hint in (bool, str) and not isinstance(value, hint):
+        raise ConfigError(key, value, f"must be {'true or false' if hint is bool else 'a text'}")
+    if origin in (list, tuple, Sequence) and (isinstance(value, str) or not isinstance(value, Sequence)):
+        raise ConfigError(key, value, "must be a list")
+    if origin in (dict, Mapping):
+        if not isinstance(value, Mapping):
+            raise ConfigError(key, value, "must be a mapping")
+        return {str(k): _typed(f"{key}.{k}", v, arguments[1]) for k, v in value.items()}
+    if origin in (list, tuple, Sequence):
+        return [_typed(f"{key}.{i}", v, arguments[0]) for i, v in enumerate(value)]
+    return value
+
+
+def at_least(key: str, value: float, minimum: float, *, strictly: bool = False) -> None:
+    """Raise `ConfigError` unless `value` >= `minimum` (or >, `strictly`)."""
+    if value < minimum or (strictly and value == minimum):
+        raise ConfigError(key, value, f"must be {'above' if strictly else 'at least'} {minimum:g}")
+
+
+def between(key: str, value: float, low: float, high: float) -> None:
+    """Raise `ConfigError` unless `low` <= `value` <= `high`."""
+    if not low <= value <= high:
+        raise ConfigError(key, value, f"must be from {low:g} to {high:g}")

@@ -1,0 +1,298 @@
+"""The plan: grouping + decay + base rate + freezing + overrides, resolved to one immutable table before training."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from lwexp.errors import ConfigError, UnknownNameError
+
+from . import formats
+from .decay import Decay, make_decay
+from .depth.parameters import Names, is_lazy
+from .grouping import Grouping, group, takes_input
+from .options import at_least
+from .resolve import PlanGroup, overrides_of, resolve
+
+if TYPE_CHECKING:
+    from .schedule import Event, Schedule
+    from .scheduler import PlanScheduler
+
+FREEZE_MODES = ("requires_grad", "lr_zero")
+DOMINANT_SHARE = 0.8
+_FINER = {"top_module": "depth_index", "by_name": "depth_index", "depth_index": "per_parameter"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every group's place, name and rate. `print(plan)` is the table; make one with `make_plan`."""
+
+    groups: tuple[PlanGroup, ...]
+    lr: float
+    mult: float
+    grouping: str
+    decay: str
+    model: str
+    freeze_mode: str
+    no_weight_decay: bool
+    notes: tuple[str, ...]
+    _parameters: Mapping[str, nn.Parameter] = field(repr=False, compare=False)
+
+    def __str__(self) -> str:
+        """The table for a terminal."""
+        return formats.text(self)
+
+    def to_csv(self) -> str:
+        """The table as CSV, one line per group, with all parameter names."""
+        return formats.csv_text(self)
+
+    def to_json(self) -> str:
+        """The whole plan as JSON."""
+        return formats.json_text(self)
+
+    def to_markdown(self, at_most: int = 8000) -> str:
+        """The table as Markdown of `at_most` characters: where it is too long, its first and last rows."""
+        return formats.markdown(self, at_most)
+
+    @cached_property
+    def hash(self) -> str:
+        """Ten hexadecimal digits that differ between plans with different groups, rates, order or freezing."""
+        rows = [(g.index, g.name, g.lr, g.parameter_names, g.frozen_names, g.optimizer_names) for g in self.groups]
+        return hashlib.sha256(json.dumps([rows, self.no_weight_decay]).encode()).hexdigest()[:10]
+
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        """`<index>_<name>` of each group, the index padded with zeros so that text order is plan order."""
+        width = max(2, len(str(max(g.index for g in self.groups))))
+        return tuple(f"{g.index:0{width}d}_{g.name}" for g in self.groups)
+
+    @property
+    def frozen_names(self) -> tuple[str, ...]:
+        """All parameters that do not move, head-most first."""
+        return tuple(name for g in self.groups for name in g.frozen_names)
+
+    def find(self, group: int | str, key: str = "group") -> list[int]:
+        """Positions in `groups` of a plan index (all its parts) or a name; `UnknownNameError` if there is none."""
+        if isinstance(group, int) and not isinstance(group, bool):
+            found = [i for i, g in enumerate(self.groups) if g.index == group]
+            if not found:
+                raise ConfigError(key, group, f"the plan has the groups 0 to {self.groups[-1].index}")
+            return found
+        labels = self.labels
+        found = [i for i, g in enumerate(self.groups) if group in (g.name, labels[i])]
+        if not found:
+            raise UnknownNameError(key, group, [g.name for g in self.groups], "no such group in the plan")
+        return found
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Parameter groups for any torch or timm optimizer: `params`, `lr` and `name`, from the head to the stem.
+
+        Groups whose parameters are all left out (frozen by `requires_grad`) are absent. With `no_weight_decay`, the
+        biases and norms of a group (parameters of fewer than two dimensions) form a second one of the same name with
+        `weight_decay` 0.
+        """
+        groups = []
+        for g in self.groups:
+            parameters = [self._parameters[name] for name in g.optimizer_names]
+            if not self.no_weight_decay:
+                groups.append({"params": parameters, "lr": g.lr, "name": g.name})
+                continue
+            groups.append({"params": [p for p in parameters if p.ndim > 1], "lr": g.lr, "name": g.name})
+            groups.append(
+                {"params": [p for p in parameters if p.ndim <= 1], "lr": g.lr, "name": g.name, "weight_decay": 0.0}
+            )
+        return [g for g in groups if g["params"]]
+
+    def optimizer(self, optimizer: str | type[torch.optim.Optimizer] = "adam", **options: Any) -> torch.optim.Optimizer:
+        """The optimizer of a short name (torch's or timm's) or class over `param_groups()`.
+
+        Takes torch's fused kernel where the class and the parameters allow it and `options` do not say otherwise.
+        """
+        from .optim.registry import make_optimizer
+
+        return make_optimizer(optimizer, self.param_groups(), lr=self.lr, options=options)
+
+    def schedule(
+        self,
+        policy: str | Callable[[int], float] = "constant",
+        *,
+        steps: int | None = None,
+        steps_per_epoch: int = 1,
+        lr_events: Iterable[Event | Mapping[str, Any]] = (),
+        unfreeze_every_steps: int | None = None,
+        **options: Any,
+    ) -> Schedule:
+        """Every group's rate at every step: the plan moved by `policy`, a name or a callable `step -> factor`.
+
+        `steps` is the number of optimizer steps of the training, `steps_per_epoch` is used by policies that count
+        epochs; `options` are the policy's, with `warmup_steps`, `warmup`, `min_lr` and `floor` for all. `lr_events`
+        ({step, group, lr}) set absolute rates; every `unfreeze_every_steps` one more group opens, from the head on.
+        """
+        from .schedule import make_schedule
+
+        return make_schedule(
+            self,
+            policy,
+            options,
+            steps=steps,
+            steps_per_epoch=steps_per_epoch,
+            lr_events=lr_events,
+            unfreeze_every_steps=unfreeze_every_steps,
+        )
+
+    def scheduler(
+        self, optimizer: torch.optim.Optimizer, policy: str | Callable[[int], float] = "constant", **options: Any
+    ) -> PlanScheduler:
+        """A torch `LRScheduler` that moves every group by `policy`; call `.step()` after each `optimizer.step()`.
+
+        `options` are those of `schedule`.
+        """
+        from .scheduler import PlanScheduler
+
+        return PlanScheduler(optimizer, self.schedule(policy, **options))
+
+    def lr_table(
+        self, policy: str | Callable[[int], float] = "constant", *, steps: int, **options: Any
+    ) -> torch.Tensor:
+        """Every group's rate at every step, float64 [steps, groups]; 0 for groups that the optimizer is not given.
+
+        `options` are those of `schedule`. Raises `ConfigError` for policies that look at training (plateau).
+        """
+        return self.schedule(policy, steps=steps, **options).table(range(steps))
+
+    def fits(self, model: nn.Module) -> bool:
+        """Whether `model` has the parameters that the plan was made of: names, shapes and `requires_grad`."""
+        own, others = dict(self._parameters), dict(model.named_parameters())
+        return list(own) == list(others) and all(
+            own[name].shape == other.shape and own[name].requires_grad == other.requires_grad
+            for name, other in others.items()
+        )
+
+    def bind(self, model: nn.Module) -> Plan:
+        """The same plan over the parameters of `model`, by name: another instance of a network that the plan `fits`."""
+        if not self.fits(model):
+            raise ConfigError("model", type(model).__name__, "has other parameters than the plan was made of")
+        return replace(self, _parameters=dict(model.named_parameters()))
+
+    def apply_freeze(self, model: nn.Module) -> None:
+        """Set `requires_grad` of the frozen parameters of `model` to False (in the mode `lr_zero`: change nothing)."""
+        if self.freeze_mode == "requires_grad":
+            parameters = dict(model.named_parameters())
+            for name in self.frozen_names:
+                parameters[name].requires_grad_(False)
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Without the garbage collector, which would look through all of torch's objects while a plan makes its own."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@_without_collector()
+def make_plan(
+    model: nn.Module,
+    *,
+    grouping: str | Grouping = "top_module",
+    decay: str | Decay = "linear",
+    lr: float = 1e-3,
+    mult: float = 0.95,
+    freeze: Sequence[str] = (),
+    freeze_mode: str = "requires_grad",
+    lr_overrides: Mapping[str, float] | None = None,
+    no_weight_decay: bool = False,
+    grouping_options: Mapping[str, Any] | None = None,
+    decay_options: Mapping[str, Any] | None = None,
+    example_input: object = None,
+) -> Plan:
+    """Resolve a model and settings to a plan; the model is not changed.
+
+    `lr` is the base rate, that of the head; `mult` belongs to the decay `linear`. `freeze` lists patterns;
+    `freeze_mode` leaves those parameters out of the optimizer (`requires_grad`) or keeps them in it at rate 0
+    (`lr_zero`). `lr_overrides` maps patterns to absolute rates, the first match wins. `grouping` and `decay` are names
+    or callables `model -> groups` and `(index, count) -> scale`. `example_input` (a tensor, tuple or dict) is for
+    groupings that look at a forward pass, where the model's input cannot be guessed.
+
+    Raises `ConfigError` with the key, the value and the nearest choices.
+    """
+    _check_rates(lr, mult, freeze_mode)
+    names = Names.of(model)
+    parameters = names.tensors
+    for name, parameter in parameters.items():
+        if is_lazy(parameter):
+            raise ConfigError("model", name, "has no shape yet; run a batch through the model before the plan is made")
+    grouping_options = dict(grouping_options or {})
+    if example_input is not None and takes_input(grouping):
+        grouping_options.setdefault("example_input", example_input)
+    grouped = group(model, grouping, grouping_options)
+    decay_options = dict(decay_options or {})
+    if decay == "linear":
+        decay_options = {"mult": mult, **decay_options}
+    scale = make_decay(decay, decay_options)
+    head_first = [*parameters][::-1]
+    rates = overrides_of(head_first, freeze, freeze_mode, lr_overrides or {}, decay_options.get("rates") or {})
+    groups = resolve(
+        names, grouped.groups, scale=scale, lr=float(lr), freeze=set(freeze), freeze_mode=freeze_mode, overrides=rates
+    )
+    if not any(g.optimizer_names for g in groups):
+        raise ConfigError("freeze", "*", "every parameter is frozen, nothing is left to train")
+    return Plan(
+        groups=groups,
+        lr=float(lr),
+        mult=float(mult),
+        grouping=_name(grouping),
+        decay=_name(decay),
+        model=type(model).__name__,
+        freeze_mode=freeze_mode,
+        no_weight_decay=bool(no_weight_decay),
+        notes=(*grouped.notes, *_remarks(groups, _name(grouping), _name(decay), mult)),
+        _parameters=parameters,
+    )
+
+
+def _check_rates(lr: float, mult: float, freeze_mode: str) -> None:
+    for key, value in (("lr", lr), ("mult", mult)):
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise ConfigError(key, value, "must be a number")
+        if not math.isfinite(value):
+            raise ConfigError(key, value, "must be finite")
+        at_least(key, value, 0, strictly=True)
+    if freeze_mode not in FREEZE_MODES:
+        raise UnknownNameError("freeze_mode", freeze_mode, FREEZE_MODES, "no such mode")
+
+
+def _remarks(groups: Sequence[PlanGroup], grouping: str, decay: str, mult: float) -> list[str]:
+    notes = []
+    if decay == "linear" and mult > 1:
+        notes.append(f"mult={mult:g} is above 1: rates rise from the head to the stem")
+    total = sum(g.trainable_weights for g in groups)
+    by_index: dict[int, int] = {}
+    for g in groups:
+        by_index[g.index] = by_index.get(g.index, 0) + g.trainable_weights
+    index, weights = max(by_index.items(), key=lambda item: item[1])
+    if total and weights / total > DOMINANT_SHARE and grouping in _FINER:
+        name = next(g.name for g in groups if g.index == index)
+        notes.append(
+            f"group {index} ({name}) holds {weights / total:.0%} of the trainable weights, so the rates are nearly "
+            f"uniform; a finer grouping is grouping={_FINER[grouping]}"
+        )
+    return notes
+
+
+def _name(choice: object) -> str:
+    return choice if isinstance(choice, str) else getattr(choice, "__name__", type(choice).__name__)

@@ -1,0 +1,145 @@
+"""The rows of a plan: each group's place, parameters and rate, with overrides and freezing worked in."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from lwexp.errors import ConfigError
+
+from .decay import Decay
+from .depth.parameters import Names
+from .patterns import first_matches
+
+
+@dataclass(frozen=True)
+class PlanGroup:
+    """One row of the plan.
+
+    `index` counts from the head (0), `depth` from the stem (0); the parts of a group that an override split share both.
+    `lr` is the absolute rate before any policy, `scale` = lr / base rate. `frozen_names` are those of
+    `parameter_names` that do not move; `optimizer_names` those that the optimizer is given.
+    """
+
+    index: int
+    depth: int
+    name: str
+    scale: float
+    lr: float
+    parameter_names: tuple[str, ...]
+    frozen_names: tuple[str, ...]
+    optimizer_names: tuple[str, ...]
+    weights: int
+    trainable_weights: int
+    tied_names: tuple[str, ...] = ()
+
+    @property
+    def frozen(self) -> bool:
+        """Whether no parameter of the group moves."""
+        return len(self.frozen_names) == len(self.parameter_names)
+
+
+@dataclass(frozen=True)
+class Override:
+    """The pattern that took a parameter out of its group's rate, and the rate it gave."""
+
+    pattern: str
+    lr: float
+
+
+def overrides_of(
+    names: Sequence[str],
+    freeze: Sequence[str],
+    freeze_mode: str,
+    lr_overrides: Mapping[str, float],
+    explicit_rates: Mapping[str, float],
+) -> dict[str, Override]:
+    """For each parameter with a rate of its own, which pattern gave it; `lr_overrides` come before `decay.rates`."""
+    for key, rates in (("lr_overrides", lr_overrides), ("decay.rates", explicit_rates)):
+        for pattern, rate in rates.items():
+            is_number = isinstance(rate, (int, float)) and not isinstance(rate, bool)
+            if not is_number or not math.isfinite(rate) or rate < 0:
+                raise ConfigError(f"{key}.{pattern}", rate, "a rate must be finite and at least 0")
+    found = {}
+    for name, pattern in first_matches([*explicit_rates], names, "decay.rates").items():
+        found[name] = Override(pattern, float(explicit_rates[pattern]))
+    for name, pattern in first_matches([*lr_overrides], names, "lr_overrides").items():
+        found[name] = Override(pattern, float(lr_overrides[pattern]))
+    for name, pattern in first_matches(freeze, names, "freeze").items():
+        if name in found and found[name].lr > 0:
+            override = found[name]
+            why = f"is frozen, but {override.pattern} gives it the rate {override.lr:g}; drop one"
+            raise ConfigError(f"freeze.{pattern}", name, why)
+        if freeze_mode == "lr_zero":
+            found[name] = Override(pattern, 0.0)
+    return found
+
+
+def resolve(
+    names: Names,
+    named_groups: Iterable[tuple[str, Sequence[str]]],
+    *,
+    scale: Decay,
+    lr: float,
+    freeze: set[str],
+    freeze_mode: str,
+    overrides: Mapping[str, Override],
+) -> tuple[PlanGroup, ...]:
+    """The rows for the `named_groups` of a grouping, head first: scales, rates, splits and what is frozen.
+
+    `names` are those of all parameters of the model.
+    """
+    named_groups = list(named_groups)
+    frozen = set(first_matches(sorted(freeze), [*names.tensors], "freeze"))
+    already = {name for name, parameter in names.tensors.items() if not parameter.requires_grad}
+    left_out = already | (frozen if freeze_mode == "requires_grad" else set())
+    still = frozen | already
+    weights = {name: parameter.numel() for name, parameter in names.tensors.items()}
+    splits = _split_counts(named_groups, overrides)
+    taken = {name for name, _ in named_groups}
+    rows = []
+    for index, (name, members) in enumerate(named_groups):
+        parts: dict[Override | None, list[str]] = {None: []}
+        for member in members:
+            parts.setdefault(overrides.get(member), []).append(member)
+        for override, part in parts.items():
+            if not part:
+                continue
+            own = scale(index, len(named_groups))
+            # A part is named by its pattern, unless that name would stand for two groups.
+            part_name = name
+            if override is not None and len(part) < len(members):
+                part_name = override.pattern
+                if splits[override.pattern] > 1 or part_name in taken:
+                    part_name = f"{name}:{override.pattern}"
+            rows.append(
+                PlanGroup(
+                    index=index,
+                    depth=len(named_groups) - 1 - index,
+                    name=part_name,
+                    scale=own if override is None else override.lr / lr,
+                    lr=lr * own if override is None else override.lr,
+                    parameter_names=tuple(part),
+                    frozen_names=tuple([n for n in part if n in still]),
+                    optimizer_names=tuple([n for n in part if n not in left_out]),
+                    weights=sum([weights[n] for n in part]),
+                    trainable_weights=sum([weights[n] for n in part if n not in still]),
+                    tied_names=tuple([other for n in part for other in names.every[n][1:]]),
+                )
+            )
+    return tuple(rows)
+
+
+def _split_counts(
+    named_groups: Iterable[tuple[str, Sequence[str]]], overrides: Mapping[str, Override]
+) -> dict[str, int]:
+    """How many groups each pattern splits."""
+    counts: dict[str, int] = {}
+    for _, members in named_groups:
+        here = Counter([overrides[member] for member in members if member in overrides])
+        for override, count in here.items():
+            if count < len(members):
+                counts[override.pattern] = counts.get(override.pattern, 0) + 1
+    return counts

@@ -1,0 +1,134 @@
+"""The schedule: a plan, a policy, gradual unfreezing and events, resolved to every group's rate at every step."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right, insort_right
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from operator import attrgetter, mul
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lwexp.errors import ConfigError, UnknownOptionError
+
+from .options import at_least
+from .policy import Policy, looks_at_training, make_policy
+
+if TYPE_CHECKING:
+    from .plan import Plan
+
+
+@dataclass(frozen=True)
+class Event:
+    """From optimizer step `step` on, `group` (plan index or name) has the absolute rate `lr`, until its next event."""
+
+    step: int
+    group: int | str
+    lr: float
+
+
+_step_of = attrgetter("step")
+
+
+@dataclass
+class Schedule:
+    """rate of group g at step t = its last event's rate, else lr[g] * factor(t) * mask(t, g).
+
+    The mask of gradual unfreezing opens one more group, from the head on, every `unfreeze_every_steps` steps. Only
+    `events` change after it is built (`add_event`), and the state of a policy that looks at training.
+    """
+
+    plan: Plan
+    policy: Policy
+    steps: int | None = None
+    unfreeze_every_steps: int | None = None
+    events: list[Event] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Resolve what does not change from step to step."""
+        plan = self.plan
+        self._rates = [g.lr if g.optimizer_names else 0.0 for g in plan.groups]
+        floor = self.policy.floor * plan.lr
+        self._floors = [min(floor / lr, 1.0) if lr > 0 else 0.0 for lr in self._rates]
+        moving = sorted({g.index for g in plan.groups if g.optimizer_names and not g.frozen})
+        opened = {index: rank * (self.unfreeze_every_steps or 0) for rank, index in enumerate(moving)}
+        self._opens = [opened.get(g.index, 0) for g in plan.groups]
+        self._all_open = max(self._opens)
+        written, self.events = self.events, []
+        self._set: dict[int, list[Event]] = {}
+        for event in written:
+            self.add_event(event)
+
+    def rates(self, step: int) -> list[float]:
+        """Every group's rate at optimizer step `step`, in the plan's order; 0 where the optimizer has no parameter."""
+        if self.policy.absolute:
+            rates = list(map(mul, self._rates, self.policy.above(step, self._floors)))
+        else:
+            factor = self.policy(step)
+            rates = [lr * factor for lr in self._rates]
+        if step < self._all_open:
+            rates = [rate if step >= opens else 0.0 for rate, opens in zip(rates, self._opens, strict=True)]
+        for i, events in self._set.items():
+            past = bisect_right(events, step, key=_step_of)
+            if past:
+                rates[i] = events[past - 1].lr
+        return rates
+
+    def table(self, steps: Sequence[int]) -> torch.Tensor:
+        """Rates of all `steps`, float64 [steps, groups]."""
+        if looks_at_training(self.policy):
+            raise ConfigError("policy", "plateau", "looks at training, so its rates are not known beforehand")
+        table = torch.empty(len(steps), len(self.plan.groups), dtype=torch.float64)
+        for row, step in zip(table, steps, strict=True):
+            row.copy_(torch.tensor(self.rates(step), dtype=torch.float64))
+        return table
+
+    def add_event(self, event: Event, key: str = "lr_events") -> None:
+        """Check `event` against the plan and the training's length, and keep it in order of steps."""
+        at_least(f"{key}.step", event.step, 0)
+        if isinstance(event.lr, bool) or not isinstance(event.lr, (int, float)):
+            raise ConfigError(f"{key}.lr", event.lr, "must be a number")
+        if not math.isfinite(event.lr) or event.lr < 0:
+            raise ConfigError(f"{key}.lr", event.lr, "a rate must be finite and at least 0")
+        if self.steps is not None and event.step >= self.steps:
+            raise ConfigError(f"{key}.step", event.step, f"the training has the steps 0 to {self.steps - 1}")
+        positions = self.plan.find(event.group, f"{key}.group")
+        positions = [i for i in positions if self.plan.groups[i].optimizer_names]
+        if not positions:
+            raise ConfigError(f"{key}.group", event.group, "the group is frozen and left out of the optimizer")
+        self.events.append(event)
+        for i in positions:
+            insort_right(self._set.setdefault(i, []), event, key=_step_of)  # of two at one step, the later given counts
+
+
+def make_schedule(
+    plan: Plan,
+    policy: str | Callable[[int], float],
+    options: Mapping[str, Any],
+    *,
+    steps: int | None,
+    steps_per_epoch: int = 1,
+    lr_events: Iterable[Event | Mapping[str, Any]] = (),
+    unfreeze_every_steps: int | None = None,
+) -> Schedule:
+    """Check the pieces against each other and put them together; raises `ConfigError`."""
+    if steps is not None:
+        at_least("steps", steps, 1)
+    at_least("steps_per_epoch", steps_per_epoch, 1)
+    if unfreeze_every_steps is not None:
+        at_least("unfreeze.every_steps", unfreeze_every_steps, 1)
+    built = make_policy(policy, options, lr=plan.lr, steps=steps, steps_per_epoch=steps_per_epoch)
+    events = [event if isinstance(event, Event) else _event(event) for event in lr_events]
+    return Schedule(plan, built, steps, unfreeze_every_steps, events)
+
+
+def _event(written: Mapping[str, Any]) -> Event:
+    for key in written:
+        if key not in Event.__dataclass_fields__:
+            raise UnknownOptionError(f"lr_events.{key}", written[key], Event.__dataclass_fields__)
+    for key in Event.__dataclass_fields__:
+        if key not in written:
+            raise ConfigError(f"lr_events.{key}", "???", "must be given")
+    return Event(**written)

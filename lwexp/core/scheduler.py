@@ -1,0 +1,123 @@
+"""The scheduler: a torch `LRScheduler` that gives every group of an optimizer the rate its schedule says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from lwexp.errors import ConfigError, UnknownNameError
+
+from .schedule import Event, Schedule
+from .torch_policy import MetricPolicy
+
+
+class PlanScheduler(LRScheduler):
+    """Call `.step()` after each `optimizer.step()`, and `.observe(metrics)` after each evaluation.
+
+    Groups of the optimizer are found by their `name`, wherever they stand; groups that the plan does not know keep
+    their rate. `last_epoch` is the optimizer step whose rates are set.
+    """
+
+    def __init__(self, optimizer: Optimizer, schedule: Schedule) -> None:
+        """Set the rates of step 0."""
+        self.schedule = schedule
+        groups = schedule.plan.groups
+        by_name = {g.name: i for i, g in enumerate(groups)}
+        self._plan_positions = [by_name.get(group.get("name", "")) for group in optimizer.param_groups]
+        missing = {g.name for g in groups if g.optimizer_names} - {
+            group.get("name", "") for group in optimizer.param_groups
+        }
+        if missing:
+            why = f"lacks the plan's groups {', '.join(sorted(missing)[:5])}; build it from plan.param_groups()"
+            raise ConfigError("optimizer", type(optimizer).__name__, why)
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[float]:  # type: ignore[override]  # torch allows tensors too
+        """The rate of each of the optimizer's groups at step `last_epoch`."""
+        rates = self.schedule.rates(self.last_epoch)
+        return [
+            float(group["lr"]) if position is None else rates[position]
+            for group, position in zip(self.optimizer.param_groups, self._plan_positions, strict=True)
+        ]
+
+    def group_lr(self, group: int | str) -> float:
+        """The present rate of a group by plan index or name, as the optimizer has it."""
+        positions = self.schedule.plan.find(group)
+        for param_group, position in zip(self.optimizer.param_groups, self._plan_positions, strict=True):
+            if position in positions:
+                return float(param_group["lr"])
+        raise ConfigError("group", group, "the group is frozen and left out of the optimizer")
+
+    def set_lr(self, group: int | str, lr: float) -> None:
+        """Set the absolute rate of a group by plan index or name, from this step on, whatever the policy says."""
+        self.schedule.add_event(Event(max(self.last_epoch, 0), group, lr), key="set_lr")
+        self._apply()
+
+    def observe(self, metrics: Mapping[str, float]) -> None:
+        """Show the newest metrics to a policy that looks at training; others do not look."""
+        shape = self.schedule.policy.shape
+        if isinstance(shape, MetricPolicy):
+            if shape.metric not in metrics:
+                raise UnknownNameError("policy.metric", shape.metric, metrics, "no such metric")
+            shape.observe(metrics[shape.metric])
+            self._apply()
+
+    def rates(self) -> list[float]:
+        """The rates that the optimizer has now, read back from it, one per group of the plan (0: not in it)."""
+        present: list[Any] = [group["lr"] for group in self.optimizer.param_groups]
+        if set(map(type, present)) != {float}:
+            tensors = [lr for lr in present if isinstance(lr, torch.Tensor)]
+            like: Any = {"dtype": torch.float64, "device": tensors[0].device if tensors else "cpu"}
+            # One copy from the device, not one for each group.
+            present = torch.stack([torch.as_tensor(lr, **like) for lr in present]).tolist()
+        rates = [0.0] * len(self.schedule.plan.groups)
+        for lr, position in zip(present, self._plan_positions, strict=True):
+            if position is not None:
+                rates[position] = lr
+        return rates
+
+    def state_dict(self) -> dict[str, Any]:
+        """The step, the events (those set from Python too) and the state of a policy that looks at training."""
+        shape = self.schedule.policy.shape
+        return {
+            "step": self.last_epoch,
+            "plan": self.schedule.plan.hash,
+            "events": [(e.step, e.group, e.lr) for e in self.schedule.events],
+            "policy": shape.state_dict() if isinstance(shape, MetricPolicy) else None,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any], *, remap: bool = False) -> None:
+        """Continue at the saved step, and set its rates; `ConfigError` if the state is of another plan.
+
+        With `remap` it may be: then events and the policy's options stay as they are here, and only what a policy has
+        seen of the training goes on.
+        """
+        plan, policy = self.schedule.plan, self.schedule.policy
+        if not remap:
+            if state_dict["plan"] != plan.hash:
+                why = f"the scheduler's state was saved with another plan, {state_dict['plan']}"
+                raise ConfigError("plan", plan.hash, why)
+            events = [Event(*event) for event in state_dict["events"]]
+            self.schedule = Schedule(plan, policy, self.schedule.steps, self.schedule.unfreeze_every_steps, events)
+        if isinstance(policy.shape, MetricPolicy) and state_dict["policy"] is not None:
+            policy.shape.load_state_dict(state_dict["policy"], remap=remap)
+        self.last_epoch = state_dict["step"]
+        self._apply()
+
+    def advance(self) -> None:
+        """`step()`, also where the optimizer left its step out for a bad number, of which torch's own would warn."""
+        self.last_epoch += 1
+        self._apply()
+
+    def _apply(self) -> None:
+        rates = self.get_lr()
+        for group, lr in zip(self.optimizer.param_groups, rates, strict=True):
+            if isinstance(group["lr"], (float, int)):
+                group["lr"] = lr
+            else:  # a tensor, which a compiled step goes on reading
+                group["lr"].fill_(lr)
+        self._last_lr = [*rates]

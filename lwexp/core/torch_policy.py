@@ -1,0 +1,185 @@
+"""Torch's own schedulers as policies: run on one stand-in group at the base rate, whose factor all groups follow.
+
+So every ratio between groups survives a scheduler that was written without groups in mind.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch.optim import lr_scheduler
+
+from lwexp.errors import ConfigError, UnknownNameError, UnknownOptionError
+
+from .options import at_least
+
+# Filled in, when the scheduler requires them and the user gave none, with the length of the training.
+_LENGTHS = ("total_steps", "T_max")
+# What ReduceLROnPlateau has seen of a training; the rest of its state are its options.
+_SEEN = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
+
+
+class StandIn:
+    """One group of one dummy parameter at rate `lr` under a torch scheduler; the factor is its rate / `lr`."""
+
+    def __init__(self, scheduler: type[lr_scheduler.LRScheduler], options: Mapping[str, Any], lr: float) -> None:
+        """Build the scheduler; what it refuses is a `ConfigError` on policy.options."""
+        self.lr = lr
+        # Momentum is there because cyclic schedulers look for it; nothing is ever trained here.
+        self.optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=lr, momentum=0.9)
+        try:
+            self.scheduler = scheduler(self.optimizer, **options)
+        except (TypeError, ValueError, KeyError, IndexError, AttributeError, ZeroDivisionError) as error:
+            text = " ".join(str(error).split())
+            raise ConfigError("policy.options", dict(options), f"{scheduler.__name__} refuses: {text}") from error
+        self.optimizer.step()  # torch warns when a scheduler steps before its optimizer
+
+    @property
+    def factor(self) -> float:
+        """The stand-in's present rate as a fraction of the base rate."""
+        return float(self.optimizer.param_groups[0]["lr"]) / self.lr
+
+
+class TorchPolicy:
+    """A torch scheduler as a pure function of the step: its factors are simulated as far as they are asked for."""
+
+    def __init__(self, standin: StandIn, every: int) -> None:
+        """`every`: optimizer steps between two steps of the scheduler (1, or those of an epoch)."""
+        self._standin = standin
+        self._every = every
+        self._factors = [standin.factor]
+
+    def __call__(self, step: int) -> float:
+        """The factor at optimizer step `step`."""
+        position = step // self._every
+        while len(self._factors) <= position:
+            try:
+                self._standin.scheduler.step()
+            except ValueError:  # OneCycleLR refuses to go past its total_steps: hold the last value
+                self._factors.append(self._factors[-1])
+                continue
+            self._factors.append(self._standin.factor)
+        return self._factors[position]
+
+
+class MetricPolicy:
+    """A scheduler that looks at a metric (ReduceLROnPlateau): holds its factor until `observe` is called.
+
+    `metric` is the name of what it watches. Its state is saved with the scheduler's.
+    """
+
+    def __init__(self, standin: StandIn, metric: str) -> None:
+        """Start at the stand-in's first factor."""
+        self._standin = standin
+        self.metric = metric
+
+    def __call__(self, step: int) -> float:
+        """The present factor, whatever the step."""
+        return self._standin.factor
+
+    def observe(self, value: float) -> None:
+        """Tell the scheduler the metric's newest value."""
+        self._standin.scheduler.step(value)  # type: ignore[arg-type]  # ReduceLROnPlateau takes the metric
+
+    def state_dict(self) -> dict[str, Any]:
+        """What continues the policy exactly."""
+        rate = float(self._standin.optimizer.param_groups[0]["lr"])
+        return {
+            "metric": self.metric,
+            "factor": self._standin.factor,
+            "rate": rate,
+            "base": self._standin.lr,
+            "scheduler": self._standin.scheduler.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], *, remap: bool = False) -> None:
+        """Continue from `state`; with `remap` the options stay as they are here, and what was seen goes on."""
+        scheduler: Any = self._standin.scheduler
+        saved = dict(state["scheduler"])
+        if remap:
+            same = state["metric"] == self.metric and saved["mode"] == scheduler.mode
+            saved = {key: saved[key] for key in _SEEN} if same else {}
+        scheduler.load_state_dict(saved)
+        # factor * base is not always the rate, to the last bit
+        rate = state["rate"] if state["base"] == self._standin.lr else state["factor"] * self._standin.lr
+        self._standin.optimizer.param_groups[0]["lr"] = rate
+
+
+def torch_scheduler(
+    *,
+    lr: float,
+    steps: int | None,
+    steps_per_epoch: int,
+    name: str,
+    options: Mapping[str, Any] | None = None,
+    interval: Literal["step", "epoch"] = "step",
+    metric: str = "val/loss",
+) -> TorchPolicy | MetricPolicy:
+    """Any `torch.optim.lr_scheduler` class by `name`, stepped each optimizer step or each epoch (`interval`).
+
+    `options` are the class's own arguments. One that it requires for the length of the training (`T_max`,
+    `total_steps`) or for the peak (`max_lr`) is filled in. `metric` is what ReduceLROnPlateau watches, at every
+    evaluation.
+    """
+    known = {
+        key: value
+        for key, value in vars(lr_scheduler).items()
+        if isinstance(value, type) and issubclass(value, lr_scheduler.LRScheduler) and not key.startswith("_")
+    }
+    known.pop("LRScheduler", None)
+    if name not in known:
+        raise UnknownNameError("policy.name", name, known, "no such class in torch.optim.lr_scheduler")
+    scheduler = known[name]
+    signature = inspect.signature(scheduler).parameters
+    given = dict(options or {})
+    for option, value in given.items():
+        if option not in signature or option in ("optimizer", "last_epoch"):
+            choices = [key for key in signature if key not in ("optimizer", "last_epoch", "verbose")]
+            raise UnknownOptionError(f"policy.options.{option}", value, choices, f"{name} has no such option")
+    if given.get("cycle_momentum"):
+        raise ConfigError("policy.options.cycle_momentum", True, "a policy moves rates only, momentum would not follow")
+    if "cycle_momentum" in signature:
+        given["cycle_momentum"] = False
+    if "max_lr" in signature:
+        given.setdefault("max_lr", lr)
+    if name == "CyclicLR":
+        given.setdefault("base_lr", lr / 10)
+    every = steps_per_epoch if interval == "epoch" else 1
+    for length in _LENGTHS:
+        if length in signature and not given.keys() & {length, "epochs"}:
+            if steps is None:
+                raise ConfigError(f"policy.options.{length}", None, "must be given when the number of steps is unknown")
+            count = -(-steps // every)
+            given[length] = max(count - 1, 1) if length == "T_max" else max(count, 2)
+    standin = StandIn(scheduler, given, lr)
+    if issubclass(scheduler, lr_scheduler.ReduceLROnPlateau):
+        return MetricPolicy(standin, metric)
+    return TorchPolicy(standin, every)
+
+
+def plateau(
+    *,
+    lr: float,
+    metric: str = "val/loss",
+    mode: Literal["min", "max"] = "min",
+    factor: float = 0.1,
+    patience: int = 2,
+    threshold: float = 1e-4,
+    cooldown: int = 0,
+) -> MetricPolicy:
+    """Multiply by `factor` (0 to 1) when `metric` has not improved for more than `patience` evaluations.
+
+    torch's ReduceLROnPlateau: an improvement is one by the fraction `threshold`; `cooldown` evaluations after a cut
+    are not counted; `mode` is `max` for metrics that should rise.
+    """
+    if not 0 < factor < 1:
+        raise ConfigError("policy.factor", factor, "must be above 0 and below 1")
+    at_least("policy.patience", patience, 0)
+    at_least("policy.cooldown", cooldown, 0)
+    at_least("policy.threshold", threshold, 0)
+    options = {"mode": mode, "factor": factor, "patience": patience, "threshold": threshold, "cooldown": cooldown}
+    # ReduceLROnPlateau leaves steps below eps=1e-8 out; the stand-in must follow at any base rate.
+    return MetricPolicy(StandIn(lr_scheduler.ReduceLROnPlateau, {**options, "eps": 0.0}, lr), metric)

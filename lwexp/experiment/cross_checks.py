@@ -1,0 +1,162 @@
+"""Settings that each are fine and together cannot be: what was asked for and could never come to pass is an error.
+
+Called where all of data, model and plan are known and no weight is allocated yet. What takes effect in part, or is a
+limit that is never reached, is a note beneath the plan instead.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from lwexp.config.schema import RunConfig
+from lwexp.config.targets import why
+from lwexp.core.patterns import first_matches
+from lwexp.core.policy import POLICIES, Policy, looks_at_training
+from lwexp.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from lwexp.core.plan import Plan
+    from lwexp.core.schedule import Schedule
+
+_LOOKED_AT = 200  # steps whose rates are checked, spread evenly over the training
+
+
+def check_steps(config: RunConfig, batches: int, steps: int) -> Iterator[str]:
+    """Contradictions between lengths; yields notes. `batches` of an epoch, `steps` that are trained in all."""
+    if config.accumulate > batches:
+        raise ConfigError("accumulate", config.accumulate, f"an epoch has only {batches} batches")
+    if config.max_steps is not None and config.max_steps > steps:
+        yield f"max_steps={config.max_steps} is never reached: epochs={config.epochs} are {steps} steps"
+
+
+def check_processes(config: RunConfig, size: int) -> None:
+    """What a training on several processes, `size` of them, cannot do."""
+    if config.batch_size < size:
+        why = f"each of the {size} processes needs a part of the batch"
+        raise ConfigError("batch_size", config.batch_size, why)
+    if size > 1 and config.parallel == "fsdp" and config.channels_last:
+        raise ConfigError("channels_last", True, "parallel=fsdp takes parameters in their usual order only")
+
+
+def check_plan(config: RunConfig, plan: Plan) -> None:
+    """Contradictions between freezing, rates and patterns."""
+    if config.freeze_stats and not plan.frozen_names:
+        raise ConfigError("freeze_stats", True, "no parameter is frozen; freeze=[…] says which")
+    names = [name for group in plan.groups for name in group.parameter_names]
+    rates = config.decay.options.get("rates") or {}
+    for key, patterns, earlier in (
+        ("lr_overrides", [*config.lr_overrides], "an earlier entry"),
+        ("decay.rates", [*rates] if config.decay.name == "explicit" else [], "an earlier entry"),
+    ):
+        used = set(first_matches(patterns, names, key).values())
+        for pattern in patterns:
+            if pattern not in used:
+                value = {**rates, **config.lr_overrides}[pattern]
+                raise ConfigError(f"{key}.{pattern}", value, f"{earlier} covers all it matches; put it first")
+    moving = any(g.lr > 0 and g.optimizer_names for g in plan.groups) or any(e.lr > 0 for e in config.lr_events)
+    if not moving:
+        key, value = ("freeze", config.freeze) if config.freeze else ("lr_overrides", config.lr_overrides)
+        if not value:
+            key, value = "decay", config.decay.name or config.decay.target
+        raise ConfigError(key, value, "the rate of every group is 0, nothing would be trained")
+
+
+def check_schedule(config: RunConfig, schedule: Schedule, steps: int, all_steps: int) -> Iterator[str]:
+    """Contradictions between the policy, gradual unfreezing, events and the length of the training; yields notes.
+
+    `steps` are trained, `all_steps` would be without `max_steps`: a training cut short to try it out may end before
+    its policy falls.
+    """
+    _check_events(config, schedule)
+    _check_floor(config, schedule)
+    _check_length(config, schedule.policy, all_steps)
+    _check_rates(config, schedule, steps)
+    yield from _check_unfreezing(config, schedule, steps, all_steps)
+
+
+def check_layout(config: RunConfig, module: nn.Module) -> Iterator[str]:
+    """An order in memory for weights that the model does not have; yields notes."""
+    if config.channels_last and not any(parameter.ndim == 4 for parameter in module.parameters()):
+        yield "channels_last=true changes nothing: no weight of the model has four dimensions, as a convolution's has"
+
+
+def _check_events(config: RunConfig, schedule: Schedule) -> None:
+    seen: dict[tuple[int, int], int] = {}
+    for number, event in enumerate(config.lr_events):
+        for position in schedule.plan.find(event.group, "lr_events.group"):
+            before = seen.setdefault((event.step, position), number)
+            if before != number:
+                name = schedule.plan.groups[position].name
+                reason = f"group {name} has another rate at step {event.step}, by lr_events.{before}"
+                raise ConfigError(f"lr_events.{number}.lr", event.lr, reason)
+
+
+def _check_floor(config: RunConfig, schedule: Schedule) -> None:
+    """A relative floor is compared with lr when the policy is made."""
+    floor = schedule.policy.floor * schedule.plan.lr
+    if not schedule.policy.absolute or not floor:
+        return
+    for group in schedule.plan.groups:
+        if 0 < group.lr < floor * (1 - 1e-12) and group.optimizer_names:
+            reason = (
+                f"is above the rate {group.lr:g} of group {group.index} ({group.name}); lower it, or floor=relative"
+            )
+            raise ConfigError("policy.min_lr", config.policy.options.get("min_lr"), f"the absolute floor {reason}")
+
+
+def _check_length(config: RunConfig, policy: Policy, steps: int) -> None:
+    """A named policy that the training is too short for."""
+    name, options = config.policy.name, config.policy.options
+    left = steps - policy.warmup_steps
+    if "kind" in options or name not in POLICIES or name == "constant" or looks_at_training(policy):
+        return
+    if left < 1:
+        reason = f"the warm-up takes all {steps} steps of the training, policy={name} never begins"
+        raise ConfigError("policy.warmup_steps", policy.warmup_steps, reason)
+    after = f"the training has {left} steps{' after the warm-up' if policy.warmup_steps else ''}"
+    for milestone in options.get("milestones") or []:
+        if milestone >= left:
+            raise ConfigError("policy.milestones", options["milestones"], f"{milestone} never comes, {after}")
+    if name == "step" and int(options.get("step_size", 0)) >= left:
+        raise ConfigError("policy.step_size", options["step_size"], f"the rate never falls, {after}")
+    if policy.floor >= 1:
+        raise ConfigError("policy.min_lr", options["min_lr"], "the floor is the base rate lr, the rate never falls")
+    if options.get("gamma") == 1 or options.get("decay_fraction") == 0:
+        key = "gamma" if "gamma" in options else "decay_fraction"
+        raise ConfigError(f"policy.{key}", options[key], "the rate never changes; policy=constant says so")
+
+
+def _check_rates(config: RunConfig, schedule: Schedule, steps: int) -> None:
+    """Every rate a finite number of at least 0, whoever wrote the policy."""
+    key = "policy.options" if "kind" in config.policy.options else "policy"
+    label = config.policy.options.get("options") if key != "policy" else config.policy.name or config.policy.target
+    last = min(_LOOKED_AT, steps) - 1
+    for step in sorted({round(i * (steps - 1) / max(last, 1)) for i in range(last + 1)}):
+        try:
+            rates = schedule.rates(step)
+            wrong = [rate for rate in rates if not (math.isfinite(rate) and rate >= 0)]
+        except Exception as error:
+            raise ConfigError(key, label, f"fails at step {step}: {why(error)}") from error
+        if wrong:
+            raise ConfigError(key, label, f"gives the rate {wrong[0]} at step {step}; finite ones from 0 on are needed")
+
+
+def _check_unfreezing(config: RunConfig, schedule: Schedule, steps: int, all_steps: int) -> Iterator[str]:
+    every = schedule.unfreeze_every_steps
+    indices: Sequence[int] = sorted({g.index for g in schedule.plan.groups if g.optimizer_names and not g.frozen})
+    if not every or (len(indices) - 1) * every < steps:
+        return
+    reached = -(-steps // every)
+    given = config.unfreeze.every_steps or config.unfreeze.every_epochs
+    key = "unfreeze.every_steps" if config.unfreeze.every_steps else "unfreeze.every_epochs"
+    if all_steps <= every:
+        reason = f"the training has {all_steps} steps, so no group but the head would ever open"
+        raise ConfigError(key, given, reason)
+    yield (
+        f"{key}={given} opens {reached} of {len(indices)} groups in the {steps} steps of the training; "
+        f"the last {len(indices) - reached} stay frozen"
+    )

@@ -1,0 +1,289 @@
+"""The one place that turns config into objects: data, model, plan, schedule, optimizer, loss."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lwexp.config.compose import choice
+from lwexp.config.schema import (
+    ImageFolderConfig,
+    PretrainedConfig,
+    RunConfig,
+    SourceTaskConfig,
+    TextConfig,
+    TorchvisionConfig,
+    WeightsFileConfig,
+)
+from lwexp.errors import ConfigError, UnknownNameError
+
+from .cross_checks import check_layout, check_plan, check_schedule, check_steps
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from lwexp.core.plan import Plan
+    from lwexp.core.schedule import Schedule
+    from lwexp.data import CacheSettings, DataSource, Preprocessing
+    from lwexp.models.build import BuiltModel
+    from lwexp.training.loss import ClassLoss
+
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """All that a run is made of, before any step: what `preview` shows and `run` trains."""
+
+    config: RunConfig
+    source: DataSource
+    built: BuiltModel
+    preprocessing: Preprocessing | None  # of images; texts need none
+    plan: Plan
+    schedule: Schedule
+    steps_per_epoch: int
+    steps: int
+
+
+def make_experiment(config: RunConfig, base: Path, device: str = "cpu") -> Experiment:
+    """Data, model and plan from `config`; on `device="meta"` no weights are allocated or loaded.
+
+    Everything is checked against a model without weights first, where the model can be built so: a mistake is told
+    before any weight is allocated or downloaded. Relative paths of the config start at `base`. Raises `ConfigError`.
+    """
+    import torch
+
+    from lwexp.data import half_of_classes
+    from lwexp.models.build import draft_model
+
+    source = open_whole_data(config, base)
+    if isinstance(config.weights, SourceTaskConfig):
+        source = half_of_classes(source, "target", config.weights.split_seed)
+    info = source.info
+    steps_per_epoch, steps = training_steps(config, info.sizes["train"], info.kind)
+    draft = draft_model(
+        config.model,
+        channels=info.channels,
+        classes=len(info.classes),
+        image_size=info.image_size,
+        pretrained=isinstance(config.weights, PretrainedConfig),
+        tag=config.weights.tag if isinstance(config.weights, PretrainedConfig) else None,
+        tokens=info.tokens,
+    )
+
+    def planned(built: BuiltModel) -> tuple[Plan, Schedule]:
+        plan = build_plan(config, built)
+        check_plan(config, plan)
+        schedule = build_schedule(config, plan, steps, steps_per_epoch)
+        batches = info.sizes["train"] // config.batch_size
+        all_steps = config.epochs * steps_per_epoch
+        notes = [
+            *check_steps(config, batches, steps),
+            *check_schedule(config, schedule, steps, all_steps),
+            *check_layout(config, built.module),
+        ]
+        if notes:
+            plan = replace(plan, notes=(*plan.notes, *notes))
+            schedule = replace(schedule, plan=plan)
+        build_optimizer(config, plan)
+        build_loss(config, source)
+        return plan, schedule
+
+    if device == "meta":
+        built = draft.on_meta()
+        _load_weights(config, built, base)
+        plan, schedule = planned(built)
+    else:
+        check_machine(config)
+        found = None
+        if draft.tried is not None:
+            with torch.random.fork_rng(devices=[]):  # a seed means the same weights with and without this
+                _load_weights(config, draft.tried, base, tell=False)
+                found = planned(draft.tried)
+        built = draft.allocate()
+        _load_weights(config, built, base)
+        if found is not None and found[0].fits(built.module):
+            plan = found[0].bind(built.module)
+            schedule = replace(found[1], plan=plan)
+        else:  # a network that is another one each time it is built, or that only its weights can bring to life
+            plan, schedule = planned(built)
+    plan.apply_freeze(built.module)
+    return Experiment(config, source, built, preprocessing(source, built), plan, schedule, steps_per_epoch, steps)
+
+
+def _load_weights(config: RunConfig, built: BuiltModel, base: Path, *, tell: bool = True) -> None:
+    """The weights of a file, if the config names one; into a model on the meta device nothing is loaded."""
+    if isinstance(config.weights, WeightsFileConfig):
+        from lwexp.models.weights import load_checkpoint
+
+        report = load_checkpoint(built.module, base / config.weights.path, strict=config.weights.strict)
+        if tell:
+            log.info("%s", report)
+
+
+def open_whole_data(config: RunConfig, base: Path) -> DataSource:
+    """The data with all its classes."""
+    from lwexp.data import open_data
+
+    model = config.model.name if config.model.source == "huggingface" else None
+    return open_data(_based(config.data, base), model)
+
+
+def cache_settings(config: RunConfig, base: Path, passes: float) -> CacheSettings | None:
+    """Where and when decoded images are kept; None for data that are in memory. `passes` as in `CacheSettings`."""
+    from lwexp.data import CacheSettings
+
+    if not isinstance(config.data, (ImageFolderConfig, TorchvisionConfig)):
+        return None
+    return CacheSettings(base / "outputs" / "cache", config.data.cache, passes)
+
+
+def training_steps(config: RunConfig, samples: int, kind: str) -> tuple[int, int]:
+    """Optimizer steps of an epoch and of the whole training; a last batch that is not full is left out."""
+    if config.batch_size > samples:
+        raise ConfigError("batch_size", config.batch_size, f"is larger than the training set of {samples} {kind}s")
+    steps_per_epoch = -(-(samples // config.batch_size) // config.accumulate)
+    steps = config.epochs * steps_per_epoch
+    return steps_per_epoch, min(steps, config.max_steps or steps)
+
+
+def preprocessing(source: DataSource, built: BuiltModel) -> Preprocessing | None:
+    """How images become the model's input: as the pretrained weights saw them, else the data's standard way."""
+    if source.info.kind == "text":
+        return None
+    from lwexp.data import standard_preprocessing
+
+    standard = standard_preprocessing(source.info, built.image_size, built.channels)
+    return replace(standard, **built.preprocessing) if built.preprocessing else standard
+
+
+def build_plan(config: RunConfig, built: BuiltModel) -> Plan:
+    """The plan that the config's grouping, decay, freezing and overrides give the model."""
+    from lwexp.core.grouping import takes_input
+    from lwexp.core.plan import make_plan
+
+    grouping, grouping_options = choice(config.grouping, "grouping", options_apart=True)
+    decay, decay_options = choice(config.decay, "decay")
+    plan = make_plan(
+        built.module,
+        grouping=grouping,
+        grouping_options=grouping_options,
+        decay=decay,
+        decay_options=decay_options,
+        lr=config.lr,
+        mult=config.mult,
+        freeze=config.freeze,
+        freeze_mode=config.freeze_mode,
+        lr_overrides=config.lr_overrides,
+        no_weight_decay=config.no_weight_decay,
+        example_input=built.example if takes_input(grouping) else None,
+    )
+    return replace(plan, model=config.model.label)
+
+
+def build_schedule(config: RunConfig, plan: Plan, steps: int, steps_per_epoch: int) -> Schedule:
+    """The plan's rates at every step: policy, gradual unfreezing and events."""
+    from lwexp.core.torch_policy import MetricPolicy
+    from lwexp.training.trainer import METRICS
+
+    policy, options = choice(config.policy, "policy")
+    every = config.unfreeze.every_steps
+    if config.unfreeze.every_epochs:
+        every = config.unfreeze.every_epochs * steps_per_epoch
+    events = [event.model_dump() for event in config.lr_events]
+    schedule = plan.schedule(
+        policy,
+        steps=steps,
+        steps_per_epoch=steps_per_epoch,
+        lr_events=events,
+        unfreeze_every_steps=every,
+        **options,
+    )
+    shape = schedule.policy.shape
+    if isinstance(shape, MetricPolicy) and shape.metric not in METRICS:
+        raise UnknownNameError("policy.metric", shape.metric, METRICS, "no such metric")
+    return schedule
+
+
+def build_optimizer(config: RunConfig, plan: Plan) -> torch.optim.Optimizer:
+    """The optimizer over the plan's groups; for parameters without values, one that only shows what it refuses."""
+    options = dict(config.optimizer.options)
+    if options.get("fused") is True and any(p.is_meta for group in plan.param_groups() for p in group["params"]):
+        del options["fused"]  # there is no such kernel for them
+    return plan.optimizer(str(config.optimizer.name), **options)
+
+
+def put_channels_last(module: nn.Module) -> None:
+    """Lay the tensors of `module` that have four dimensions out with the second innermost; names and values stay.
+
+    `Module.to(memory_format=...)` would refuse a module with tensors of five.
+    """
+    import torch
+
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.ndim == 4:
+            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+
+
+def build_loss(config: RunConfig, source: DataSource) -> ClassLoss:
+    """The loss, its class weights from the training labels where they are to balance."""
+    from lwexp.training.loss import make_loss
+
+    return make_loss(
+        config.loss.name,
+        len(source.info.classes),
+        label_smoothing=config.loss.label_smoothing,
+        class_weights=config.loss.class_weights,
+        labels=source.labels("train"),
+        options=config.loss.options,
+    )
+
+
+def check_machine(config: RunConfig) -> None:
+    """Refuse what this machine cannot do: its device, `compile` without a compiler."""
+    device = build_device(config.device)
+    if config.compile and device.type == "cpu" and not _has_compiler():
+        raise ConfigError("compile", True, "needs a C++ compiler; there is none, and CXX names none")
+
+
+def _has_compiler() -> bool:
+    usual = {"win32": "cl", "darwin": "clang++"}.get(sys.platform, "g++")
+    return shutil.which(os.environ.get("CXX") or usual) is not None
+
+
+def build_device(name: str) -> torch.device:
+    """`auto` is the first accelerator there is, else the CPU."""
+    import torch
+
+    from lwexp.config.targets import why
+
+    if name == "auto":
+        if torch.accelerator.is_available():
+            return torch.device(torch.accelerator.current_accelerator() or "cpu")
+        return torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError("device", name, f"cannot be used here; auto, cpu, cuda, cuda:1, mps ({why(error)})") from None
+    if device.type == "meta":
+        raise ConfigError("device", name, "holds no numbers to train")
+    return device
+
+
+def _based(data: Any, base: Path) -> Any:
+    """The data section with its folder taken relative to where the command was started."""
+    if isinstance(data, ImageFolderConfig):
+        return data.model_copy(update={"path": str(base / Path(data.path).expanduser())})
+    if isinstance(data, TorchvisionConfig):
+        return data.model_copy(update={"root": str(base / Path(data.root).expanduser())})
+    if isinstance(data, TextConfig) and data.path is not None:
+        return data.model_copy(update={"path": str(base / Path(data.path).expanduser())})
+    return data

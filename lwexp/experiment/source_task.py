@@ -1,0 +1,107 @@
+"""Weights from a source task: the same data's other classes, learned first, kept in a cache, loaded without the head.
+
+A real transfer experiment that needs no download: pretrain on one half of the classes, fine-tune on the other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+
+from lwexp.config.schema import RunConfig, SourceTaskConfig
+from lwexp.core.plan import make_plan
+from lwexp.data import eval_loader, half_of_classes, train_loader
+from lwexp.models.build import build_model
+from lwexp.models.weights import load_checkpoint
+from lwexp.tracking import NoTracker
+from lwexp.training.loss import make_loss
+from lwexp.training.trainer import Trainer
+
+from .instantiate import Experiment, cache_settings, open_whole_data
+
+log = logging.getLogger(__name__)
+
+
+def load_source_weights(experiment: Experiment, device: torch.device, cache: Path, base: Path) -> None:
+    """Put the source task's weights, all but the head's, into the experiment's model; train them if need be.
+
+    One process trains while others that want the same weights wait for it.
+    """
+    config = experiment.config
+    assert isinstance(config.weights, SourceTaskConfig)
+    cache.mkdir(parents=True, exist_ok=True)
+    path = cache / f"{_key(config)}.safetensors"
+    with FileLock(f"{path}.lock"):
+        if path.is_file():
+            log.info("source task: weights from %s", path)
+        else:
+            _pretrain(experiment, device, path, base)
+    log.info("%s", load_checkpoint(experiment.built.module, path, drop_head=True))
+
+
+def _pretrain(experiment: Experiment, device: torch.device, path: Path, base: Path) -> None:
+    config = experiment.config
+    assert isinstance(config.weights, SourceTaskConfig)
+    seed = config.weights.split_seed  # not the run's: all seeds of a comparison start from the same weights
+    source = half_of_classes(open_whole_data(config, base), "source", seed)
+    log.info("source task: %d epochs on the classes %s", config.weights.epochs, ", ".join(source.info.classes))
+    with torch.random.fork_rng(), tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        torch.manual_seed(seed)
+        built = build_model(
+            config.model,
+            channels=source.info.channels,
+            classes=len(source.info.classes),
+            image_size=experiment.built.image_size,
+            tokens=source.info.tokens,
+        )
+        plan = make_plan(built.module, decay="none", lr=config.weights.lr)
+        optimizer = plan.optimizer("adam")
+        built.module.to(device)
+        passes = float(config.weights.epochs)
+        cache = cache_settings(config, base, passes)
+        data = source.datasets(experiment.preprocessing, config.data.augment, seed, cache)
+        size = min(config.batch_size, source.info.sizes["train"])
+        loading: dict[str, Any] = {"batch_size": size, "workers": config.data.workers, "device": device}
+        train = train_loader(data.train, seed=seed, **loading)
+        steps = config.weights.epochs * len(train)
+        best = Trainer(
+            model=built.module,
+            plan=plan,
+            optimizer=optimizer,
+            scheduler=plan.scheduler(optimizer, steps=steps),
+            loss=make_loss("CrossEntropyLoss", len(source.info.classes)).to(device),
+            train=train,
+            val=eval_loader(data.val, **loading),
+            tracker=NoTracker("source task"),
+            folder=Path(folder),
+            device=device,
+            steps=steps,
+            epochs=config.weights.epochs,
+            precision=config.precision,
+            progress=config.progress,
+        ).fit()
+        shutil.move(Path(folder) / "best.safetensors", path)
+        log.info("source task: best validation accuracy %.2f %%", 100 * best["val/accuracy"])
+
+
+def _key(config: RunConfig) -> str:
+    """A name for the weights: what they depend on."""
+    assert isinstance(config.weights, SourceTaskConfig)
+    parts = {
+        "model": config.model.model_dump(),
+        "data": config.data.model_dump(exclude={"workers", "cache"}),
+        "weights": config.weights.model_dump(),
+        "batch_size": config.batch_size,
+        "precision": config.precision,
+    }
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:12]
+    name = "".join(c if c.isalnum() else "-" for c in str(config.model.name or config.model.source))
+    return f"{name}-{digest}"

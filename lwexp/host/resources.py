@@ -1,0 +1,163 @@
+"""What fits on this machine: how many jobs of a sweep at once, and which part of its cores and GPUs each of them gets.
+
+Threads and GPUs reach a job through the two variables that torch itself reads, OMP_NUM_THREADS and
+CUDA_VISIBLE_DEVICES, so that they hold for every library in its process and for the processes that it starts.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .lock import Lock
+
+THREADS, GPUS = "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES"
+
+# A job's process and the one that delivers its metrics together are about 1 GB in memory for a small network; the rest
+# is for larger ones, which nobody has built yet when this is asked
+JOB_BYTES = 2 * 2**30
+_CGROUP = Path("/sys/fs/cgroup")
+_LOCK_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What this process may use: cores, bytes of memory that are free (None: unknown), names of GPUs."""
+
+    cores: int
+    memory: int | None
+    gpus: tuple[str, ...]
+
+
+def this_machine(device: str = "auto") -> Machine:
+    """The present machine for jobs on `device` (`auto`, `cpu`, `cuda`, `cuda:1`, ...)."""
+    return Machine(usable_cores(), free_memory(), visible_gpus(device))
+
+
+def jobs_that_fit(machine: Machine, threads: int | None = None) -> int:
+    """So many jobs of `threads` threads each (None: of one at least) at once; at least one.
+
+    With GPUs one for each, since nobody knows how much of a GPU's memory a job will take; without, as many as there
+    are cores: several trainings of one thread do more than one training of several threads.
+
+    >>> jobs_that_fit(Machine(8, None, ())), jobs_that_fit(Machine(8, None, ()), threads=3)
+    (8, 2)
+    >>> jobs_that_fit(Machine(8, 5 * 2**30, ())), jobs_that_fit(Machine(8, None, ("0", "1")))
+    (2, 2)
+    """
+    limits = [machine.cores // (threads or 1)]
+    if machine.memory is not None:
+        limits.append(machine.memory // JOB_BYTES)
+    if machine.gpus:
+        limits.append(len(machine.gpus))
+    return max(1, min(limits))
+
+
+def threads_of_job(machine: Machine, jobs: int, environment: Mapping[str, str]) -> int:
+    """Threads of each of `jobs` jobs at once: an equal part of the cores, unless the environment has a number.
+
+    >>> threads_of_job(Machine(8, None, ()), 3, {}), threads_of_job(Machine(2, None, ()), 4, {})
+    (2, 1)
+    >>> threads_of_job(Machine(8, None, ()), 3, {"OMP_NUM_THREADS": "5"})
+    5
+    """
+    given = environment.get(THREADS, "")
+    return int(given) if given.isdecimal() and int(given) else max(1, machine.cores // jobs)
+
+
+def set_threads(threads: int | None) -> None:
+    """Let this process compute with so many CPU threads; None leaves the number as it is."""
+    if threads is None:
+        return
+    os.environ[THREADS] = str(threads)  # for torch, if it is not imported yet, and for the processes started from here
+    if "torch" in sys.modules:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+# -------------------------------------------------------------------------------------------------- what there is
+
+
+def usable_cores(environment: Mapping[str, str] = os.environ, cgroup: Path = _CGROUP) -> int:
+    """Cores that this process may use: by its affinity, its container's quota, and what Slurm gave its task."""
+    limits = [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1]
+    given = environment.get("SLURM_CPUS_PER_TASK", "")
+    if given.isdecimal():
+        limits.append(int(given))
+    quota, _, period = _first_line(cgroup / "cpu.max").partition(" ")
+    if quota.isdecimal() and period.isdecimal():
+        limits.append(int(quota) // int(period))
+    return max(1, min(limits))
+
+
+def free_memory(cgroup: Path = _CGROUP, meminfo: Path = Path("/proc/meminfo")) -> int | None:
+    """Bytes that are free, in the machine and in the limit of its container; None where the system does not say."""
+    limits = []
+    try:
+        lines = dict(line.split(":", 1) for line in meminfo.read_text(encoding="utf-8").splitlines())
+        limits.append(1024 * int(lines["MemAvailable"].split()[0]))
+    except (OSError, KeyError, ValueError):
+        pass
+    largest, used = _first_line(cgroup / "memory.max"), _first_line(cgroup / "memory.current")
+    if largest.isdecimal() and used.isdecimal():
+        limits.append(max(0, int(largest) - int(used)))
+    return min(limits) if limits else None
+
+
+def visible_gpus(device: str = "auto", environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
+    """Names, as CUDA_VISIBLE_DEVICES takes them, of the NVIDIA or AMD GPUs for jobs on `device`.
+
+    A device with a number is one GPU, however many there are.
+    """
+    if device.partition(":")[0] not in ("auto", "cuda"):
+        return ()
+    import torch
+
+    count = torch.cuda.device_count()
+    if ":" in device:
+        return (device.partition(":")[2],) if count else ()
+    named = [name.strip() for name in environment.get(GPUS, "").split(",") if name.strip()]
+    return tuple(named[:count]) or tuple(str(index) for index in range(count))
+
+
+def _first_line(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").partition("\n")[0].strip()
+    except OSError:
+        return ""
+
+
+# ------------------------------------------------------------------------------------------------------------ GPUs
+
+_place: Lock | None = None  # of this process among those that run jobs at once; it ends with the process
+
+
+def deal_gpu(gpus: Sequence[str], jobs: int, folder: Path) -> str | None:
+    """The one of `gpus` for all jobs that this process runs, one of `jobs` such processes at once; None without GPUs.
+
+    Each process holds one of `jobs` places, files in `folder`, until it ends, however it ends. Raises `TimeoutError`
+    where all of them stay taken.
+    """
+    global _place
+    if not gpus:
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    places = [Lock(folder / f"{number}.lock") for number in range(jobs)]
+    if _place is not None and _place.path not in {place.path for place in places}:
+        _place.release()  # of another sweep
+        _place = None
+    _place = _place or _first_free(places)
+    return gpus[int(_place.path.stem) % len(gpus)]
+
+
+def _first_free(places: Sequence[Lock]) -> Lock:
+    """Take one of `places`; a process whose place this one takes over may need a moment to end."""
+    for seconds in (0.0, _LOCK_SECONDS / len(places)):
+        for place in places:
+            if place.acquire(seconds):
+                return place
+    raise TimeoutError(f"all {len(places)} places in {places[0].path.parent} are taken")

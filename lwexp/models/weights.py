@@ -1,0 +1,284 @@
+"""Weights in files: exact saving and loading of a run's own, and checkpoints from elsewhere with a report of the fit.
+
+Nothing here executes code from a file: safetensors holds none, and `torch.load` is used with `weights_only=True`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from lwexp.errors import ConfigError, RunError
+
+PICKLED = (".pt", ".pth", ".bin", ".ckpt")
+NESTS = ("state_dict", "model", "model_state_dict", "state_dict_ema")  # where checkpoints keep the weights
+PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.")  # of DataParallel, torch.compile, and wrapper classes
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What `load_checkpoint` did, by the model's names; `unexpected` are the file's. `str` lists all of them."""
+
+    path: Path
+    loaded: tuple[str, ...]
+    missing: tuple[str, ...]  # left as they were
+    unexpected: tuple[str, ...]  # not used
+    dropped: tuple[str, ...]  # the head, left as it was
+
+    def __str__(self) -> str:
+        """A line with the counts, and one for each kind of key that was not loaded."""
+        lines = [f"{len(self.loaded)} tensors loaded from {self.path.name}"]
+        for names, what in (
+            (self.dropped, "of the head left as initialised"),
+            (self.missing, "missing in the file, left as initialised"),
+            (self.unexpected, "of the file not in the model, not used"),
+        ):
+            if names:
+                lines.append(f"{len(names)} {what}: {', '.join(names)}")
+        return "\n".join(lines)
+
+
+def load_checkpoint(
+    model: nn.Module, path: str | Path, *, strict: bool = False, drop_head: bool = False, key: str = "weights.path"
+) -> LoadReport:
+    """Copy the weights of the file at `path` into `model` by name; its classifier stays as it is where classes differ.
+
+    `drop_head` keeps the model's classifier in any case; `strict` refuses a file with missing or unexpected keys.
+    Nothing is changed if anything is wrong; a model on the meta device is only compared. Raises `ConfigError` under
+    `key` for a file that cannot be read, of another model, or with a tensor of another shape.
+    """
+    path = Path(path)
+    own = model.state_dict(keep_vars=True)
+    file = _fitting(_tensors(_read(path, key), path, key), own)
+    if drop_head:
+        head = _head_names(model)
+        file = {name: tensor for name, tensor in file.items() if name not in head}
+    else:
+        head = _other_classes(model, file)
+    _check_same_model(model, head | {name for name in file if _fits(name, file, own)}, file, path, key)
+    wrong = [name for name in file if name in own and name not in head and not _fits(name, file, own)]
+    if wrong:
+        raise ConfigError(key, path, _mismatch(wrong, file, own))
+    matching = {name: tensor for name, tensor in file.items() if name in own and name not in head}
+    filled = {id(own[name]) for name in matching}  # by tensor: one of two tied names is enough
+    missing = tuple(name for name, tensor in own.items() if id(tensor) not in filled and name not in head)
+    unexpected = tuple(name for name in file if name not in own)
+    if strict and (missing or unexpected):
+        what = {"missing": missing, "unexpected": unexpected}
+        raise ConfigError(key, path, "; ".join(f"{kind}: {', '.join(names)}" for kind, names in what.items() if names))
+    if not any(tensor.is_meta for tensor in own.values() if isinstance(tensor, Tensor)):
+        model.load_state_dict(matching, strict=False)
+    return LoadReport(path, tuple(matching), missing, unexpected, tuple(name for name in own if name in head))
+
+
+def save_weights(model: nn.Module, path: str | Path) -> None:
+    """Write the state dict of `model` to a safetensors file, whole or not at all; `load_weights` is the inverse.
+
+    Tied tensors are written once under each of their names, as `load_state_dict` expects them. Raises `RunError`.
+    """
+    save_state(model.state_dict(), path)
+
+
+def save_state(state: Mapping[str, object], path: str | Path) -> None:
+    """`save_weights` of a model with the state dict `state`."""
+    path = Path(path)
+    tensors: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise RunError(f"cannot save {path.name}: {name} is a {type(value).__name__}, not a tensor")
+        if value.is_meta:
+            raise RunError(f"cannot save {path.name}: {name} has no values, it is on the meta device")
+        tensor = value.detach().to("cpu").contiguous()
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() in seen or storage.nbytes() != tensor.nbytes:
+            tensor = tensor.clone()  # safetensors refuses memory that two tensors share
+        seen.add(storage.data_ptr())
+        tensors[name] = tensor
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch(exist_ok=False)
+        mode = temporary.stat().st_mode
+        save_file(tensors, temporary, metadata={"format": "pt"})
+        temporary.chmod(mode)  # safetensors lets nobody but the owner read
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        sync_folder(path.parent)
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"cannot save {path}: {_line(error)}") from error
+    finally:
+        with suppress(OSError):  # it is gone where all went well
+            temporary.unlink()
+
+
+def load_weights(model: nn.Module, path: str | Path) -> None:
+    """Copy what `save_weights` wrote back into a model of the same names and shapes. Raises `RunError`."""
+    load_state(model, saved_state(path), path)
+
+
+def saved_state(path: str | Path) -> dict[str, Tensor]:
+    """What `save_weights` wrote. Raises `RunError`."""
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"cannot load {path}: {_line(error)}") from error
+
+
+def load_state(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:
+    """Copy the `state` that was found in `path` into a model of the same names and shapes. Raises `RunError`."""
+    try:
+        model.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        raise RunError(f"cannot load {path}: {_line(error)}") from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a renamed file outlive a power failure, on systems where a folder can be opened."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _read(path: Path, key: str) -> object:
+    """What the file holds, read without executing anything."""
+    if path.is_dir():
+        raise ConfigError(key, path, "is a folder, not a file")
+    if not path.is_file():
+        raise ConfigError(key, path, "there is no such file")
+    if path.suffix not in (".safetensors", *PICKLED):
+        raise ConfigError(key, path, f"must end in .safetensors, {', '.join(PICKLED)}")
+    try:
+        if path.stat().st_size == 0:
+            raise ConfigError(key, path, "the file is empty")
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except ConfigError:
+        raise
+    except Exception as error:  # a damaged file makes unpickling fail in any way
+        found = str(error).rpartition("WeightsUnpickler error:")[2]
+        if re.search(r"GLOBAL|[Uu]nsupported class|unrecognized function|Can only (build|create)|TorchScript", found):
+            how = "torch.save(model.state_dict(), 'weights.pt') where it was made gives one that does not"
+            raise ConfigError(key, path, f"holds more than tensors, so loading it would execute code; {how}") from error
+        raise ConfigError(key, path, f"cannot be read, the file may be damaged: {_line(error)}") from error
+
+
+def _tensors(content: object, path: Path, key: str) -> dict[str, Tensor]:
+    """The state dict in `content`, out of whatever it is nested in."""
+    while isinstance(content, Mapping):
+        found = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+        nested = next((content[nest] for nest in NESTS if isinstance(content.get(nest), Mapping)), None)
+        if nested is None:
+            if found:
+                return found
+            break
+        content = nested
+    raise ConfigError(key, path, f"the file holds no tensors by name, also not under {', '.join(NESTS)}")
+
+
+def _fitting(file: dict[str, Tensor], own: Mapping[str, Any]) -> dict[str, Tensor]:
+    """`file` without those prefixes, common to all its names, that keep them from fitting the model's."""
+
+    def stripped(candidate: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+        yield candidate
+        for prefix in PREFIXES:
+            if all(name.startswith(prefix) for name in candidate):
+                yield from stripped({name.removeprefix(prefix): tensor for name, tensor in candidate.items()})
+
+    return max(stripped(file), key=lambda candidate: len(candidate.keys() & own.keys()))
+
+
+def _fits(name: str, file: Mapping[str, Tensor], own: Mapping[str, Any]) -> bool:
+    return name in own and isinstance(own[name], Tensor) and own[name].shape == file[name].shape
+
+
+def _other_classes(model: nn.Module, file: Mapping[str, Tensor]) -> set[str]:
+    """Names of the classifiers that differ from the file's in their number of outputs, and in nothing else.
+
+    A layer with another number of outputs that is no classifier shows in the next layer's inputs too, which do not fit.
+    """
+    names: set[str] = set()
+    counts = set()
+    for path, layer in _layers(model):
+        own = {f"{path}{name}": tensor for name, tensor in layer.named_parameters(recurse=False)}
+        differing = [name for name, tensor in own.items() if name in file and file[name].shape != tensor.shape]
+        if differing and all(file[name].shape[1:] == own[name].shape[1:] for name in differing):
+            names |= own.keys()
+            counts |= {(own[name].shape[0], file[name].shape[0]) for name in differing}
+    return names if len(counts) == 1 else set()
+
+
+def _layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Every linear and convolutional layer, with the prefix of its parameters' names."""
+    for name, layer in model.named_modules():
+        if isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+            yield f"{name}." if name else "", layer
+
+
+def _head_names(model: nn.Module) -> set[str]:
+    """Names of the classifier's parameters: what timm's `get_classifier` tells, else the layer that is used last."""
+    from lwexp.core.depth import find_depths
+
+    classifier = getattr(model, "get_classifier", None)
+    if callable(classifier):
+        parts = classifier()
+        parts = parts if isinstance(parts, (tuple, list)) else [parts]
+        ids = {id(parameter) for part in parts if isinstance(part, nn.Module) for parameter in part.parameters()}
+    else:
+        depths = find_depths(model).by_name
+        deepest = max(depths.values())
+        last = [layer for path, layer in _layers(model) if depths.get(f"{path}weight") == deepest]
+        ids = {id(parameter) for parameter in last[-1].parameters()} if last else set()
+    return {name for name, parameter in model.named_parameters(remove_duplicate=False) if id(parameter) in ids}
+
+
+def _check_same_model(model: nn.Module, found: set[str], file: Mapping[str, Tensor], path: Path, key: str) -> None:
+    """Raise `ConfigError` if fewer than half of the model's parameters are in the file, with their shape."""
+    every: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        every.setdefault(id(parameter), []).append(name)
+    lacking = [names[0] for names in every.values() if not found.intersection(names)]
+    if 2 * len(lacking) <= len(every):
+        return
+    own = dict(model.named_parameters())
+    counts = f"{len(every) - len(lacking)} of the model's {len(every)} parameters found"
+    others = [name for name in file if name not in found]
+    sides = f"the model has {_examples(lacking, own)}; the file {_examples(others, file)}"
+    raise ConfigError(key, path, f"is a checkpoint of another model: {counts}; {sides}")
+
+
+def _examples(names: list[str], tensors: Mapping[str, Tensor], limit: int = 3) -> str:
+    shown = ", ".join(f"{name} {list(tensors[name].shape)}" for name in names[:limit])
+    return shown + (f", … ({len(names)})" if len(names) > limit else "") if names else "no others"
+
+
+def _mismatch(wrong: list[str], file: Mapping[str, Tensor], own: Mapping[str, Any]) -> str:
+    """Why tensors of the same name do not fit."""
+    first = wrong[0]
+    given, wanted = list(file[first].shape), list(own[first].shape)
+    if len(wrong) == 1 and len(given) == len(wanted) == 4 and given[:1] + given[2:] == wanted[:1] + wanted[2:]:
+        return f"{first} takes {given[1]} channels in the file, the model's takes {wanted[1]}; the data need as many"
+    shown = f"{first} is {given} in the file, {wanted} in the model"
+    more = f" ({len(wrong)} tensors differ: {', '.join(wrong[:5])}{', …' if len(wrong) > 5 else ''})"
+    return f"{shown}{more if len(wrong) > 1 else ''}; another data.image_size or variant of the model"
+
+
+def _line(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else f"{text[:197]}..."

@@ -1,0 +1,189 @@
+"""What the pictures share: figure and title, labels, scales, ticks, legends, colour bars.
+
+No label goes through matplotlib's mathtext, and every text is in a font that ships with matplotlib.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colorbar import Colorbar
+from matplotlib.colors import Colormap, Normalize
+from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
+from matplotlib.ticker import FuncFormatter, LogFormatterSciNotation, MaxNLocator
+from numpy.typing import NDArray
+
+WIDTH, DPI = 9.0, 200  # inches, and dots per inch: 900 px wide in a browser at 100 px an inch, twice that in a paper
+LEGEND_LIMIT = 8  # up to so many groups a legend names each line; above, a colour bar shows the depth
+FONT = "DejaVu Sans"  # ships with matplotlib, so what `readable` knows about its characters holds on every machine
+GREY = "0.4"
+
+
+def new_figure(title: str, about: str, height: float) -> tuple[Figure, Axes]:
+    """A figure `height` inches high, with a title where there is one and a line that says what is drawn, and its axes.
+
+    It belongs to no window and no global state.
+    """
+    figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    text = f"{readable(title, 80)}\n{about}" if title else about
+    figure.suptitle(text, x=0.012, ha="left", fontsize=10.5, parse_math=False, fontfamily=FONT)
+    return figure, figure.add_subplot()
+
+
+def readable(name: str, at_most: int = 34) -> str:
+    """`name` as a label: characters that the font lacks as escapes, the middle left out where it is longer.
+
+    >>> readable("00_fc.bias"), readable("12_blocks.3.attn.qkv.weight", 15), readable("中")
+    ('00_fc.bias', '12_bloc….weight', '\\\\u4e2d')
+    """
+    font = get_font(findfont(FONT))
+    text = "".join(c if font.get_char_index(ord(c)) else c.encode("unicode_escape").decode() for c in name)
+    if len(text) <= at_most:
+        return text
+    end = (at_most - 1) // 2
+    return f"{text[: at_most - 1 - end]}…{text[-end:]}"
+
+
+def rate_text(rate: float) -> str:
+    """`rate` for the axis of a picture, in plain characters.
+
+    >>> rate_text(0.01), rate_text(2e-5), rate_text(0.25)
+    ('10⁻²', '2×10⁻⁵', '2.5×10⁻¹')
+    """
+    digits, power = f"{rate:.6e}".split("e")
+    digits = digits.rstrip("0").rstrip(".")
+    raised = f"10{str(int(power)).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
+    return raised if digits == "1" else f"{digits}\u00d7{raised}"
+
+
+class _LogLabels(LogFormatterSciNotation):
+    """Labels the ticks that matplotlib would label, with `rate_text`."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return rate_text(x) if super().__call__(x, pos) else ""
+
+
+def rate_span(rates: NDArray[np.float64], decades: float) -> tuple[float, float] | None:
+    """The lowest and highest positive rate, the lowest no more than `decades` below the lowest group's highest.
+
+    Neither is beyond 1e±100, where matplotlib's ticks overflow; 0.5**1000 gets there.
+    """
+    peaks = rates.max(axis=0)
+    if not (peaks > 0).any():
+        return None
+    floor = float(peaks[peaks > 0].min()) * 10.0**-decades
+    low, high = np.clip([max(float(rates[rates > 0].min()), floor), float(peaks.max())], 1e-100, 1e100)
+    return float(low), float(high)
+
+
+def widened(low: float, high: float) -> tuple[float, float]:
+    """The same limits, apart from each other also where all rates are (nearly) one."""
+    return (low, high) if high > 1.2 * low else (low / 2, high * 2)
+
+
+def scale_rates(axes: Axes, span: tuple[float, float], log: bool) -> None:
+    """Limits with some air; a linear axis starts at 0, so that ratios between rates are seen as they are."""
+    low, high = widened(*span)
+    if log:
+        air = (high / low) ** 0.06
+        axes.set_ylim(low / air, high * air)  # before the scale, which would else fit limits of its own and warn
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(0, span[1] * 1.08)
+    label_rates(axes, log)
+
+
+def label_rates(axes: Axes, log: bool) -> None:
+    """Rates as plain characters on the vertical axis."""
+    if log:
+        axes.yaxis.set_major_formatter(_LogLabels())
+        axes.yaxis.set_minor_formatter(_LogLabels())
+    else:
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.6g}"))
+    axes.tick_params(which="both", labelsize=8.5, labelfontfamily=FONT)
+
+
+def label_steps(axes: Axes) -> None:
+    """Optimizer steps as whole numbers on the horizontal axis."""
+    axes.set_xlabel("optimizer step")
+    axes.xaxis.set_major_locator(_whole_numbers(8))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
+    axes.tick_params(axis="x", labelsize=8.5, labelfontfamily=FONT)
+
+
+def label_depths(axes: Axes, depths: Sequence[int], names: Sequence[str]) -> None:
+    """Depths as whole numbers on the horizontal axis, with the groups' names below where there are few."""
+    axes.set_xlabel("depth (0 = stem)")
+    low, high = min(depths), max(depths)
+    air = max(0.6, 0.015 * (high - low))
+    axes.set_xlim(low - air, high + air)
+    if len(names) <= LEGEND_LIMIT and len(set(depths)) == len(depths):
+        labels = [f"{depth}\n{readable(name, 14)}" for name, depth in zip(names, depths, strict=True)]
+        axes.set_xticks(depths, labels=labels, fontsize=8, parse_math=False, fontfamily=FONT)
+    else:
+        axes.xaxis.set_major_locator(_whole_numbers(14))
+        axes.tick_params(axis="x", labelsize=8.5, labelfontfamily=FONT)
+
+
+def label_groups(axes: Axes, labels: Sequence[str], pale: Sequence[bool], room: float) -> None:
+    """One label a row from the top on the vertical axis, `room` points high each, thinned where they would overlap."""
+    shown = _spaced(len(labels), room, needed=9.2)
+    axes.set_yticks(shown, labels=[labels[g] for g in shown], fontsize=7.5, parse_math=False, fontfamily=FONT)
+    for label, group in zip(axes.get_yticklabels(), shown, strict=True):
+        label.set_color(GREY if pale[group] else "black")
+    axes.set_ylabel("group (head first)")
+
+
+def _spaced(count: int, room: float, needed: float) -> list[int]:
+    """Which of `count` labels to show so that each has `needed` points where each row has `room`; both ends stay."""
+    stride = max(1, int(np.ceil(needed / room)))
+    kept = list(range(0, count, stride))
+    if kept[-1] != count - 1:
+        kept[-1 if len(kept) > 1 else len(kept) :] = [count - 1]
+    return kept
+
+
+def _whole_numbers(at_most: int) -> MaxNLocator:
+    return MaxNLocator(at_most, integer=True, min_n_ticks=1, steps=[1, 2, 5, 10])
+
+
+def legend(axes: Axes, handles: list[Any], labels: list[str], **place: Any) -> None:
+    """A legend, above the axes at the right unless placed; texts are put in afterwards: any text, `_` first too."""
+    place = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "ncols": len(handles), **place}
+    made = axes.legend(handles, ["-"] * len(labels), frameon=False, fontsize=8.5, borderaxespad=0.2, **place)
+    for text, label in zip(made.get_texts(), labels, strict=True):
+        text.set(text=label, parse_math=False, fontfamily=FONT)
+
+
+def depth_norm(depths: Sequence[int]) -> Normalize:
+    """Depths to colours, from the lowest to the highest; one depth alone lies in the middle."""
+    low, high = min(depths), max(depths)
+    return Normalize(low, high) if high > low else Normalize(low - 0.5, high + 0.5)
+
+
+def rate_bar(figure: Figure, axes: Axes, image: ScalarMappable, pointed: bool) -> None:
+    """A colour bar of rates on a log scale, its lower end `pointed` where rates go on below it."""
+    point = 0.14 / float(figure.get_size_inches()[1])
+    bar = _bar(figure, axes, image, extend="min" if pointed else "neither", extendfrac=point)
+    label_rates(bar.ax, log=True)
+    bar.set_label("learning rate", fontfamily=FONT)
+
+
+def depth_bar(figure: Figure, axes: Axes, norm: Normalize, colours: Colormap) -> None:
+    """A colour bar of depths."""
+    bar = _bar(figure, axes, ScalarMappable(norm, colours))
+    bar.locator = _whole_numbers(8)
+    bar.update_ticks()
+    bar.ax.tick_params(labelsize=8.5, labelfontfamily=FONT)
+    bar.set_label("depth (0 = stem)", fontfamily=FONT)
+
+
+def _bar(figure: Figure, axes: Axes, image: ScalarMappable, **ends: Any) -> Colorbar:
+    return figure.colorbar(image, ax=axes, pad=0.01, fraction=0.05, aspect=30, **ends)

@@ -1,0 +1,79 @@
+"""A report made: read from MLflow, judged, written to a folder, and attached to the sweep's run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from lwexp.config.schema import MLflowConfig
+from lwexp.core.formats import printable
+from lwexp.errors import ConfigError, RunError
+
+from .analysis import Analysis, analyse, reasons
+from .conclusions import conclusions, progress
+from .files import write_report
+from .runs import Store
+from .tables import settings_table
+
+_ROWS, _LISTED = 40, 20  # in the terminal
+
+
+@dataclass(frozen=True)
+class Report:
+    """`text` for the terminal; `files` in `folder`; `problem`: why the sweep's run does not have them, None if it does.
+
+    `attached` is False where that was not asked for, or failed.
+    """
+
+    text: str
+    folder: Path
+    files: list[Path]
+    attached: bool
+    problem: str | None
+    analysis: Analysis
+
+
+def make_report(
+    config: MLflowConfig,
+    base: Path,
+    sweep: str | None = None,
+    *,
+    metric: str = "accuracy",
+    confidence: float = 0.95,
+    out: Path | None = None,
+    attach: bool = True,
+) -> Report:
+    """Report on `sweep`: the parent run's id or its first digits, its folder or name; by default the latest.
+
+    Written to `out`, by default `base`/outputs/reports/<start>_<id>; with `attach` also put under `report/` of the
+    sweep's artifacts, over an earlier report. Relative addresses count from `base`. Raises `ConfigError` for a sweep,
+    metric or folder that cannot be used, `RunError` for a store that fails and a sweep without a finished run.
+    """
+    store = Store(config, base)
+    read = store.read(store.find(sweep), metric)
+    found = analyse(read, metric, confidence)
+    if not any(setting.runs for setting in found.settings):
+        left = ", ".join(f"{count} {why}" for why, count in reasons(found.settings))
+        name = printable(read.name)
+        raise RunError(f"the sweep {name} ({read.id}) has no finished run to report on{f': {left}' if left else ''}")
+    folder = out or base / "outputs" / "reports" / read.label
+    files = write_report(found, folder)
+    problem = None
+    if attach:
+        try:
+            store.attach(read.id, files)
+        except (RunError, ConfigError) as error:
+            problem = str(error)
+    return Report(short_text(found), folder, files, attach and problem is None, problem, found)
+
+
+def short_text(found: Analysis) -> str:
+    """Table and conclusions for a terminal, and the reasons of runs that failed or were given up."""
+    lines = [f"sweep {printable(found.sweep.name)} ({found.sweep.id[:8]}): {progress(found)}", ""]
+    lines += [settings_table(found, short=True).text(_ROWS), "", *map(printable, conclusions(found))]
+    lost = [(run, why) for setting in found.settings for run, why in setting.left_out if run.why and not run.pruned]
+    if lost:
+        lines += ["", "left out:", *(f"  {printable(f'{run.name}: {why}: {run.why}')}" for run, why in lost[:_LISTED])]
+    if len(lost) > _LISTED:
+        lines.append(f"  … {len(lost) - _LISTED} more, all in runs.csv")
+    return "\n".join(lines)

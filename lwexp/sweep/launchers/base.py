@@ -1,0 +1,118 @@
+"""What the launchers of sweeps have in common: a job that any process can run, and what is known of one that was lost.
+
+The engines are joblib, submitit and ray, used directly. (Hydra's plugins for them raise what the first lost job raises
+and so lose the others, wait for ever for a job that died on a Slurm without accounting, and pin old packages.) A
+launcher returns one `JobReturn` for each job, FAILED for one that was lost.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from lwexp import redaction
+from lwexp.config.schema import Section
+from lwexp.errors import LwexpError, RunError
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job, to be called in the process that runs it, on whichever machine."""
+
+    overrides: tuple[str, ...]
+    number: int
+    context: HydraContext
+    config: DictConfig
+    task: TaskFunction
+    singletons: Mapping[Any, Any]
+    cwd: str  # that of the command: relative folders and the user's own modules are found from there
+
+    def __call__(self) -> JobReturn:
+        """Compose the job's config and run it; what it raises is in the result."""
+        try:
+            os.chdir(self.cwd)
+        except OSError as error:
+            why = f"{error.strerror or error}; the sweep's folder must be on a disk that all nodes share"
+            return lost(self, f"{socket.gethostname()} cannot enter {self.cwd}: {why}")
+        setup_globals()
+        Singleton.set_state(dict(self.singletons))
+        config = self.context.config_loader.load_sweep_config(self.config, list(self.overrides))
+        with open_dict(config):
+            config.hydra.job.id = f"{config.hydra.job.name}_{self.number}"
+            config.hydra.job.num = self.number
+        HydraConfig.instance().set_config(config)
+        return run_job(
+            task_function=self.task,
+            config=config,
+            job_dir_key="hydra.sweep.dir",
+            job_subdir_key="hydra.sweep.subdir",
+            hydra_context=self.context,
+        )
+
+
+class ManyJobs(Launcher):
+    """What the launchers share. `conf/hydra/launcher/<choice>.yaml` holds the constructor's arguments."""
+
+    choice: ClassVar[str]
+    package: ClassVar[str]  # that the engine is in
+    extra: ClassVar[str]  # of lwexp that installs it
+    schema: ClassVar[type[Section]]  # of the arguments
+
+    def __init__(self, **options: Any) -> None:
+        """`options` have been checked against `schema`."""
+        self.options: dict[str, Any] = {
+            key: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+            for key, value in options.items()
+        }
+
+    @classmethod
+    def check(cls, config: DictConfig) -> None:
+        """Refuse what cannot work with this launcher. Raises `ConfigError`."""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Called by Hydra before `launch`."""
+        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run the jobs and return when all of them have ended."""
+        configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
+        setup_globals()
+        common = (self.hydra_context, self.config, self.task_function, Singleton.get_state(), str(Path.cwd()))
+        return self.run(
+            [Job(tuple(overrides), number, *common) for number, overrides in enumerate(job_overrides, initial_job_idx)]
+        )
+
+    @abstractmethod
+    def run(self, jobs: Sequence[Job]) -> Sequence[JobReturn]:
+        """Run `jobs`."""
+
+
+class LostJobError(RunError):
+    """A job ended without a word of its own; the text says what its launcher knows."""
+
+
+def lost(job: Job, why: str) -> JobReturn:
+    """The result of a job that came to none itself."""
+    error = LostJobError(redaction.hide(" ".join(why.split())))
+    return JobReturn(overrides=list(job.overrides), status=JobStatus.FAILED, _return_value=error)
+
+
+def why_lost(result: JobReturn) -> str:
+    """Why a job may have left no word in its folder, as far as its launcher knows."""
+    error = result._return_value
+    if isinstance(error, BaseException):
+        text = str(error) if isinstance(error, LwexpError) else f"{type(error).__name__}: {error}"
+        return redaction.hide(" ".join(text.split()))
+    return "it ended and has left nothing in its folder, which must be on a disk that all nodes share"

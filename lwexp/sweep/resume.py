@@ -1,0 +1,137 @@
+"""The plan of work of a sweep: `sweep.json` in its folder says which jobs it has, from the first command on.
+
+Jobs find their place in it, with any launcher that shares the folder; a sweep that is carried on takes it up.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lwexp.errors import ConfigError, RunError
+from lwexp.redaction import hidden
+
+from .points import Point, split
+
+FILE = "sweep.json"
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class PlanOfWork:
+    """All points of a sweep, the keys that set them apart, and the command that asked for them, without secrets.
+
+    `cwd` is where the sweep was begun: its relative paths, its store's among them, count from there.
+    """
+
+    points: tuple[Point, ...]
+    swept: tuple[str, ...]
+    overrides: tuple[str, ...]
+    hydra_overrides: tuple[str, ...]
+    cwd: str = ""
+
+    def save(self, folder: Path) -> None:
+        """Write the file whole or not at all. Raises `RunError`."""
+        path = folder / FILE
+        temporary = folder / f".{FILE}.{os.getpid()}"
+        text = json.dumps({"format": _FORMAT, **hidden(asdict(self))}, indent=1)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(text, encoding="utf-8")
+            temporary.replace(path)
+        except OSError as error:
+            raise RunError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def read_plan_of_work(folder: Path) -> PlanOfWork | None:
+    """What the file in `folder` says; None where there is none. Raises `ConfigError` for a file that is none."""
+    path = folder / FILE
+    if not path.is_file():
+        return None
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if found.pop("format") != _FORMAT:
+            raise ValueError("it is of another version of lwexp")
+        points = tuple(Point(**{**point, "overrides": tuple(point["overrides"])}) for point in found.pop("points"))
+        cwd = str(found.pop("cwd", ""))
+        return PlanOfWork(points, **{key: tuple(value) for key, value in found.items()}, cwd=cwd)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ConfigError("sweep.resume", folder, f"its {FILE} cannot be read: {error}") from None
+
+
+def point_of(folder: Path) -> Point | None:
+    """The point whose job runs in `folder`; None where that is no job of a sweep of ours."""
+    work = read_plan_of_work(folder.parent)
+    return next((p for p in work.points if str(p.number) == folder.name), None) if work is not None else None
+
+
+def find_sweep(value: str, typed: dict[str, Any]) -> Path:
+    """The absolute folder of the sweep `value`: its path, or its MLflow run id or the first six or more digits.
+
+    An id is looked for below outputs/, then in the store that the options `typed` name. Raises `ConfigError`.
+    """
+    from lwexp.experiment.resume import find_by_id
+
+    path = Path(os.path.abspath(Path(value).expanduser()))  # noqa: PTH100 (resolve() would follow links)
+    if (path / FILE).is_file():
+        return path
+    known = sorted(_sweep_folders(), key=lambda folder: (folder / FILE).stat().st_mtime_ns, reverse=True)
+    shown = ", ".join(os.path.relpath(folder) for folder in known[:3])
+    newest = f"the newest are {shown}" if known else "there are no sweeps below outputs/"
+    if path.exists():
+        raise ConfigError("sweep.resume", value, f"holds no sweep; {newest}")
+    folder = find_by_id("sweep.resume", value, typed, known, newest)
+    if not (folder / FILE).is_file():
+        raise ConfigError("sweep.resume", value, f"the sweep's folder {folder} is not on this machine")
+    return folder
+
+
+def _sweep_folders() -> Sequence[Path]:
+    return [path.parent.absolute() for path in Path("outputs").glob(f"*/*/{FILE}")]
+
+
+def carried_on(overrides: Sequence[str]) -> list[str]:
+    """The command line's `overrides` with `sweep.resume=<sweep>` looked up, so that Hydra takes the sweep's folder.
+
+    Where they ask for nothing else, the overrides of the sweep's last command come in. The process goes to the folder
+    that the sweep was begun in. Without `sweep.resume`, `overrides` come back as they are. Raises `ConfigError`.
+    """
+    given = [override for override in overrides if split(override)[0] == "sweep.resume"]
+    value = given[-1].partition("=")[2].strip("'\"") if given else ""
+    if value in ("", "null"):
+        return list(overrides)
+    others = [override for override in overrides if override not in given]
+    typed = {split(override)[0]: split(override)[1] for override in others}
+    if "hydra.sweep.dir" in typed:
+        raise ConfigError("hydra.sweep.dir", typed["hydra.sweep.dir"], "sweep.resume goes on in the sweep's own folder")
+    folder = find_sweep(value, typed)
+    work = read_plan_of_work(folder)
+    assert work is not None
+    if Path(work.cwd).is_dir() and not Path(work.cwd).samefile(Path.cwd()):
+        print(f"the sweep was begun in {work.cwd}; relative paths count from there")
+        os.chdir(work.cwd)
+    own = [key for key in typed if key.partition(".")[0] not in ("hydra", "sweep") and not key.startswith("hydra/")]
+    if not own:
+        saved = [*work.hydra_overrides, *work.overrides]
+        _refuse_code(saved)
+        others = [*(o for o in saved if split(o)[0] not in (*typed, "sweep.resume")), *others]
+    return [*others, f"sweep.resume={_quoted(folder)}", f"hydra.sweep.dir={_quoted(folder)}"]
+
+
+def _refuse_code(saved: Sequence[str]) -> None:
+    """What a file names is not executed, and secrets are not in it: those must be typed again."""
+    for override in saved:
+        if "_target_" in override or "trust_remote_code" in override or "${" in override:
+            raise ConfigError(
+                "sweep.resume", override, "would run code that a file names; give the sweep's whole command"
+            )
+        if "***" in override:
+            raise ConfigError("sweep.resume", override, "its secret is kept nowhere; give the sweep's whole command")
+
+
+def _quoted(folder: Path) -> str:
+    return "'" + str(folder).replace("\\", "\\\\").replace("'", "\\'") + "'"

@@ -1,0 +1,69 @@
+"""The options of `hydra/sweeper=optuna`, checked before anything is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError
+
+from lwexp.config.schema import Count, Section
+from lwexp.errors import ConfigError, UnknownOptionError
+
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+class SamplerSettings(Section):
+    """Who draws: a sampler of Optuna's by its short name, and its keyword arguments."""
+
+    name: str
+    seed: Seed | None
+    options: dict[str, Any]
+
+
+class PrunerSettings(Section):
+    """Who gives runs up: a pruner of Optuna's by its short name, null for none, and its keyword arguments."""
+
+    name: str | None
+    startup_trials: Annotated[int, Field(ge=0)]
+    warmup_epochs: Annotated[int, Field(ge=0)]
+    options: dict[str, Any]
+
+
+class RepeatSettings(Section):
+    """How many of the best settings are run again, over which seeds."""
+
+    best: Annotated[int, Field(ge=0)]
+    seeds: Annotated[list[Seed], Field(min_length=1)]
+
+
+class SearchSettings(Section):
+    """All of `hydra.sweeper`."""
+
+    n_trials: Count
+    n_jobs: Count | None
+    params: dict[str, Any] | None
+    seeds: Annotated[list[Seed], Field(min_length=1)] | None
+    direction: Literal["maximize", "minimize"]
+    sampler: SamplerSettings
+    pruner: PrunerSettings
+    uniform_trials: Annotated[int, Field(ge=0)]
+    repeat: RepeatSettings
+    storage: str | None
+    study_name: Annotated[str, Field(min_length=1)] | None
+
+
+def check_search(values: Mapping[str, Any]) -> SearchSettings:
+    """The typed settings; `ConfigError` names the first key that is wrong."""
+    try:
+        return SearchSettings.model_validate(dict(values))
+    except ValidationError as error:
+        found = error.errors(include_url=False)[0]
+        key = ".".join(["hydra.sweeper", *(str(part) for part in found["loc"])])
+        if found["type"] == "extra_forbidden":
+            section: Any = SearchSettings
+            for part in found["loc"][:-1]:
+                section = section.model_fields[part].annotation
+            raise UnknownOptionError(key, found["input"], section.model_fields) from None
+        why = found["msg"].removeprefix("Input ")
+        raise ConfigError(key, found["input"], why[0].lower() + why[1:]) from None

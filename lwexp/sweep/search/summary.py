@@ -1,0 +1,50 @@
+"""What a search has found, for people and for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from .loop import Arm
+
+_SHOWN = 3
+
+
+def as_json(arms: Sequence[Arm]) -> list[dict[str, Any]]:
+    """For each arm its study, how its trials ended, the best of them, why some failed, and what mattered."""
+    return [
+        {
+            "study": arm.study.name,
+            "uniform": arm.uniform,
+            "searched": list(arm.space.searched),
+            "trials": arm.study.counts(),
+            "best": [
+                {"trial": trial.number, "values": trial.values, "objective": value}
+                for trial, value in arm.study.best(_SHOWN)
+            ],
+            "failures": arm.study.failures(),
+            "importance": arm.study.importances(),
+        }
+        for arm in arms
+    ]
+
+
+def text(arms: Sequence[Arm]) -> str:
+    """A few lines for each arm."""
+    return "\n".join(line for arm in as_json(arms) for line in _lines(arm))
+
+
+def _lines(arm: dict[str, Any]) -> list[str]:
+    counts = ", ".join(f"{count} {word}" for word, count in arm["trials"].items() if count)
+    lines = [f"study {arm['study']} over {', '.join(arm['searched'])}: {counts or 'no trial'}"]
+    for place, found in enumerate(arm["best"]):
+        values = " ".join(f"{key}={value}" for key, value in found["values"].items())
+        word = "best" if place == 0 else "next"
+        lines.append(f"  {word}: {values}  validation accuracy {found['objective']:.2%} (trial {found['trial']})")
+    if arm["importance"]:
+        parts = ", ".join(f"{key} {part:.2f}" for key, part in arm["importance"].items())
+        lines.append(f"  share of the spread explained: {parts}")
+    failures = list(arm["failures"].items())
+    lines += [f"  trial {number} failed: {reason}" for number, reason in failures[:_SHOWN]]
+    lines += [f"  … and {len(failures) - _SHOWN} more, all in search.json"] if len(failures) > _SHOWN else []
+    return lines

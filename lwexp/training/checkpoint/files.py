@@ -1,0 +1,227 @@
+"""Checkpoints: files of a training's whole state, each written whole or not at all, the newest few kept.
+
+A file `step_00000120.ckpt` is what `torch.save` writes, read with `weights_only=True`, so it executes no code. Beside
+it, `step_00000120.best.safetensors` holds the best weights of that time (a hard link: no space while they stay best).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import secrets
+import shutil
+import time
+import zipfile
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from lwexp.errors import RunError
+from lwexp.models.weights import sync_folder
+
+log = logging.getLogger(__name__)
+FORMAT = 1  # of the state; a file of another one is not read
+_NAME = re.compile(r"step_(\d+)\.ckpt")
+_TEMPORARY = ".writing-"
+
+
+class Checkpoints:
+    """The checkpoints in one folder, which belongs to one training."""
+
+    def __init__(self, folder: Path, *, every_steps: int | None, every_minutes: float | None, keep: int) -> None:
+        """One is due `every_steps` optimizer steps or `every_minutes` minutes after the last, whichever is first.
+
+        `keep` of them stay, the newest; `folder` is made when the first is saved.
+        """
+        self.folder = folder
+        self._every_steps, self._every_minutes, self._keep = every_steps, every_minutes, keep
+        self.saved_step: int | None = None  # of the last one in this process's time
+        self._read_back = False
+        self.begin(0)
+
+    def begin(self, step: int) -> None:
+        """The training goes on from optimizer step `step` now; the next checkpoint is counted from here."""
+        self._step, self._time = step, time.monotonic()
+
+    def due(self, step: int) -> bool:
+        """Whether it is time for one, with `step` optimizer steps done."""
+        if self._every_steps is not None and step - self._step >= self._every_steps:
+            return True
+        return self._every_minutes is not None and time.monotonic() - self._time >= 60 * self._every_minutes
+
+    def paths(self) -> list[Path]:
+        """All there are, by their names, the newest first."""
+        try:
+            found = [(int(match[1]), path) for path in self.folder.iterdir() if (match := _NAME.fullmatch(path.name))]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return [path for _, path in sorted(found, reverse=True)]
+
+    def best_weights(self, step: int) -> Path:
+        """Where the best weights of the checkpoint of `step` are, if it has any."""
+        return self.folder / f"step_{step:08d}.best.safetensors"
+
+    def save(self, state: Mapping[str, Any], step: int, best: Path | None = None) -> Path:
+        """Write `state`, with `step` optimizer steps done, and keep the file `best` beside it.
+
+        Files of later steps, which the training has gone back behind, are removed. Raises `RunError` if the disk
+        does not take it, with the earlier ones as they were, and if this process's first one cannot be read back.
+        """
+        path = self.folder / f"step_{step:08d}.ckpt"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._remove_temporary()
+            if best is not None:
+                self._put(self.best_weights(step), best)
+            self._write(path, {"format": FORMAT, **state})
+        except OSError as error:
+            raise RunError(f"cannot write the checkpoint {path}: {_line(error)}; {self._left()}") from error
+        self._prune(step)
+        self.note_saved(step)
+        return path
+
+    def note_saved(self, step: int) -> None:
+        """One was saved with `step` optimizer steps done, by this process or the one that does it for all."""
+        self.saved_step = step
+        self.begin(step)
+
+    def newest(self) -> dict[str, Any] | None:
+        """The state in the newest whole file, None if there is none; a warning names each damaged one and why."""
+        for path in self.paths():
+            try:
+                state = _read(path)
+            except Exception as error:  # a damaged file makes unpickling fail in any way
+                log.warning("the checkpoint %s cannot be used: %s", path, _line(error))
+                continue
+            return state
+        return None
+
+    def restore_best(self, step: int, path: Path) -> bool:
+        """Make `path` the best weights of the checkpoint of `step` again; whether there are any."""
+        kept = self.best_weights(step)
+        if not kept.is_file():
+            return False
+        try:
+            self._put(path, kept)
+        except OSError as error:
+            raise RunError(f"cannot restore {path}: {_line(error)}") from error
+        return True
+
+    def _write(self, path: Path, state: Mapping[str, Any]) -> None:
+        temporary = self.folder / f"{_TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}"
+        try:
+            with temporary.open("wb") as opened:
+                file = _Watched(opened)
+                try:
+                    torch.save(dict(state), file)  # type: ignore[arg-type]  # only `write` and `flush` are used
+                except Exception as error:
+                    if file.error is not None:  # torch tells of it in words of its own, without the reason
+                        raise file.error from error
+                    raise RunError(f"cannot make the checkpoint {path}: {_line(error)}") from error
+                opened.flush()
+                os.fsync(opened.fileno())
+            if not self._read_back:  # one such file is like the next; what it must not hold shows in the first
+                _check_readable(temporary, path)
+                self._read_back = True
+            temporary.replace(path)
+            sync_folder(self.folder)
+        finally:
+            with suppress(OSError):  # it is gone where all went well
+                temporary.unlink()
+
+    def _put(self, path: Path, source: Path) -> None:
+        """Make `path` the same file as `source`, a copy where the file system has no links."""
+        temporary = self.folder / f"{_TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}"
+        try:
+            try:
+                os.link(source, temporary)
+            except OSError:
+                shutil.copyfile(source, temporary)
+                with temporary.open("rb+") as file:
+                    os.fsync(file.fileno())
+            temporary.replace(path)
+            sync_folder(path.parent)
+        finally:
+            with suppress(OSError):
+                temporary.unlink()
+
+    def _prune(self, step: int) -> None:
+        """Remove all but the newest ones up to `step`."""
+        up_to_now = [path for path in self.paths() if _step(path) <= step][: self._keep]
+        kept = {_step(path) for path in up_to_now}
+        for path in self.folder.glob("step_*"):
+            match = re.match(r"step_(\d+)\.", path.name)
+            if match and int(match[1]) not in kept:
+                with suppress(OSError):  # a file that cannot be removed is only in the way
+                    path.unlink()
+
+    def _remove_temporary(self) -> None:
+        """Remove what a killed process left half written."""
+        for path in self.folder.glob(f"{_TEMPORARY}*"):
+            with suppress(OSError):
+                path.unlink()
+
+    def _left(self) -> str:
+        paths = self.paths()
+        return f"{paths[0].name} is intact" if paths else "there is no earlier one"
+
+
+class _Watched:
+    """A file that remembers why it could not be written."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        try:
+            self._file.flush()
+        except OSError as error:
+            self.error = error
+            raise
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The state in `path`; any exception for a file that is not whole."""
+    if path.stat().st_size == 0:
+        raise ValueError("the file is empty")
+    with zipfile.ZipFile(path) as archive:  # torch itself does not look at the checksums
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise ValueError(f"the file is damaged, the checksum of {damaged} differs")
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(state, dict) or "format" not in state:
+        raise ValueError("the file is no checkpoint of lwexp")
+    if state["format"] != FORMAT:
+        raise ValueError(f"its format is {state['format']}, this version of lwexp reads {FORMAT}")
+    return state
+
+
+def _check_readable(file: Path, path: Path) -> None:
+    """Raise `RunError` if the state in `file` holds what cannot be loaded again."""
+    try:
+        torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:
+        found = str(error).rpartition("WeightsUnpickler error:")[2].split("Please")[0]
+        raise RunError(f"the checkpoint {path} could not be loaded again: {_line(ValueError(found))}") from error
+
+
+def _step(path: Path) -> int:
+    return int(path.name.removeprefix("step_").split(".")[0])
+
+
+def _line(error: BaseException) -> str:
+    text = " ".join(str(error.strerror if isinstance(error, OSError) and error.strerror else error).split())
+    text = text or type(error).__name__
+    return text if len(text) <= 200 else f"{text[:197]}..."

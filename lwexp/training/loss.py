@@ -1,0 +1,122 @@
+"""Losses: any of `torch.nn` that judges class scores by labels."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from lwexp.errors import ConfigError, UnknownNameError, UnknownOptionError
+
+# What the loss compares with the labels: raw scores, log-probabilities, and labels as they are or one-hot.
+_LABELS = {"CrossEntropyLoss", "MultiMarginLoss", "NLLLoss"}
+_ONE_HOT = {
+    "BCEWithLogitsLoss", "HuberLoss", "KLDivLoss", "L1Loss", "MSELoss", "MultiLabelSoftMarginLoss", "SmoothL1Loss",
+}  # fmt: skip
+_LOG_PROBABILITIES = {"KLDivLoss", "NLLLoss"}
+
+
+class ClassLoss(nn.Module):
+    """A `torch.nn` loss on scores [N, classes] and labels int64 [N]."""
+
+    def __init__(self, name: str, classes: int, options: Mapping[str, Any]) -> None:
+        """Build `torch.nn.<name>(**options)`; raises `ConfigError` for what the class refuses."""
+        super().__init__()
+        if name not in _LABELS | _ONE_HOT:
+            fits = hasattr(nn, name) and name.endswith("Loss")
+            what = "does not judge class scores by labels" if fits else "no such loss in torch.nn"
+            raise UnknownNameError("loss.name", name, _LABELS | _ONE_HOT, what)
+        self.name, self.classes = name, classes
+        factory = getattr(nn, name)
+        known = set(inspect.signature(factory).parameters) - {"size_average", "reduce", "reduction"}
+        for option in options:
+            if option not in known:
+                raise UnknownOptionError(f"loss.options.{option}", options[option], known, f"{name} has no such option")
+        try:
+            # torch announces that the mean of KLDivLoss will become that over the batch
+            self.loss = factory(**options, **({"reduction": "batchmean"} if name == "KLDivLoss" else {}))
+            self(torch.zeros(2, classes), torch.tensor([0, classes - 1]))  # some classes check only when they are used
+        except Exception as error:
+            raise ConfigError("loss.options", dict(options), " ".join(str(error).split())) from error
+
+    def forward(self, scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """The mean loss, a scalar, in float32."""
+        scores = scores.float()
+        if self.name in _LOG_PROBABILITIES:
+            scores = functional.log_softmax(scores, dim=1)
+        targets = functional.one_hot(labels, self.classes).float() if self.name in _ONE_HOT else labels
+        value: torch.Tensor = self.loss(scores, targets)
+        return value
+
+
+class BatchWeight:
+    """What a mean loss divides by: the samples of a batch, or the sum of their classes' weights.
+
+    The loss of a whole batch is the mean of those of its parts, each with its weight.
+    """
+
+    def __init__(self, loss: nn.Module) -> None:
+        """Of `loss`, a `ClassLoss` or one of torch's own."""
+        inner: Any = getattr(loss, "loss", loss)
+        self._weighs = isinstance(inner, (nn.CrossEntropyLoss, nn.NLLLoss))
+        self._ignored: int | None = inner.ignore_index if self._weighs else None
+        weights: torch.Tensor | None = inner.weight if self._weighs else None
+        self._weights = None if weights is None else weights.detach().double().cpu()
+
+    def __call__(self, labels: torch.Tensor) -> float:
+        """The weight of a batch with `labels`, int64 [N] on the CPU."""
+        if not self._weighs:
+            return float(len(labels))
+        counted = labels[labels != self._ignored]
+        return float(len(counted) if self._weights is None else self._weights[counted].sum())
+
+
+def make_loss(
+    name: str,
+    classes: int,
+    *,
+    label_smoothing: float = 0.0,
+    class_weights: str | Sequence[float] | None = None,
+    labels: torch.Tensor | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> ClassLoss:
+    """The loss `torch.nn.<name>`; `class_weights="balanced"` weighs by images / (classes * images of the class).
+
+    `labels` are those of the training set, int64 [images].
+    """
+    given = dict(options or {})
+    if label_smoothing:
+        if name != "CrossEntropyLoss":
+            raise ConfigError("loss.label_smoothing", label_smoothing, f"{name} has none, CrossEntropyLoss does")
+        _given_once(given, "label_smoothing")
+        given["label_smoothing"] = label_smoothing
+    if class_weights is not None:
+        known = inspect.signature(getattr(nn, name)).parameters if hasattr(nn, name) else {}
+        if "weight" not in known:
+            raise ConfigError("loss.class_weights", class_weights, f"{name} takes no weights of classes")
+        _given_once(given, "weight", "class_weights")
+        given["weight"] = _weights(class_weights, classes, labels)
+    return ClassLoss(name, classes, given)
+
+
+def _given_once(options: Mapping[str, Any], option: str, key: str | None = None) -> None:
+    if option in options:
+        why = f"loss.{key or option} says it too; drop one"
+        raise ConfigError(f"loss.options.{option}", options[option], why)
+
+
+def _weights(class_weights: str | Sequence[float], classes: int, labels: torch.Tensor | None) -> torch.Tensor:
+    if isinstance(class_weights, str):
+        assert labels is not None
+        counts = torch.bincount(labels, minlength=classes)
+        return len(labels) / (classes * counts.clamp(min=1).float())
+    if len(class_weights) != classes:
+        why = f"{len(class_weights)} weights for {classes} classes"
+        raise ConfigError("loss.class_weights", list(class_weights), why)
+    if not any(class_weights):
+        raise ConfigError("loss.class_weights", list(class_weights), "at least one must be above 0")
+    return torch.tensor(class_weights, dtype=torch.float32)

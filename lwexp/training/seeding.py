@@ -1,0 +1,60 @@
+"""The states of all random generators as plain values and tensors, which a file can hold without pickled objects."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from lwexp.data.keys import sample_seed
+
+
+def random_state() -> dict[str, Any]:
+    """The states of the global generators of Python, NumPy and torch, on the CPU and every GPU in use."""
+    version, numbers, gauss = random.getstate()
+    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    assert isinstance(keys, np.ndarray)
+    return {
+        "python": [version, torch.tensor(numbers, dtype=torch.int64), gauss],
+        "numpy": [str(kind), torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(cached)],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],  # type: ignore[no-untyped-call]
+        "mps": torch.mps.get_rng_state() if _has_mps() else None,
+    }
+
+
+def set_random_state(state: Mapping[str, Any]) -> None:
+    """Continue from `state`; states of GPUs that this machine lacks are left out."""
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers.tolist()), gauss))
+    kind, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and torch.cuda.is_available():
+        for device, saved in zip(range(torch.cuda.device_count()), state["cuda"], strict=False):
+            torch.cuda.set_rng_state(saved, device)
+    if state["mps"] is not None and _has_mps():
+        torch.mps.set_rng_state(state["mps"])
+
+
+def own_random_state(state: Mapping[str, Any], rank: int) -> Mapping[str, Any] | None:
+    """That of process `rank` in a training's `state`; None where it was saved by fewer processes."""
+    if rank == 0:
+        return state["random"]  # type: ignore[no-any-return]
+    others: list[Mapping[str, Any]] = state.get("random_of_others", [])
+    return others[rank - 1] if rank <= len(others) else None
+
+
+def seed_apart(rank: int, step: int) -> None:
+    """Seed the generators of process `rank` apart from those of the others, from optimizer step `step` on."""
+    seed = sample_seed(torch.initial_seed(), step, rank) % 2**32
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def _has_mps() -> bool:
+    return torch.backends.mps.is_available()

@@ -1,0 +1,279 @@
+"""Small trainings that one process, or several under torchrun, make alike; as a script it makes all of them.
+
+torchrun … distributed_training.py FOLDER [slow] writes what came out of each case to FOLDER/cases.pt.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lwexp import make_plan
+from lwexp.data import SampleKey, eval_loader, train_loader
+from lwexp.data.images import CorruptImageError, SampleDataset
+from lwexp.distributed.world import ALONE, Processes, join
+from lwexp.errors import LwexpError
+from lwexp.host.signals import Interrupted
+from lwexp.training.checkpoint.files import Checkpoints
+from lwexp.training.loss import make_loss
+from lwexp.training.trainer import Trainer
+from tests.helpers.tiny_training import Recorder, flat
+
+SAMPLES, BATCH, STEPS, EPOCHS = 31, 7, 7, 2  # 4 batches of 7 in an epoch: parts of 3 and 4
+
+
+class Layers(nn.Module):
+    """Two blocks with layer norms, a tied matrix, and a layer that nothing uses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Linear(6, 4, bias=False)
+        self.blocks = nn.Sequential(*(nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.GELU()) for _ in range(2)))
+        self.tied = nn.Linear(6, 4, bias=False)
+        self.tied.weight = self.stem.weight
+        self.head = nn.Linear(4, 3)
+        self.unused = nn.Linear(2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.blocks(self.stem(x)) + self.tied(x))
+
+
+class Residual(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
+        self.conv2, self.bn2 = nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x + self.bn2(self.conv2(self.bn1(self.conv1(x)).relu()))).relu()
+
+
+class Images(nn.Module):
+    """As resnet18 is built: 62 parameters, of convolutions and batch norms."""
+
+    def __init__(self, width: int = 4) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(1, width, 3), nn.BatchNorm2d(width)
+        self.layer1 = nn.Sequential(*(Residual(width) for _ in range(9)))
+        self.bn2, self.fc = nn.BatchNorm2d(width, affine=False), nn.Linear(width, 3)
+        self.bias = nn.Parameter(torch.zeros(1))
+        self.cumulative = nn.BatchNorm2d(width, momentum=None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.reshape(len(x), 1, 2, 3).repeat(1, 1, 3, 2)
+        x = self.layer1(self.bn1(self.conv1(x)).relu())
+        return self.fc(self.bn2(self.cumulative(x)).mean(dim=(2, 3))) + self.bias
+
+
+class Dropping(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.dropout, self.head = nn.Linear(6, 16), nn.Dropout(0.5), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.dropout(self.stem(x)))
+
+
+class Vectors(SampleDataset):
+    def __init__(self, count: int, dtype: torch.dtype, broken: int | None = None) -> None:
+        generator = torch.Generator().manual_seed(count)
+        super().__init__(torch.randint(3, (count,), generator=generator))
+        self._values = torch.randn(count, 6, generator=generator).to(dtype)
+        self._broken = broken
+
+    def inputs(self, keys: Sequence[SampleKey]) -> Tensor:
+        if any(key.sample == self._broken for key in keys):
+            raise CorruptImageError.of("data.path", "photos", "seven.png", ValueError("the file is empty"))
+        return self._values[[key.sample for key in keys]]
+
+
+@dataclass
+class Case:
+    """Options of one training; `state` is a checkpoint to go on from, `before` a last touch."""
+
+    model: Callable[[], nn.Module] = Layers
+    dtype: torch.dtype = torch.float64
+    optimizer: str = "adam"
+    optimizer_options: dict[str, Any] = field(default_factory=dict)
+    plan: dict[str, Any] = field(default_factory=dict)
+    weights: list[float] | None = None
+    broken: int | None = None
+    before: Callable[[Trainer], None] | None = None
+    every_steps: int | None = None  # between checkpoints
+    slow: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def poisoned(*steps: int) -> Callable[[Trainer], None]:
+    """At these optimizer steps the last process's loss is no number."""
+
+    def poison(trainer: Trainer) -> None:
+        forward = trainer.loss.forward
+
+        def poisoned_forward(scores: Tensor, labels: Tensor) -> Tensor:
+            loss = forward(scores, labels)
+            bad = (
+                trainer.step in steps
+                and trainer.model.training
+                and trainer.processes.rank == trainer.processes.size - 1
+            )
+            return loss * torch.nan if bad else loss
+
+        trainer.loss.forward = poisoned_forward  # type: ignore[method-assign]
+
+    return poison
+
+
+def signalled(signum: int, step: int) -> Callable[[Trainer], None]:
+    """The last process gets a signal during this optimizer step."""
+
+    def install(trainer: Trainer) -> None:
+        begin = trainer._train_step
+
+        def step_with_signal(*arguments: Any) -> float:
+            if trainer.step == step and trainer.processes.rank == trainer.processes.size - 1:
+                os.kill(os.getpid(), signum)
+            return begin(*arguments)
+
+        trainer._train_step = step_with_signal  # type: ignore[method-assign]
+
+    return install
+
+
+PLAN = {"grouping": "per_parameter", "lr": 0.02, "mult": 0.9}
+NORMS = Case(weights=[0.2, 1.0, 3.0], optimizer="adamw", optimizer_options={"weight_decay": 0.3}, every_steps=3,
+             plan={"no_weight_decay": True, "freeze": ["blocks.0"], "freeze_mode": "lr_zero"})  # fmt: skip
+BATCH_NORMS = Case(Images, optimizer="sgd", optimizer_options={"momentum": 0.9}, plan={"lr": 0.05}, every_steps=3)
+CASES = {
+    "layer norms": NORMS,
+    "batch norms": BATCH_NORMS,
+    "frozen": Case(plan={"freeze": ["blocks.1", "stem"]}, options={"accumulate": 2, "clip_grad_norm": 0.05}),
+    "skipped": Case(before=poisoned(0, 3), options={"nonfinite": "skip", "clip_grad_norm": 0.05}),
+    "float32": Case(Images, dtype=torch.float32, optimizer="sgd", optimizer_options={"momentum": 0.9}, slow=True),
+    "batch norms, frozen statistics": Case(
+        Images, plan={"freeze": ["layer1", "bn1"]}, options={"freeze_stats": True, "read_late": True}, slow=True),
+    "rmsprop": Case(optimizer="rmsprop", slow=True),
+}  # fmt: skip
+
+
+def make_trainer(folder: Path, case: Case, processes: Processes = ALONE, **options: Any) -> Trainer:
+    torch.manual_seed(3)
+    model = case.model().to(case.dtype)
+    plan = make_plan(model, **{**PLAN, **case.plan})
+    plan.apply_freeze(model)
+    optimizer = plan.optimizer(case.optimizer, **case.optimizer_options)
+    loss = make_loss("CrossEntropyLoss", 3, class_weights=case.weights).loss.to(case.dtype)
+    loading: dict[str, Any] = {"batch_size": BATCH, "workers": 0, "device": "cpu", "part": processes.part}
+    folder.mkdir(parents=True, exist_ok=True)
+    trainer = Trainer(
+        model=model,
+        plan=plan,
+        optimizer=optimizer,
+        scheduler=plan.scheduler(optimizer, "cosine", steps=STEPS, warmup_steps=2),
+        loss=loss,
+        train=train_loader(Vectors(SAMPLES, case.dtype, case.broken), seed=5, **loading),
+        val=eval_loader(Vectors(15, case.dtype), **loading),  # the last batch has one sample
+        tracker=Recorder(),
+        folder=folder,
+        device=torch.device("cpu"),
+        steps=STEPS,
+        epochs=EPOCHS,
+        progress=False,
+        checkpoints=Checkpoints(folder / "checkpoints", every_steps=case.every_steps, every_minutes=None, keep=100),
+        processes=processes,
+        **{**case.options, **options},
+    )
+    if case.before is not None:
+        case.before(trainer)
+    return trainer
+
+
+def outcome(trainer: Trainer) -> dict[str, Any]:
+    """What the training logged, ended with, and left in its files."""
+    try:
+        trainer.fit()
+        ended = "finished"
+    except (LwexpError, KeyboardInterrupt, Interrupted) as error:
+        ended = f"{type(error).__name__}: {error}"
+    assert isinstance(trainer.tracker, Recorder)
+    assert trainer.checkpoints is not None
+    state = trainer.state()
+    saved = [path.name for path in trainer.checkpoints.paths()]
+    return {
+        "ended": ended, "logged": trainer.tracker.values, "model": state["model"], "optimizer": state["optimizer"],
+        "random": flat([state["random"], state["random_of_others"]]), "labels": trainer.plan.labels, "saved": saved,
+        "step": state["step"],
+    }  # fmt: skip
+
+
+def resumed(folder: Path, case: Case, processes: Processes, saved: Path, **options: Any) -> dict[str, Any]:
+    """The training of `case` gone on with from the file `saved`."""
+    trainer = make_trainer(folder, case, processes, **options)
+    (folder / "checkpoints").mkdir(exist_ok=True)
+    trainer.load_state(torch.load(saved, weights_only=True))
+    return outcome(trainer)
+
+
+def until(step: int) -> Callable[[Trainer], None]:
+    """Ends the training with a checkpoint after `step` optimizer steps."""
+    return signalled(signal.SIGTERM, step - 1)
+
+
+def made(folder: Path, processes: Processes, *, slow: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What came out of each case, by its name; in `folder`/alone are files of a single process to go on from."""
+
+    def run(name: str, case: Case, **options: Any) -> tuple[str, dict[str, Any]]:
+        return f"{parallel} {name}", outcome(
+            make_trainer(folder / parallel / name, case, processes, parallel=parallel, **options)
+        )
+
+    for parallel in ("ddp", "fsdp"):
+        for name, case in CASES.items():
+            if slow == case.slow:
+                yield run(name, case)
+        if slow:
+            for signum in (signal.SIGINT, signal.SIGUSR1):
+                yield run(signum.name, Case(before=signalled(signum, 2)))
+            for precision in ("bf16", "fp16"):
+                options = {"precision": precision, "clip_grad_norm": 0.5}
+                yield run(precision, Case(dtype=torch.float32, options=options))
+            continue
+        yield run("stop", Case(before=poisoned(4)))
+        yield run("broken", Case(broken=next(iter(make_trainer(folder / "x", Case()).train.epoch_sampler))[-1].sample))
+        # from a file of one process, and from there to the other way of sharing out
+        name = "layer norms" if parallel == "ddp" else "batch norms"
+        there, case = folder / "back" / name, replace(CASES[name], before=until(5))
+        file = folder / "alone" / name / "checkpoints" / "step_00000003.ckpt"
+        yield f"{parallel} from one", resumed(there, case, processes, file, parallel=parallel)
+        file, other = there / "checkpoints" / "step_00000005.ckpt", "fsdp" if parallel == "ddp" else "ddp"
+        yield f"{other} over", resumed(folder / "over" / name, CASES[name], processes, file, parallel=other)
+        yield run("dropout", (dropping := Case(Dropping, every_steps=3)))
+        file = folder / parallel / "dropout" / "checkpoints" / "step_00000003.ckpt"
+        yield (
+            f"{parallel} dropout again",
+            resumed(folder / "again" / parallel, dropping, processes, file, parallel=parallel),
+        )
+
+
+def main(folder: Path, *, slow: bool) -> None:
+    torch.set_num_threads(1)
+    processes = join()
+    found = dict(made(folder, processes, slow=slow))
+    every = processes.all_gathered({name: (result["ended"], result["step"]) for name, result in found.items()})
+    if processes.is_first:
+        torch.save({"found": found, "ends": every}, folder / "cases.pt")
+    processes.leave()
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("error")
+    main(Path(sys.argv[1]), slow=sys.argv[2:] == ["slow"])

@@ -1,0 +1,98 @@
+"""What fits on a machine, and which part of it each job of a sweep gets."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lwexp.host import resources
+from lwexp.host.resources import GPUS, THREADS, Machine, deal_gpu, free_memory, jobs_that_fit, set_threads, usable_cores
+
+GB = 2**30
+
+
+@pytest.mark.parametrize(("found", "threads", "jobs"), [
+    (Machine(8, 64 * GB, ()), None, 8),
+    (Machine(8, 64 * GB, ()), 4, 2),
+    (Machine(8, 7 * GB, ()), None, 3),
+    (Machine(8, 1 * GB, ()), None, 1),
+    (Machine(8, None, ("0", "1")), None, 2),
+    (Machine(2, None, ("0", "1", "2", "3")), None, 2),
+    (Machine(2, None, ()), 16, 1),
+], ids=str)  # fmt: skip
+def test_as_many_jobs_as_cores_memory_and_gpus_allow(found: Machine, threads: int | None, jobs: int) -> None:
+    assert jobs_that_fit(found, threads) == jobs
+
+
+def test_a_container_and_slurm_give_fewer_cores_than_there_are(tmp_path: Path) -> None:
+    all_of_them = usable_cores({}, tmp_path)
+    assert all_of_them == len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    assert usable_cores({"SLURM_CPUS_PER_TASK": "1"}, tmp_path) == 1
+    (tmp_path / "cpu.max").write_text("150000 100000\n", encoding="utf-8")
+    assert usable_cores({}, tmp_path) == 1
+    (tmp_path / "cpu.max").write_text("max 100000\n", encoding="utf-8")
+    assert usable_cores({}, tmp_path) == all_of_them
+
+
+def test_a_container_has_less_memory_than_the_machine(tmp_path: Path) -> None:
+    meminfo = tmp_path / "meminfo"
+    assert free_memory(tmp_path, meminfo) is None
+    meminfo.write_text("MemTotal: 9 kB\nMemAvailable:    8388608 kB\n", encoding="utf-8")
+    assert free_memory(tmp_path, meminfo) == 8 * GB
+    (tmp_path / "memory.max").write_text(f"{4 * GB}\n", encoding="utf-8")
+    (tmp_path / "memory.current").write_text(f"{GB}\n", encoding="utf-8")
+    assert free_memory(tmp_path, meminfo) == 3 * GB
+
+
+@pytest.mark.parametrize(("device", "visible", "gpus"), [
+    ("auto", None, ("0", "1")), ("cuda", "5,7", ("5", "7")), ("cuda:1", None, ("1",)),
+    ("cpu", None, ()), ("mps", None, ()),
+])  # fmt: skip
+def test_gpus_have_the_names_that_torch_takes(
+    device: str, visible: str | None, gpus: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert resources.visible_gpus(device, {} if visible is None else {GPUS: visible}) == gpus
+
+
+def test_threads_hold_for_torch_and_for_what_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(THREADS, "1")
+    set_threads(None)
+    assert torch.get_num_threads() == 1
+    set_threads(2)
+    assert (torch.get_num_threads(), os.environ[THREADS]) == (2, "2")
+
+
+def hold(folder: Path, told: Any) -> None:
+    """A process that runs jobs: it keeps its GPU from one job to the next."""
+    first = deal_gpu(["a", "b"], 3, folder)
+    told.send((first, deal_gpu(["a", "b"], 3, folder)))
+    signal.pause()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="starts processes by fork")
+@pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
+def test_processes_side_by_side_share_the_gpus_evenly_and_a_killed_one_gives_its_own_back(tmp_path: Path) -> None:
+    fork = multiprocessing.get_context("fork")
+
+    def begin() -> tuple[Any, str]:
+        ours, theirs = fork.Pipe(duplex=False)
+        process = fork.Process(target=hold, args=(tmp_path / "places", theirs), daemon=True)
+        process.start()
+        first, second = ours.recv()
+        assert first == second
+        return process, first
+
+    found = [begin() for _ in range(3)]
+    assert sorted(gpu for _, gpu in found) == ["a", "a", "b"]
+    killed, gpu = next((process, gpu) for process, gpu in found if gpu == "b")
+    killed.kill()
+    killed.join()
+    assert begin()[1] == gpu
+    assert deal_gpu([], 3, tmp_path) is None

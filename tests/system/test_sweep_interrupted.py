@@ -1,0 +1,39 @@
+"""Ctrl-C and SIGTERM while a sweep's jobs train: no run stays RUNNING, and the sweep can be carried on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helpers.interrupted_sweep import check_ends, interrupted, to_all, to_launcher
+
+JOBLIB = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+
+
+@pytest.mark.parametrize(("options", "at_once", "interrupt", "code", "told"), [
+    ([], 1, to_all, 130, "SIGINT"),
+    (JOBLIB, 2, to_all, 130, "SIGINT"),
+    pytest.param(JOBLIB, 2, to_launcher, 143, "SIGTERM", marks=pytest.mark.slow),
+], ids=["one after another, Ctrl-C", "joblib, Ctrl-C", "joblib, SIGTERM"])  # fmt: skip
+def test_the_running_jobs_write_a_checkpoint_and_end(
+    options: list[str], at_once: int, interrupt: Any, code: int, told: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("joblib")
+    found, out = interrupted(tmp_path, options, at_once, interrupt)
+    assert found == code, out
+    assert out.count("the step is finished and a checkpoint written") == 1
+    assert f"{told}: the step is finished" in out
+    assert out.count(": killed: interrupted\n") == at_once
+    assert out.splitlines()[-2:] == ["carry on with: python -m lwexp.run -m sweep.resume=sweep", "interrupted"]
+    assert "Traceback" not in out
+    check_ends(tmp_path, at_once, saved=True)
+
+
+@pytest.mark.slow
+def test_a_second_interrupt_waits_for_no_checkpoint_and_leaves_no_run_without_an_end(tmp_path: Path) -> None:
+    pytest.importorskip("joblib")
+    code, out = interrupted(tmp_path, JOBLIB, 2, to_all, to_all)
+    assert code == 130, out
+    check_ends(tmp_path, 2, saved=False)
