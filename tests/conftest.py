@@ -22,8 +22,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # the suite runs in a she
 
 
 @pytest.fixture(autouse=True)
-def two_threads() -> Iterator[None]:
-    """Bit-for-bit comparisons need one thread count throughout; timing on a busy machine is kinder with few."""
+def single_thread() -> Iterator[None]:
+    """Bit-for-bit comparisons need one thread count throughout; one is also kindest to a busy machine."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
