@@ -27,8 +27,6 @@ from lwexp.host.resources import set_threads
 from lwexp.host.signals import Interrupted
 from lwexp.plots.process import draw_plan, draw_seen
 from lwexp.sweep.launchers.slurm import cluster_tags
-from lwexp.sweep.parent import place_in_sweep
-from lwexp.sweep.resume import point_of
 from lwexp.sweep.search.pruning import Pruned, judge
 from lwexp.tracking import NoTracker, begun_in, ended, has_run, open_hint, prepare, start
 from lwexp.training.checkpoint.files import Checkpoints
@@ -55,6 +53,7 @@ from .instantiate import (
     open_whole_data,
     put_channels_last,
 )
+from .manifest import place_in_sweep, point_of
 from .resume import asked, command
 
 log = logging.getLogger(__name__)

@@ -14,27 +14,25 @@ from typing import TYPE_CHECKING
 from lwexp import redaction
 from lwexp.config.schema import MLflowConfig
 from lwexp.errors import LwexpError
+from lwexp.experiment.manifest import FILE, SweepManifest, place_in_sweep, point_of
 from lwexp.tracking import JournalTracker, Status, deliver_rest, ended, has_run, open_hint, prepare, resolve_uri, start
 
 from .outcome import Outcome
 from .points import split
-from .resume import FILE, PlanOfWork, point_of
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
-
-    from .points import Point
 
 
 class Parent:
     """The parent run: made before the first job, shown as the jobs go on, ended after the last."""
 
-    def __init__(self, tracking: MLflowConfig, folder: Path, base: Path, work: PlanOfWork) -> None:
+    def __init__(self, tracking: MLflowConfig, folder: Path, base: Path, manifest: SweepManifest) -> None:
         """Begin the run of the sweep in `folder`, or go on with it. Raises `ConfigError`, `RunError`."""
-        typed = " ".join(work.overrides)
+        typed = " ".join(manifest.overrides)
         # what is swept first: MLflow's list shows the beginning
-        own = [override for override in work.overrides if split(override)[0] in work.swept]
-        name = " ".join([*own, *(override for override in work.overrides if override not in own)]) or "sweep"
+        own = [override for override in manifest.overrides if split(override)[0] in manifest.swept]
+        name = " ".join([*own, *(override for override in manifest.overrides if override not in own)]) or "sweep"
         self._shown: tuple[int, ...] = ()
         self._tracking, self._base = tracking, base
         self._tracker: JournalTracker = start(
@@ -46,22 +44,22 @@ class Parent:
                 "lwexp.overrides": typed,
                 "lwexp.kind": "sweep",
                 "lwexp.folder": str(folder),
-                "lwexp.swept": json.dumps(work.swept),
+                "lwexp.swept": json.dumps(manifest.swept),
             },
             description=f"Sweep: `python -m lwexp.run -m {typed}`",
             params={},
             answers=prepare(tracking, base),
         )
-        self.tell_plan(folder, work)  # it may have grown
+        self.tell_plan(folder, manifest)  # it may have grown
 
     @property
     def run_id(self) -> str | None:
         """MLflow's id; None until the store has made the run."""
         return self._tracker.run_id
 
-    def tell_plan(self, folder: Path, work: PlanOfWork) -> None:
+    def tell_plan(self, folder: Path, manifest: SweepManifest) -> None:
         """What is swept, and the plan of work as it stands in `folder`."""
-        self._tracker.tag({"lwexp.swept": json.dumps(work.swept)})
+        self._tracker.tag({"lwexp.swept": json.dumps(manifest.swept)})
         self._tracker.artifact(folder / FILE)
 
     def show(self, outcomes: Sequence[Outcome], total: int) -> None:
@@ -99,14 +97,6 @@ class Parent:
     def end(self, status: Status, reason: str | None = None) -> None:
         """End the run."""
         self._tracker.finish(status, reason)
-
-
-def place_in_sweep(folder: Path) -> tuple[Path | None, str | None, dict[str, str]]:
-    """The folder of the parent run of the job in `folder`, the job's name and its tags; nothing outside a sweep."""
-    point = point_of(folder)
-    if point is None:
-        return None, None, {}
-    return folder.parent if has_run(folder.parent) else None, redaction.hide(point.name) or None, _tags(point)
 
 
 def record_failure(config: DictConfig, folder: Path, status: Status, reason: str) -> None:
@@ -151,8 +141,3 @@ def record_run(tracking: MLflowConfig, folder: Path, base: Path, status: Status,
         answers=False,
     )
     tracker.finish(status, reason)
-
-
-def _tags(point: Point) -> dict[str, str]:
-    tags = {"lwexp.point": json.dumps(dict(point.values)), "lwexp.arm": point.arm, **point.tags}
-    return {**tags, "lwexp.baseline": "true"} if point.baseline else tags

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from lwexp.errors import ConfigError
 
@@ -15,27 +14,8 @@ if TYPE_CHECKING:
 
     from lwexp.config.schema import RunConfig
 
-Arm = Literal["uniform", "layerwise"]
 # Settings of how the rate falls with depth; a run and its uniform twin agree in everything else
 LAYERWISE = ("mult", "decay", "grouping", "lr_overrides")
-
-
-@dataclass(frozen=True)
-class Point:
-    """One job of a sweep; `number` is its place in the sweep and the name of its folder."""
-
-    number: int
-    overrides: tuple[str, ...]  # that make it, without those that only say how the sweep is run
-    # of the keys that set it apart from the others, as typed
-    values: Mapping[str, str] = field(default_factory=dict, hash=False)
-    arm: Arm = "layerwise"
-    baseline: bool = False  # added as the uniform twin of others
-    tags: Mapping[str, str] = field(default_factory=dict, hash=False)  # further ones of its run in MLflow
-
-    @property
-    def name(self) -> str:
-        """What people call the job; empty for the only one of its sweep."""
-        return " ".join(f"{key}={value}" for key, value in self.values.items())
 
 
 def expand(overrides: Sequence[Override]) -> list[tuple[str, ...]]:
@@ -61,7 +41,7 @@ def identity(overrides: Iterable[Override]) -> str:
     return json.dumps(sorted((o.get_key_element(), json.dumps(_plain(o), sort_keys=True)) for o in overrides))
 
 
-def telling(jobs: Sequence[Sequence[str]], before: Sequence[str] = ()) -> list[str]:
+def varying_keys(jobs: Sequence[Sequence[str]], before: Sequence[str] = ()) -> list[str]:
     """The keys whose values differ among `jobs`, or that some lack; those of `before` come first."""
     sets = [dict(split(override) for override in job) for job in jobs]
     keys = dict.fromkeys(itertools.chain(before, *sets))

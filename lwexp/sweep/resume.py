@@ -1,72 +1,16 @@
-"""The plan of work of a sweep: `sweep.json` in its folder says which jobs it has, from the first command on.
-
-Jobs find their place in it, with any launcher that shares the folder; a sweep that is carried on takes it up.
-"""
+"""`sweep.resume=<sweep folder or MLflow run id>`: the sweep that is meant, and the command that resumes it."""
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lwexp.errors import ConfigError, RunError
-from lwexp.redaction import hidden
+from lwexp.errors import ConfigError
+from lwexp.experiment.manifest import FILE, read_manifest
 
-from .points import Point, split
-
-FILE = "sweep.json"
-_FORMAT = 1
-
-
-@dataclass(frozen=True)
-class PlanOfWork:
-    """All points of a sweep, the keys that set them apart, and the command that asked for them, without secrets.
-
-    `cwd` is where the sweep was begun: its relative paths, its store's among them, count from there.
-    """
-
-    points: tuple[Point, ...]
-    swept: tuple[str, ...]
-    overrides: tuple[str, ...]
-    hydra_overrides: tuple[str, ...]
-    cwd: str = ""
-
-    def save(self, folder: Path) -> None:
-        """Write the file whole or not at all. Raises `RunError`."""
-        path = folder / FILE
-        temporary = folder / f".{FILE}.{os.getpid()}"
-        text = json.dumps({"format": _FORMAT, **hidden(asdict(self))}, indent=1)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(text, encoding="utf-8")
-            temporary.replace(path)
-        except OSError as error:
-            raise RunError(f"{path} cannot be written: {error.strerror or error}") from error
-
-
-def read_plan_of_work(folder: Path) -> PlanOfWork | None:
-    """What the file in `folder` says; None where there is none. Raises `ConfigError` for a file that is none."""
-    path = folder / FILE
-    if not path.is_file():
-        return None
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if found.pop("format") != _FORMAT:
-            raise ValueError("it is of another version of lwexp")
-        points = tuple(Point(**{**point, "overrides": tuple(point["overrides"])}) for point in found.pop("points"))
-        cwd = str(found.pop("cwd", ""))
-        return PlanOfWork(points, **{key: tuple(value) for key, value in found.items()}, cwd=cwd)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ConfigError("sweep.resume", folder, f"its {FILE} cannot be read: {error}") from None
-
-
-def point_of(folder: Path) -> Point | None:
-    """The point whose job runs in `folder`; None where that is no job of a sweep of ours."""
-    work = read_plan_of_work(folder.parent)
-    return next((p for p in work.points if str(p.number) == folder.name), None) if work is not None else None
+from .points import split
 
 
 def find_sweep(value: str, typed: dict[str, Any]) -> Path:
@@ -109,14 +53,14 @@ def carried_on(overrides: Sequence[str]) -> list[str]:
     if "hydra.sweep.dir" in typed:
         raise ConfigError("hydra.sweep.dir", typed["hydra.sweep.dir"], "sweep.resume goes on in the sweep's own folder")
     folder = find_sweep(value, typed)
-    work = read_plan_of_work(folder)
-    assert work is not None
-    if Path(work.cwd).is_dir() and not Path(work.cwd).samefile(Path.cwd()):
-        print(f"the sweep was begun in {work.cwd}; relative paths count from there")
-        os.chdir(work.cwd)
+    manifest = read_manifest(folder)
+    assert manifest is not None
+    if Path(manifest.cwd).is_dir() and not Path(manifest.cwd).samefile(Path.cwd()):
+        print(f"the sweep was begun in {manifest.cwd}; relative paths count from there")
+        os.chdir(manifest.cwd)
     own = [key for key in typed if key.partition(".")[0] not in ("hydra", "sweep") and not key.startswith("hydra/")]
     if not own:
-        saved = [*work.hydra_overrides, *work.overrides]
+        saved = [*manifest.hydra_overrides, *manifest.overrides]
         _refuse_code(saved)
         others = [*(o for o in saved if split(o)[0] not in (*typed, "sweep.resume")), *others]
     return [*others, f"sweep.resume={_quoted(folder)}", f"hydra.sweep.dir={_quoted(folder)}"]

@@ -22,14 +22,14 @@ from lwexp.config.compose import settings
 from lwexp.config.schema import MLflowConfig, RunConfig
 from lwexp.errors import LwexpError, RunError
 from lwexp.experiment.folder import changes_numbers
+from lwexp.experiment.manifest import Point, SweepManifest, read_manifest
 from lwexp.tracking.delivery_process import courier
 
 from . import table
 from .launchers.base import why_lost
 from .outcome import LOST, Outcome, note_failure, note_loss, outcome_of
 from .parent import Parent, record_run
-from .points import Point, expand, identity, is_layerwise, is_uniform, missing_twins, split, telling, values_of
-from .resume import PlanOfWork, read_plan_of_work
+from .points import expand, identity, is_layerwise, is_uniform, missing_twins, split, values_of, varying_keys
 from .worker import warm_up
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class GridSweeper(Sweeper):
         self._most, self._params = max_batch_size, dict(params or {})
         self.config: DictConfig
         self.folder: Path
-        self.work: PlanOfWork
+        self.work: SweepManifest
         self.parent: Parent | None = None
         self._loader: ConfigLoader
         self._launcher: Launcher
@@ -106,7 +106,7 @@ class GridSweeper(Sweeper):
         """Make the plan of work, or take up that of the sweep in the folder, and the parent run."""
         self._warm_up()
         overrides = self._parse([*(f"{key}={value}" for key, value in self._params.items()), *arguments])
-        before = read_plan_of_work(self.folder)
+        before = read_manifest(self.folder)
         points = self.points(overrides, before)
         asked = tuple(redaction.hide(argument) for argument in arguments)
         hydra = [str(o) for o in self.config.hydra.overrides.hydra]
@@ -115,7 +115,7 @@ class GridSweeper(Sweeper):
         old = len(before.points) if before else 0
         named = [*points[:old], *(_with_values(point, swept) for point in points[old:])]
         begun_in = str(self.base) if before is None else before.cwd
-        work = PlanOfWork(tuple(named), tuple(swept), asked, tuple(redaction.hidden(kept)), begun_in)
+        work = SweepManifest(tuple(named), tuple(swept), asked, tuple(redaction.hidden(kept)), begun_in)
         wrong = self._mistakes(work.points)
         if wrong and len(wrong) == len(work.points) and before is None:
             raise next(iter(wrong.values()))
@@ -136,7 +136,7 @@ class GridSweeper(Sweeper):
         if self.config.sweep.isolate and "BasicLauncher" in str(self.config.hydra.launcher._target_):
             warm_up()
 
-    def points(self, overrides: Sequence[Override], before: PlanOfWork | None) -> list[Point]:
+    def points(self, overrides: Sequence[Override], before: SweepManifest | None) -> list[Point]:
         """The points of the sweep: those that it had, those that `overrides` ask for, and the twins that lack."""
         jobs = expand(overrides)
         swept = {o.get_key_element().lstrip("+~") for o in overrides if o.is_sweep_override()}
@@ -157,9 +157,9 @@ class GridSweeper(Sweeper):
             points.append(Point(place, job, arm=arm, baseline=job in twins))  # type: ignore[arg-type]
         return points
 
-    def swept(self, points: Sequence[Point], before: PlanOfWork | None) -> Sequence[str]:
+    def swept(self, points: Sequence[Point], before: SweepManifest | None) -> Sequence[str]:
         """The keys that set the points apart, those that they were known by first."""
-        return telling([point.overrides for point in points], before.swept if before else ())
+        return varying_keys([point.overrides for point in points], before.swept if before else ())
 
     def _twins(
         self,
@@ -201,7 +201,7 @@ class GridSweeper(Sweeper):
         if self._tracking is not None:
             record_run(self._tracking, folder, self.base, "FAILED", reason)
 
-    def _announce(self, before: PlanOfWork | None) -> None:
+    def _announce(self, before: SweepManifest | None) -> None:
         outcomes = self.outcomes()
         twins = sum(point.baseline for point in self.work.points)
         parts = [f"{len(outcomes)} jobs"]

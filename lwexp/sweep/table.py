@@ -6,8 +6,9 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 
+from lwexp.experiment.manifest import Point
+
 from .outcome import Outcome
-from .points import Point
 
 _MOST = 60  # rows of the printed table
 _WORDS = {"MISSING": "not run", "RUNNING": "running", "FINISHED": "finished", "FAILED": "failed", "KILLED": "killed"}

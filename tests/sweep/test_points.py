@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lwexp.errors import ConfigError
-from lwexp.sweep.points import expand, identity, is_uniform, missing_twins, split, telling, values_of
+from lwexp.sweep.points import expand, identity, is_uniform, missing_twins, split, values_of, varying_keys
 
 
 def parsed(overrides: Sequence[str]) -> list[Any]:
@@ -36,8 +36,8 @@ def test_a_grid_is_every_combination_the_last_key_fastest() -> None:
     assert jobs[0] == ("model=resnet18", "mult=0.9", "seed=0", "+a.b=x")
     assert jobs[1] == ("model=resnet18", "mult=0.9", "seed=0", "+a.b=y")
     assert jobs[-1] == ("model=resnet18", "mult=1.0", "seed=2", "+a.b=y")
-    assert telling(jobs) == ["mult", "seed", "a.b"]
-    assert values_of(jobs[0], telling(jobs)) == {"mult": "0.9", "seed": "0", "a.b": "x"}
+    assert varying_keys(jobs) == ["mult", "seed", "a.b"]
+    assert values_of(jobs[0], varying_keys(jobs)) == {"mult": "0.9", "seed": "0", "a.b": "x"}
 
 
 def test_a_range_without_steps_is_for_a_search() -> None:

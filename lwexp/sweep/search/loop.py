@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from lwexp.experiment.manifest import Point
 from lwexp.sweep.outcome import Outcome
-from lwexp.sweep.points import Point, values_of
+from lwexp.sweep.points import values_of
 
 from .space import Space, quoted
 from .study import Job, Study, Trial

@@ -18,10 +18,10 @@ from lwexp import redaction
 from lwexp.config.schema import RunConfig
 from lwexp.errors import ConfigError, LwexpError
 from lwexp.experiment.folder import changes_numbers
+from lwexp.experiment.manifest import Point, SweepManifest
 from lwexp.sweep.launchers.registry import parallel_jobs
 from lwexp.sweep.outcome import Outcome
-from lwexp.sweep.points import Point, is_layerwise, is_uniform, missing_twins, split, telling, uniform_twin, values_of
-from lwexp.sweep.resume import PlanOfWork
+from lwexp.sweep.points import is_layerwise, is_uniform, missing_twins, split, uniform_twin, values_of, varying_keys
 from lwexp.sweep.sweeper import GridSweeper
 
 from .settings import SearchSettings, check_search
@@ -76,7 +76,7 @@ class OptunaSweeper(GridSweeper):
 
     # ----------------------------------------------------------------------------------------------------- beginning
 
-    def points(self, overrides: Sequence[Override], before: PlanOfWork | None) -> list[Point]:
+    def points(self, overrides: Sequence[Override], before: SweepManifest | None) -> list[Point]:
         """The points that the sweep had; others are drawn as the search goes."""
         from .space import parse_space, quoted
 
@@ -95,11 +95,11 @@ class OptunaSweeper(GridSweeper):
         self._space = replace(space, constants=constants)
         self._seeds = space.seeds or tuple(self._settings.seeds or [self._config().seed])
         twin = uniform_twin(self._config(), constants, [])
-        apart = telling([constants, twin]) if self._wants_uniform() else []  # as mult=1 sets the twins apart
+        apart = varying_keys([constants, twin]) if self._wants_uniform() else []  # as mult=1 sets the twins apart
         self._keys = tuple(dict.fromkeys([*apart, *(key.lstrip("+") for key in space.searched), "seed"]))
         return list(before.points) if before else []
 
-    def swept(self, points: Sequence[Point], before: PlanOfWork | None) -> Sequence[str]:
+    def swept(self, points: Sequence[Point], before: SweepManifest | None) -> Sequence[str]:
         """What is searched, and the seed."""
         return self._keys
 
@@ -113,7 +113,7 @@ class OptunaSweeper(GridSweeper):
             raise found
         return found
 
-    def _announce(self, before: PlanOfWork | None) -> None:
+    def _announce(self, before: SweepManifest | None) -> None:
         trials = f"{self._settings.n_trials} trials of {', '.join(self._space.searched)}"
         print(f"search in {self.folder}: {trials}, {self._batch()} at a time", flush=True)
         self._told = {point.number: outcome.status for point, outcome in self.outcomes().items()}

@@ -15,8 +15,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser  # noqa:
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution  # noqa: E402
 
 from lwexp.errors import ConfigError, RunError  # noqa: E402
+from lwexp.experiment.manifest import Point  # noqa: E402
 from lwexp.sweep.outcome import Outcome  # noqa: E402
-from lwexp.sweep.points import Point  # noqa: E402
 from lwexp.sweep.search.loop import Arm, Search  # noqa: E402
 from lwexp.sweep.search.space import Space, parse_space  # noqa: E402
 from lwexp.sweep.search.study import Study, make_pruner, make_sampler, open_storage  # noqa: E402

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from lwexp.experiment.manifest import read_manifest
 from lwexp.plots import process
 from lwexp.sweep.outcome import outcome_of
-from lwexp.sweep.resume import read_plan_of_work
 from tests.helpers.commands import ROOT, Outcome
 from tests.sweep.test_sweep import client, family  # noqa: F401
 
@@ -87,7 +87,7 @@ def test_a_search_has_a_uniform_rival_and_goes_on_to_more_trials(
     first = lwexp_here("run", "-m", *options, "decay=cosine", "decay.min_scale=interval(0.1,0.9)")
     assert first.code == 0, first.err
     (folder,) = (tmp_path / "outputs" / "sweeps").iterdir()
-    work = read_plan_of_work(folder)
+    work = read_manifest(folder)
     assert work is not None
     # mult says nothing with another decay, and the rival has none
     assert work.swept == ("decay", "lr", "decay.min_scale", "seed")
@@ -102,7 +102,7 @@ def test_a_search_has_a_uniform_rival_and_goes_on_to_more_trials(
 
     again = lwexp_here("run", "-m", f"sweep.resume={folder}", "hydra.sweeper.n_trials=2")
     assert again.code == 0, again.err
-    more = read_plan_of_work(folder)
+    more = read_manifest(folder)
     assert more is not None
     assert more.points[:5] == work.points
     assert more.points[5].tags["lwexp.trial"] == "1"
