@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .core.plan import Plan, make_plan
-    from .core.resolve import PlanGroup
+    from .core.plan_table import PlanGroup
     from .core.schedule import Event
     from .core.scheduler import PlanScheduler
     from .errors import ConfigError, LwexpError
@@ -23,7 +23,7 @@ _HOMES = {
     "Event": "core.schedule",
     "LwexpError": "errors",
     "Plan": "core.plan",
-    "PlanGroup": "core.resolve",
+    "PlanGroup": "core.plan_table",
     "PlanScheduler": "core.scheduler",
     "make_plan": "core.plan",
 }

@@ -20,7 +20,7 @@ def preview(config: DictConfig) -> None:
 
     from .config.compose import settings
     from .config.schema import MLflowConfig
-    from .core.policy import looks_at_training
+    from .core.policy import is_metric_driven
     from .errors import ConfigError
     from .experiment.instantiate import make_experiment
     from .plots.process import draw_plan
@@ -45,8 +45,8 @@ def preview(config: DictConfig) -> None:
             except OSError as error:
                 raise ConfigError(f"preview.{kind}", target, f"cannot be written: {error.strerror}") from error
             log.info("wrote %s", path)
-    if looks_at_training(schedule.policy):
-        log.info("the policy looks at training, so its rates are not known beforehand; no pictures")
+    if is_metric_driven(schedule.policy):
+        log.info("the policy is metric-driven, so its rates are not known before training; no plots")
         return
     for path in draw_plan(plan, schedule, experiment.steps, folder):
         log.info("wrote %s", path)

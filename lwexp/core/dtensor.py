@@ -1,6 +1,6 @@
-"""Tensors of which each process holds a part: the part, the whole, and back.
+"""Sharded tensors (DTensor): the local shard, the full tensor, and sharding one tensor like another.
 
-A tensor that is whole in each process is its own part and its own whole, so nothing here asks which it is first.
+A plain tensor is its own shard and its own full tensor, so callers need not distinguish the two.
 """
 
 from __future__ import annotations
@@ -12,42 +12,43 @@ from torch import Tensor
 
 
 def is_sharded(tensor: Tensor) -> bool:
-    """Whether it is a DTensor, asked without importing what makes them."""
+    """Whether it is a DTensor; checked without importing `torch.distributed`."""
     return hasattr(tensor, "full_tensor")
 
 
-def own_part(tensor: Tensor) -> Tensor:
-    """What this process holds of it, the same memory."""
-    part: Tensor = getattr(tensor, "_local_tensor", tensor)
-    return part
+def local_shard(tensor: Tensor) -> Tensor:
+    """The shard that this rank holds; shares memory with `tensor`."""
+    # torch 2.6 to 2.15: the public `to_local` records autograd, which costs at every step.
+    shard: Tensor = getattr(tensor, "_local_tensor", tensor)
+    return shard
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """All of it. Where it is sharded, all processes must ask."""
+def full_tensor(tensor: Tensor) -> Tensor:
+    """The full tensor. A collective where it is sharded: call it on all ranks."""
     if not is_sharded(tensor):
         return tensor
     full: Tensor = tensor.full_tensor()  # type: ignore[attr-defined]
     return full
 
 
-def all_whole(values: Any, *, keep: bool) -> Any:
-    """Nested mappings and lists with all tensors whole, those that were sharded on the CPU and only if `keep`."""
+def full_state(values: Any, *, keep: bool) -> Any:
+    """Nested mappings and lists with full tensors in place of sharded ones: on the CPU if `keep`, else None."""
     if isinstance(values, Tensor):
         if not is_sharded(values):
             return values
-        full = whole(values.detach())
+        full = full_tensor(values.detach())
         return full.cpu() if keep else None
     if isinstance(values, Mapping):
-        return {key: all_whole(value, keep=keep) for key, value in values.items()}
+        return {key: full_state(value, keep=keep) for key, value in values.items()}
     if isinstance(values, (list, tuple)):
-        return type(values)(all_whole(value, keep=keep) for value in values)
+        return type(values)(full_state(value, keep=keep) for value in values)
     return values
 
 
-def sharded_like(tensor: Tensor, like: Tensor) -> Tensor:
-    """A whole `tensor`, that of the first process, as `like` is sharded; as it is where `like` is whole.
+def shard_like(tensor: Tensor, like: Tensor) -> Tensor:
+    """Rank 0's full `tensor`, sharded like `like`; unchanged where `like` is not sharded.
 
-    All processes must ask.
+    A collective where `like` is sharded: call it on all ranks.
     """
     if not is_sharded(like):
         return tensor

@@ -6,17 +6,14 @@ import csv
 import io
 import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from .plan import Plan
-    from .resolve import PlanGroup
+from .plan_table import PlanGroup, PlanTable
 
 COLUMNS = ("index", "name", "depth", "scale", "lr", "tensors", "weights", "share", "frozen", "tied")
 _LEFT = {"name", "frozen", "tied"}
 
 
-def rows(plan: Plan) -> list[tuple[str, ...]]:
+def rows(plan: PlanTable) -> list[tuple[str, ...]]:
     """One row of texts per group, in the order of `COLUMNS`."""
     total = sum(g.weights for g in plan.groups) or 1
     return [
@@ -36,7 +33,7 @@ def rows(plan: Plan) -> list[tuple[str, ...]]:
     ]
 
 
-def header(plan: Plan) -> list[str]:
+def header(plan: PlanTable) -> list[str]:
     """What the plan was made from, and its remarks."""
     trainable, weights = (sum(getattr(g, key) for g in plan.groups) for key in ("trainable_weights", "weights"))
     mult = f" mult={plan.mult:g}" if plan.decay == "linear" else ""
@@ -48,12 +45,12 @@ def header(plan: Plan) -> list[str]:
     ]
 
 
-def text(plan: Plan) -> str:
+def text(plan: PlanTable) -> str:
     """The table for a terminal, the head first; columns that are empty throughout are left out."""
     return "\n".join([*header(plan), "", *_aligned(plan)])
 
 
-def markdown(plan: Plan, at_most: int) -> str:
+def markdown(plan: PlanTable, at_most: int) -> str:
     """The table as Markdown; too long for `at_most` characters, its first and last rows and where the rest is.
 
     The rows are one block of code: MLflow sets a Markdown table without any space between its columns.
@@ -75,7 +72,7 @@ def markdown(plan: Plan, at_most: int) -> str:
     return f"{intro[: max(at_most - 60, 0)]}\n\nThe table is too long to show here; it is in plan.csv.\n"[:at_most]
 
 
-def _aligned(plan: Plan) -> list[str]:
+def _aligned(plan: PlanTable) -> list[str]:
     """Titles, a rule, and one line per group, in columns."""
     body = rows(plan)
     shown = [i for i, column in enumerate(COLUMNS) if column not in {"frozen", "tied"} or any(row[i] for row in body)]
@@ -91,7 +88,7 @@ def _aligned(plan: Plan) -> list[str]:
     return [aligned[0], "  ".join("-" * width for width in widths), *aligned[1:]]
 
 
-def csv_text(plan: Plan) -> str:
+def csv_text(plan: PlanTable) -> str:
     """One line per group; `parameters` and `frozen_parameters` are names joined by spaces, rates at full precision."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -119,7 +116,7 @@ def _cell(text: str) -> str:
     return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 
 
-def json_text(plan: Plan) -> str:
+def json_text(plan: PlanTable) -> str:
     """The plan's settings, remarks and groups."""
     keys = ("model", "grouping", "decay", "lr", "mult", "freeze_mode", "no_weight_decay", "hash", "notes")
     settings = {key: getattr(plan, key) for key in keys}

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import gc
-import hashlib
-import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,11 +19,10 @@ from .decay import Decay, make_decay
 from .depth.parameters import Names, is_lazy
 from .grouping import Grouping, group, takes_input
 from .options import at_least
-from .resolve import PlanGroup, overrides_of, resolve
-
-if TYPE_CHECKING:
-    from .schedule import Event, Schedule
-    from .scheduler import PlanScheduler
+from .plan_table import PlanGroup, PlanTable
+from .resolve import overrides_of, resolve
+from .schedule import Event, Schedule, make_schedule
+from .scheduler import PlanScheduler
 
 FREEZE_MODES = ("requires_grad", "lr_zero")
 DOMINANT_SHARE = 0.8
@@ -34,18 +30,9 @@ _FINER = {"top_module": "depth_index", "by_name": "depth_index", "depth_index": 
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(PlanTable):
     """Every group's place, name and rate. `print(plan)` is the table; make one with `make_plan`."""
 
-    groups: tuple[PlanGroup, ...]
-    lr: float
-    mult: float
-    grouping: str
-    decay: str
-    model: str
-    freeze_mode: str
-    no_weight_decay: bool
-    notes: tuple[str, ...]
     _parameters: Mapping[str, nn.Parameter] = field(repr=False, compare=False)
 
     def __str__(self) -> str:
@@ -63,36 +50,6 @@ class Plan:
     def to_markdown(self, at_most: int = 8000) -> str:
         """The table as Markdown of `at_most` characters: where it is too long, its first and last rows."""
         return formats.markdown(self, at_most)
-
-    @cached_property
-    def hash(self) -> str:
-        """Ten hexadecimal digits that differ between plans with different groups, rates, order or freezing."""
-        rows = [(g.index, g.name, g.lr, g.parameter_names, g.frozen_names, g.optimizer_names) for g in self.groups]
-        return hashlib.sha256(json.dumps([rows, self.no_weight_decay]).encode()).hexdigest()[:10]
-
-    @cached_property
-    def labels(self) -> tuple[str, ...]:
-        """`<index>_<name>` of each group, the index padded with zeros so that text order is plan order."""
-        width = max(2, len(str(max(g.index for g in self.groups))))
-        return tuple(f"{g.index:0{width}d}_{g.name}" for g in self.groups)
-
-    @property
-    def frozen_names(self) -> tuple[str, ...]:
-        """All parameters that do not move, head-most first."""
-        return tuple(name for g in self.groups for name in g.frozen_names)
-
-    def find(self, group: int | str, key: str = "group") -> list[int]:
-        """Positions in `groups` of a plan index (all its parts) or a name; `UnknownNameError` if there is none."""
-        if isinstance(group, int) and not isinstance(group, bool):
-            found = [i for i, g in enumerate(self.groups) if g.index == group]
-            if not found:
-                raise ConfigError(key, group, f"the plan has the groups 0 to {self.groups[-1].index}")
-            return found
-        labels = self.labels
-        found = [i for i, g in enumerate(self.groups) if group in (g.name, labels[i])]
-        if not found:
-            raise UnknownNameError(key, group, [g.name for g in self.groups], "no such group in the plan")
-        return found
 
     def param_groups(self) -> list[dict[str, Any]]:
         """Parameter groups for any torch or timm optimizer: `params`, `lr` and `name`, from the head to the stem.
@@ -138,8 +95,6 @@ class Plan:
         epochs; `options` are the policy's, with `warmup_steps`, `warmup`, `min_lr` and `floor` for all. `lr_events`
         ({step, group, lr}) set absolute rates; every `unfreeze_every_steps` one more group opens, from the head on.
         """
-        from .schedule import make_schedule
-
         return make_schedule(
             self,
             policy,
@@ -157,8 +112,6 @@ class Plan:
 
         `options` are those of `schedule`.
         """
-        from .scheduler import PlanScheduler
-
         return PlanScheduler(optimizer, self.schedule(policy, **options))
 
     def lr_table(
@@ -166,7 +119,7 @@ class Plan:
     ) -> torch.Tensor:
         """Every group's rate at every step, float64 [steps, groups]; 0 for groups that the optimizer is not given.
 
-        `options` are those of `schedule`. Raises `ConfigError` for policies that look at training (plateau).
+        `options` are those of `schedule`. Raises `ConfigError` for metric-driven policies (plateau).
         """
         return self.schedule(policy, steps=steps, **options).table(range(steps))
 

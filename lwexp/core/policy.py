@@ -2,7 +2,7 @@
 
 A policy is a pure function of the step, so the whole table of rates exists before training. All are built from three
 parts: a **warm-up** of `warmup_steps`, then a **shape** that falls from 1 towards 0 and knows the number of steps left,
-and a **floor**. With T steps in all, the last one (T - 1) has the end value. Policies that look at training are in
+and a **floor**. With T steps in all, the last one (T - 1) has the end value. Metric-driven policies are in
 `lwexp/core/torch_policy.py`.
 """
 
@@ -264,8 +264,8 @@ def _shape(name: str, options: Mapping[str, Any], known: Mapping[str, Any]) -> S
     return shape
 
 
-def looks_at_training(policy: Policy) -> bool:
-    """Whether the policy's factors depend on metrics, so that no table of them exists before training."""
+def is_metric_driven(policy: Policy) -> bool:
+    """Whether the factors depend on metrics, so that they are unknown before training."""
     return isinstance(policy.shape, MetricPolicy)
 
 

@@ -12,33 +12,7 @@ from lwexp.errors import ConfigError
 from .decay import Decay
 from .depth.parameters import Names
 from .patterns import first_matches
-
-
-@dataclass(frozen=True)
-class PlanGroup:
-    """One row of the plan.
-
-    `index` counts from the head (0), `depth` from the stem (0); the parts of a group that an override split share both.
-    `lr` is the absolute rate before any policy, `scale` = lr / base rate. `frozen_names` are those of
-    `parameter_names` that do not move; `optimizer_names` those that the optimizer is given.
-    """
-
-    index: int
-    depth: int
-    name: str
-    scale: float
-    lr: float
-    parameter_names: tuple[str, ...]
-    frozen_names: tuple[str, ...]
-    optimizer_names: tuple[str, ...]
-    weights: int
-    trainable_weights: int
-    tied_names: tuple[str, ...] = ()
-
-    @property
-    def frozen(self) -> bool:
-        """Whether no parameter of the group moves."""
-        return len(self.frozen_names) == len(self.parameter_names)
+from .plan_table import PlanGroup
 
 
 @dataclass(frozen=True)

@@ -7,17 +7,15 @@ from bisect import bisect_right, insort_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter, mul
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from lwexp.errors import ConfigError, UnknownOptionError
 
 from .options import at_least
-from .policy import Policy, looks_at_training, make_policy
-
-if TYPE_CHECKING:
-    from .plan import Plan
+from .plan_table import PlanTable
+from .policy import Policy, is_metric_driven, make_policy
 
 
 @dataclass(frozen=True)
@@ -37,10 +35,10 @@ class Schedule:
     """rate of group g at step t = its last event's rate, else lr[g] * factor(t) * mask(t, g).
 
     The mask of gradual unfreezing opens one more group, from the head on, every `unfreeze_every_steps` steps. Only
-    `events` change after it is built (`add_event`), and the state of a policy that looks at training.
+    `events` change after it is built (`add_event`), and the state of a metric-driven policy.
     """
 
-    plan: Plan
+    plan: PlanTable
     policy: Policy
     steps: int | None = None
     unfreeze_every_steps: int | None = None
@@ -78,8 +76,8 @@ class Schedule:
 
     def table(self, steps: Sequence[int]) -> torch.Tensor:
         """Rates of all `steps`, float64 [steps, groups]."""
-        if looks_at_training(self.policy):
-            raise ConfigError("policy", "plateau", "looks at training, so its rates are not known beforehand")
+        if is_metric_driven(self.policy):
+            raise ConfigError("policy", "plateau", "is metric-driven, so its rates are not known before training")
         table = torch.empty(len(steps), len(self.plan.groups), dtype=torch.float64)
         for row, step in zip(table, steps, strict=True):
             row.copy_(torch.tensor(self.rates(step), dtype=torch.float64))
@@ -104,7 +102,7 @@ class Schedule:
 
 
 def make_schedule(
-    plan: Plan,
+    plan: PlanTable,
     policy: str | Callable[[int], float],
     options: Mapping[str, Any],
     *,

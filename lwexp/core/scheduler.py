@@ -58,7 +58,7 @@ class PlanScheduler(LRScheduler):
         self._apply()
 
     def observe(self, metrics: Mapping[str, float]) -> None:
-        """Show the newest metrics to a policy that looks at training; others do not look."""
+        """Pass the latest metrics to a metric-driven policy; no effect for others."""
         shape = self.schedule.policy.shape
         if isinstance(shape, MetricPolicy):
             if shape.metric not in metrics:
@@ -81,7 +81,7 @@ class PlanScheduler(LRScheduler):
         return rates
 
     def state_dict(self) -> dict[str, Any]:
-        """The step, the events (those set from Python too) and the state of a policy that looks at training."""
+        """The step, the events (those set from Python too) and the state of a metric-driven policy."""
         shape = self.schedule.policy.shape
         return {
             "step": self.last_epoch,

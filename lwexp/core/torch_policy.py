@@ -1,6 +1,6 @@
-"""Torch's own schedulers as policies: run on one stand-in group at the base rate, whose factor all groups follow.
+"""torch's own schedulers as policies: simulated on a dummy parameter group; all groups follow its lr factor.
 
-So every ratio between groups survives a scheduler that was written without groups in mind.
+This keeps the ratios between groups, whatever the scheduler does to the rate of a group.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from lwexp.errors import ConfigError, UnknownNameError, UnknownOptionError
 
 from .options import at_least
 
-# Filled in, when the scheduler requires them and the user gave none, with the length of the training.
+# Arguments set to the length of the training where the scheduler requires them and the user did not set them.
 _LENGTHS = ("total_steps", "T_max")
-# What ReduceLROnPlateau has seen of a training; the rest of its state are its options.
+# The state of ReduceLROnPlateau that depends on observed metrics; the rest are its options.
 _SEEN = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
 
 
-class StandIn:
-    """One group of one dummy parameter at rate `lr` under a torch scheduler; the factor is its rate / `lr`."""
+class SimulatedScheduler:
+    """A torch scheduler over an SGD optimizer with one dummy parameter at rate `lr`; factor = its rate / `lr`."""
 
     def __init__(self, scheduler: type[lr_scheduler.LRScheduler], options: Mapping[str, Any], lr: float) -> None:
-        """Build the scheduler; what it refuses is a `ConfigError` on policy.options."""
+        """Build the scheduler; raises `ConfigError` on policy.options where it rejects its arguments."""
         self.lr = lr
-        # Momentum is there because cyclic schedulers look for it; nothing is ever trained here.
+        # Cyclic schedulers require momentum; nothing is trained here.
         self.optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=lr, momentum=0.9)
         try:
             self.scheduler = scheduler(self.optimizer, **options)
@@ -39,73 +39,73 @@ class StandIn:
 
     @property
     def factor(self) -> float:
-        """The stand-in's present rate as a fraction of the base rate."""
+        """The current rate as a fraction of the base rate."""
         return float(self.optimizer.param_groups[0]["lr"]) / self.lr
 
 
 class TorchPolicy:
-    """A torch scheduler as a pure function of the step: its factors are simulated as far as they are asked for."""
+    """A torch scheduler as a pure function of the step; simulates as many steps as are requested."""
 
-    def __init__(self, standin: StandIn, every: int) -> None:
+    def __init__(self, simulated: SimulatedScheduler, every: int) -> None:
         """`every`: optimizer steps between two steps of the scheduler (1, or those of an epoch)."""
-        self._standin = standin
+        self._simulated = simulated
         self._every = every
-        self._factors = [standin.factor]
+        self._factors = [simulated.factor]
 
     def __call__(self, step: int) -> float:
         """The factor at optimizer step `step`."""
         position = step // self._every
         while len(self._factors) <= position:
             try:
-                self._standin.scheduler.step()
-            except ValueError:  # OneCycleLR refuses to go past its total_steps: hold the last value
+                self._simulated.scheduler.step()
+            except ValueError:  # OneCycleLR raises past its total_steps: hold the last value
                 self._factors.append(self._factors[-1])
                 continue
-            self._factors.append(self._standin.factor)
+            self._factors.append(self._simulated.factor)
         return self._factors[position]
 
 
 class MetricPolicy:
-    """A scheduler that looks at a metric (ReduceLROnPlateau): holds its factor until `observe` is called.
+    """A metric-driven scheduler (ReduceLROnPlateau): its factor changes only in `observe`.
 
-    `metric` is the name of what it watches. Its state is saved with the scheduler's.
+    `metric` is the name of the metric. Its state is saved with the scheduler's.
     """
 
-    def __init__(self, standin: StandIn, metric: str) -> None:
-        """Start at the stand-in's first factor."""
-        self._standin = standin
+    def __init__(self, simulated: SimulatedScheduler, metric: str) -> None:
+        """Start at the scheduler's first factor."""
+        self._simulated = simulated
         self.metric = metric
 
     def __call__(self, step: int) -> float:
-        """The present factor, whatever the step."""
-        return self._standin.factor
+        """The current factor, independent of the step."""
+        return self._simulated.factor
 
     def observe(self, value: float) -> None:
-        """Tell the scheduler the metric's newest value."""
-        self._standin.scheduler.step(value)  # type: ignore[arg-type]  # ReduceLROnPlateau takes the metric
+        """Step the scheduler with the metric's latest value."""
+        self._simulated.scheduler.step(value)  # type: ignore[arg-type]  # ReduceLROnPlateau takes the metric
 
     def state_dict(self) -> dict[str, Any]:
-        """What continues the policy exactly."""
-        rate = float(self._standin.optimizer.param_groups[0]["lr"])
+        """State for an exact resume."""
+        rate = float(self._simulated.optimizer.param_groups[0]["lr"])
         return {
             "metric": self.metric,
-            "factor": self._standin.factor,
+            "factor": self._simulated.factor,
             "rate": rate,
-            "base": self._standin.lr,
-            "scheduler": self._standin.scheduler.state_dict(),
+            "base": self._simulated.lr,
+            "scheduler": self._simulated.scheduler.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any], *, remap: bool = False) -> None:
-        """Continue from `state`; with `remap` the options stay as they are here, and what was seen goes on."""
-        scheduler: Any = self._standin.scheduler
+        """Restore `state`; with `remap` keep the current options and restore only what was observed."""
+        scheduler: Any = self._simulated.scheduler
         saved = dict(state["scheduler"])
         if remap:
             same = state["metric"] == self.metric and saved["mode"] == scheduler.mode
             saved = {key: saved[key] for key in _SEEN} if same else {}
         scheduler.load_state_dict(saved)
         # factor * base is not always the rate, to the last bit
-        rate = state["rate"] if state["base"] == self._standin.lr else state["factor"] * self._standin.lr
-        self._standin.optimizer.param_groups[0]["lr"] = rate
+        rate = state["rate"] if state["base"] == self._simulated.lr else state["factor"] * self._simulated.lr
+        self._simulated.optimizer.param_groups[0]["lr"] = rate
 
 
 def torch_scheduler(
@@ -121,7 +121,7 @@ def torch_scheduler(
     """Any `torch.optim.lr_scheduler` class by `name`, stepped each optimizer step or each epoch (`interval`).
 
     `options` are the class's own arguments. One that it requires for the length of the training (`T_max`,
-    `total_steps`) or for the peak (`max_lr`) is filled in. `metric` is what ReduceLROnPlateau watches, at every
+    `total_steps`) or for the peak (`max_lr`) is filled in. `metric` is what ReduceLROnPlateau observes after each
     evaluation.
     """
     known = {
@@ -154,10 +154,10 @@ def torch_scheduler(
                 raise ConfigError(f"policy.options.{length}", None, "must be given when the number of steps is unknown")
             count = -(-steps // every)
             given[length] = max(count - 1, 1) if length == "T_max" else max(count, 2)
-    standin = StandIn(scheduler, given, lr)
+    simulated = SimulatedScheduler(scheduler, given, lr)
     if issubclass(scheduler, lr_scheduler.ReduceLROnPlateau):
-        return MetricPolicy(standin, metric)
-    return TorchPolicy(standin, every)
+        return MetricPolicy(simulated, metric)
+    return TorchPolicy(simulated, every)
 
 
 def plateau(
@@ -172,8 +172,8 @@ def plateau(
 ) -> MetricPolicy:
     """Multiply by `factor` (0 to 1) when `metric` has not improved for more than `patience` evaluations.
 
-    torch's ReduceLROnPlateau: an improvement is one by the fraction `threshold`; `cooldown` evaluations after a cut
-    are not counted; `mode` is `max` for metrics that should rise.
+    torch's ReduceLROnPlateau: a change by the fraction `threshold` is an improvement; `cooldown` evaluations after a
+    cut are not counted; `mode` is `max` for metrics to maximize.
     """
     if not 0 < factor < 1:
         raise ConfigError("policy.factor", factor, "must be above 0 and below 1")
@@ -181,5 +181,5 @@ def plateau(
     at_least("policy.cooldown", cooldown, 0)
     at_least("policy.threshold", threshold, 0)
     options = {"mode": mode, "factor": factor, "patience": patience, "threshold": threshold, "cooldown": cooldown}
-    # ReduceLROnPlateau leaves steps below eps=1e-8 out; the stand-in must follow at any base rate.
-    return MetricPolicy(StandIn(lr_scheduler.ReduceLROnPlateau, {**options, "eps": 0.0}, lr), metric)
+    # ReduceLROnPlateau ignores changes below eps=1e-8; the factor must follow at any base rate.
+    return MetricPolicy(SimulatedScheduler(lr_scheduler.ReduceLROnPlateau, {**options, "eps": 0.0}, lr), metric)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lwexp.core.dtensor import sharded_like
+from lwexp.core.dtensor import shard_like
 from lwexp.core.plan import Plan
 from lwexp.errors import ConfigError
 
@@ -132,7 +132,7 @@ def shard_optimizer(optimizer: torch.optim.Optimizer, before: Sequence[Tensor], 
     new = {id(old): parameter for old, parameter in zip(before, after, strict=True)}
     state: dict[Tensor, Any] = {
         new[id(old)]: {
-            key: sharded_like(value, new[id(old)])
+            key: shard_like(value, new[id(old)])
             if isinstance(value, Tensor) and value.shape == old.shape and value.ndim
             else value
             for key, value in entry.items()

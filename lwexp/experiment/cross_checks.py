@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from lwexp.config.schema import RunConfig
 from lwexp.config.targets import why
 from lwexp.core.patterns import first_matches
-from lwexp.core.policy import POLICIES, Policy, looks_at_training
+from lwexp.core.policy import POLICIES, Policy, is_metric_driven
 from lwexp.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def _check_length(config: RunConfig, policy: Policy, steps: int) -> None:
     """A named policy that the training is too short for."""
     name, options = config.policy.name, config.policy.options
     left = steps - policy.warmup_steps
-    if "kind" in options or name not in POLICIES or name == "constant" or looks_at_training(policy):
+    if "kind" in options or name not in POLICIES or name == "constant" or is_metric_driven(policy):
         return
     if left < 1:
         reason = f"the warm-up takes all {steps} steps of the training, policy={name} never begins"

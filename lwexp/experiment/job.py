@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 
 from lwexp.config.compose import plain, settings
 from lwexp.config.schema import MLflowConfig, RunConfig, SourceTaskConfig, TorchvisionConfig
-from lwexp.core.policy import looks_at_training
+from lwexp.core.policy import is_metric_driven
 from lwexp.core.scheduler import PlanScheduler
 from lwexp.data import eval_loader, train_loader, workers_note
 from lwexp.distributed.world import Processes, join
@@ -156,7 +156,7 @@ class _Job:
             compile=config.compile,
             freeze_stats=config.freeze_stats,
             progress=config.progress,
-            seen_rates=[] if looks_at_training(experiment.schedule.policy) else None,
+            seen_rates=[] if is_metric_driven(experiment.schedule.policy) else None,
             checkpoints=self.checkpoints,
             config=values,
             nonfinite=config.nonfinite,

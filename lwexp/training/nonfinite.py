@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from lwexp.core.dtensor import own_part
+from lwexp.core.dtensor import local_shard
 from lwexp.core.plan import Plan
 
 Choice = Literal["stop", "skip"]
@@ -21,7 +21,7 @@ def gradient_norms(parameters: Sequence[nn.Parameter]) -> Tensor:
     A gradient whose squares add up to more than a float holds has the norm infinity, too. Of one that is shared out
     among processes, the norm of this process's part.
     """
-    gradients = [_dense(own_part(p.grad)) for p in parameters if p.grad is not None]
+    gradients = [_dense(local_shard(p.grad)) for p in parameters if p.grad is not None]
     found = iter(torch._foreach_norm(gradients) if gradients else ())
     zero = torch.zeros((), device=parameters[0].device)
     return torch.stack([zero if p.grad is None else next(found).to(zero) for p in parameters])

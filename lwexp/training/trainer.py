@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from lwexp.core.dtensor import all_whole, own_part, sharded_like, whole
+from lwexp.core.dtensor import full_state, full_tensor, local_shard, shard_like
 from lwexp.core.plan import Plan
 from lwexp.core.scheduler import PlanScheduler
 from lwexp.data import EpochLoader, call, to_device
@@ -140,7 +140,7 @@ class Trainer:
         """All that continues the training exactly; tensors are the trainer's own, so save them before it goes on."""
         state = training_state(self)
         if self.processes.size > 1:
-            state = all_whole(state, keep=self.processes.is_first)
+            state = full_state(state, keep=self.processes.is_first)
         return state
 
     def load_state(self, state: Mapping[str, Any], *, remap: bool = False) -> None:
@@ -372,9 +372,9 @@ class Trainer:
         checkpoints = self.checkpoints
         assert checkpoints is not None
         self._read_steps()
-        finite = nonfinite.all_finite([own_part(t) for t in (*self._trainable, *self._statistics())])
+        finite = nonfinite.all_finite([local_shard(t) for t in (*self._trainable, *self._statistics())])
         if any(self.processes.agree(None, [not finite])):
-            group = nonfinite.bad_group(self.plan, self.scheduler.rates(), whole)
+            group = nonfinite.bad_group(self.plan, self.scheduler.rates(), full_tensor)
             what = f"the weights of group {group} are" if group else "a running statistic of a norm is"
             raise RunError(self._advice(f"{what} not finite after optimizer step {self.step - 1}"))
         best = self.folder / "best.safetensors" if self.best else None
@@ -390,7 +390,7 @@ class Trainer:
         """Judge the best weights on the test split."""
         path, own = self.folder / "best.safetensors", self.model.state_dict()
         state = self.processes.first(lambda: saved_state(path))
-        load_state(self.model, {name: sharded_like(t, own.get(name, t)) for name, t in state.items()}, path)
+        load_state(self.model, {name: shard_like(t, own.get(name, t)) for name, t in state.items()}, path)
         return self.evaluate(loader, "test")
 
     def evaluate(self, loader: EpochLoader, split: str) -> dict[str, float]:
@@ -439,7 +439,7 @@ class Trainer:
             self.judged(self.epoch + 1, self.step - 1, metrics)
 
     def _keep_weights(self, name: str) -> None:
-        state = all_whole(self.model.state_dict(), keep=self.processes.is_first)
+        state = full_state(self.model.state_dict(), keep=self.processes.is_first)
         self.processes.first(lambda: save_state(state, self.folder / name))
 
     def _autocast(self) -> Any:
@@ -478,7 +478,7 @@ class _Unread:
 
 
 def _gradient(parameter: nn.Parameter) -> Tensor | None:
-    return None if parameter.grad is None else whole(parameter.grad)
+    return None if parameter.grad is None else full_tensor(parameter.grad)
 
 
 def training_mode(model: nn.Module, frozen_names: Sequence[str]) -> None:

@@ -259,12 +259,10 @@ def test_preview_of_a_billion_weights_allocates_none(lwexp_here: RunHere, monkey
     assert "42 groups" in outcome.out
 
 
-def test_preview_of_a_policy_that_looks_at_training_says_that_it_has_no_curves(
-    lwexp_here: RunHere, tmp_path: Path
-) -> None:
+def test_preview_of_a_metric_driven_policy_says_that_it_has_no_curves(lwexp_here: RunHere, tmp_path: Path) -> None:
     outcome = lwexp_here("preview", *SMALL, "policy=plateau")
     assert outcome.code == 0, outcome.err
-    assert "not known beforehand" in outcome.out
+    assert "not known before training" in outcome.out
     assert not list(tmp_path.rglob("*.png"))
 
 

@@ -187,8 +187,8 @@ def test_events_that_cannot_be_are_refused(tiny: TinyNet, event: dict[str, Any],
         make_plan(tiny, freeze=["stem"]).lr_table(steps=10, lr_events=[event])
 
 
-def test_table_of_a_policy_that_looks_at_training_is_refused(tiny: TinyNet) -> None:
-    with pytest.raises(ConfigError, match="looks at training"):
+def test_table_of_a_metric_driven_policy_is_rejected(tiny: TinyNet) -> None:
+    with pytest.raises(ConfigError, match="is metric-driven"):
         make_plan(tiny).lr_table("plateau", steps=10)
 
 

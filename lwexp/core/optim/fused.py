@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lwexp.core.dtensor import is_sharded, own_part
+from lwexp.core.dtensor import is_sharded, local_shard
 
 _SMALL = 8192  # numbers that are read once more in less time than a kernel call takes (benchmarks/optimizer_step)
 _RATE, _PARAMETERS = itemgetter("lr"), itemgetter("params")
@@ -184,8 +184,8 @@ class _Lists:
         self._arguments, first = [], 0
         for call in self._calls:
             part = slice(first, first := first + len(call.parameters))
-            buffers = [[own_part(state[p][name]) for p in call.parameters] if name else [] for name in call.buffers]
-            self._arguments.append((call.kernel, [*map(own_part, call.parameters)], part, buffers, call.options))
+            buffers = [[local_shard(state[p][name]) for p in call.parameters] if name else [] for name in call.buffers]
+            self._arguments.append((call.kernel, [*map(local_shard, call.parameters)], part, buffers, call.options))
         self._joined: list[tuple[list[Tensor], list[Tensor], list[Tensor]]] = []  # parameters, buffers, rates
         self._joined_rates: list[tuple[array[Any], list[int]]] = []  # the same in one array, and the group of each
         for call, (_, parameters, _, buffers, _) in zip(self._calls, self._arguments, strict=True):
@@ -219,7 +219,7 @@ class _Lists:
             return False
         gradients = [p.grad for p in self._parameters]
         if self._sharded:
-            gradients = [None if gradient is None else own_part(gradient) for gradient in gradients]
+            gradients = [None if gradient is None else local_shard(gradient) for gradient in gradients]
         if set(map(type, gradients)) != {Tensor} or any(p.grad is not None for p in self._idle):
             return False
         scaling = {key: getattr(optimizer, key, None) for key in ("grad_scale", "found_inf")}
@@ -273,9 +273,9 @@ class _Lists:
 
 def _check(p: Tensor, group: Mapping[str, Any], entry: Mapping[str, Any], buffers: Sequence[str | None]) -> None:
     """Raises `_UnfitError` for what the kernels do not take in lists, `_NotYetError` for a parameter without state."""
-    values = own_part(p.data)
-    gradient = values if p.grad is None else own_part(p.grad)
-    entry = {name: own_part(value) if isinstance(value, Tensor) else value for name, value in entry.items()}
+    values = local_shard(p.data)
+    gradient = values if p.grad is None else local_shard(p.grad)
+    entry = {name: local_shard(value) if isinstance(value, Tensor) else value for name, value in entry.items()}
     if not group["fused"] or group.get("capturable") or group.get("differentiable") or isinstance(group["lr"], Tensor):
         raise _UnfitError
     if not p.is_floating_point() or p.device.type not in ("cpu", "cuda") or gradient.dtype != p.dtype:

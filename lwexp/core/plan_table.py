@@ -1,0 +1,82 @@
+"""The table of a plan: its groups with their rates and the settings they were made from; no tensors."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+
+from lwexp.errors import ConfigError, UnknownNameError
+
+
+@dataclass(frozen=True)
+class PlanGroup:
+    """One row of the plan.
+
+    `index` counts from the head (0), `depth` from the stem (0); the parts of a group that an override split share both.
+    `lr` is the absolute rate before any policy, `scale` = lr / base rate. `frozen_names` are those of
+    `parameter_names` that do not move; `optimizer_names` those that the optimizer is given.
+    """
+
+    index: int
+    depth: int
+    name: str
+    scale: float
+    lr: float
+    parameter_names: tuple[str, ...]
+    frozen_names: tuple[str, ...]
+    optimizer_names: tuple[str, ...]
+    weights: int
+    trainable_weights: int
+    tied_names: tuple[str, ...] = ()
+
+    @property
+    def frozen(self) -> bool:
+        """Whether no parameter of the group moves."""
+        return len(self.frozen_names) == len(self.parameter_names)
+
+
+@dataclass(frozen=True)
+class PlanTable:
+    """Groups from the head to the stem, and the settings they were made from; `Plan` adds the parameters."""
+
+    groups: tuple[PlanGroup, ...]
+    lr: float
+    mult: float
+    grouping: str
+    decay: str
+    model: str
+    freeze_mode: str
+    no_weight_decay: bool
+    notes: tuple[str, ...]
+
+    @cached_property
+    def hash(self) -> str:
+        """Ten hexadecimal digits that differ between plans with different groups, rates, order or freezing."""
+        rows = [(g.index, g.name, g.lr, g.parameter_names, g.frozen_names, g.optimizer_names) for g in self.groups]
+        return hashlib.sha256(json.dumps([rows, self.no_weight_decay]).encode()).hexdigest()[:10]
+
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        """`<index>_<name>` of each group, the index padded with zeros so that text order is plan order."""
+        width = max(2, len(str(max(g.index for g in self.groups))))
+        return tuple(f"{g.index:0{width}d}_{g.name}" for g in self.groups)
+
+    @property
+    def frozen_names(self) -> tuple[str, ...]:
+        """All parameters that do not move, head-most first."""
+        return tuple(name for g in self.groups for name in g.frozen_names)
+
+    def find(self, group: int | str, key: str = "group") -> list[int]:
+        """Positions in `groups` of a plan index (all its parts) or a name; `UnknownNameError` if there is none."""
+        if isinstance(group, int) and not isinstance(group, bool):
+            found = [i for i, g in enumerate(self.groups) if g.index == group]
+            if not found:
+                raise ConfigError(key, group, f"the plan has the groups 0 to {self.groups[-1].index}")
+            return found
+        labels = self.labels
+        found = [i for i, g in enumerate(self.groups) if group in (g.name, labels[i])]
+        if not found:
+            raise UnknownNameError(key, group, [g.name for g in self.groups], "no such group in the plan")
+        return found
