@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-from .lock import Lock
 
 THREADS, GPUS = "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES"
 
@@ -20,7 +18,6 @@ THREADS, GPUS = "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES"
 # is for larger ones, which nobody has built yet when this is asked
 JOB_BYTES = 2 * 2**30
 _CGROUP = Path("/sys/fs/cgroup")
-_LOCK_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -129,35 +126,3 @@ def _first_line(path: Path) -> str:
         return path.read_text(encoding="utf-8").partition("\n")[0].strip()
     except OSError:
         return ""
-
-
-# ------------------------------------------------------------------------------------------------------------ GPUs
-
-_place: Lock | None = None  # of this process among those that run jobs at once; it ends with the process
-
-
-def deal_gpu(gpus: Sequence[str], jobs: int, folder: Path) -> str | None:
-    """The one of `gpus` for all jobs that this process runs, one of `jobs` such processes at once; None without GPUs.
-
-    Each process holds one of `jobs` places, files in `folder`, until it ends, however it ends. Raises `TimeoutError`
-    where all of them stay taken.
-    """
-    global _place
-    if not gpus:
-        return None
-    folder.mkdir(parents=True, exist_ok=True)
-    places = [Lock(folder / f"{number}.lock") for number in range(jobs)]
-    if _place is not None and _place.path not in {place.path for place in places}:
-        _place.release()  # of another sweep
-        _place = None
-    _place = _place or _first_free(places)
-    return gpus[int(_place.path.stem) % len(gpus)]
-
-
-def _first_free(places: Sequence[Lock]) -> Lock:
-    """Take one of `places`; a process whose place this one takes over may need a moment to end."""
-    for seconds in (0.0, _LOCK_SECONDS / len(places)):
-        for place in places:
-            if place.acquire(seconds):
-                return place
-    raise TimeoutError(f"all {len(places)} places in {places[0].path.parent} are taken")

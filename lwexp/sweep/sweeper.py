@@ -26,7 +26,7 @@ from lwexp.experiment.manifest import Point, SweepManifest, read_manifest
 from lwexp.tracking.delivery_process import courier
 
 from . import table
-from .launchers.base import why_lost
+from .launchers.base import loss_reason
 from .outcome import LOST, Outcome, note_failure, note_loss, outcome_of
 from .parent import Parent, record_run
 from .points import expand, identity, is_layerwise, is_uniform, missing_twins, split, values_of, varying_keys
@@ -253,7 +253,7 @@ class GridSweeper(Sweeper):
             try:
                 with _quiet_launcher():
                     results = self._launcher.launch(jobs, initial_job_idx=first)
-                reasons = {point: why_lost(result) for point, result in zip(batch, results, strict=True)}
+                reasons = {point: loss_reason(result) for point, result in zip(batch, results, strict=True)}
             except Exception as error:  # of the launcher: what became of its jobs, their folders tell
                 text = " ".join(f"{type(error).__name__}: {error}".split())
                 print(redaction.hide(f"the launcher reports {text[:300]}"), file=sys.stderr)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from lwexp.host import resources
-from lwexp.host.resources import GPUS, THREADS, Machine, deal_gpu, free_memory, jobs_that_fit, set_threads, usable_cores
+from lwexp.host.resources import GPUS, THREADS, Machine, free_memory, jobs_that_fit, set_threads, usable_cores
 
 GB = 2**30
 
@@ -67,32 +64,3 @@ def test_threads_hold_for_torch_and_for_what_is_started(monkeypatch: pytest.Monk
     assert torch.get_num_threads() == 1
     set_threads(2)
     assert (torch.get_num_threads(), os.environ[THREADS]) == (2, "2")
-
-
-def hold(folder: Path, told: Any) -> None:
-    """A process that runs jobs: it keeps its GPU from one job to the next."""
-    first = deal_gpu(["a", "b"], 3, folder)
-    told.send((first, deal_gpu(["a", "b"], 3, folder)))
-    signal.pause()
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="starts processes by fork")
-@pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
-def test_processes_side_by_side_share_the_gpus_evenly_and_a_killed_one_gives_its_own_back(tmp_path: Path) -> None:
-    fork = multiprocessing.get_context("fork")
-
-    def begin() -> tuple[Any, str]:
-        ours, theirs = fork.Pipe(duplex=False)
-        process = fork.Process(target=hold, args=(tmp_path / "places", theirs), daemon=True)
-        process.start()
-        first, second = ours.recv()
-        assert first == second
-        return process, first
-
-    found = [begin() for _ in range(3)]
-    assert sorted(gpu for _, gpu in found) == ["a", "a", "b"]
-    killed, gpu = next((process, gpu) for process, gpu in found if gpu == "b")
-    killed.kill()
-    killed.join()
-    assert begin()[1] == gpu
-    assert deal_gpu([], 3, tmp_path) is None

@@ -1,8 +1,8 @@
-"""What the launchers of sweeps have in common: a job that any process can run, and what is known of one that was lost.
+"""What the launchers of sweeps share: a job that any process can run, and the result of a job that was lost.
 
-The engines are joblib, submitit and ray, used directly. (Hydra's plugins for them raise what the first lost job raises
-and so lose the others, wait for ever for a job that died on a Slurm without accounting, and pin old packages.) A
-launcher returns one `JobReturn` for each job, FAILED for one that was lost.
+The engines are joblib, submitit and ray, used directly. (Hydra's plugins for them raise the error of the first lost job
+and so lose the others, wait forever for a job that died on a Slurm without accounting, and pin old packages.) A
+launcher returns one `JobReturn` per job, FAILED for a lost one.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from lwexp.errors import LwexpError, RunError
 
 @dataclass(frozen=True)
 class Job:
-    """One job, to be called in the process that runs it, on whichever machine."""
+    """One job, called in the process that runs it, on any machine."""
 
     overrides: tuple[str, ...]
     number: int
@@ -37,15 +37,15 @@ class Job:
     config: DictConfig
     task: TaskFunction
     singletons: Mapping[Any, Any]
-    cwd: str  # that of the command: relative folders and the user's own modules are found from there
+    cwd: str  # of the command: relative folders and the user's own modules are relative to it
 
     def __call__(self) -> JobReturn:
-        """Compose the job's config and run it; what it raises is in the result."""
+        """Compose the job's config and run it; an error is in the result."""
         try:
             os.chdir(self.cwd)
         except OSError as error:
             why = f"{error.strerror or error}; the sweep's folder must be on a disk that all nodes share"
-            return lost(self, f"{socket.gethostname()} cannot enter {self.cwd}: {why}")
+            return lost_result(self, f"{socket.gethostname()} cannot enter {self.cwd}: {why}")
         setup_globals()
         Singleton.set_state(dict(self.singletons))
         config = self.context.config_loader.load_sweep_config(self.config, list(self.overrides))
@@ -66,8 +66,8 @@ class ManyJobs(Launcher):
     """What the launchers share. `conf/hydra/launcher/<choice>.yaml` holds the constructor's arguments."""
 
     choice: ClassVar[str]
-    package: ClassVar[str]  # that the engine is in
-    extra: ClassVar[str]  # of lwexp that installs it
+    package: ClassVar[str]  # of the engine
+    extra: ClassVar[str]  # of lwexp, which installs the package
     schema: ClassVar[type[Section]]  # of the arguments
 
     def __init__(self, **options: Any) -> None:
@@ -81,12 +81,17 @@ class ManyJobs(Launcher):
     def check(cls, config: DictConfig) -> None:
         """Refuse what cannot work with this launcher. Raises `ConfigError`."""
 
+    @classmethod
+    def jobs_at_once(cls, config: DictConfig) -> int | None:
+        """How many jobs of the sweep `config` run at once on this machine; None if a cluster decides."""
+        return None
+
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Called by Hydra before `launch`."""
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run the jobs and return when all of them have ended."""
+        """Run the jobs; returns after the last one has ended."""
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         setup_globals()
         common = (self.hydra_context, self.config, self.task_function, Singleton.get_state(), str(Path.cwd()))
@@ -100,19 +105,19 @@ class ManyJobs(Launcher):
 
 
 class LostJobError(RunError):
-    """A job ended without a word of its own; the text says what its launcher knows."""
+    """A job died without recording how; the text says what its launcher knows."""
 
 
-def lost(job: Job, why: str) -> JobReturn:
-    """The result of a job that came to none itself."""
+def lost_result(job: Job, why: str) -> JobReturn:
+    """The result of a job that died before it had one."""
     error = LostJobError(redaction.hide(" ".join(why.split())))
     return JobReturn(overrides=list(job.overrides), status=JobStatus.FAILED, _return_value=error)
 
 
-def why_lost(result: JobReturn) -> str:
-    """Why a job may have left no word in its folder, as far as its launcher knows."""
+def loss_reason(result: JobReturn) -> str:
+    """Why a job may have recorded nothing in its folder, as far as its launcher knows."""
     error = result._return_value
     if isinstance(error, BaseException):
         text = str(error) if isinstance(error, LwexpError) else f"{type(error).__name__}: {error}"
         return redaction.hide(" ".join(text.split()))
-    return "it ended and has left nothing in its folder, which must be on a disk that all nodes share"
+    return "it ended and recorded nothing in its folder, which must be on a disk that all nodes share"

@@ -11,11 +11,11 @@ from hydra.core.utils import JobReturn
 from lwexp.config.schema import Count, NonNegative, Positive, Section
 from lwexp.host.signals import tell_of
 
-from .base import Job, ManyJobs, lost
+from .base import Job, ManyJobs, lost_result
 
 
 class RayTaskOptions(Section):
-    """What each job asks of Ray."""
+    """What each job requests from Ray."""
 
     num_cpus: Positive
     num_gpus: NonNegative
@@ -24,7 +24,7 @@ class RayTaskOptions(Section):
 
 
 class RayInitOptions(Section):
-    """Where the cluster is, or what one on this machine is made of."""
+    """Where the cluster is, or the size of one on this machine."""
 
     address: str | None
     num_cpus: Count | None
@@ -53,15 +53,15 @@ class RayLauncher(ManyJobs):
     choice, package, extra, schema = "ray", "ray", "ray", RayLauncherOptions
 
     def run(self, jobs: Sequence[Job]) -> Sequence[JobReturn]:
-        """Run `jobs`; an interrupt ends them too."""
+        """Run `jobs`; an interrupt also ends them."""
         import ray
 
         options = self.options["ray"]
         if not ray.is_initialized():
             given = {key: value for key, value in options["init"].items() if value is not None}
-            # by itself Ray also looks for a cluster that was started here once, and waits for minutes where it is gone
+            # by default Ray also looks for a cluster that once ran here, and waits for minutes if it is gone
             ray.init(**{"address": os.environ.get("RAY_ADDRESS") or "local", **given})
-        # As an argument, which stays in memory: Ray writes the environments of its own settings to logs
+        # an argument stays in memory, while Ray logs the environment variables of `runtime_env`
         settings = {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")}
         task = ray.remote(**options["remote"])(_run_on_ray)
         waiting = {task.remote(job, settings): job for job in jobs}
@@ -73,7 +73,7 @@ class RayLauncher(ManyJobs):
                 try:
                     results[job.number] = ray.get(ended)
                 except ray.exceptions.RayError as error:
-                    results[job.number] = lost(job, f"Ray lost the job: {str(error).splitlines()[0]}")
+                    results[job.number] = lost_result(job, f"Ray lost the job: {str(error).splitlines()[0]}")
         except BaseException as stopped:
             tell_of(stopped)
             for reference in waiting:

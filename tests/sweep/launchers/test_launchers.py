@@ -17,10 +17,12 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
 from lwexp.errors import ConfigError
-from lwexp.sweep.launchers import registry, slurm
-from lwexp.sweep.launchers.base import Job, why_lost
-from lwexp.sweep.launchers.registry import JoblibLauncher, check_launcher, parallel_jobs
-from lwexp.sweep.launchers.slurm import SlurmLauncher, cluster_tags
+from lwexp.sweep.launchers import registry
+from lwexp.sweep.launchers.base import Job, loss_reason
+from lwexp.sweep.launchers.joblib_launcher import JoblibLauncher
+from lwexp.sweep.launchers.registry import check_launcher, parallel_jobs
+from lwexp.sweep.launchers.slurm import cluster_tags
+from lwexp.sweep.launchers.slurm_queue import wait_for_results
 from tests.helpers.commands import ROOT, Outcome
 
 RunHere = Callable[..., Outcome]
@@ -139,11 +141,9 @@ def squeue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None
     (tmp_path / "bin" / "scontrol").write_text("#!/bin/sh\necho JobId=7 JobState=NODE_FAIL\n", encoding="utf-8")
     (tmp_path / "bin" / "scontrol").chmod(0o755)
     monkeypatch.setenv("PATH", f"{command.parent}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setattr(slurm, "_LOOK_SECONDS", 0.02)
-    monkeypatch.setattr(slurm, "_GONE_SECONDS", 0.1)
 
 
-def test_jobs_that_slurm_has_ended_are_lost_and_those_that_it_starts_again_are_waited_for(
+def test_jobs_that_slurm_has_ended_are_lost_and_those_that_it_restarts_are_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     names = ["7_0", "7_1", "7_2", "7_3"]
@@ -161,9 +161,10 @@ def test_jobs_that_slurm_has_ended_are_lost_and_those_that_it_starts_again_are_w
       *) echo "7_3 None"; [ $LOOK -gt 15 ] && : > {late} ;;
     esac"""
     squeue(tmp_path, monkeypatch, script)
-    results = SlurmLauncher()._wait({name: found for name, *found in zip(names, jobs(4), handles, strict=True)})  # type: ignore[misc]
-    assert why_lost(results[1]) == f"Slurm ended it: Exceeded job memory limit (job 7_1, {handles[1].paths.stderr})"
-    assert why_lost(results[2]) == f"Slurm ended it: NODE_FAIL (job 7_2, {handles[2].paths.stderr})"
+    submitted = {name: (job, handle) for name, job, handle in zip(names, jobs(4), handles, strict=True)}
+    results = wait_for_results(submitted, poll_seconds=0.02, gone_seconds=0.1)
+    assert loss_reason(results[1]) == f"Slurm ended it: Exceeded job memory limit (job 7_1, {handles[1].paths.stderr})"
+    assert loss_reason(results[2]) == f"Slurm ended it: NODE_FAIL (job 7_2, {handles[2].paths.stderr})"
     assert [results[n].return_value for n in (0, 3)] == ["7_0", "7_3"]
     assert "Slurm's job 7_3 waits: PartitionTimeLimit" in caplog.text
 
@@ -173,8 +174,8 @@ def test_a_job_that_submitit_gives_up_is_lost_with_its_reason(tmp_path: Path, mo
     handle = Handle(tmp_path, "7")
     trace = "Traceback:\n  somewhere\nsubmitit.UncompletedJobError: timed-out too many times.\n----\n"
     handle.paths.result_pickle.write_text(trace, encoding="utf-8")
-    results = SlurmLauncher()._wait({"7": (jobs(1)[0], handle)})
-    assert "timed-out too many times." in why_lost(results[0])
+    results = wait_for_results({"7": (jobs(1)[0], handle)}, poll_seconds=0.02, gone_seconds=0.1)
+    assert "timed-out too many times." in loss_reason(results[0])
 
 
 def test_a_run_on_slurm_leads_to_its_job_and_log(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,7 +190,7 @@ def test_a_run_on_slurm_leads_to_its_job_and_log(monkeypatch: pytest.MonkeyPatch
 
 def test_a_node_without_the_sweeps_folder_loses_the_job_with_a_reason(tmp_path: Path) -> None:
     job = Job(("seed=0",), 0, None, None, None, {}, str(tmp_path / "nowhere"))  # type: ignore[arg-type]
-    why = why_lost(job())
+    why = loss_reason(job())
     assert f"cannot enter {tmp_path}/nowhere: No such file or directory" in why
     assert "must be on a disk that all nodes share" in why
 
@@ -200,7 +201,7 @@ def test_a_killed_process_of_the_pool_ends_the_sweep_and_keeps_what_is_done(tmp_
     launcher.config = of("joblib", hydra={"launcher": {"n_jobs": 2}, "sweep": {"dir": str(tmp_path)}})
     first, killer = launcher.run([Mortal(tmp_path, number) for number in range(2)])  # type: ignore[misc]
     assert first.status == JobStatus.COMPLETED
-    assert "was killed" in why_lost(killer)
+    assert "was killed" in loss_reason(killer)
 
 
 class Mortal:
