@@ -45,7 +45,7 @@ def main(task: Callable[[Any], Any], folder: str) -> None:
         )()
     except (KeyboardInterrupt, Interrupted) as stopped:
         code = 130 if isinstance(stopped, KeyboardInterrupt) else 143
-        if not launch.follows():
+        if launch.is_rank_zero():
             print("interrupted", file=sys.stderr)
         sys.exit(code)
     except Exception as error:
@@ -92,11 +92,11 @@ def _one_lined(task: Callable[[Any], Any], *, trains: bool) -> Callable[[Any], A
 
 
 def refuse(error: LwexpError) -> NoReturn:
-    """End the process with the error's line and code; of several processes the first tells it."""
-    if launch.follows():
-        launch.leave_to_first()
-    else:
+    """End the process with the error's line and code; of several processes, rank 0 prints it."""
+    if launch.is_rank_zero():
         print(redaction.hide(f"error: {error}"), file=sys.stderr)
+    else:
+        launch.wait_for_rank_zero()
     sys.exit(error.exit_code)
 
 

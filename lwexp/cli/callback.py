@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -12,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.experimental.callback import Callback
 from hydra.plugins.plugin import Plugin
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, open_dict, read_write
 
 from lwexp import redaction
 from lwexp.distributed import launch
@@ -36,10 +37,10 @@ class LwexpCallback(Callback):
         """Refuse a mistaken config while there is nothing to clean up."""
         HydraConfig.instance().set_config(config)  # ${hydra:…} in the config is looked up there
         _or_refuse(lambda: _check(config))
-        if launch.follows():
-            launch.make_quiet(config)
-        else:
+        if launch.is_rank_zero():
             _or_refuse(lambda: _check_hydra(config, "run"))
+        else:
+            _silence(config)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuse what all jobs would have wrong; find the plugins."""
@@ -50,7 +51,7 @@ class LwexpCallback(Callback):
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Write what Hydra would write (`hydra.output_subdir`), without secrets."""
-        if not launch.follows():
+        if launch.is_rank_zero():
             redaction.write_hydra_files(config)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
@@ -58,12 +59,21 @@ class LwexpCallback(Callback):
         job_return.overrides = redaction.hidden(list(job_return.overrides or []))
 
 
+def _silence(config: DictConfig) -> None:
+    """Let Hydra make no folder and no log: rank 0 makes them for all."""
+    with read_write(config.hydra), open_dict(config.hydra):
+        config.hydra.run.dir = str(Path.cwd())
+        handlers = {"none": {"class": "logging.NullHandler"}}
+        config.hydra.job_logging = {"version": 1, "handlers": handlers, "root": {"handlers": ["none"]}}
+    warnings.simplefilter("ignore")
+
+
 def _check(config: DictConfig) -> None:
     from lwexp.config.compose import settings
     from lwexp.experiment.folder import check_place, note_missing
 
     checked = settings(config)
-    if launch.follows():  # the first process looks at the folder
+    if not launch.is_rank_zero():  # rank 0 checks the folder
         return
     folder = Path(str(config.hydra.run.dir)).absolute()
     check_place(folder, checked.resume)

@@ -8,14 +8,21 @@ from __future__ import annotations
 from .cache import CacheSettings
 from .images import Batch, CorruptImageError, Inputs, SampleDataset
 from .keys import SampleKey
-from .loading import WHOLE, EpochLoader, EpochSampler, Part, call, eval_loader, to_device, train_loader, workers_note
+from .loading import (
+    EpochLoader,
+    EpochSampler,
+    call,
+    eval_loader,
+    to_device,
+    train_loader,
+    workers_note,
+)
 from .opening import open_data
 from .source import DataInfo, DataSource, Splits, half_of_classes
 from .tokens import Tokens
 from .transforms import Preprocessing, standard_preprocessing
 
 __all__ = [
-    "WHOLE",
     "Batch",
     "CacheSettings",
     "CorruptImageError",
@@ -24,7 +31,6 @@ __all__ = [
     "EpochLoader",
     "EpochSampler",
     "Inputs",
-    "Part",
     "Preprocessing",
     "SampleDataset",
     "SampleKey",

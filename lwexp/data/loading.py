@@ -5,13 +5,13 @@ from __future__ import annotations
 import atexit
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from lwexp.distributed.launch import launched
+from lwexp.distributed.launch import WHOLE_BATCH, BatchShard, read_launch
 from lwexp.host.signals import ignore_in_worker
 
 from .cache import usable_cores
@@ -25,20 +25,6 @@ if TYPE_CHECKING:
 Workers = int | Literal["auto"]
 
 
-class Part(NamedTuple):
-    """Part `number` of `parts` that each batch is cut into: one for each process of a training."""
-
-    number: int
-    parts: int
-
-    def bounds(self, samples: int) -> tuple[int, int]:
-        """Where in a batch of so many the part begins and ends; the parts differ by one sample at most."""
-        return self.number * samples // self.parts, (self.number + 1) * samples // self.parts
-
-
-WHOLE = Part(0, 1)
-
-
 def chosen_workers(workers: Workers, dataset: SampleDataset, device: torch.device | str) -> int:
     """How many processes make batches ahead; "auto" means as many as help.
 
@@ -48,7 +34,7 @@ def chosen_workers(workers: Workers, dataset: SampleDataset, device: torch.devic
     """
     if workers != "auto":
         return workers
-    cores = usable_cores() // launched().local_size
+    cores = usable_cores() // read_launch().local_size
     if not dataset.slow or cores <= 1:
         return 0
     return min(cores, 2 if torch.device(device).type == "cpu" else 8)
@@ -67,12 +53,12 @@ def workers_note(splits: Splits, device: torch.device | str) -> str:
 class EpochSampler(Sampler[list[SampleKey]]):
     """Batches of sample keys; the keys carry the epoch, so that workers, however many, know it."""
 
-    def __init__(self, count: int, batch_size: int, seed: int | None, part: Part = WHOLE) -> None:
+    def __init__(self, count: int, batch_size: int, seed: int | None, shard: BatchShard = WHOLE_BATCH) -> None:
         """With a `seed`: shuffled anew in each epoch, full batches only. Without: in order, all `count` samples.
 
-        Of each batch, `part`; where a last batch has no sample for it, its first one.
+        Of each batch, `shard`; the first sample of a last batch that is too small to have one for it.
         """
-        self._count, self._batch_size, self._seed, self.part = count, batch_size, seed, part
+        self._count, self._batch_size, self._seed, self.shard = count, batch_size, seed, shard
         self._epoch = self._start = 0
 
     @property
@@ -102,10 +88,10 @@ class EpochSampler(Sampler[list[SampleKey]]):
             generator = torch.Generator().manual_seed(order_seed(self._seed, epoch))
             order = torch.randperm(self._count, generator=generator).tolist()
         batches = ([SampleKey(epoch, index) for index in order[start : start + size]] for start in starts)
-        return batches if self.part == WHOLE else map(self._own, batches)
+        return batches if self.shard == WHOLE_BATCH else map(self._own, batches)
 
     def _own(self, batch: list[SampleKey]) -> list[SampleKey]:
-        first, last = self.part.bounds(len(batch))
+        first, last = self.shard.bounds(len(batch))
         return batch[first:last] or batch[:1]
 
 
@@ -189,10 +175,10 @@ def train_loader(
     workers: Workers,
     device: torch.device | str,
     channels_last: bool = False,
-    part: Part = WHOLE,
+    shard: BatchShard = WHOLE_BATCH,
 ) -> EpochLoader:
-    """Shuffled full batches, or `part` of each; call `set_epoch` before each epoch. A last, smaller one is dropped."""
-    return EpochLoader(dataset, EpochSampler(len(dataset), batch_size, seed, part), workers, device, channels_last)
+    """Shuffled full batches, or `shard` of each; call `set_epoch` before each epoch. A last, smaller one is dropped."""
+    return EpochLoader(dataset, EpochSampler(len(dataset), batch_size, seed, shard), workers, device, channels_last)
 
 
 def eval_loader(
@@ -202,10 +188,10 @@ def eval_loader(
     workers: Workers,
     device: torch.device | str,
     channels_last: bool = False,
-    part: Part = WHOLE,
+    shard: BatchShard = WHOLE_BATCH,
 ) -> EpochLoader:
-    """All samples once, in their order, or `part` of each batch."""
-    return EpochLoader(dataset, EpochSampler(len(dataset), batch_size, None, part), workers, device, channels_last)
+    """All samples once, in their order, or `shard` of each batch."""
+    return EpochLoader(dataset, EpochSampler(len(dataset), batch_size, None, shard), workers, device, channels_last)
 
 
 def to_device(batch: Batch, device: torch.device | str) -> Batch:

@@ -1,5 +1,6 @@
-"""One training on several processes, which torchrun or accelerate starts.
+"""The processes of one training, started by torchrun or accelerate: launch, collectives, DDP and FSDP2.
 
-Each process takes its part of each global batch, so that plan, rates and batches are those of a single process, and
-the gradient is that of the mean loss over the whole batch. The first process keeps the record for all.
+Each rank takes its shard of every global batch, so plan, rates and batches are those of a single process, and the
+gradient is that of the mean loss over the global batch; rank 0 keeps the record. May import `errors`, `host` and
+`core`. Begin with `world.py`: the training loop knows the ranks only through `World`.
 """

@@ -1,6 +1,7 @@
-"""Batch norms that normalise by the whole batch, of which each process has a part.
+"""Synchronized batch norm: statistics over the global batch, of which each rank has a shard.
 
-With the statistics of its part alone a network on several processes is another one than on a single process.
+By hand on the CPU and for any class derived from `_BatchNorm`: torch's `SyncBatchNorm` runs on GPUs only and replaces
+modules, so timm's norms with a built-in activation would lose it.
 """
 
 from __future__ import annotations
@@ -17,23 +18,23 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
 
-def synchronise_batch_norms(model: nn.Module) -> None:
-    """Let every batch norm of `model`, also one of a class of its own (timm's have the activation in them), do so.
+def synchronize_batch_norms(model: nn.Module) -> None:
+    """Synchronize every batch norm of `model` in place, subclasses included (timm's apply an activation as well).
 
-    Modules, parameters and buffers stay the same objects. What runs with its running statistics is left as it is.
+    Modules, parameters and buffers stay the same objects. A norm in eval mode is not affected.
     """
     for module in model.modules():
         if isinstance(module, _BatchNorm):
-            module.forward = functools.partial(_synchronised, module.forward)  # type: ignore[method-assign]
+            module.forward = functools.partial(_synchronized, module.forward)  # type: ignore[method-assign]
 
 
-def _synchronised(forward: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-    with _WholeBatch():
+def _synchronized(forward: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    with _GlobalBatch():
         return forward(*arguments, **options)
 
 
-class _WholeBatch(TorchFunctionMode):
-    """Takes `torch.nn.functional.batch_norm` over, whoever calls it."""
+class _GlobalBatch(TorchFunctionMode):
+    """Intercepts `torch.nn.functional.batch_norm`."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -53,9 +54,9 @@ def _batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    """`torch.nn.functional.batch_norm`, with the mean and variance over the batches of all processes in training.
+    """`torch.nn.functional.batch_norm`; in training, mean and variance are over the shards of all ranks.
 
-    The variance is the mean square of what is left after the mean is taken away, as torch computes it on the CPU.
+    The variance is the mean square of the centered values, as torch computes it on the CPU.
     """
     if not training:
         return functional.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
@@ -67,44 +68,44 @@ def _batch_norm(
             x, weight, bias, running_mean, running_var, eps, momentum, group.WORLD, get_world_size()
         )
         return fused
-    others = [d for d in range(x.ndim) if d != 1]
+    reduced = [d for d in range(x.ndim) if d != 1]
     shape = [1, -1] + [1] * (x.ndim - 2)
     values = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
     count = values.new_tensor([values.numel() // values.shape[1]])
-    sums = _Sum.apply(torch.cat([values.sum(others), count]))
+    sums = _AllReduce.apply(torch.cat([values.sum(reduced), count]))
     total = sums[-1].detach()
     mean = sums[:-1] / total
-    centred = values - mean.view(shape)
-    var = _Sum.apply(centred.square().sum(others)) / total
+    centered = values - mean.view(shape)
+    var = _AllReduce.apply(centered.square().sum(reduced)) / total
     if running_mean is not None and running_var is not None:
         with torch.no_grad():
             running_mean.lerp_(mean.to(running_mean.dtype), momentum)
             running_var.lerp_((var * (total / (total - 1))).to(running_var.dtype), momentum)
-    normal = centred * torch.rsqrt(var + eps).view(shape)
+    normalized = centered * torch.rsqrt(var + eps).view(shape)
     if weight is not None:
-        normal = normal * weight.view(shape)
+        normalized = normalized * weight.view(shape)
     if bias is not None:
-        normal = normal + bias.view(shape)
-    result: Tensor = normal.to(x.dtype)
+        normalized = normalized + bias.view(shape)
+    result: Tensor = normalized.to(x.dtype)
     return result
 
 
-class _Sum(torch.autograd.Function):
-    """The sum over all processes; each one's gradient is the sum of all theirs."""
+class _AllReduce(torch.autograd.Function):
+    """Differentiable all-reduce (sum); the gradient is all-reduced as well."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
-        """Of tensors of one shape."""
-        return _summed(tensor)
+        """All ranks pass the same shape."""
+        return _all_reduced(tensor)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        """Of the gradients."""
-        return _summed(gradient)
+        """The sum of all ranks' gradients."""
+        return _all_reduced(gradient)
 
 
-def _summed(tensor: Tensor) -> Tensor:
+def _all_reduced(tensor: Tensor) -> Tensor:
     from torch.distributed import all_reduce
 
     total = tensor.detach().clone(memory_format=torch.contiguous_format)

@@ -1,6 +1,6 @@
-"""A model on several processes: copies whose gradients are averaged (DDP), or one that is shared out (FSDP2).
+"""Data parallel training: replicas with averaged gradients (DDP), or sharded parameters (FSDP2).
 
-Either way its parameters keep their names, and the plan its groups.
+Either way the parameters keep their names, and the plan its groups.
 """
 
 from __future__ import annotations
@@ -17,109 +17,109 @@ from lwexp.core.dtensor import shard_like
 from lwexp.core.plan import Plan
 from lwexp.errors import ConfigError
 
-from .batch_norm import synchronise_batch_norms
-from .world import Processes
+from .batch_norm import synchronize_batch_norms
+from .world import World
 
 Parallel = Literal["ddp", "fsdp"]
 
 
-def spread(
+def parallelize(
     model: nn.Module,
     plan: Plan,
     optimizer: torch.optim.Optimizer,
     device: torch.device,
-    processes: Processes,
+    world: World,
     parallel: Parallel,
     sync_batchnorm: bool,
-) -> tuple[Wrapped, Plan]:
-    """Give all processes the first one's `model`, wrapped for `parallel`, and the plan over its parameters.
+) -> tuple[ParallelModel, Plan]:
+    """Broadcast rank 0's `model` and wrap it for `parallel`; returns it with the plan over its parameters.
 
-    `optimizer` goes on with them. Raises `ConfigError` for a model that cannot be shared out.
+    `optimizer` is changed in place to hold them. Raises `ConfigError` for a model that cannot be sharded.
     """
-    same_everywhere((*model.parameters(), *model.buffers()))
+    broadcast_tensors((*model.parameters(), *model.buffers()))
     if sync_batchnorm:
-        synchronise_batch_norms(model)
+        synchronize_batch_norms(model)
     if parallel == "ddp":
-        return Replicated(model, device), plan
+        return ReplicatedModel(model, device), plan
     before = dict(model.named_parameters())
-    wrapped = processes.together(lambda: Sharded(model, device))
+    wrapped = world.on_all_ranks(lambda: ShardedModel(model, device))
     after = dict(model.named_parameters())
     shard_optimizer(optimizer, [*before.values()], [after[name] for name in before])
     return wrapped, plan.bind(model)
 
 
-def same_everywhere(tensors: Iterable[Tensor]) -> None:
-    """Give all processes the values of the first."""
+def broadcast_tensors(tensors: Iterable[Tensor]) -> None:
+    """Overwrite `tensors` on every rank with the values of rank 0."""
     from torch.distributed import broadcast
 
     for tensor in tensors:
         values = tensor.detach().contiguous().reshape(-1)
         if len(values):
-            broadcast(values.view(torch.uint8), src=0)  # not every backend sends every type
+            broadcast(values.view(torch.uint8), src=0)  # bytes, as not every backend supports every dtype
             tensor.detach().copy_(values.view_as(tensor))
 
 
-class Wrapped:
-    """How the training calls a model; this class itself: a model of one process, called as it is."""
+class ParallelModel:
+    """A model as the loop calls it. Base class: a single process, the model itself."""
 
     def __init__(self, model: nn.Module) -> None:
         """`forward` is what to call in place of `model`."""
         self.forward: Any = model
 
-    def reducing(self, last: bool) -> AbstractContextManager[Any]:
-        """Around forward and backward: gradients are averaged over the processes in the `last` of a step alone."""
+    def gradient_sync(self, last: bool) -> AbstractContextManager[Any]:
+        """Context of a forward and backward pass; only the `last` one of a step averages gradients over the ranks."""
         return nullcontext()
 
-    def norms(self, norms: Tensor) -> Tensor:
-        """The norms of whole gradients, from those of this process's parts."""
+    def total_norms(self, norms: Tensor) -> Tensor:
+        """Norms of the full gradients from those of this rank's shards."""
         return norms
 
 
-class Replicated(Wrapped):
-    """Whole in every process, by `DistributedDataParallel`."""
+class ReplicatedModel(ParallelModel):
+    """A replica on every rank, by `DistributedDataParallel`."""
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
-        """With a static graph, DDP finds in the first step which parameters a forward pass does not use."""
+        """With a static graph, DDP finds in the first step which parameters the forward pass does not use."""
         from torch.nn.parallel import DistributedDataParallel
 
         known = inspect.signature(DistributedDataParallel).parameters
         buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # its older name
         options: dict[str, Any] = {buffers: False, "init_sync": False, "static_graph": True}
-        self._passed = False
+        self._first_pass_done = False
         self.forward = DistributedDataParallel(model, [device] if device.type == "cuda" else None, **options)
 
-    def reducing(self, last: bool) -> AbstractContextManager[Any]:
-        """By DDP's `no_sync`, which a static graph does not allow in its first pass; averaging twice does no harm."""
-        if last or not self._passed:
-            self._passed = True
+    def gradient_sync(self, last: bool) -> AbstractContextManager[Any]:
+        """DDP's `no_sync`, which a static graph forbids in its first pass; averaging there too is harmless."""
+        if last or not self._first_pass_done:
+            self._first_pass_done = True
             return nullcontext()
         return self.forward.no_sync()  # type: ignore[no-any-return]
 
 
-class Sharded(Wrapped):
-    """In parts, by FSDP2's `fully_shard`: the blocks one by one, what is left in one piece."""
+class ShardedModel(ParallelModel):
+    """Sharded by FSDP2's `fully_shard`: each block on its own, everything else together."""
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
-        """Exchanges the parameters of `model`. Raises `ConfigError` for those that cannot be shared out."""
+        """Replaces the parameters of `model` by DTensors. Raises `ConfigError` for one that cannot be sharded."""
         from torch.distributed import get_world_size
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
         for name, parameter in model.named_parameters():
             if parameter.ndim == 0:
-                raise ConfigError("parallel", "fsdp", f"{name} is a single number, which cannot be shared out; use ddp")
+                raise ConfigError("parallel", "fsdp", f"{name} is a scalar, which cannot be sharded; use ddp")
         mesh = init_device_mesh(device.type, (get_world_size(),))
         for unit in (*_blocks(model), model):
             fully_shard(unit, mesh=mesh, reshard_after_forward=True)
         self.forward = model
 
-    def reducing(self, last: bool) -> AbstractContextManager[Any]:
-        """By FSDP's own switch."""
+    def gradient_sync(self, last: bool) -> AbstractContextManager[Any]:
+        """FSDP's own switch."""
         self.forward.set_requires_gradient_sync(last)
         return nullcontext()
 
-    def norms(self, norms: Tensor) -> Tensor:
-        """Squares of the parts' norms add up."""
+    def total_norms(self, norms: Tensor) -> Tensor:
+        """Squares of the shards' norms add up."""
         from torch.distributed import all_reduce
 
         squares = norms.square()
@@ -128,7 +128,7 @@ class Sharded(Wrapped):
 
 
 def shard_optimizer(optimizer: torch.optim.Optimizer, before: Sequence[Tensor], after: Sequence[nn.Parameter]) -> None:
-    """Let `optimizer` go on with the parameters `after` in place of `before`, its state shared out as they are."""
+    """Replace the parameters `before` of `optimizer` by `after` in place, and shard its state alike."""
     new = {id(old): parameter for old, parameter in zip(before, after, strict=True)}
     state: dict[Tensor, Any] = {
         new[id(old)]: {
@@ -142,16 +142,16 @@ def shard_optimizer(optimizer: torch.optim.Optimizer, before: Sequence[Tensor], 
     for group in optimizer.param_groups:
         group["params"] = [new[id(old)] for old in group["params"]]
         if group.get("fused") and not hasattr(optimizer, "stock"):
-            group["fused"] = False  # torch's fused kernels of most optimizers take no DTensors
-            optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]  # which only those do
+            group["fused"] = False  # most of torch's fused kernels do not support DTensors
+            optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
     optimizer.state.clear()
     optimizer.state.update(state)
 
 
 def _blocks(model: nn.Module) -> Iterator[nn.Module]:
-    """The members of the outermost lists and sequences, but for those that share a parameter with what is outside.
+    """Children of the outermost `ModuleList`s and `Sequential`s, except those that share a parameter with others.
 
-    Each is gathered when it is called, and freed after.
+    FSDP gathers each one's parameters when it is called, and frees them after.
     """
     owners: dict[int, set[str]] = {}
     found: list[tuple[str, nn.Module]] = []

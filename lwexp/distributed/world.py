@@ -1,4 +1,4 @@
-"""The processes of a training as one of them sees them: who does what for all, and what all agree on."""
+"""The ranks of a training as seen by one of them: what rank 0 does for all, and what all agree on."""
 
 from __future__ import annotations
 
@@ -14,118 +14,117 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor
 
-from lwexp.data import WHOLE, Part
 from lwexp.errors import ConfigError, LwexpError, RunError
 from lwexp.host.signals import Interrupted
 
-from .launch import Launch, launched
+from .launch import WHOLE_BATCH, BatchShard, Launch, read_launch
 
 if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
 
 T = TypeVar("T")
 _POLL_SECONDS = 0.02
-_LAST_WORD_SECONDS = 600.0
-_LOST = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe|socket|process group", re.IGNORECASE)
+_SHUTDOWN_SECONDS = 600.0
+_PEER_LOST = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe|socket|process group", re.IGNORECASE)
 
 
-class ElsewhereError(LwexpError):
-    """What another process met, told here as it told it; `exit_code` is that of its error."""
+class RemoteError(LwexpError):
+    """An error raised on another rank, re-raised here with its text and `exit_code`."""
 
     def __init__(self, error: BaseException) -> None:
-        """Take over the text of `error`."""
+        """Keep the text of `error` only: not every exception can be pickled."""
         self.exit_code = getattr(error, "exit_code", 1)
         super().__init__(" ".join(str(error).split()) or type(error).__name__)
 
 
-class Processes:
-    """A training's processes; this class itself is the only one of its training, for which all is easy."""
+class World:
+    """Base class: a single process; every collective is the identity."""
 
     rank = 0
     size = 1
-    part: Part = WHOLE  # of each batch, this process's own
+    shard: BatchShard = WHOLE_BATCH  # of each batch, the one this rank trains on
 
     @property
-    def is_first(self) -> bool:
-        """Whether this process speaks and writes for all."""
+    def is_rank_zero(self) -> bool:
+        """Whether this process prints and writes for all."""
         return self.rank == 0
 
     def device(self, name: str) -> torch.device:
-        """The device of this process, of what `device` in the config asks for. Raises `ConfigError`."""
+        """The device of this rank, by the config's `device`. Raises `ConfigError` where it is not available."""
         from lwexp.experiment.instantiate import build_device
 
         return build_device(name)
 
-    def first(self, action: Callable[[], T]) -> T:
-        """What `action` returns in the first process, which alone does it, or the error that it raises there.
+    def on_rank_zero(self, action: Callable[[], T]) -> T:
+        """Run `action` on rank 0 only; all ranks return its result, or raise its error.
 
-        The others wait, for however long.
+        The other ranks wait without a timeout.
         """
         return action()
 
-    def together(self, action: Callable[[], T]) -> T:
-        """What `action` returns here; where it fails in any process, all raise."""
+    def on_all_ranks(self, action: Callable[[], T]) -> T:
+        """Run `action` on every rank and return its result; if it fails on any, all raise."""
         return action()
 
     def agree(self, failure: Exception | None, numbers: Sequence[float]) -> list[float]:
-        """The sums of `numbers` (equally many in each process) over all; raises where one of them has a `failure`."""
+        """The sums of `numbers` (the same count on each rank) over all ranks; if one has a `failure`, all raise."""
         if failure is not None:
             raise failure
         return list(numbers)
 
-    def all_gathered(self, value: T) -> list[T]:
-        """The `value` of each process, in their order."""
+    def all_gather(self, value: T) -> list[T]:
+        """The `value` of each rank, in rank order."""
         return [value]
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """The sum over all processes, the same in each, of tensors of one shape."""
+        """The sum over all ranks of tensors of one shape, the same on each."""
         return tensor
 
-    def watching(self) -> AbstractContextManager[None]:
-        """A block in which the loss of another process is a `RunError`."""
+    def detect_lost_ranks(self) -> AbstractContextManager[None]:
+        """Context in which a lost peer (a rank whose process ended) raises `RunError`."""
         return nullcontext()
 
     def leave(self, error: BaseException | None = None) -> None:
-        """The end, after the `error` that ends it: the first process tells, so the others let it end before them."""
+        """Leave the training, after `error` if one ends it. Other ranks wait until rank 0 has reported it."""
 
 
-ALONE = Processes()
+SINGLE = World()
 
 
-class Team(Processes):
-    """Several processes, with a process group of torch.distributed."""
+class DistributedWorld(World):
+    """Several processes, connected by a process group of torch.distributed."""
 
     def __init__(self, launch: Launch, store: Store) -> None:
-        """After the process group has been made; `store` is common to all."""
+        """The process group exists already; `store` is shared by all ranks."""
         self.rank, self.size, self._launch, self._store = launch.rank, launch.size, launch, store
-        self.part = Part(self.rank, self.size)
+        self.shard = BatchShard(self.rank, self.size)
         self._turns = itertools.count()
 
     def device(self, name: str) -> torch.device:
-        """A GPU for each process of this machine, or the CPU."""
+        """One GPU per process of this machine, or the CPU."""
         if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
             return torch.device("cpu")
         if name not in ("auto", "cuda"):
-            raise ConfigError("device", name, "several processes train on auto, cpu, or cuda: a GPU for each")
+            raise ConfigError("device", name, "several processes train on auto, cpu or cuda, one GPU each")
         count = torch.cuda.device_count()
         if self._launch.local_size > count:
-            why = f"this machine has {count} of them for {self._launch.local_size} processes"
+            why = f"this machine has {count} GPUs for {self._launch.local_size} processes"
             raise ConfigError("device", name, why)
         device = torch.device("cuda", self._launch.local_rank)
         torch.cuda.set_device(device)
         return device
 
-    def first(self, action: Callable[[], T]) -> T:
-        """By the store, which the others ask again and again: a collective would time out, and heed no signal."""
+    def on_rank_zero(self, action: Callable[[], T]) -> T:
+        """Other ranks poll the store: a blocking collective would time out and ignore signals."""
         from torch.distributed import broadcast_object_list
 
         done, error = f"turn {next(self._turns)}", None
         found: list[Any] = [None, None]
-        if self.is_first:
+        if self.is_rank_zero:
             try:
                 found[0] = action()
             except Exception as failure:
-                error, found[1] = failure, ElsewhereError(failure)
+                error, found[1] = failure, RemoteError(failure)
             self._store.set(done, "")
         else:
             self._await(done)
@@ -137,8 +136,8 @@ class Team(Processes):
         result: T = found[0]
         return result
 
-    def together(self, action: Callable[[], T]) -> T:
-        """With the same error in all: that of the first process that has one."""
+    def on_all_ranks(self, action: Callable[[], T]) -> T:
+        """All raise the same error, that of the lowest rank that has one."""
         failure: Exception | None = None
         result: Any = None
         try:
@@ -149,17 +148,17 @@ class Team(Processes):
         return result  # type: ignore[no-any-return]
 
     def agree(self, failure: Exception | None, numbers: Sequence[float]) -> list[float]:
-        """By one sum over all processes, on the CPU."""
+        """One all-reduce, on the CPU."""
         failed, *sums = self.sum(torch.tensor([failure is not None, *numbers], dtype=torch.float64)).tolist()
         if failed:
-            others = self.all_gathered(None if failure is None else ElsewhereError(failure))
+            others = self.all_gather(None if failure is None else RemoteError(failure))
             if failure is not None:
                 raise failure
             raise next(other for other in others if other is not None)
         return sums
 
-    def all_gathered(self, value: T) -> list[T]:
-        """By pickling."""
+    def all_gather(self, value: T) -> list[T]:
+        """`value` is pickled."""
         from torch.distributed import all_gather_object
 
         found: list[Any] = [None] * self.size
@@ -167,7 +166,7 @@ class Team(Processes):
         return found
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """On the tensor's device."""
+        """All-reduce on the tensor's device."""
         from torch.distributed import all_reduce
 
         total = tensor.detach().clone()
@@ -175,22 +174,22 @@ class Team(Processes):
         return total
 
     @contextlib.contextmanager
-    def watching(self) -> Iterator[None]:
-        """By the texts of the errors of gloo and NCCL."""
+    def detect_lost_ranks(self) -> Iterator[None]:
+        """Recognized by the error texts of gloo and NCCL."""
         try:
             yield
         except RuntimeError as error:
-            if isinstance(error, LwexpError) or not _LOST.search(str(error)):
+            if isinstance(error, LwexpError) or not _PEER_LOST.search(str(error)):
                 raise
-            raise RunError("another process of this training has ended, so this one cannot go on") from error
+            raise RunError("another process of this training has ended, so this one cannot continue") from error
 
     def leave(self, error: BaseException | None = None) -> None:
-        """By the store; after an error that is not agreed on, at once: the others wait for this process in vain."""
-        with contextlib.suppress(Exception):  # where the store is gone, all has ended
-            if self.is_first:
+        """Through the store. After an error that the ranks did not agree on, at once: the others wait for this rank."""
+        with contextlib.suppress(Exception):  # the store is gone once rank 0 has ended
+            if self.is_rank_zero:
                 self._store.set("ended", "")
             elif isinstance(error, (LwexpError, KeyboardInterrupt, Interrupted)):
-                self._await("ended", _LAST_WORD_SECONDS)
+                self._await("ended", _SHUTDOWN_SECONDS)
         if error is None:
             torch.distributed.destroy_process_group()
 
@@ -200,11 +199,11 @@ class Team(Processes):
             time.sleep(_POLL_SECONDS)
 
 
-def join() -> Processes:
-    """The processes of this training; of several, as soon as all of them have come."""
-    launch = launched()
+def join() -> World:
+    """The world of this training; of several processes, as soon as all have started."""
+    launch = read_launch()
     if launch.size == 1:
-        return ALONE
+        return SINGLE
     from torch import distributed
     from torch.distributed.distributed_c10d import PrefixStore
     from torch.distributed.rendezvous import rendezvous
@@ -212,7 +211,7 @@ def join() -> Processes:
     if not distributed.is_available():
         raise ConfigError("WORLD_SIZE", launch.size, "this build of torch trains in one process only")
     on_gpus = torch.cuda.is_available() and distributed.is_nccl_available()
-    # While it waits in here for the others a process runs no handler; what a launcher sends must end it all the same.
+    # No Python handler runs while this waits for the other ranks; a launcher's SIGTERM must end it all the same.
     handler = signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         store, _, _ = next(rendezvous("env://", launch.rank, launch.size))
@@ -220,4 +219,4 @@ def join() -> Processes:
         distributed.init_process_group(backend, store=store, rank=launch.rank, world_size=launch.size)
     finally:
         signal.signal(signal.SIGTERM, handler)
-    return Team(launch, PrefixStore("lwexp", store))
+    return DistributedWorld(launch, PrefixStore("lwexp", store))

@@ -22,7 +22,7 @@ from lwexp.config.schema import MLflowConfig, RunConfig, SourceTaskConfig, Torch
 from lwexp.core.policy import is_metric_driven
 from lwexp.core.scheduler import PlanScheduler
 from lwexp.data import eval_loader, train_loader, workers_note
-from lwexp.distributed.world import Processes, join
+from lwexp.distributed.world import World, join
 from lwexp.host.resources import set_threads
 from lwexp.host.signals import Interrupted
 from lwexp.plots.process import draw_plan, draw_seen
@@ -64,37 +64,37 @@ def run_job(composed: DictConfig) -> float:
 
     Of several processes that a launcher has started, each does its part. Raises `LwexpError`.
     """
-    processes = join()
+    world = join()
     try:
-        best = _run(composed, processes)
+        best = _run(composed, world)
     except BaseException as error:
-        processes.leave(error)
+        world.leave(error)
         raise
-    processes.leave()
+    world.leave()
     return best
 
 
-def _run(composed: DictConfig, processes: Processes) -> float:
+def _run(composed: DictConfig, world: World) -> float:
     config = settings(composed)
     hydra = HydraConfig.get()
-    folder = processes.first(lambda: Path(hydra.runtime.output_dir))
+    folder = world.on_rank_zero(lambda: Path(hydra.runtime.output_dir))
     # a run that goes on finds its store and its files again
-    base = processes.first(lambda: begun_in(folder)) or Path(hydra.runtime.cwd)
-    processes.first(lambda: check_place(folder, config.resume or ("auto" if point_of(folder) is not None else None)))
+    base = world.on_rank_zero(lambda: begun_in(folder)) or Path(hydra.runtime.cwd)
+    world.on_rank_zero(lambda: check_place(folder, config.resume or ("auto" if point_of(folder) is not None else None)))
     values = redacted({**plain(composed), "lr_overrides": dict(config.lr_overrides)})  # in the order that counts
-    best = processes.first(lambda: finished(config, values, folder, base))
+    best = world.on_rank_zero(lambda: finished(config, values, folder, base))
     if best is not None:
         return best
-    answers = processes.first(lambda: prepare(config.tracking, base))
+    answers = world.on_rank_zero(lambda: prepare(config.tracking, base))
     set_threads(config.threads)
     seed_everything(config.seed)
-    device = processes.together(lambda: processes.device(config.device))
-    check_processes(config, processes.size)
-    if processes.size > 1 and isinstance(config.data, TorchvisionConfig):
-        processes.first(lambda: bool(open_whole_data(config, base)))  # one downloads
-    experiment = processes.together(lambda: make_experiment(config, base))
+    device = world.on_all_ranks(lambda: world.device(config.device))
+    check_processes(config, world.size)
+    if world.size > 1 and isinstance(config.data, TorchvisionConfig):
+        world.on_rank_zero(lambda: bool(open_whole_data(config, base)))  # one downloads
+    experiment = world.on_all_ranks(lambda: make_experiment(config, base))
     log.info("%s\n", experiment.plan)
-    job = processes.together(lambda: _Job(experiment, device, folder, base, values, processes))
+    job = world.on_all_ranks(lambda: _Job(experiment, device, folder, base, values, world))
     try:
         return job.run(list(hydra.overrides.task), answers=answers)
     finally:
@@ -112,18 +112,18 @@ class _Job:
         folder: Path,
         base: Path,
         values: Mapping[str, Any],
-        processes: Processes,
+        world: World,
     ) -> None:
         config, source = experiment.config, experiment.source
         self.experiment, self.folder, self.base, self.values = experiment, folder, base, values
-        self.processes = processes
+        self.world = world
         # what is shared out later need not fit on one GPU
-        experiment.built.module.to("cpu" if processes.size > 1 and config.parallel == "fsdp" else device)
+        experiment.built.module.to("cpu" if world.size > 1 and config.parallel == "fsdp" else device)
         if config.channels_last:
             put_channels_last(experiment.built.module)
         self.loading: dict[str, Any] = {
             "batch_size": config.batch_size, "workers": config.data.workers, "device": device,
-            "channels_last": config.channels_last, "part": processes.part,
+            "channels_last": config.channels_last, "shard": world.shard,
         }  # fmt: skip
         passes = experiment.steps / experiment.steps_per_epoch
         cache = cache_settings(config, base, passes)
@@ -162,14 +162,14 @@ class _Job:
             nonfinite=config.nonfinite,
             rates_every=config.tracking.rates_every if isinstance(config.tracking, MLflowConfig) else 1,
             judged=judge(config.sweep.search, folder, experiment.steps - 1),
-            processes=processes,
+            world=world,
             parallel=config.parallel,
             sync_batchnorm=config.sync_batchnorm,
         )
 
     def run(self, overrides: list[str], *, answers: bool) -> float:
         """Begin or go on, train, and end the record, also where the training does not end well."""
-        first = self.processes.first
+        first = self.world.on_rank_zero
         # A mistake is told before the record is touched; nothing is changed before the record is this process's alone
         goes_on, status, found, state, changed = first(self._found)
         first(lambda: self._begin(overrides, goes_on=goes_on, answers=answers))
@@ -185,7 +185,7 @@ class _Job:
                 tracker.finish("KILLED" if status == "KILLED" else "FAILED", one_line(error))
                 raise
         try:
-            with self.processes.watching():
+            with self.world.detect_lost_ranks():
                 result = self._train(fresh=state is None)
         except (KeyboardInterrupt, Interrupted):
             try:
@@ -225,7 +225,7 @@ class _Job:
             base=base,
             run_name=name or _telling_settings(config),
             params=flat_params(self.values),
-            tags={**_tags(self.experiment, asked(overrides), folder, base, self.processes.size), **tags},
+            tags={**_tags(self.experiment, asked(overrides), folder, base, self.world.size), **tags},
             description=self.experiment.plan.to_markdown(8000),
             parent=parent,
             answers=answers,
@@ -246,12 +246,12 @@ class _Job:
             keep_config(self.folder, self.values)
             return note_resumed(self.folder, step, changed)
 
-        noted = self.processes.first(note)
+        noted = self.world.on_rank_zero(note)
         self.trainer.tracker.tag({"lwexp.resumed": noted, "lwexp.folder": str(self.folder), **cluster_tags()})
         log.info("going on at optimizer step %d%s", step, f" with {' '.join(changed)}" if changed else "")
 
     def _train(self, *, fresh: bool) -> float:
-        experiment, trainer, first = self.experiment, self.trainer, self.processes.first
+        experiment, trainer, first = self.experiment, self.trainer, self.world.on_rank_zero
         config, tracker = experiment.config, trainer.tracker
         if fresh and isinstance(config.weights, SourceTaskConfig):
             from .source_task import load_source_weights

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lwexp.data import Batch, EpochSampler, call, to_device
-from lwexp.distributed.world import ALONE, Processes
+from lwexp.distributed.world import SINGLE, World
 
 from .loss import BatchWeight
 
@@ -24,7 +24,7 @@ def evaluate(
     *,
     device: torch.device,
     context: AbstractContextManager[object],
-    processes: Processes = ALONE,
+    world: World = SINGLE,
 ) -> dict[str, float]:
     """Mean loss, accuracy and macro F1 over a split, as `<split>/loss`, …
 
@@ -39,15 +39,15 @@ def evaluate(
             inputs, labels = to_device(batch, device)
             scores = call(model, inputs)
             losses.append(loss(scores, labels))
-            first, last = sampler.part.bounds(size)  # nothing between them: a sample is there, and does not count
-            weights.append(weigh(batch[1][: last - first]) if processes.size > 1 else 1.0)
+            first, last = sampler.shard.bounds(size)  # nothing between them: a sample is there, and does not count
+            weights.append(weigh(batch[1][: last - first]) if world.size > 1 else 1.0)
             guesses.append(scores.argmax(dim=1)[: last - first])
             answers.append(labels[: last - first])
     guess, answer = torch.cat(guesses).cpu(), torch.cat(answers).cpu()
     means = torch.stack(losses)
-    if processes.size > 1:
-        means = _whole_means(means, torch.tensor(weights, dtype=torch.float64), processes)
-    counts = processes.sum(_class_counts(answer, guess, scores.shape[1]))
+    if world.size > 1:
+        means = _whole_means(means, torch.tensor(weights, dtype=torch.float64), world)
+    counts = world.sum(_class_counts(answer, guess, scores.shape[1]))
     samples = sum(sizes)
     return {
         f"{split}/loss": ((means * torch.tensor(sizes, device=means.device)).sum() / samples).item(),
@@ -56,10 +56,10 @@ def evaluate(
     }
 
 
-def _whole_means(means: Tensor, weights: Tensor, processes: Processes) -> Tensor:
+def _whole_means(means: Tensor, weights: Tensor, world: World) -> Tensor:
     """The mean loss of each whole batch, [batches], from those of this process's parts and the parts' weights."""
     sums = torch.where(weights > 0, means.double().cpu() * weights, 0.0)
-    loss, weight = processes.sum(torch.stack([sums, weights]))
+    loss, weight = world.sum(torch.stack([sums, weights]))
     whole: Tensor = loss / weight
     return whole.to(means.dtype)
 

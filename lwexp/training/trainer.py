@@ -19,8 +19,8 @@ from lwexp.core.dtensor import full_state, full_tensor, local_shard, shard_like
 from lwexp.core.plan import Plan
 from lwexp.core.scheduler import PlanScheduler
 from lwexp.data import EpochLoader, call, to_device
-from lwexp.distributed.parallel import Parallel, Sharded, Wrapped, same_everywhere, spread
-from lwexp.distributed.world import ALONE, Processes
+from lwexp.distributed.parallel import Parallel, ParallelModel, ShardedModel, broadcast_tensors, parallelize
+from lwexp.distributed.world import SINGLE, World
 from lwexp.errors import RunError
 from lwexp.host.signals import STOP, Requests
 from lwexp.models.weights import load_state, save_state, saved_state
@@ -51,7 +51,7 @@ class Trainer:
     gradient norms are read when the next step is under way (`read_late`), and where one is bad, the kernel itself, told
     on the device, leaves the weights as they are.
 
-    With several `processes`, each with its part of every batch, all of this is done by all at the same step. Where a
+    With several ranks in `world`, each with its shard of every batch, all do all of this at the same step. Where a
     signal, a bad number or a broken sample ends it in one, it ends in all; the first writes the files. `fit` then
     copies the model to all (`parallel` "ddp") or shares it out ("fsdp").
     """
@@ -81,7 +81,7 @@ class Trainer:
     read_late: bool | None = None  # None: on a GPU
     rates_every: int = 1  # optimizer steps between two records of all rates
     judged: Callable[[int, int, Mapping[str, float]], None] | None = None  # hears epochs, step, metrics, may raise
-    processes: Processes = ALONE
+    world: World = SINGLE
     parallel: Parallel = "ddp"
     sync_batchnorm: bool = True
     best: dict[str, float] = field(default_factory=dict)
@@ -95,7 +95,7 @@ class Trainer:
         """Prepare what only the loop uses."""
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         self._forward: Any = self.model
-        self._wrapped = Wrapped(self.model)
+        self._parallel_model = ParallelModel(self.model)
         self._weigh = BatchWeight(self.loss)
         self._shares: list[float] = []  # of each batch's loss in the step's, with several processes
         self._requests = Requests(stops=False)
@@ -118,14 +118,14 @@ class Trainer:
 
         After `load_state` this goes on where the state was saved.
         """
-        if self.processes.size > 1:
+        if self.world.size > 1:
             self._spread()
-        self._forward = torch.compile(self._wrapped.forward) if self.compile else self._wrapped.forward
+        self._forward = torch.compile(self._parallel_model.forward) if self.compile else self._parallel_model.forward
         if self.checkpoints is not None:
             self.checkpoints.begin(self.step)
         if self._random is not None:
             set_random_state(self._random)
-        with Requests(stops=self.checkpoints is not None, quiet=not self.processes.is_first) as self._requests:
+        with Requests(stops=self.checkpoints is not None, quiet=not self.world.is_rank_zero) as self._requests:
             # An epoch whose last step is done may still lack its evaluation.
             while self.epoch < self.epochs and (self.step < self.steps or self.batches):
                 self._train_epoch()
@@ -139,8 +139,8 @@ class Trainer:
     def state(self) -> dict[str, Any]:
         """All that continues the training exactly; tensors are the trainer's own, so save them before it goes on."""
         state = training_state(self)
-        if self.processes.size > 1:
-            state = full_state(state, keep=self.processes.is_first)
+        if self.world.size > 1:
+            state = full_state(state, keep=self.world.is_rank_zero)
         return state
 
     def load_state(self, state: Mapping[str, Any], *, remap: bool = False) -> None:
@@ -151,8 +151,8 @@ class Trainer:
         if the model or, without `remap`, the plan differs.
         """
         load_training_state(self, state, remap=remap)
-        self._random = own_random_state(state, self.processes.rank)
-        if self.checkpoints is not None and not self.processes.first(self._tidy_up) and self.best:
+        self._random = own_random_state(state, self.world.rank)
+        if self.checkpoints is not None and not self.world.on_rank_zero(self._tidy_up) and self.best:
             log.warning("the best weights up to step %d are gone; the best is counted from there", self.step)
             self.best = {}
 
@@ -167,13 +167,13 @@ class Trainer:
 
     def _spread(self) -> None:
         """Copy the model to all processes, or share it out among them, and the optimizer's state with it."""
-        self._wrapped, self.plan = spread(
-            self.model, self.plan, self.optimizer, self.device, self.processes, self.parallel, self.sync_batchnorm
+        self._parallel_model, self.plan = parallelize(
+            self.model, self.plan, self.optimizer, self.device, self.world, self.parallel, self.sync_batchnorm
         )
         self._trainable = [p for group in self.optimizer.param_groups for p in group["params"]]
         self._late = self._late and getattr(self.optimizer, "_step_supports_amp_scaling", False)
-        if self._random is None and not self.processes.is_first:  # else all would drop the same units
-            seed_apart(self.processes.rank, self.step)
+        if self._random is None and not self.world.is_rank_zero:  # else all would drop the same units
+            seed_apart(self.world.rank, self.step)
 
     def _train_epoch(self) -> None:
         """The optimizer steps of this epoch that are left to do."""
@@ -194,7 +194,7 @@ class Trainer:
                 head, stem = rates[self._logged[0]], rates[self._logged[-1]]
                 bar.set_postfix(loss=f"{self._loss:.3f}", head=f"{head:.2e}", stem=f"{stem:.2e}", refresh=False)
                 bar.update()
-                if self.processes.size == 1 and self._checkpoint_due():
+                if self.world.size == 1 and self._checkpoint_due():
                     self._save()
                 self._heed_signals()
         self._read_steps()
@@ -205,7 +205,7 @@ class Trainer:
         Several processes agree here: on what one of them meets or is asked for, on the first one's clock, and on the
         weights of their parts of the batches, which the losses' means divide by.
         """
-        if self.processes.size == 1:
+        if self.world.size == 1:
             return next(batches, None)
         failure, found = None, None
         try:
@@ -213,15 +213,15 @@ class Trainer:
         except Exception as error:
             failure = error
         weights = [self._weigh(labels) for _, labels in found or ()]
-        stop, save = self._requests.stop, self._requests.save or (self.processes.is_first and self._checkpoint_due())
+        stop, save = self._requests.stop, self._requests.save or (self.world.is_rank_zero and self._checkpoint_due())
         self._requests.save = False
         asked = [float(stop == signum) for signum in STOP]
         missing = [0.0] * (self.accumulate - len(weights))
-        sums = self.processes.agree(failure, [float(save), *asked, *weights, *missing])
+        sums = self.world.agree(failure, [float(save), *asked, *weights, *missing])
         saves, stops, totals = sums[0], sums[1 : 1 + len(STOP)], sums[1 + len(STOP) :]
         self._agreed = (next((signum for signum, count in zip(STOP, stops, strict=True) if count), None), saves > 0)
         self._shares = [
-            self.processes.size * weight / total if total else math.nan
+            self.world.size * weight / total if total else math.nan
             for weight, total in zip(weights, totals, strict=False)
         ]
         self._heed_signals()
@@ -230,7 +230,7 @@ class Trainer:
     def _launch_step(self, batches: Sequence[Any], rates: list[float]) -> None:
         """One optimizer step as `_train_step` makes it, without waiting for its numbers."""
         loss = self._backward(batches)
-        norms = self._wrapped.norms(nonfinite.gradient_norms(self._trainable))
+        norms = self._parallel_model.total_norms(nonfinite.gradient_norms(self._trainable))
         numbers = torch.cat([loss.reshape(1), norms])
         if self.clip_grad_norm is not None:
             nn.utils.clip_grads_with_norm_(self._trainable, self.clip_grad_norm, torch.linalg.vector_norm(norms))
@@ -279,7 +279,7 @@ class Trainer:
         losses = []
         for i, batch in enumerate(batches):
             inputs, targets = to_device(batch, self.device)
-            with self._wrapped.reducing(i == len(batches) - 1):
+            with self._parallel_model.gradient_sync(i == len(batches) - 1):
                 with self._autocast():
                     scores = call(self._forward, inputs)
                 loss = self.loss(scores, targets) / len(batches)
@@ -288,7 +288,7 @@ class Trainer:
                 self.scaler.scale(loss).backward()
             losses.append(loss.detach().float())
         loss = torch.stack(losses).sum()
-        return loss if self.processes.size == 1 else self.processes.sum(loss) / self.processes.size
+        return loss if self.world.size == 1 else self.world.sum(loss) / self.world.size
 
     def _update(self, loss: float, rates: Sequence[float]) -> str | None:
         """Let the optimizer make its step; where a number is bad it does not, and the sentence that says so returns."""
@@ -299,7 +299,7 @@ class Trainer:
         scale = self.scaler.get_scale()
         if not scaled or self.clip_grad_norm is not None:  # a scaler looks for bad gradients by itself
             self.scaler.unscale_(self.optimizer)
-            norm = torch.linalg.vector_norm(self._wrapped.norms(nonfinite.gradient_norms(self._trainable)))
+            norm = torch.linalg.vector_norm(self._parallel_model.total_norms(nonfinite.gradient_norms(self._trainable)))
             bad = None if math.isfinite(norm.item()) else self._bad_gradient(self.step, loss, rates, _gradient)
             if bad is not None and not scaled:
                 return bad
@@ -353,7 +353,7 @@ class Trainer:
     def _heed_signals(self) -> None:
         """Save a checkpoint if a signal asks for one, and end the training if one asks for that."""
         requests = self._requests
-        stop, save = (requests.stop, requests.save) if self.processes.size == 1 else self._agreed
+        stop, save = (requests.stop, requests.save) if self.world.size == 1 else self._agreed
         if stop is not None:
             self._read_steps()
         if save or stop is not None:
@@ -373,13 +373,13 @@ class Trainer:
         assert checkpoints is not None
         self._read_steps()
         finite = nonfinite.all_finite([local_shard(t) for t in (*self._trainable, *self._statistics())])
-        if any(self.processes.agree(None, [not finite])):
+        if any(self.world.agree(None, [not finite])):
             group = nonfinite.bad_group(self.plan, self.scheduler.rates(), full_tensor)
             what = f"the weights of group {group} are" if group else "a running statistic of a norm is"
             raise RunError(self._advice(f"{what} not finite after optimizer step {self.step - 1}"))
         best = self.folder / "best.safetensors" if self.best else None
         state = self.state()
-        self.processes.first(lambda: checkpoints.save(state, self.step, best))
+        self.world.on_rank_zero(lambda: checkpoints.save(state, self.step, best))
         checkpoints.note_saved(self.step)
 
     def _statistics(self) -> list[Tensor]:
@@ -389,14 +389,14 @@ class Trainer:
     def test(self, loader: EpochLoader) -> dict[str, float]:
         """Judge the best weights on the test split."""
         path, own = self.folder / "best.safetensors", self.model.state_dict()
-        state = self.processes.first(lambda: saved_state(path))
+        state = self.world.on_rank_zero(lambda: saved_state(path))
         load_state(self.model, {name: shard_like(t, own.get(name, t)) for name, t in state.items()}, path)
         return self.evaluate(loader, "test")
 
     def evaluate(self, loader: EpochLoader, split: str) -> dict[str, float]:
         """Mean loss, accuracy and macro F1 over a split."""
-        if self.processes.size > 1 and not self.sync_batchnorm:
-            same_everywhere(self.model.buffers())  # those that the files have
+        if self.world.size > 1 and not self.sync_batchnorm:
+            broadcast_tensors(self.model.buffers())  # those that the files have
         metrics = evaluate(
             self.model,
             self._judged(loader),
@@ -405,9 +405,9 @@ class Trainer:
             split,
             device=self.device,
             context=self._judging(),
-            processes=self.processes,
+            world=self.world,
         )
-        return self.processes.first(lambda: metrics)
+        return self.world.on_rank_zero(lambda: metrics)
 
     def _judged(self, loader: EpochLoader) -> Iterator[Any]:
         """The batches; an evaluation that is given up in between is made anew after a resume."""
@@ -419,7 +419,10 @@ class Trainer:
     @contextmanager
     def _judging(self) -> Iterator[None]:
         """Without gradients; FSDP keeps memory for the parameters that inference mode would make unfit for training."""
-        with torch.no_grad() if isinstance(self._wrapped, Sharded) else torch.inference_mode(), self._autocast():
+        with (
+            torch.no_grad() if isinstance(self._parallel_model, ShardedModel) else torch.inference_mode(),
+            self._autocast(),
+        ):
             yield
 
     def _judge(self) -> None:
@@ -439,8 +442,8 @@ class Trainer:
             self.judged(self.epoch + 1, self.step - 1, metrics)
 
     def _keep_weights(self, name: str) -> None:
-        state = full_state(self.model.state_dict(), keep=self.processes.is_first)
-        self.processes.first(lambda: save_state(state, self.folder / name))
+        state = full_state(self.model.state_dict(), keep=self.world.is_rank_zero)
+        self.world.on_rank_zero(lambda: save_state(state, self.folder / name))
 
     def _autocast(self) -> Any:
         if self.precision == "fp32":
@@ -455,7 +458,7 @@ class Trainer:
             desc=f"epoch {self.epoch + 1}/{self.epochs}",
             unit="step",
             leave=False,
-            disable=None if self.progress and self.processes.is_first else True,
+            disable=None if self.progress and self.world.is_rank_zero else True,
         )
 
 

@@ -19,9 +19,10 @@ from mlflow import MlflowClient
 from safetensors.torch import load_file
 from torch import nn
 
-from lwexp.data import EpochSampler, Part
+from lwexp.data import EpochSampler
 from lwexp.distributed import launch
-from lwexp.distributed.world import ALONE
+from lwexp.distributed.launch import BatchShard
+from lwexp.distributed.world import SINGLE
 from lwexp.errors import ConfigError
 from lwexp.training.loss import BatchWeight, make_loss
 from tests.helpers.commands import Outcome
@@ -95,7 +96,7 @@ def test_all_processes_end_alike_where_one_meets_what_ends_it(cases: dict[str, A
         first, second = (ends[name] for ends in cases["ends"])
         if name.endswith(" broken"):
             line = "data.path=photos: cannot read the image seven.png: the file is empty"
-            assert [first[0], second[0]] == [f"ElsewhereError: {line}", f"CorruptImageError: {line}"]
+            assert [first[0], second[0]] == [f"RemoteError: {line}", f"CorruptImageError: {line}"]
         else:
             assert first == second
         if name.endswith(" stop"):
@@ -110,7 +111,7 @@ def test_training_goes_on_with_other_numbers_of_processes(cases: dict[str, Any],
         assert (ended, step) == ("Interrupted: SIGTERM", 5), "all stop after the step in which one has the signal"
         assert_alike(cases["found"][f"{other} over"], cases["alone"][name])
         file = cases["folder"] / "back" / name / "checkpoints" / "step_00000005.ckpt"
-        assert_alike(resumed(tmp_path / parallel, CASES[name], ALONE, file), cases["alone"][name])
+        assert_alike(resumed(tmp_path / parallel, CASES[name], SINGLE, file), cases["alone"][name])
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
@@ -214,7 +215,7 @@ def test_a_sweep_is_not_started_by_several(lwexp_here: Callable[..., Outcome], m
     [
         (["lrr=1"], "error: lrr=1: unknown option; did you mean lr?"),
         (["batch_size=1"], "error: batch_size=1: each of the 2 processes needs a part of the batch"),
-        (["device=cuda:1"], "error: device=cuda:1: several processes train on auto, cpu, or cuda: a GPU for each"),
+        (["device=cuda:1"], "error: device=cuda:1: several processes train on auto, cpu or cuda, one GPU each"),
         (["parallel=fsdp", "channels_last=true"], "error: channels_last=True: parallel=fsdp takes parameters"),
     ],
 )
@@ -320,13 +321,13 @@ def newest(folder: Path) -> int:
 )
 def test_parts_make_up_each_batch(samples: int, batch: int, parts: int, seed: int | None) -> None:
     whole = EpochSampler(samples, batch, seed)
-    own = [EpochSampler(samples, batch, seed, Part(number, parts)) for number in range(parts)]
+    own = [EpochSampler(samples, batch, seed, BatchShard(number, parts)) for number in range(parts)]
     assert {len(sampler) for sampler in own} == {len(whole)}
     for i, (size, keys) in enumerate(zip(whole.batch_sizes(), whole, strict=True)):
         assert size == len(keys)
         joined = []
         for sampler in own:
-            first, last = sampler.part.bounds(size)
+            first, last = sampler.shard.bounds(size)
             part = [*sampler][i]
             assert len(part) == max(last - first, 1), "no process is without a sample"
             joined += part[: last - first]
@@ -356,17 +357,17 @@ def test_what_is_ignored_has_no_weight() -> None:
 def test_nonsense_in_the_environment_is_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.setenv(name, value)
-    with pytest.raises(ConfigError, match=f"^RANK={value}: is no count"):
-        launch.launched()
+    with pytest.raises(ConfigError, match=f"^RANK={value}: is not an integer"):
+        launch.read_launch()
 
 
 @pytest.mark.parametrize("name", ["RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"])
 def test_without_all_of_a_launchers_words_it_is_one_process(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     for other in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.setenv(other, "3")
-    assert launch.launched().size == 3
+    assert launch.read_launch().size == 3
     monkeypatch.delenv(name)
-    assert launch.launched() == launch.Launch()
+    assert launch.read_launch() == launch.Launch()
 
 
 @pytest.mark.slow

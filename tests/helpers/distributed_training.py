@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from lwexp import make_plan
 from lwexp.data import SampleKey, eval_loader, train_loader
 from lwexp.data.images import CorruptImageError, SampleDataset
-from lwexp.distributed.world import ALONE, Processes, join
+from lwexp.distributed.world import SINGLE, World, join
 from lwexp.errors import LwexpError
 from lwexp.host.signals import Interrupted
 from lwexp.training.checkpoint.files import Checkpoints
@@ -121,11 +121,7 @@ def poisoned(*steps: int) -> Callable[[Trainer], None]:
 
         def poisoned_forward(scores: Tensor, labels: Tensor) -> Tensor:
             loss = forward(scores, labels)
-            bad = (
-                trainer.step in steps
-                and trainer.model.training
-                and trainer.processes.rank == trainer.processes.size - 1
-            )
+            bad = trainer.step in steps and trainer.model.training and trainer.world.rank == trainer.world.size - 1
             return loss * torch.nan if bad else loss
 
         trainer.loss.forward = poisoned_forward  # type: ignore[method-assign]
@@ -140,7 +136,7 @@ def signalled(signum: int, step: int) -> Callable[[Trainer], None]:
         begin = trainer._train_step
 
         def step_with_signal(*arguments: Any) -> float:
-            if trainer.step == step and trainer.processes.rank == trainer.processes.size - 1:
+            if trainer.step == step and trainer.world.rank == trainer.world.size - 1:
                 os.kill(os.getpid(), signum)
             return begin(*arguments)
 
@@ -165,14 +161,14 @@ CASES = {
 }  # fmt: skip
 
 
-def make_trainer(folder: Path, case: Case, processes: Processes = ALONE, **options: Any) -> Trainer:
+def make_trainer(folder: Path, case: Case, world: World = SINGLE, **options: Any) -> Trainer:
     torch.manual_seed(3)
     model = case.model().to(case.dtype)
     plan = make_plan(model, **{**PLAN, **case.plan})
     plan.apply_freeze(model)
     optimizer = plan.optimizer(case.optimizer, **case.optimizer_options)
     loss = make_loss("CrossEntropyLoss", 3, class_weights=case.weights).loss.to(case.dtype)
-    loading: dict[str, Any] = {"batch_size": BATCH, "workers": 0, "device": "cpu", "part": processes.part}
+    loading: dict[str, Any] = {"batch_size": BATCH, "workers": 0, "device": "cpu", "shard": world.shard}
     folder.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(
         model=model,
@@ -189,7 +185,7 @@ def make_trainer(folder: Path, case: Case, processes: Processes = ALONE, **optio
         epochs=EPOCHS,
         progress=False,
         checkpoints=Checkpoints(folder / "checkpoints", every_steps=case.every_steps, every_minutes=None, keep=100),
-        processes=processes,
+        world=world,
         **{**case.options, **options},
     )
     if case.before is not None:
@@ -215,9 +211,9 @@ def outcome(trainer: Trainer) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def resumed(folder: Path, case: Case, processes: Processes, saved: Path, **options: Any) -> dict[str, Any]:
+def resumed(folder: Path, case: Case, world: World, saved: Path, **options: Any) -> dict[str, Any]:
     """The training of `case` gone on with from the file `saved`."""
-    trainer = make_trainer(folder, case, processes, **options)
+    trainer = make_trainer(folder, case, world, **options)
     (folder / "checkpoints").mkdir(exist_ok=True)
     trainer.load_state(torch.load(saved, weights_only=True))
     return outcome(trainer)
@@ -228,12 +224,12 @@ def until(step: int) -> Callable[[Trainer], None]:
     return signalled(signal.SIGTERM, step - 1)
 
 
-def made(folder: Path, processes: Processes, *, slow: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+def made(folder: Path, world: World, *, slow: bool) -> Iterator[tuple[str, dict[str, Any]]]:
     """What came out of each case, by its name; in `folder`/alone are files of a single process to go on from."""
 
     def run(name: str, case: Case, **options: Any) -> tuple[str, dict[str, Any]]:
         return f"{parallel} {name}", outcome(
-            make_trainer(folder / parallel / name, case, processes, parallel=parallel, **options)
+            make_trainer(folder / parallel / name, case, world, parallel=parallel, **options)
         )
 
     for parallel in ("ddp", "fsdp"):
@@ -253,25 +249,25 @@ def made(folder: Path, processes: Processes, *, slow: bool) -> Iterator[tuple[st
         name = "layer norms" if parallel == "ddp" else "batch norms"
         there, case = folder / "back" / name, replace(CASES[name], before=until(5))
         file = folder / "alone" / name / "checkpoints" / "step_00000003.ckpt"
-        yield f"{parallel} from one", resumed(there, case, processes, file, parallel=parallel)
+        yield f"{parallel} from one", resumed(there, case, world, file, parallel=parallel)
         file, other = there / "checkpoints" / "step_00000005.ckpt", "fsdp" if parallel == "ddp" else "ddp"
-        yield f"{other} over", resumed(folder / "over" / name, CASES[name], processes, file, parallel=other)
+        yield f"{other} over", resumed(folder / "over" / name, CASES[name], world, file, parallel=other)
         yield run("dropout", (dropping := Case(Dropping, every_steps=3)))
         file = folder / parallel / "dropout" / "checkpoints" / "step_00000003.ckpt"
         yield (
             f"{parallel} dropout again",
-            resumed(folder / "again" / parallel, dropping, processes, file, parallel=parallel),
+            resumed(folder / "again" / parallel, dropping, world, file, parallel=parallel),
         )
 
 
 def main(folder: Path, *, slow: bool) -> None:
     torch.set_num_threads(1)
-    processes = join()
-    found = dict(made(folder, processes, slow=slow))
-    every = processes.all_gathered({name: (result["ended"], result["step"]) for name, result in found.items()})
-    if processes.is_first:
+    world = join()
+    found = dict(made(folder, world, slow=slow))
+    every = world.all_gather({name: (result["ended"], result["step"]) for name, result in found.items()})
+    if world.is_rank_zero:
         torch.save({"found": found, "ends": every}, folder / "cases.pt")
-    processes.leave()
+    world.leave()
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 def training_state(trainer: Trainer) -> dict[str, Any]:
     """All that continues `trainer` exactly. Tensors are the trainer's own, not copies: save them before it goes on."""
-    seen, randoms = trainer.seen_rates, trainer.processes.all_gathered(random_state())
+    seen, randoms = trainer.seen_rates, trainer.world.all_gather(random_state())
     return {
         "step": trainer.step,
         "epoch": trainer.epoch,
