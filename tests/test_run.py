@@ -327,6 +327,8 @@ def test_what_a_run_leaves_in_mlflow(lwexp_here: RunHere, store: Store, tmp_path
         assert re.search(rf"\b{group.index}[ |]+{re.escape(group.name)}\b.*{group.lr:.6e}", description)
     assert tags["lwexp.plan"] in description
     assert tags["lwexp.plan"] == plan.hash
+    rates = (tags["lwexp.lr.head"], tags["lwexp.lr.stem"])
+    assert rates == (f"{plan.groups[0].lr:.7g}", f"{plan.groups[-1].lr:.7g}")
     assert tags["lwexp.overrides"].split(" ")[:2] == ["model=lstm", "model.hidden_size=8"]
     assert tags["lwexp.folder"] == str(folder)
     assert tags["lwexp.version.torch"] == version("torch")

@@ -29,6 +29,7 @@ from lwexp.plots.process import draw_plan, draw_seen
 from lwexp.sweep.launchers.slurm import cluster_tags
 from lwexp.sweep.search.pruning import Pruned, judge
 from lwexp.tracking import NoTracker, begun_in, ended, has_run, open_hint, prepare, start
+from lwexp.tracking.keys import HEAD_RATE_TAG, STEM_RATE_TAG
 from lwexp.training.checkpoint.files import Checkpoints
 from lwexp.training.trainer import Trainer
 
@@ -348,6 +349,8 @@ def _tags(experiment: Experiment, overrides: list[str], folder: Path, base: Path
     tags |= {
         "lwexp.overrides": " ".join(overrides),
         "lwexp.plan": experiment.plan.hash,
+        HEAD_RATE_TAG: f"{experiment.plan.groups[0].lr:.7g}",
+        STEM_RATE_TAG: f"{experiment.plan.groups[-1].lr:.7g}",
         "lwexp.folder": str(folder),
         "lwexp.python": sys.version.split()[0],
         **cluster_tags(),

@@ -12,7 +12,7 @@ from lwexp.errors import ConfigError, RunError
 from .analysis import Analysis, analyse, reasons
 from .conclusions import conclusions, progress
 from .files import write_report
-from .runs import Store
+from .runs import SweepReader
 from .tables import settings_table
 
 _ROWS, _LISTED = 40, 20  # in the terminal
@@ -49,7 +49,7 @@ def make_report(
     sweep's artifacts, over an earlier report. Relative addresses count from `base`. Raises `ConfigError` for a sweep,
     metric or folder that cannot be used, `RunError` for a store that fails and a sweep without a finished run.
     """
-    store = Store(config, base)
+    store = SweepReader(config, base)
     read = store.read(store.find(sweep), metric)
     found = analyse(read, metric, confidence)
     if not any(setting.runs for setting in found.settings):

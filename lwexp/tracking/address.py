@@ -76,6 +76,11 @@ def sqlite_path(uri: str) -> Path:
     return Path(uri.partition(":///")[2].partition("?")[0])
 
 
+def is_missing(uri: str) -> bool:
+    """Whether `uri` is an SQLite file that does not exist."""
+    return kind(uri) == "sqlite" and not sqlite_path(uri).exists()
+
+
 def _absolute_sqlite(key: str, uri: str, base: Path) -> str:
     scheme, _, rest = uri.partition("://")
     path, question, query = rest.removeprefix("/").partition("?")

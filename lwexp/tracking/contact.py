@@ -36,13 +36,16 @@ class UnreachableError(RunError):
         super().__init__(f"the tracking store {redact(uri)} is not available ({why})")
 
 
-def check_store(config: MLflowConfig, base: Path | None = None) -> str:
+def check_store(config: MLflowConfig, base: Path | None = None, *, create: bool = True) -> str:
     """The resolved address of a store that answers within `config.timeout` seconds; mlflow is not imported.
 
-    Raises `ConfigError` for an address that cannot be used, `UnreachableError` for a store that does not answer.
+    Raises `ConfigError` for an address that cannot be used, and without `create` for an SQLite file that does not
+    exist; `UnreachableError` for a store that does not answer.
     """
     uri = address.resolve_uri(config, base or Path.cwd())
     key = address.uri_source(config)[0]
+    if not create and address.is_missing(uri):
+        raise ConfigError(key, redact(uri), "there is no such database: no run has been tracked there yet")
     if address.kind(uri) == "sqlite":
         _check_file(key, uri)
         return uri

@@ -13,6 +13,7 @@ from .address import redact
 
 # https://github.com/mlflow/mlflow/blob/v3.17.2/mlflow/utils/validation.py; a colon is refused on Windows only
 MAX_KEY, MAX_PARAM, MAX_TAG, MAX_NAME = 250, 6000, 8000, 250
+HEAD_RATE_TAG, STEM_RATE_TAG = "lwexp.lr.head", "lwexp.lr.stem"  # planned rates of the first and the last group
 _REFUSED = re.compile(r"[^\w.\- ]")
 
 

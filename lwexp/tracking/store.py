@@ -40,9 +40,13 @@ _SETTINGS = {
 }
 
 
-def connect(config: MLflowConfig, base: Path | None = None) -> tuple[MlflowClient, str]:
-    """A client of the store that has answered, its tables made on first use, and the store's resolved address."""
-    uri = check_store(config, base)
+def connect(config: MLflowConfig, base: Path | None = None, *, create: bool = True) -> tuple[MlflowClient, str]:
+    """A client of the store that has answered, its tables made on first use, and the store's resolved address.
+
+    Raises `ConfigError` for an address that cannot be used, and without `create` for an SQLite file that does not
+    exist; `RunError` for a store that does not answer.
+    """
+    uri = check_store(config, base, create=create)
     quiet()
     with explained(uri), first_use(uri), bounded():
         from mlflow import MlflowClient

@@ -20,7 +20,7 @@ from report import machine, table
 from lwexp.config.schema import MLflowConfig
 from lwexp.report.analysis import analyse
 from lwexp.report.files import write_report
-from lwexp.report.runs import Store
+from lwexp.report.runs import SweepReader
 from lwexp.tracking.store import connect
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -65,7 +65,7 @@ def main() -> None:
         if asked.store is None:
             fill(config, asked.runs, asked.steps, asked.groups)
         times = [time.perf_counter()]
-        store = Store(config, Path.cwd())
+        store = SweepReader(config, Path.cwd())
         times.append(time.perf_counter())
         sweep = store.read(store.find(asked.sweep), "accuracy")
         times.append(time.perf_counter())

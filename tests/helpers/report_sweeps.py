@@ -13,16 +13,6 @@ from mlflow.entities import Metric, Param, RunTag
 
 from lwexp.report.runs import Curve, Sweep, SweepRun
 
-_PLAN = """tiny: 2 groups
-
-```
-index  name  depth  scale            lr  tensors
------  ----  -----  -----  ------------  -------
-    0  head      1      1  {head:.6e}        2
-    1  stem      0      1  {stem:.6e}        2
-```
-"""
-
 
 @dataclass
 class Job:
@@ -36,6 +26,7 @@ class Job:
     tags: Mapping[str, str] = field(default_factory=dict)
     steps: Iterable[int] = range(10, 10_000, 10)
     metrics: Mapping[str, float] = field(default_factory=dict)  # others, at the last step
+    plan_csv: str | None = None  # kept as an artifact in place of the tags with the planned rates
 
 
 def seeds(test: Sequence[float], uniform: bool = False, **point: str) -> list[Job]:
@@ -86,8 +77,9 @@ def _make(client: MlflowClient, experiment: str, parent: str, job: Job, start: i
     tags = {"mlflow.parentRunId": parent, "lwexp.point": point, **job.tags}
     if job.val:
         tags["lwexp.arm"] = "uniform" if job.uniform else "layerwise"
+    if job.val and job.plan_csv is None:
         mult = 1.0 if job.uniform else float(job.point.get("mult", 0.5))
-        tags["mlflow.note.content"] = _PLAN.format(head=0.01, stem=0.01 * mult)
+        tags |= {"lwexp.lr.head": "0.01", "lwexp.lr.stem": f"{0.01 * mult:.7g}"}
     run = client.create_run(experiment, start, tags, run_name).info.run_id
     steps = list(job.steps)[: len(job.val)]
     rows = [Metric("val/accuracy", value, start, step) for value, step in zip(job.val, steps, strict=True)]
@@ -95,5 +87,7 @@ def _make(client: MlflowClient, experiment: str, parent: str, job: Job, start: i
     rows += [Metric(key, value, start, steps[-1] if steps else 0) for key, value in job.metrics.items()]
     params = [Param(key, value) for key, value in {"seed": "0", "lr": "0.01", **job.point}.items()]
     client.log_batch(run, metrics=rows, params=params, tags=[RunTag("lwexp.overrides", run_name)])
+    if job.plan_csv is not None:
+        client.log_text(run, job.plan_csv, "plan.csv")
     if job.status != "RUNNING":
         client.set_terminated(run, job.status)

@@ -19,7 +19,7 @@ from scipy import stats
 
 from lwexp.config.command_options import tracking_config
 from lwexp.report import files, main, make_report
-from lwexp.report.runs import Store
+from lwexp.report.runs import SweepReader
 from tests.helpers.commands import Outcome
 from tests.helpers.report_sweeps import Job, make_sweep, seeds
 from tests.system.test_mlflow_page import CHROMIUM, OPTIONS
@@ -106,6 +106,30 @@ def test_a_real_difference_is_told_with_its_numbers_and_everything_is_attached(
     }
 
 
+OLD_PLAN = """index,name,depth,scale,lr,tensors
+0,head,1,1.0,0.01,2
+1,"stem, norm",0,0.9,0.009000000000000001,2
+"""
+
+
+@pytest.mark.parametrize(
+    ("plan", "rates"),
+    [(OLD_PLAN, ("0.01", "0.009")), ("", ("", "")), ("index,name\n0,head\n", ("", "")), ("lr\nfast\n", ("", ""))],
+    ids=["plan", "empty", "no lr", "no number"],
+)
+def test_runs_without_tags_of_their_rates_are_read_from_their_plan_csv(
+    quick: Report, client: MlflowClient, tmp_path: Path, plan: str, rates: tuple[str, str]
+) -> None:
+    description = "```\nindex    lr\n-----  ----\n    0  77.0\n```\n"  # is for the reader of MLflow's page alone
+    jobs = [*seeds(UNIFORM, True, mult="1.0"), *seeds(BETTER, mult="0.9")]
+    for job in jobs:
+        job.plan_csv, job.tags = plan, {"mlflow.note.content": description}
+    make_sweep(client, jobs)
+    assert quick("--out", "here").code == 0
+    found = rows(tmp_path / "here" / "report.csv")["mult=0.9"]
+    assert (found["head_lr"], found["stem_lr"]) == rates
+
+
 def test_the_files_stand_alone_and_show_names_as_they_are(report: Report, client: MlflowClient, tmp_path: Path) -> None:
     name = "mult=0.9 'freeze=[<b>x_1*</b>]' \n$a_b$"
     cunning = [*seeds(UNIFORM, True, mult="1.0", lr="=1+1|x"), *seeds(BETTER, mult="0.9", lr="=1+1|x")]
@@ -187,7 +211,7 @@ def test_the_sweep_is_the_latest_or_the_one_named(quick: Report, client: MlflowC
     folder = tmp_path / "outputs" / "sweeps" / "mine"
     folder.mkdir(parents=True)
     (folder / "delivery.json").write_text(json.dumps({"run_id": one}), encoding="utf-8")
-    store = Store(tracking_config([], []), tmp_path)
+    store = SweepReader(tracking_config([], []), tmp_path)
     assert store.find(None) == latest
     for word in (one, one[:8], one[:6].upper(), "mult=1.0 seed=0,1", str(folder)):
         assert store.find(word) == one
