@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from .inputs import Input, arguments, as_input, guesses
-from .twin import Twin, is_tensor, make_twin, numel
+from .twin import Twin, is_tensor, make_twin, numel, storage_key
 
 _QUICK = 6  # inputs that are tried where nobody asked for a forward pass
 _REAL_WEIGHTS = 100_000_000  # a network with more weights is not run with real numbers
@@ -149,9 +149,10 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.open: dict[str, int] = {}
 
     def key(self, tensor: torch.Tensor) -> int:
-        storage = tensor.untyped_storage()
-        self.kept.setdefault(storage._cdata, storage)
-        return int(storage._cdata)
+        key = storage_key(tensor)
+        if key not in self.kept:
+            self.kept[key] = tensor.untyped_storage()
+        return key
 
     def enter(self, path: str) -> None:
         if path not in self.trace.spans:

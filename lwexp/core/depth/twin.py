@@ -46,8 +46,8 @@ def make_twin(model: nn.Module, first_names: Mapping[int, str], device: torch.de
         if isinstance(parameter, UninitializedParameter):
             lazy[id(stand)] = name
         else:
-            owners.setdefault(parameter.untyped_storage()._cdata, name)
-            names[stand.untyped_storage()._cdata] = name
+            owners.setdefault(storage_key(parameter), name)
+            names[storage_key(stand)] = name
     for module in model.modules():
         for tensor in _held(module):
             if id(tensor) in stands:
@@ -55,8 +55,8 @@ def make_twin(model: nn.Module, first_names: Mapping[int, str], device: torch.de
             plain = not isinstance(tensor, UninitializedBuffer)
             values = real or (plain and tensor.numel() <= _REAL_VALUES)
             stands[id(tensor)] = stand = _stand_in(tensor, device, values)
-            if plain and tensor.untyped_storage()._cdata in owners:  # a view that was made beforehand
-                names[stand.untyped_storage()._cdata] = owners[tensor.untyped_storage()._cdata]
+            if plain and storage_key(tensor) in owners:  # a view of a parameter, kept by the module
+                names[storage_key(stand)] = owners[storage_key(tensor)]
     try:
         twin: nn.Module = _copied(model, dict(stands))
     except Exception:  # something in it cannot be copied, such as a lock: that part is shared
@@ -150,6 +150,12 @@ def _stand_in(tensor: torch.Tensor, device: torch.device, values: bool) -> torch
 def numel(parameter: torch.Tensor) -> int:
     """Number of weights, 0 where it is not known yet."""
     return 0 if is_lazy(parameter) else parameter.numel()
+
+
+def storage_key(tensor: torch.Tensor) -> int:
+    """A number that a tensor shares with its views, as long as their storage is alive."""
+    # Private to torch, tried with 2.6 to 2.15: `data_ptr` is 0 for every meta tensor.
+    return int(tensor.untyped_storage()._cdata)
 
 
 def is_tensor(value: Any) -> bool:

@@ -1,1 +1,4 @@
-"""."""
+"""Optimizers by name, with kernels that stay fast for a group per parameter. Knows torch, and timm by name only.
+
+Start at `registry.py` (`make_optimizer`); `fused.py` are the optimizers, `kernel_calls.py` their lists of tensors.
+"""

@@ -13,8 +13,8 @@ from lwexp.errors import ConfigError, UnknownNameError, UnknownOptionError
 
 from .fused import FUSED
 
-# torch names that cannot train in a plain loop, and why
-_UNFIT = {
+# Optimizers of torch that cannot train in a plain loop, and why.
+UNSUPPORTED = {
     "lbfgs": "needs a closure and a single group",
     "sparseadam": "takes sparse gradients only",
 }
@@ -36,9 +36,9 @@ def make_optimizer(
     lr: float,
     options: Mapping[str, Any],
 ) -> torch.optim.Optimizer:
-    """The optimizer over `groups`; `lr` is only the default that the class asks for, every group has its own.
+    """The optimizer over `groups`; `lr` is only the default that the class requires, every group has its own.
 
-    Raises `UnknownNameError` for an unknown name or option and `ConfigError` for what the class itself refuses.
+    Raises `UnknownNameError` for an unknown name or option and `ConfigError` for what the class itself rejects.
     """
     factory: Any = optimizer if isinstance(optimizer, type) else _find(optimizer)
     name = optimizer if isinstance(optimizer, str) else optimizer.__name__
@@ -76,7 +76,7 @@ def make_optimizer(
 
 
 def _check_type(option: str, value: Any, kinds: set[Any] | None) -> None:
-    """Refuse a value, or a member of a list, that is none of the types `kinds`; None: nobody says."""
+    """Raise `ConfigError` for a value, or an element of a list, not one of the types `kinds`; None if unannotated."""
     for part in value if isinstance(value, tuple) else (value,):
         wanted = None
         if isinstance(part, float) and not math.isfinite(part):
@@ -91,16 +91,16 @@ def _check_type(option: str, value: Any, kinds: set[Any] | None) -> None:
 
 
 def _hints(factory: Any) -> dict[str, set[Any]]:
-    """For each argument with a plain annotation, the types that it may have."""
+    """The types that each annotated argument may have."""
     try:
         hints = get_type_hints(getattr(factory, "__init__") if isinstance(factory, type) else factory)  # noqa: B009
-    except Exception:  # annotations that do not resolve here
+    except Exception:  # annotations that do not resolve
         return {}
     return {name: _members(hint) for name, hint in hints.items() if hint is not Any}
 
 
 def _members(hint: Any) -> set[Any]:
-    """The types in `hint`, however nested."""
+    """The types in `hint`, at any nesting."""
     inner = get_args(hint)
     return set().union(*(_members(part) for part in inner)) if inner else {hint}
 
@@ -108,23 +108,23 @@ def _members(hint: Any) -> set[Any]:
 def _find(name: str) -> Any:
     own = torch_optimizers()
     key = name.lower()
-    if key in _UNFIT:
-        raise ConfigError("optimizer", name, f"{_UNFIT[key]}; choose another, e.g. adam")
+    if key in UNSUPPORTED:
+        raise ConfigError("optimizer", name, f"{UNSUPPORTED[key]}; choose another, e.g. adam")
     if key in own:
         return own[key]
     import timm.optim
 
     others = {str(other) for other in timm.optim.list_optimizers()}  # type: ignore[attr-defined]
     if key not in others:
-        raise UnknownNameError("optimizer", name, {*own, *others} - _UNFIT.keys(), "no such optimizer")
+        raise UnknownNameError("optimizer", name, {*own, *others} - UNSUPPORTED.keys(), "no such optimizer")
     try:
         return timm.optim.get_optimizer_class(key, bind_defaults=True)  # type: ignore[attr-defined]
-    except AssertionError as error:  # timm's word for a package or a GPU that is not there
+    except AssertionError as error:  # how timm reports a missing package or GPU
         raise ConfigError("optimizer", name, " ".join(str(error).split()) or "cannot be used here") from error
 
 
 def _fusible(groups: Sequence[dict[str, Any]]) -> bool:
-    """Whether torch's fused kernels take all parameters: floating point, on a device that has them."""
+    """Whether torch's fused kernels take all parameters: floating point, on a device that supports them."""
     return all(
         p.is_floating_point() and p.device.type in ("cpu", "cuda", "mps", "xpu") for g in groups for p in g["params"]
     )

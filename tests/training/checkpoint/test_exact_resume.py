@@ -140,9 +140,9 @@ def test_every_optimizer_goes_on_exactly(tmp_path: Path) -> None:
     """All of torch's and timm's that train this model at all."""
     import timm.optim
 
-    from lwexp.core.optim.registry import _UNFIT, torch_optimizers
+    from lwexp.core.optim.registry import UNSUPPORTED, torch_optimizers
 
-    names = sorted({*torch_optimizers(), *timm.optim.list_optimizers()} - {*_UNFIT, "lbfgs", "sparseadam"})
+    names = sorted({*torch_optimizers(), *timm.optim.list_optimizers()} - {*UNSUPPORTED, "lbfgs", "sparseadam"})
     tried = 0
     for name in names:
         setting: dict[str, Any] = {"optimizer": name, "steps": 4, "epochs": 1}
