@@ -234,15 +234,16 @@ def _remarks(groups: Sequence[PlanGroup], grouping: str, decay: str, mult: float
     if decay == "linear" and mult > 1:
         notes.append(f"mult={mult:g} is above 1: rates rise from the head to the stem")
     total = sum(g.trainable_weights for g in groups)
-    by_index: dict[int, int] = {}
+    # Overrides may split a group into parts at different rates: the weights at one rate count, not those of the group.
+    at_rate: dict[tuple[int, str], list[PlanGroup]] = {}
     for g in groups:
-        by_index[g.index] = by_index.get(g.index, 0) + g.trainable_weights
-    index, weights = max(by_index.items(), key=lambda item: item[1])
-    if total and weights / total > DOMINANT_SHARE and grouping in _FINER:
-        name = next(g.name for g in groups if g.index == index)
+        at_rate.setdefault((g.index, f"{g.lr:.6e}"), []).append(g)
+    dominant = max(at_rate.values(), key=lambda parts: sum(g.trainable_weights for g in parts))
+    share = sum(g.trainable_weights for g in dominant) / total if total else 0
+    if share > DOMINANT_SHARE and grouping in _FINER:
         notes.append(
-            f"group {index} ({name}) holds {weights / total:.0%} of the trainable weights, so the rates are nearly "
-            f"uniform; a finer grouping is grouping={_FINER[grouping]}"
+            f"group {dominant[0].index} ({dominant[0].name}) holds {share:.0%} of the trainable weights, so the rates "
+            f"are nearly uniform; a finer grouping is grouping={_FINER[grouping]}"
         )
     return notes
 

@@ -203,6 +203,23 @@ def test_printed_plan_is_the_golden_file(tiny: TinyNet, request: pytest.FixtureR
     assert f"{plan}\n" == golden.read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize(("overrides", "share"), [
+    ({}, "group 1 (blocks) holds 92% of"),
+    ({"blocks.2": 0.5}, ""),  # 68% at one rate, 23% at another
+    ({"blocks.2": 0.009}, "group 1 (blocks) holds 92% of"),  # the rate that the group has anyway
+    ({"blocks.*.weight": 0.5}, "group 1 (blocks.*.weight) holds 89% of"),
+])  # fmt: skip
+def test_nearly_uniform_rates_are_noted_by_the_weights_at_one_rate(
+    tiny: TinyNet, overrides: dict[str, float], share: str
+) -> None:
+    plan = make_plan(tiny, lr=0.01, mult=0.9, lr_overrides=overrides)
+    if not share:
+        assert plan.notes == ()
+    else:
+        (note,) = plan.notes
+        assert note.startswith(share)
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
