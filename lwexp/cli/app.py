@@ -9,16 +9,14 @@ import re
 import sys
 import uuid
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NoReturn
 
 from lwexp import redaction
+from lwexp.config.defaults import CONF, defaults
 from lwexp.distributed import launch
 from lwexp.errors import ConfigError, LwexpError, UnknownNameError, UnknownOptionError
 from lwexp.host.signals import Interrupted, handle_in_command
 
-_HERE = Path(__file__).parents[1]
-CONF = next(p for p in (_HERE / "conf", _HERE.parent / "conf") if p.is_dir())
 _OPEN = ("model", "grouping", "decay", "policy", "optimizer", "data", "weights", "tracking", "lr_overrides", "loss")
 
 
@@ -190,13 +188,11 @@ def _checked_arguments(arguments: list[str], *, own_folder: bool) -> list[str]:
 
 def _known_keys() -> list[str]:
     """What may stand on the left of `=`: the keys of config.yaml and the groups."""
-    from omegaconf import OmegaConf
-
-    config: Any = OmegaConf.load(CONF / "config.yaml")
+    config = defaults()
     groups = [path.name for path in CONF.iterdir() if path.is_dir()]
     sections = ("unfreeze", "loss", "checkpoint", "sweep", "preview")
     nested = [f"{key}.{inner}" for key in sections for inner in config[key]]
-    return [*groups, *nested, *(str(key) for key in config if key not in ("defaults", "hydra"))]
+    return [*groups, *nested, *config]
 
 
 def _typed_value(key: str) -> str:

@@ -19,6 +19,8 @@ from hydra.plugins.config_source import ConfigResult, ConfigSource
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 
+from lwexp.host.files import atomic_write
+
 GROUPS = ("model", "optimizer")
 
 
@@ -100,9 +102,7 @@ def timm_names() -> list[str]:
     names: list[str] = timm.list_models()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        partial = kept.with_suffix(f".{os.getpid()}")
-        partial.write_text("\n".join(names), encoding="utf-8")
-        partial.replace(kept)
+        atomic_write(kept, "\n".join(names), durable=False)
     except OSError:  # a home that cannot be written to: slower, not wrong
         return names
     return names

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from lwexp.cli.app import CONF
 from lwexp.errors import ConfigError, LwexpError, UnknownOptionError
 
+from .defaults import defaults
 from .schema import MLflowConfig
 
 
@@ -31,9 +31,7 @@ def tracking_config(options: Sequence[str], known: Sequence[str]) -> MLflowConfi
 
     What is not given has the default that it has for a run. Raises `UsageError`, `ConfigError`.
     """
-    from omegaconf import OmegaConf
-
-    values: dict[str, Any] = {str(k): v for k, v in OmegaConf.load(CONF / "tracking" / "mlflow.yaml").items()}
+    values = defaults("tracking/mlflow")
     for option in options:
         name, equals, value = option.partition("=")
         if not equals:

@@ -8,8 +8,10 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from lwexp.errors import ConfigError, UnknownNameError, UnknownOptionError
+from lwexp.formatting import one_line
 
-from .schema import MLflowConfig, NoTrackingConfig, OpenSection, RunConfig, check
+from .schema import OpenSection, RunConfig
+from .validation import check
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -42,12 +44,6 @@ def plain(config: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in values.items()}
 
 
-def tracking_settings(config: DictConfig) -> MLflowConfig | None:
-    """The tracking section of a config that may still be a sweep; None without tracking."""
-    tracking = settings(config).tracking
-    return None if isinstance(tracking, NoTrackingConfig) else tracking
-
-
 def choice(section: OpenSection, group: str, options_apart: bool = False) -> tuple[Any, dict[str, Any]]:
     """A name and its options, or a callable of the user's own: a function with its options bound, or an instance."""
     options = dict(section.options)
@@ -61,7 +57,7 @@ def choice(section: OpenSection, group: str, options_apart: bool = False) -> tup
 
 
 def _own(target: str, options: dict[str, Any], group: str, options_apart: bool) -> tuple[Any, dict[str, Any]]:
-    from .targets import located, why
+    from .targets import located
 
     key = f"{group}._target_"
     found = located(target, key, "class or function")
@@ -79,7 +75,7 @@ def _own(target: str, options: dict[str, Any], group: str, options_apart: bool) 
         try:
             return found(**options), shared
         except (TypeError, ValueError) as error:
-            raise ConfigError(key, target, why(error)) from error
+            raise ConfigError(key, target, one_line(error, kind=True)) from error
     if options_apart:
         return found, options
     return (_named_partial(found, options) if options else found), shared

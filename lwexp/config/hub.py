@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lwexp.errors import ConfigError
-
-from .targets import why
+from lwexp.formatting import one_line
 
 SECONDS = 10.0  # for the hub's first answer
 
@@ -69,7 +68,7 @@ def located_on_hub(
     except Exception as error:  # no network, a proxy, a firewall, a server in trouble
         if not cached:
             where = "is neither a folder here nor in the cache, and the hub does not answer"
-            raise ConfigError(key, name, f"{where} ({why(error)})") from error
+            raise ConfigError(key, name, f"{where} ({one_line(error, kind=True)})") from error
         return Place(name, {"revision": revision, "local_files_only": True})
     return Place(name, {"revision": revision})
 

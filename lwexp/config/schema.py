@@ -1,19 +1,16 @@
-"""The typed schema of the whole config: types, ranges and unknown keys, checked before anything is allocated.
+"""The typed schema of the whole config: types, ranges and unknown keys; `validation.py` applies it.
 
-`check` turns what Hydra composed into a `RunConfig`. Sections whose options are the keyword arguments of a function
-(`grouping`, `decay`, `policy`, `optimizer`, `model`) are open here and checked against that function where it is
-looked up; all others are closed. Defaults live in `conf/`, not here, so that every key has one default in one place.
+Sections whose options are the keyword arguments of a function (`grouping`, `decay`, `policy`, `optimizer`, `model`)
+are open here and checked against that function where it is looked up; all others are closed. Defaults live in
+`conf/`, not here, so that every key has one default in one place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import PurePath
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
-from lwexp.errors import ConfigError, UnknownNameError, UnknownOptionError
+from pydantic import BaseModel, ConfigDict, Field
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -266,115 +263,3 @@ class RunConfig(Section):
     checkpoint: CheckpointConfig
     sweep: SweepConfig
     preview: PreviewConfig
-
-
-def check(values: Mapping[str, Any]) -> RunConfig:
-    """The typed config of the resolved mapping `values`; `ConfigError` names the first key that is wrong."""
-    values = dict(values)
-    if isinstance(values.get("lr_overrides"), Mapping):
-        values["lr_overrides"] = flatten(values["lr_overrides"])
-    for key, value in flatten(values).items():
-        if value == "???":
-            raise ConfigError(key, value, "must be given")
-    try:
-        return RunConfig.model_validate(values)
-    except ValidationError as error:
-        raise _explained(error, values) from None
-
-
-def flatten(nested: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
-    """One level of dotted keys: `{layer4: {0: 0.1}}`, as typed `lr_overrides.layer4.0=0.1`, is `{"layer4.0": 0.1}`.
-
-    >>> flatten({"layer4": {0: 0.1}, "fc": 1.0})
-    {'layer4.0': 0.1, 'fc': 1.0}
-    """
-    flat: dict[str, Any] = {}
-    for key, value in nested.items():
-        if isinstance(value, Mapping) and value:
-            flat.update(flatten(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def _explained(error: ValidationError, values: Mapping[str, Any]) -> ConfigError:
-    """The most telling of pydantic's findings as one line: a key nobody knows, else the first."""
-    findings = error.errors(include_url=False)
-    first = _path_of(findings[0], values)
-    # the members of a union all complain; the one that came furthest meant the same as the user
-    alike = [f for f in findings if _path_of(f, values)[: len(first)] == first]
-    deepest = max(alike, key=lambda f: len(_path_of(f, values)))
-    found = next((f for f in findings if f["type"] == "extra_forbidden"), deepest)
-    parts = _path_of(found, values)
-    key = ".".join(str(part) for part in parts)
-    if found["type"] == "extra_forbidden":
-        return UnknownOptionError(key, found["input"], _siblings(found["loc"]))
-    if found["type"] == "missing":
-        return ConfigError(key, "???", "must be given")
-    if found["type"] == "union_tag_not_found":
-        return ConfigError(f"{key}.name", None, "must be given")
-    if found["type"].startswith("union_tag"):
-        return UnknownNameError(
-            f"{key}.name", _tag(found["input"]), _tags(str(found["ctx"].get("expected_tags", ""))), f"no such {key}"
-        )
-    words = [f["ctx"]["expected"] for f in alike if f["type"] == "literal_error" and _path_of(f, values) == parts]
-    others = "".join(f", or {word}" for word in words if found["type"] != "literal_error")
-    return ConfigError(key, found["input"], f"{_reason(found['msg'])}{others}")
-
-
-def _path_of(finding: Any, values: Mapping[str, Any]) -> list[int | str]:
-    return _real_path(finding["loc"], values, absent=finding["type"] == "missing")
-
-
-def _reason(message: str) -> str:
-    message = message.removeprefix("Input ").removeprefix("Value error, ")
-    return message[0].lower() + message[1:]
-
-
-def _tag(value: Any) -> Any:
-    return value.get("name") if isinstance(value, Mapping) else value
-
-
-def _tags(expected: str) -> list[str]:
-    return [tag.strip(" '") for tag in expected.split(",") if tag.strip()]
-
-
-def _real_path(loc: tuple[int | str, ...], values: Any, *, absent: bool) -> list[int | str]:
-    """`loc` without the tags of unions that pydantic puts into it, so that it can be typed on the command line.
-
-    `absent`: the last part is a key that is missing from `values`.
-    """
-    path: list[int | str] = []
-    for i, part in enumerate(loc):
-        keys = range(len(values)) if isinstance(values, list) else values if isinstance(values, Mapping) else ()
-        is_tag = i == 1 and i < len(loc) - 1 and isinstance(values, Mapping) and values.get("name") == part
-        if part in keys and not is_tag:  # the texts' tag is a key of theirs as well
-            values = values[part]
-        elif i < len(loc) - 1 or not absent:
-            continue  # a union's tag, or the type that a member of a union was tried as
-        path.append(part)
-    return path
-
-
-def _siblings(loc: tuple[int | str, ...]) -> list[str]:
-    """The keys that the section around the last part of `loc` knows."""
-    section: Any = RunConfig
-    for part in loc[:-1]:
-        if isinstance(section, dict):  # a union of sections by tag, and `part` the tag
-            section = section[part]
-        elif isinstance(part, str):
-            field = section.model_fields[part]
-            members = _sections(field.annotation)
-            section = {_tag_of(m): m for m in members} if field.discriminator else members[0]
-    return [field.alias or name for name, field in section.model_fields.items()]
-
-
-def _sections(annotation: Any) -> list[type[Section]]:
-    """The sections that a type consists of, however wrapped."""
-    if isinstance(annotation, type) and issubclass(annotation, Section):
-        return [annotation]
-    return [section for part in get_args(annotation) for section in _sections(part)]
-
-
-def _tag_of(section: type[Section]) -> str:
-    return str(get_args(section.model_fields["name"].annotation)[0])

@@ -12,12 +12,7 @@ from typing import Any
 from torch import nn
 
 from lwexp.errors import ConfigError, nearest
-
-
-def why(error: BaseException) -> str:
-    """An exception as at most 200 characters on one line."""
-    text = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
-    return text if len(text) <= 200 else f"{text[:197]}..."
+from lwexp.formatting import one_line
 
 
 def located(path: str, key: str, what: str) -> Callable[..., Any]:
@@ -43,7 +38,7 @@ def located(path: str, key: str, what: str) -> Callable[..., Any]:
             found = importlib.import_module(prefix)
         except Exception as error:
             if not isinstance(error, ModuleNotFoundError) or not f"{prefix}.".startswith(f"{error.name}."):
-                raise ConfigError(key, path, f"importing {prefix} fails: {why(error)}") from error
+                raise ConfigError(key, path, f"importing {prefix} fails: {one_line(error, kind=True)}") from error
             if not end:
                 raise ConfigError(key, path, f"no module {prefix} is installed or in the current folder") from None
             names = [name for name in dir(found) if not name.startswith("_")]

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 
 from lwexp.errors import ConfigError, UnknownNameError, UnknownOptionError
+from lwexp.formatting import one_line
 
 from .options import at_least, between, check_options
 
@@ -102,10 +103,8 @@ def _checked(decay: Decay) -> Decay:
         except OverflowError:
             value = math.inf
         except Exception as error:  # a function of the user's own
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            raise ConfigError(
-                "decay", getattr(decay, "__name__", decay), f"fails for group {index}: {reason}"
-            ) from error
+            reason = f"fails for group {index}: {one_line(error, kind=True)}"
+            raise ConfigError("decay", getattr(decay, "__name__", decay), reason) from error
         if not (math.isfinite(value) and value >= 0):
             raise ConfigError("decay", value, f"the scale of group {index} of {count} must be finite and at least 0")
         return value

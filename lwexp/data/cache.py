@@ -25,6 +25,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from lwexp.errors import ConfigError
+from lwexp.host.files import replacing
 
 log = logging.getLogger(__name__)
 
@@ -140,25 +141,21 @@ def _estimated(read: Callable[[int], Pixels], count: int) -> int:
 
 def _write(path: Path, read: Callable[[int], Pixels], count: int, threads: int) -> None:
     """Write the file under another name, then give it its own; the caller holds the lock for both names."""
-    temporary = path.with_name(f".{path.name}.part")
     table = np.zeros((count, 3), dtype=np.int64)
-    try:
-        with temporary.open("wb") as file, ThreadPoolExecutor(threads) as pool:
-            file.seek(table.nbytes)
-            start = 0
-            for first in range(0, count, 8 * threads):  # not all at once: they would be in memory at once
-                indices = range(first, min(first + 8 * threads, count))
-                for index, image in zip(indices, pool.map(read, indices), strict=True):
-                    table[index] = start, *image.shape[:2]
-                    start += file.write(np.ascontiguousarray(image).data)
-            file.seek(0)
-            file.write(table.data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        with suppress(OSError):  # it is gone where all went well
-            temporary.unlink()
+    with (
+        replacing(path, temporary=f".{path.name}.part") as temporary,
+        temporary.open("wb") as file,
+        ThreadPoolExecutor(threads) as pool,
+    ):
+        file.seek(table.nbytes)
+        start = 0
+        for first in range(0, count, 8 * threads):  # not all at once: they would be in memory at once
+            indices = range(first, min(first + 8 * threads, count))
+            for index, image in zip(indices, pool.map(read, indices), strict=True):
+                table[index] = start, *image.shape[:2]
+                start += file.write(np.ascontiguousarray(image).data)
+        file.seek(0)
+        file.write(table.data)
 
 
 def _remove_unused(folder: Path) -> None:
@@ -184,8 +181,3 @@ def stats_of(files: Iterable[str]) -> str:
         stat = os.stat(file)  # noqa: PTH116  a million of them: strings, not Path objects
         found.append(f"{file}\0{stat.st_size}\0{stat.st_mtime_ns}")
     return "\n".join(found)
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from lwexp.errors import ConfigError, nearest
+from lwexp.host.resources import usable_cores
 
-from .cache import stats_of, usable_cores
+from .cache import stats_of
 from .images import CorruptImageError, PILStore, read_image
 from .source import SPLIT_NAMES, DataSource, Split, SplitName
 from .splitting import stratified_cut

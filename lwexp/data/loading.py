@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lwexp.distributed.launch import WHOLE_BATCH, BatchShard, read_launch
+from lwexp.host.resources import usable_cores
 from lwexp.host.signals import ignore_in_worker
 
-from .cache import usable_cores
 from .images import Batch, Inputs, SampleDataset
 from .keys import SampleKey, order_seed
 

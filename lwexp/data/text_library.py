@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lwexp.config.hub import located_on_hub
-from lwexp.config.targets import why
 from lwexp.errors import ConfigError, UnknownNameError
+from lwexp.formatting import one_line
 
 from .source import SPLIT_NAMES, SplitName
 from .text_files import SPLIT_FILES, Table, as_label, as_text
@@ -65,5 +65,5 @@ def _loaded(config: TextConfig, name: str) -> Mapping[str, Any]:
     except ConfigError:
         raise
     except Exception as error:  # the library raises what its many readers do
-        raise ConfigError(KEY, name, f"cannot be loaded: {why(error)}") from error
+        raise ConfigError(KEY, name, f"cannot be loaded: {one_line(error, kind=True)}") from error
     return found if isinstance(found, Mapping) else {"train": found}

@@ -59,7 +59,7 @@ def find_tokenizer(name: str, key: str, max_length: int) -> Tokens:
     from transformers import AutoTokenizer
 
     from lwexp.config.hub import located_on_hub, quiet
-    from lwexp.config.targets import why
+    from lwexp.formatting import one_line
 
     place = located_on_hub(name, key)
     try:
@@ -67,7 +67,7 @@ def find_tokenizer(name: str, key: str, max_length: int) -> Tokens:
             tokenizer = AutoTokenizer.from_pretrained(place.name, trust_remote_code=False, **place.arguments)
     except Exception as error:  # whatever a folder without a tokenizer, or with a damaged one, makes it raise
         hint = "" if key == "data.tokenizer" else "; data.tokenizer names another"
-        raise ConfigError(key, name, f"no tokenizer could be loaded: {why(error)}{hint}") from error
+        raise ConfigError(key, name, f"no tokenizer could be loaded: {one_line(error, kind=True)}{hint}") from error
     if tokenizer.pad_token_id is None:
         instead = tokenizer.eos_token or tokenizer.unk_token
         if instead is None:

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from lwexp.errors import ConfigError, LwexpError, RunError
+from lwexp.formatting import one_line
+from lwexp.host.device import build_device
 from lwexp.host.signals import Interrupted
 
 from .launch import WHOLE_BATCH, BatchShard, Launch, read_launch
@@ -34,7 +36,7 @@ class RemoteError(LwexpError):
     def __init__(self, error: BaseException) -> None:
         """Keep the text of `error` only: not every exception can be pickled."""
         self.exit_code = getattr(error, "exit_code", 1)
-        super().__init__(" ".join(str(error).split()) or type(error).__name__)
+        super().__init__(one_line(error, limit=None))
 
 
 class World:
@@ -51,8 +53,6 @@ class World:
 
     def device(self, name: str) -> torch.device:
         """The device of this rank, by the config's `device`. Raises `ConfigError` where it is not available."""
-        from lwexp.experiment.instantiate import build_device
-
         return build_device(name)
 
     def on_rank_zero(self, action: Callable[[], T]) -> T:

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from lwexp.config.schema import RunConfig
-from lwexp.config.targets import why
 from lwexp.core.patterns import first_matches
 from lwexp.core.policy import POLICIES, Policy, is_metric_driven
 from lwexp.errors import ConfigError
+from lwexp.formatting import one_line
 
 if TYPE_CHECKING:
     from torch import nn
@@ -140,7 +140,7 @@ def _check_rates(config: RunConfig, schedule: Schedule, steps: int) -> None:
             rates = schedule.rates(step)
             wrong = [rate for rate in rates if not (math.isfinite(rate) and rate >= 0)]
         except Exception as error:
-            raise ConfigError(key, label, f"fails at step {step}: {why(error)}") from error
+            raise ConfigError(key, label, f"fails at step {step}: {one_line(error, kind=True)}") from error
         if wrong:
             raise ConfigError(key, label, f"gives the rate {wrong[0]} at step {step}; finite ones from 0 on are needed")
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lwexp.config.schema import flatten
+from lwexp.config.defaults import defaults, dump
+from lwexp.config.keys import USER_KEYED, flatten
 from lwexp.errors import ConfigError, RunError
+from lwexp.host.files import atomic_write
 from lwexp.tracking import deliver_rest, ended, has_run, redact
 
 from .resume import taken_up
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _CONFIG, _RESULT, _RESUMED = "config.yaml", "result.json", "resumed.json"
-# Mappings whose keys the user chose and in which the order counts
-USER_KEYED = ("lr_overrides", "decay.rates", "grouping.patterns", "policy.options", "loss.options", "data.options")
 # Sections and keys that change nothing in the numbers of a training
 _HARMLESS_SECTIONS = ("tracking", "checkpoint", "preview", "sweep")
 _HARMLESS = (
@@ -77,10 +76,8 @@ def finished(config: RunConfig, values: Mapping[str, Any], folder: Path, base: P
 
 def keep_config(folder: Path, values: Mapping[str, Any]) -> None:
     """Write the run's config: before its journal is made, so that every run that has begun can go on."""
-    from omegaconf import OmegaConf
-
     shown = {**values, "resume": values["resume"] if values.get("resume") == "auto" else None}
-    _replace(folder / _CONFIG, OmegaConf.to_yaml(OmegaConf.create(shown)))
+    _replace(folder / _CONFIG, dump(shown))
 
 
 def keep_result(folder: Path, metrics: Mapping[str, float], pruned: str | None = None) -> None:
@@ -178,29 +175,19 @@ def _harmless(key: str) -> bool:
     return key in _HARMLESS or key.partition(".")[0] in _HARMLESS_SECTIONS
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
     """Dotted keys; a mapping of the user's own keys as the list of its items, since their order counts."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        path = f"{prefix}{key}"
-        if path in USER_KEYED and isinstance(value, Mapping):
-            flat[path] = [[str(name), inner] for name, inner in flatten(value).items()]
-        elif isinstance(value, Mapping):
-            flat.update(_flat(value, f"{path}."))
-        else:
-            flat[path] = value
+    flat = flatten(values, keep=USER_KEYED)
+    for key in USER_KEYED:
+        if isinstance(flat.get(key), Mapping):
+            flat[key] = [[str(name), value] for name, value in flatten(flat[key]).items()]
     return flat
 
 
 def _with_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
     """`values` of an earlier version of lwexp with the defaults of the keys that it did not have."""
-    from omegaconf import OmegaConf
-
-    from lwexp.cli.app import CONF
-
-    defaults: Any = OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml"), resolve=False)
-    complete = {str(key): value for key, value in defaults.items() if key not in ("defaults", "hydra")} | dict(values)
-    for key, value in defaults.items():
+    complete = defaults() | dict(values)
+    for key, value in defaults().items():
         if isinstance(value, dict) and isinstance(values.get(key), Mapping) and key not in USER_KEYED:
             complete[key] = {**value, **values[key]}
     return complete
@@ -214,13 +201,7 @@ def _shown(value: Any) -> str:
 
 def _replace(file: Path, text: str) -> None:
     """Write the file as a whole or not at all, and for good. Raises `RunError`."""
-    partial = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        with partial.open("w", encoding="utf-8") as opened:
-            opened.write(text)
-            opened.flush()
-            os.fsync(opened.fileno())
-        partial.replace(file)
+        atomic_write(file, text)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise RunError(f"{file} cannot be written: {error.strerror or error}") from error

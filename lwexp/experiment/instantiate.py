@@ -21,6 +21,7 @@ from lwexp.config.schema import (
     WeightsFileConfig,
 )
 from lwexp.errors import ConfigError, UnknownNameError
+from lwexp.host.device import build_device
 
 from .cross_checks import check_layout, check_plan, check_schedule, check_steps
 
@@ -256,26 +257,6 @@ def check_machine(config: RunConfig) -> None:
 def _has_compiler() -> bool:
     usual = {"win32": "cl", "darwin": "clang++"}.get(sys.platform, "g++")
     return shutil.which(os.environ.get("CXX") or usual) is not None
-
-
-def build_device(name: str) -> torch.device:
-    """`auto` is the first accelerator there is, else the CPU."""
-    import torch
-
-    from lwexp.config.targets import why
-
-    if name == "auto":
-        if torch.accelerator.is_available():
-            return torch.device(torch.accelerator.current_accelerator() or "cpu")
-        return torch.device("cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ConfigError("device", name, f"cannot be used here; auto, cpu, cuda, cuda:1, mps ({why(error)})") from None
-    if device.type == "meta":
-        raise ConfigError("device", name, "holds no numbers to train")
-    return device
 
 
 def _based(data: Any, base: Path) -> Any:

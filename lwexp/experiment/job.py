@@ -18,11 +18,13 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from lwexp.config.compose import plain, settings
+from lwexp.config.keys import USER_KEYED, flatten
 from lwexp.config.schema import MLflowConfig, RunConfig, SourceTaskConfig, TorchvisionConfig
 from lwexp.core.policy import is_metric_driven
 from lwexp.core.scheduler import PlanScheduler
 from lwexp.data import eval_loader, train_loader, workers_note
 from lwexp.distributed.world import World, join
+from lwexp.formatting import one_line
 from lwexp.host.resources import set_threads
 from lwexp.host.signals import Interrupted
 from lwexp.plots.process import draw_plan, draw_seen
@@ -35,7 +37,6 @@ from lwexp.training.trainer import Trainer
 
 from .cross_checks import check_processes
 from .folder import (
-    USER_KEYED,
     changes,
     check_place,
     config_before,
@@ -183,7 +184,7 @@ class _Job:
                     *_, state, changed = anew
                 self._take_up(state, changed)
             except BaseException as error:
-                tracker.finish("KILLED" if status == "KILLED" else "FAILED", one_line(error))
+                tracker.finish("KILLED" if status == "KILLED" else "FAILED", one_line(error, limit=None))
                 raise
         try:
             with self.world.detect_lost_ranks():
@@ -195,7 +196,7 @@ class _Job:
                 self._tell_how_to_go_on()
             raise
         except BaseException as error:
-            tracker.finish("FAILED", one_line(error))
+            tracker.finish("FAILED", one_line(error, limit=None))
             if self.checkpoints.paths():
                 self._tell_how_to_go_on()
             raise
@@ -314,25 +315,16 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def one_line(error: BaseException) -> str:
-    """The error's text, or its kind if it has none, on one line."""
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def flat_params(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+def flat_params(values: Mapping[str, Any]) -> dict[str, str]:
     """The resolved config with dotted keys; lists and mappings of the user's own keys as JSON.
 
     >>> flat_params({"lr": 0.1, "decay": {"name": "explicit", "rates": {"fc": 1.0}}})
     {'lr': '0.1', 'decay.name': 'explicit', 'decay.rates': '{"fc": 1.0}'}
     """
-    flat: dict[str, str] = {}
-    for key, value in values.items():
-        path = f"{prefix}{key}"
-        if isinstance(value, Mapping) and path not in USER_KEYED:
-            flat.update(flat_params(value, f"{path}."))
-        else:
-            flat[path] = json.dumps(value) if isinstance(value, (Mapping, list)) else str(value)
-    return flat
+    return {
+        key: json.dumps(value) if isinstance(value, (Mapping, list)) else str(value)
+        for key, value in flatten(values, keep=USER_KEYED).items()
+    }
 
 
 def _telling_settings(config: RunConfig) -> str:

@@ -7,7 +7,6 @@ launcher whose machines share that folder. A resumed sweep starts from it.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, Literal
 
 from lwexp import redaction
 from lwexp.errors import ConfigError, RunError
+from lwexp.host.files import atomic_write
 from lwexp.tracking import has_run
 
 FILE = "sweep.json"
@@ -55,12 +55,10 @@ class SweepManifest:
     def save(self, folder: Path) -> None:
         """Write the file atomically. Raises `RunError`."""
         path = folder / FILE
-        temporary = folder / f".{FILE}.{os.getpid()}"
         text = json.dumps({"format": _FORMAT, **redaction.hidden(asdict(self))}, indent=1)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(text, encoding="utf-8")
-            temporary.replace(path)
+            atomic_write(path, text, durable=False)
         except OSError as error:
             raise RunError(f"{path} cannot be written: {error.strerror or error}") from error
 

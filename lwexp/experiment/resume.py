@@ -14,13 +14,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lwexp.config.defaults import defaults, load
+from lwexp.config.keys import GROUPS, flatten, leaves
 from lwexp.errors import ConfigError, LwexpError
+from lwexp.formatting import one_line
 
 if TYPE_CHECKING:
     from lwexp.config.schema import MLflowConfig
 
-# A section that is one choice of a config group: taken from the run as a whole, or chosen anew as a whole
-GROUPS = ("data", "model", "weights", "grouping", "decay", "optimizer", "policy", "tracking")
 _ID = re.compile(r"[0-9a-fA-F]{6,32}")
 _SAVED = "saved/run"  # as `model=saved/run`: Hydra's name of what the run has there
 _REST = "+lwexp=saved"  # the same for all that is in no group
@@ -179,16 +180,12 @@ def _ids_of_store(start: str, typed: Mapping[str, Any]) -> dict[str, Path]:
 
 def _tracking(typed: Mapping[str, Any]) -> MLflowConfig | None:
     """The store that the command line names; None with tracking=none."""
-    from omegaconf import OmegaConf
-
-    from lwexp.cli.app import CONF
     from lwexp.config.schema import MLflowConfig
 
     if typed.get("tracking") == "none" or typed.get("tracking.name") == "none":
         return None
-    values = {str(key): value for key, value in OmegaConf.load(CONF / "tracking" / "mlflow.yaml").items()}
     uri = typed.get("tracking.uri")
-    return MLflowConfig(**values | ({"uri": str(uri)} if uri is not None else {}))
+    return MLflowConfig(**defaults("tracking/mlflow") | ({"uri": str(uri)} if uri is not None else {}))
 
 
 # ----------------------------------------------------------------------------------------------------------- its config
@@ -199,17 +196,13 @@ def saved_config(folder: Path) -> dict[str, Any]:
 
     Raises `ConfigError` for a file that is not such a config, or that holds what Hydra would resolve or obey.
     """
-    from omegaconf import OmegaConf
-
-    file = folder / "config.yaml"
     try:
-        values: Any = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+        values = load(folder / "config.yaml")
     except Exception as error:  # the file's, YAML's and OmegaConf's errors have no common parent
-        why = " ".join(str(error).split())[:200]
-        raise ConfigError("resume", folder, f"its config.yaml cannot be read: {why}") from None
+        raise ConfigError("resume", folder, f"its config.yaml cannot be read: {one_line(error)}") from None
     if not isinstance(values, dict) or not values:
         raise ConfigError("resume", folder, "its config.yaml is no config of a run")
-    for key, value in _leaves(values):
+    for key, value in leaves(values):
         if isinstance(value, str) and "${" in value:
             raise ConfigError("resume", folder, f"its config.yaml refers to something else: {key}={value}")
     for section in (values, *(values.get(group) for group in GROUPS)):
@@ -232,7 +225,7 @@ def code_in(values: Any, path: str = "") -> Iterator[tuple[str, str]]:
     >>> list(code_in({"model": {"_target_": "my.Net", "trust_remote_code": True}}))
     [('model._target_', 'my.Net'), ('model.trust_remote_code', 'model.trust_remote_code')]
     """
-    for key, value in _leaves(values, path):
+    for key, value in leaves(values, path):
         last = key.rpartition(".")[2]
         if (last == "_target_" or key in _TARGETS) and value is not None:
             yield key, str(value)
@@ -259,7 +252,7 @@ def _refuse_secrets(saved: dict[str, Any], typed: Mapping[str, Any], folder: Pat
     tracking = saved.get("tracking")
     if isinstance(tracking, dict) and "***" in str(tracking.get("uri")) and os.environ.get("MLFLOW_TRACKING_URI"):
         tracking["uri"] = None
-    for key, value in _leaves(saved):
+    for key, value in leaves(saved):
         if isinstance(value, str) and "***" in value and "://" in value and key not in typed:
             again = "with the option or MLFLOW_TRACKING_URI" if key == "tracking.uri" else f"with {key}=…"
             raise ConfigError(key, value, f"the secret in it was not kept in {folder.name}; give it again {again}")
@@ -290,8 +283,6 @@ def _typed(overrides: Sequence[str]) -> tuple[dict[str, Any], set[str]]:
     """Dotted keys with their values, and the groups in which a choice was made. Deletions are refused."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    from lwexp.config.schema import flatten
-
     values: dict[str, Any] = {}
     chosen: set[str] = set()
     for override in OverridesParser.create().parse_overrides(list(overrides)):
@@ -302,15 +293,6 @@ def _typed(overrides: Sequence[str]) -> tuple[dict[str, Any], set[str]]:
         if key in GROUPS and not isinstance(value, Mapping):
             chosen.add(key)
     return values, chosen
-
-
-def _leaves(values: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and values of nested mappings and lists."""
-    if isinstance(values, (Mapping, list)) and values:
-        for key, value in values.items() if isinstance(values, Mapping) else enumerate(values):
-            yield from _leaves(value, f"{path}.{key}" if path else str(key))
-    else:
-        yield path, values
 
 
 def _allowing(names: Sequence[str]) -> str:

@@ -79,16 +79,13 @@ def set_threads(threads: int | None) -> None:
 # -------------------------------------------------------------------------------------------------- what there is
 
 
-def usable_cores(environment: Mapping[str, str] = os.environ, cgroup: Path = _CGROUP) -> int:
+def usable_cores(environment: Mapping[str, str] = os.environ) -> int:
     """Cores that this process may use: by its affinity, its container's quota, and what Slurm gave its task."""
-    limits = [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1]
+    import joblib
+
     given = environment.get("SLURM_CPUS_PER_TASK", "")
-    if given.isdecimal():
-        limits.append(int(given))
-    quota, _, period = _first_line(cgroup / "cpu.max").partition(" ")
-    if quota.isdecimal() and period.isdecimal():
-        limits.append(int(quota) // int(period))
-    return max(1, min(limits))
+    cores: int = joblib.cpu_count()
+    return max(1, min(cores, int(given))) if given.isdecimal() else cores
 
 
 def free_memory(cgroup: Path = _CGROUP, meminfo: Path = Path("/proc/meminfo")) -> int | None:

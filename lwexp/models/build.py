@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from lwexp.config.schema import ModelConfig
-from lwexp.config.targets import why
 from lwexp.data import Inputs, Tokens, call
 from lwexp.errors import ConfigError, LwexpError, UnknownOptionError
+from lwexp.formatting import one_line
 
 from .sources import RECIPES, Recipe, Wanted, Way, parameters
 
@@ -194,7 +194,7 @@ def _probe(recipe: Recipe, size: int, wanted: Wanted) -> tuple[Way, nn.Module] |
     except Exception as error:
         if _beyond_meta(error):
             return error
-        refusal, reason = error, why(error)
+        refusal, reason = error, one_line(error, kind=True)
     key = recipe.options_key
     for name, value in recipe.options.items():
         found = works(size, {k: v for k, v in recipe.options.items() if k != name})
@@ -280,13 +280,13 @@ def _run_for_real(recipe: Recipe, size: int, wanted: Wanted) -> tuple[Way, nn.Mo
     except LwexpError:
         raise
     except Exception as error:
-        raise ConfigError(recipe.key, recipe.label, f"fails{_at(size)}: {why(error)}") from error
+        raise ConfigError(recipe.key, recipe.label, f"fails{_at(size)}: {one_line(error, kind=True)}") from error
 
 
 def _unchecked(recipe: Recipe, size: int, refusal: Exception) -> tuple[Way, nn.Module]:
     """The model on the meta device without a forward pass, where the `refusal` is the device's and not the model's."""
     if not _beyond_meta(refusal):
-        raise ConfigError(recipe.key, recipe.label, f"fails{_at(size)}: {why(refusal)}") from refusal
+        raise ConfigError(recipe.key, recipe.label, f"fails{_at(size)}: {one_line(refusal, kind=True)}") from refusal
     way = recipe.ways(size)[0]
     try:
         return way, _build(recipe, way, recipe.options, real=False)

@@ -14,8 +14,8 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from lwexp.config.hub import Place, located_on_hub, quiet
 from lwexp.config.schema import ModelConfig
-from lwexp.config.targets import why
 from lwexp.errors import ConfigError, RunError, UnknownNameError, nearest
+from lwexp.formatting import one_line
 
 from .huggingface_config import check_arguments, config_class, fit_images, fit_tokens, own_size_of, published_config
 from .sources import Recipe, Wanted, Way, channel_choices
@@ -186,7 +186,7 @@ def _loaded(builder: Any, name: str, place: Place, config: PretrainedConfig, cla
                 **place.arguments,
             )
     except Exception as error:
-        raise RunError(f"the weights of {name} could not be loaded: {why(error)}") from error
+        raise RunError(f"the weights of {name} could not be loaded: {one_line(error, kind=True)}") from error
     fresh = set(found["missing_keys"])
     for key, theirs, ours in sorted(found["mismatched_keys"]):
         if not (ours[:1] == (classes,) and tuple(theirs[1:]) == tuple(ours[1:])):

@@ -11,8 +11,8 @@ from transformers import PretrainedConfig
 from transformers.models.auto import configuration_auto
 
 from lwexp.config.hub import Place, quiet
-from lwexp.config.targets import why
 from lwexp.errors import ConfigError, UnknownNameError, UnknownOptionError
+from lwexp.formatting import one_line
 
 if TYPE_CHECKING:
     from lwexp.data import Tokens
@@ -61,7 +61,7 @@ def published_config(name: str, place: Place, **changes: Any) -> PretrainedConfi
                 place.name, trust_remote_code=False, **place.arguments, **changes
             )
     except Exception as error:  # a folder without config, a damaged one, one that asks to run its own code
-        raise ConfigError("model.name", name, f"its config cannot be read: {why(error)}") from error
+        raise ConfigError("model.name", name, f"its config cannot be read: {one_line(error, kind=True)}") from error
     return found
 
 

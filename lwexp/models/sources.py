@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from lwexp.config.schema import ModelConfig
-from lwexp.config.targets import located, why
+from lwexp.config.targets import located
 from lwexp.core.options import check_options
 from lwexp.errors import ConfigError, RunError, UnknownNameError, UnknownOptionError
+from lwexp.formatting import one_line
 
 if TYPE_CHECKING:
     from lwexp.data import Tokens
@@ -212,7 +213,9 @@ def _replace_head(module: nn.Module, published: int, classes: int) -> None:
 
 
 def _no_weights(name: str, error: Exception, published: Iterable[str]) -> RunError:
-    return RunError(f"the weights of {name} could not be loaded: {why(error)}; published: {', '.join(published)}")
+    return RunError(
+        f"the weights of {name} could not be loaded: {one_line(error, kind=True)}; published: {', '.join(published)}"
+    )
 
 
 def _lstm(config: ModelConfig, wanted: Wanted) -> Recipe:

@@ -5,11 +5,8 @@ Nothing here executes code from a file: safetensors holds none, and `torch.load`
 
 from __future__ import annotations
 
-import os
 import re
-import secrets
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +17,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lwexp.errors import ConfigError, RunError
+from lwexp.formatting import one_line
+from lwexp.host.files import replacing
 
 PICKLED = (".pt", ".pth", ".bin", ".ckpt")
 NESTS = ("state_dict", "model", "model_state_dict", "state_dict_ema")  # where checkpoints keep the weights
@@ -106,22 +105,15 @@ def save_state(state: Mapping[str, object], path: str | Path) -> None:
             tensor = tensor.clone()  # safetensors refuses memory that two tensors share
         seen.add(storage.data_ptr())
         tensors[name] = tensor
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.touch(exist_ok=False)
-        mode = temporary.stat().st_mode
-        save_file(tensors, temporary, metadata={"format": "pt"})
-        temporary.chmod(mode)  # safetensors lets nobody but the owner read
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        sync_folder(path.parent)
+        with replacing(path) as temporary:
+            temporary.touch(exist_ok=False)
+            mode = temporary.stat().st_mode
+            save_file(tensors, temporary, metadata={"format": "pt"})
+            temporary.chmod(mode)  # safetensors makes files that only their owner can read
     except (OSError, SafetensorError) as error:
-        raise RunError(f"cannot save {path}: {_line(error)}") from error
-    finally:
-        with suppress(OSError):  # it is gone where all went well
-            temporary.unlink()
+        raise RunError(f"cannot save {path}: {one_line(error)}") from error
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
@@ -134,7 +126,7 @@ def saved_state(path: str | Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise RunError(f"cannot load {path}: {_line(error)}") from error
+        raise RunError(f"cannot load {path}: {one_line(error)}") from error
 
 
 def load_state(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:
@@ -142,17 +134,7 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) 
     try:
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:
-        raise RunError(f"cannot load {path}: {_line(error)}") from error
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a renamed file outlive a power failure, on systems where a folder can be opened."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        raise RunError(f"cannot load {path}: {one_line(error)}") from error
 
 
 def _read(path: Path, key: str) -> object:
@@ -176,7 +158,7 @@ def _read(path: Path, key: str) -> object:
         if re.search(r"GLOBAL|[Uu]nsupported class|unrecognized function|Can only (build|create)|TorchScript", found):
             how = "torch.save(model.state_dict(), 'weights.pt') where it was made gives one that does not"
             raise ConfigError(key, path, f"holds more than tensors, so loading it would execute code; {how}") from error
-        raise ConfigError(key, path, f"cannot be read, the file may be damaged: {_line(error)}") from error
+        raise ConfigError(key, path, f"cannot be read, the file may be damaged: {one_line(error)}") from error
 
 
 def _tensors(content: object, path: Path, key: str) -> dict[str, Tensor]:
@@ -277,8 +259,3 @@ def _mismatch(wrong: list[str], file: Mapping[str, Tensor], own: Mapping[str, An
     shown = f"{first} is {given} in the file, {wanted} in the model"
     more = f" ({len(wrong)} tensors differ: {', '.join(wrong[:5])}{', …' if len(wrong) > 5 else ''})"
     return f"{shown}{more if len(wrong) > 1 else ''}; another data.image_size or variant of the model"
-
-
-def _line(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 200 else f"{text[:197]}..."

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import time
 from dataclasses import asdict, dataclass, fields
@@ -15,6 +14,7 @@ from types import TracebackType
 from typing import Literal
 
 from lwexp.errors import RunError
+from lwexp.host.files import atomic_write
 from lwexp.host.lock import Lock
 
 FILE, LOCK = "job.json", "job.lock"
@@ -118,6 +118,4 @@ def _read(folder: Path) -> Outcome:
 
 
 def _write(folder: Path, outcome: Outcome) -> None:
-    temporary = folder / f".{FILE}.{os.getpid()}"
-    temporary.write_text(json.dumps(asdict(outcome), indent=1), encoding="utf-8")
-    temporary.replace(folder / FILE)
+    atomic_write(folder / FILE, json.dumps(asdict(outcome), indent=1), durable=False)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
+
+from lwexp.host.files import atomic_write
 
 FILE = "delivery.json"
 _ROOM = 1024  # characters, so that a later place fits where an earlier one stood
@@ -33,12 +34,9 @@ class Place:
         """Write the file whole or not at all; on a full disk into the room that it has. Raises `OSError`."""
         path = folder / FILE
         text = json.dumps(asdict(self)).ljust(_ROOM)
-        temporary = path.with_name(f".{FILE}.{os.getpid()}")
         try:
-            temporary.write_text(text, encoding="utf-8")
-            temporary.replace(path)
+            atomic_write(path, text, durable=False)
         except OSError:
-            temporary.unlink(missing_ok=True)
             with path.open("r+", encoding="utf-8") as file:
                 file.write(text)
 

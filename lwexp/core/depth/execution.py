@@ -19,6 +19,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from lwexp.formatting import one_line
+
 from .inputs import Input, arguments, as_input, guesses
 from .twin import Twin, is_tensor, make_twin, numel, storage_key
 
@@ -107,8 +109,7 @@ def trace(
 
 
 def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text if len(text) <= 120 else text[:117] + '...'}"
+    return one_line(error, 140, kind=True)
 
 
 def _run(model: nn.Module, first_names: Mapping[int, str], given: Input, device: torch.device) -> Trace:

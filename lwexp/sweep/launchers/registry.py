@@ -7,9 +7,9 @@ from typing import Any
 
 from hydra.core.plugins import Plugins
 from omegaconf import DictConfig, OmegaConf
-from pydantic import ValidationError
 
-from lwexp.errors import ConfigError, UnknownOptionError
+from lwexp.config.validation import validate
+from lwexp.errors import ConfigError
 
 from .base import ManyJobs
 from .joblib_launcher import JoblibLauncher
@@ -36,14 +36,7 @@ def check_launcher(config: DictConfig) -> None:
         why = f"needs the package {kind.package}: pip install -e '.[{kind.extra}]'"
         raise ConfigError("hydra/launcher", kind.choice, why)
     values: Any = OmegaConf.to_container(config.hydra.launcher, resolve=True)
-    try:
-        kind.schema.model_validate({key: value for key, value in values.items() if key != "_target_"})
-    except ValidationError as error:
-        found = error.errors(include_url=False)[0]
-        key = ".".join(["hydra", "launcher", *(str(part) for part in found["loc"])])
-        if found["type"] == "extra_forbidden":
-            raise UnknownOptionError(key, found["input"], kind.schema.model_fields) from None
-        raise ConfigError(key, found["input"], found["msg"].removeprefix("Input ")) from None
+    validate(kind.schema, {key: value for key, value in values.items() if key != "_target_"}, "hydra.launcher.")
     kind.check(config)
     Plugins.instance().class_name_to_class[target] = kind
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from lwexp.config.schema import Count, Section
-from lwexp.errors import ConfigError, UnknownOptionError
+from lwexp.config.validation import validate
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
@@ -55,15 +55,4 @@ class SearchSettings(Section):
 
 def check_search(values: Mapping[str, Any]) -> SearchSettings:
     """The typed settings; `ConfigError` names the first key that is wrong."""
-    try:
-        return SearchSettings.model_validate(dict(values))
-    except ValidationError as error:
-        found = error.errors(include_url=False)[0]
-        key = ".".join(["hydra.sweeper", *(str(part) for part in found["loc"])])
-        if found["type"] == "extra_forbidden":
-            section: Any = SearchSettings
-            for part in found["loc"][:-1]:
-                section = section.model_fields[part].annotation
-            raise UnknownOptionError(key, found["input"], section.model_fields) from None
-        why = found["msg"].removeprefix("Input ")
-        raise ConfigError(key, found["input"], why[0].lower() + why[1:]) from None
+    return validate(SearchSettings, values, "hydra.sweeper.")

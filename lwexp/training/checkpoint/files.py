@@ -21,7 +21,8 @@ from typing import Any, BinaryIO
 import torch
 
 from lwexp.errors import RunError
-from lwexp.models.weights import sync_folder
+from lwexp.formatting import one_line
+from lwexp.host.files import replacing
 
 log = logging.getLogger(__name__)
 FORMAT = 1  # of the state; a file of another one is not read
@@ -112,8 +113,7 @@ class Checkpoints:
         return True
 
     def _write(self, path: Path, state: Mapping[str, Any]) -> None:
-        temporary = self.folder / f"{_TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}"
-        try:
+        with replacing(path, temporary=_temporary_name()) as temporary:
             with temporary.open("wb") as opened:
                 file = _Watched(opened)
                 try:
@@ -122,32 +122,17 @@ class Checkpoints:
                     if file.error is not None:  # torch tells of it in words of its own, without the reason
                         raise file.error from error
                     raise RunError(f"cannot make the checkpoint {path}: {_line(error)}") from error
-                opened.flush()
-                os.fsync(opened.fileno())
             if not self._read_back:  # one such file is like the next; what it must not hold shows in the first
                 _check_readable(temporary, path)
                 self._read_back = True
-            temporary.replace(path)
-            sync_folder(self.folder)
-        finally:
-            with suppress(OSError):  # it is gone where all went well
-                temporary.unlink()
 
     def _put(self, path: Path, source: Path) -> None:
         """Make `path` the same file as `source`, a copy where the file system has no links."""
-        temporary = self.folder / f"{_TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}"
-        try:
+        with replacing(path, temporary=_temporary_name()) as temporary:
             try:
                 os.link(source, temporary)
             except OSError:
                 shutil.copyfile(source, temporary)
-                with temporary.open("rb+") as file:
-                    os.fsync(file.fileno())
-            temporary.replace(path)
-            sync_folder(path.parent)
-        finally:
-            with suppress(OSError):
-                temporary.unlink()
 
     def _prune(self, step: int) -> None:
         """Remove all but the newest ones up to `step`."""
@@ -221,7 +206,9 @@ def _step(path: Path) -> int:
     return int(path.name.removeprefix("step_").split(".")[0])
 
 
+def _temporary_name() -> str:
+    return f"{_TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}"
+
+
 def _line(error: BaseException) -> str:
-    text = " ".join(str(error.strerror if isinstance(error, OSError) and error.strerror else error).split())
-    text = text or type(error).__name__
-    return text if len(text) <= 200 else f"{text[:197]}..."
+    return one_line(error.strerror if isinstance(error, OSError) and error.strerror else error)

@@ -1,0 +1,89 @@
+"""Text that several parts print: errors on one line, printable names, aligned tables, cells of CSV and Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+
+def one_line(error: BaseException | str, limit: int | None = 200, *, kind: bool = False) -> str:
+    """The text of `error` on one line of at most `limit` characters (None: all of it); its type where it has no text.
+
+    With `kind` the type comes first: for errors of code that is not lwexp's, whose text alone may say nothing.
+
+    >>> one_line(ValueError("not\\n  a number")), one_line(KeyError("lr"), kind=True), one_line(StopIteration())
+    ('not a number', "KeyError: 'lr'", 'StopIteration')
+    >>> one_line("a long text", limit=8)
+    'a lon...'
+    """
+    text, name = " ".join(str(error).split()), type(error).__name__
+    if isinstance(error, BaseException):
+        text = (f"{name}: {text}" if kind else text) if text else name
+    return text if limit is None or len(text) <= limit else f"{text[: limit - 3]}..."
+
+
+def printable(name: str) -> str:
+    """`name` on one line and without characters that control a terminal: those are written as Python escapes.
+
+    >>> print(printable("a" + chr(10) + "b"), printable("blocks.0"))
+    a\\nb blocks.0
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in name)
+
+
+def aligned(
+    titles: Sequence[str], rows: Sequence[Sequence[str]], *, left: Collection[int] = (0,), ragged: bool = False
+) -> list[str]:
+    """The lines of a table: `titles`, a rule of dashes, and `rows`, in columns that are two blanks apart.
+
+    Columns in `left` are aligned to the left, the others to the right. `ragged`: the last column is text of any
+    length, whose rule is as long as its title.
+
+    >>> print("\\n".join(aligned(["name", "lr"], [["fc", "0.1"], ["layer4", "0.09"]])))
+    name      lr
+    ------  ----
+    fc       0.1
+    layer4  0.09
+    """
+    widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
+    if ragged:
+        widths[-1] = len(titles[-1])
+    rule = ["-" * width for width in widths]
+    at_left = {*left, *([len(titles) - 1] if ragged else [])}
+    return [
+        "  ".join(
+            text.ljust(width) if k in at_left else text.rjust(width)
+            for k, (text, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in (titles, rule, *rows)
+    ]
+
+
+def cell(value: object) -> object:
+    """`value` for a CSV file: a text that a spreadsheet would take for a formula gets a quote in front.
+
+    >>> [cell(value) for value in ("=1+1", "-0.5", "blocks.0", 3)]
+    ["'=1+1", '-0.5', 'blocks.0', 3]
+    """
+    if not isinstance(value, str) or _is_number(value):
+        return value
+    text = printable(value)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+
+
+def escaped(text: str) -> str:
+    r"""`text` as Markdown shows it unchanged, also in a cell of a table.
+
+    >>> print(escaped("conv_1 | <*>"))
+    conv\_1 \| &lt;\*>
+    """
+    for character in "\\|*_`":
+        text = text.replace(character, f"\\{character}")
+    return text.replace("<", "&lt;")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
