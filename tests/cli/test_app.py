@@ -9,7 +9,6 @@ import re
 import resource
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,9 +20,8 @@ from lwexp.experiment import instantiate
 from lwexp.experiment.instantiate import Experiment
 from lwexp.models.lstm import LSTMClassifier
 from lwexp.plots import process
-from tests.helpers.commands import ROOT, Outcome
+from tests.helpers.commands import ROOT, RunHere
 
-RunHere = Callable[..., Outcome]
 HEAVY = (
     "torch", "timm", "torchvision", "transformers", "mlflow", "sklearn", "numpy", "PIL", "matplotlib", "pydantic",
 )  # fmt: skip

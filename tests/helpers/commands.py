@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,3 +18,7 @@ class Outcome:
     code: int
     out: str
     err: str
+
+
+RunHere = Callable[..., Outcome]  # the fixture `lwexp_here`
+RunCommand = Callable[..., subprocess.CompletedProcess[str]]  # the fixture `lwexp_command`
