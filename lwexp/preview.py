@@ -23,7 +23,7 @@ def preview(config: DictConfig) -> None:
     from .core.policy import is_metric_driven
     from .errors import ConfigError
     from .experiment.instantiate import make_experiment
-    from .plots.process import draw_plan
+    from .plots.plan import draw_plan
     from .tracking import resolve_uri
 
     checked = settings(config)

@@ -27,7 +27,7 @@ from lwexp.distributed.world import World, join
 from lwexp.formatting import one_line
 from lwexp.host.resources import set_threads
 from lwexp.host.signals import Interrupted
-from lwexp.plots.process import draw_plan, draw_seen
+from lwexp.plots.plan import draw_plan, draw_recorded
 from lwexp.sweep.launchers.slurm import cluster_tags
 from lwexp.sweep.search.pruning import Pruned, judge
 from lwexp.tracking import NoTracker, begun_in, ended, has_run, open_hint, prepare, start
@@ -61,14 +61,15 @@ from .resume import asked, command
 log = logging.getLogger(__name__)
 
 
-def run_job(composed: DictConfig) -> float:
+def run_job(composed: DictConfig, *, draw_in_process: bool = False) -> float:
     """Train as `composed` says, or go on with the run of Hydra's run folder; returns the best validation accuracy.
 
-    Of several processes that a launcher has started, each does its part. Raises `LwexpError`.
+    Of several processes that a launcher has started, each does its part. `draw_in_process`: plots need no subprocess,
+    since this process has imported matplotlib anyway. Raises `LwexpError`.
     """
     world = join()
     try:
-        best = _run(composed, world)
+        best = _run(composed, world, draw_in_process)
     except BaseException as error:
         world.leave(error)
         raise
@@ -76,7 +77,7 @@ def run_job(composed: DictConfig) -> float:
     return best
 
 
-def _run(composed: DictConfig, world: World) -> float:
+def _run(composed: DictConfig, world: World, draw_in_process: bool) -> float:
     config = settings(composed)
     hydra = HydraConfig.get()
     folder = world.on_rank_zero(lambda: Path(hydra.runtime.output_dir))
@@ -96,7 +97,7 @@ def _run(composed: DictConfig, world: World) -> float:
         world.on_rank_zero(lambda: bool(open_whole_data(config, base)))  # one downloads
     experiment = world.on_all_ranks(lambda: make_experiment(config, base))
     log.info("%s\n", experiment.plan)
-    job = world.on_all_ranks(lambda: _Job(experiment, device, folder, base, values, world))
+    job = world.on_all_ranks(lambda: _Job(experiment, device, folder, base, values, world, draw_in_process))
     try:
         return job.run(list(hydra.overrides.task), answers=answers)
     finally:
@@ -115,10 +116,11 @@ class _Job:
         base: Path,
         values: Mapping[str, Any],
         world: World,
+        draw_in_process: bool,
     ) -> None:
         config, source = experiment.config, experiment.source
         self.experiment, self.folder, self.base, self.values = experiment, folder, base, values
-        self.world = world
+        self.world, self.draw_in_process = world, draw_in_process
         # what is shared out later need not fit on one GPU
         experiment.built.module.to("cpu" if world.size > 1 and config.parallel == "fsdp" else device)
         if config.channels_last:
@@ -288,14 +290,16 @@ class _Job:
         for name in ("config.yaml", "plan.csv"):
             tracker.artifact(folder / name)
         if self.trainer.seen_rates is None:
-            for path in draw_plan(experiment.plan, experiment.schedule, experiment.steps, folder):
+            steps, here = experiment.steps, self.draw_in_process
+            for path in draw_plan(experiment.plan, experiment.schedule, steps, folder, in_process=here):
                 tracker.artifact(path)
 
     def _conclude(self, metrics: Mapping[str, float]) -> None:
         """Keep with the run what is known after its last step."""
         tracker = self.trainer.tracker
         if self.trainer.seen_rates is not None:
-            for path in draw_seen(self.experiment.plan, self.trainer.seen_rates, self.folder):
+            plan, rates, here = self.experiment.plan, self.trainer.seen_rates, self.draw_in_process
+            for path in draw_recorded(plan, rates, self.folder, in_process=here):
                 tracker.artifact(path)
         tracker.artifact(self.folder / "best.safetensors")
         keep_result(self.folder, metrics)

@@ -214,7 +214,7 @@ def _train(order: dict[str, Any]) -> Any:
     HydraConfig.instance().set_config(OmegaConf.create({"hydra": hydra}))
     configure_log(hydra.job_logging, hydra.verbose)
     _quiet_console()
-    return run_job(OmegaConf.create(order["config"]))
+    return run_job(OmegaConf.create(order["config"]), draw_in_process=True)
 
 
 def _quiet_console() -> None:

@@ -240,7 +240,7 @@ def test_preview_of_a_billion_weights_allocates_none(lwexp_here: RunHere, monkey
     made: list[Experiment] = []
     make = instantiate.make_experiment
     monkeypatch.setattr(instantiate, "make_experiment", lambda *a, **k: made.append(make(*a, **k)) or made[-1])
-    monkeypatch.setattr(process, "write_plots", lambda table, folder: [])
+    monkeypatch.setattr(process, "write_plots", lambda *_, **__: [])
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     outcome = lwexp_here("preview", "model=vit_giant_patch14_224", "data.image_size=28", "grouping=depth_index")
     assert outcome.code == 0, outcome.err

@@ -99,7 +99,7 @@ def stand_ins(tmp_path: Path) -> None:
 @pytest.fixture
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures take most of so short a run and are tested elsewhere; their tables of rates are still made."""
-    monkeypatch.setattr(process, "write_plots", lambda table, folder: [])
+    monkeypatch.setattr(process, "write_plots", lambda *_, **__: [])
 
 
 def command(choice: str) -> list[str]:

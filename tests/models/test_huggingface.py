@@ -326,7 +326,7 @@ def test_a_pretrained_language_model_learns_which_package_a_sentence_is_about(
 def test_detection_and_segmentation_are_previewed(
     lwexp_here: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch, name: str, grouping: str
 ) -> None:
-    monkeypatch.setattr("lwexp.plots.process.write_plots", lambda table, folder: [])
+    monkeypatch.setattr("lwexp.plots.process.write_plots", lambda *_, **__: [])
     options = ["model=torchvision", f"model.name={name}", f"grouping={grouping}", "tracking=none"]
     small = (
         ["model.min_size=64", "model.max_size=64"] if "rcnn" in name else []

@@ -21,7 +21,7 @@ from tests.run.runs import Start, Store
 @pytest.fixture
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures take most of so short a run; their tables of rates are still made."""
-    monkeypatch.setattr(process, "write_plots", lambda table, folder: [])
+    monkeypatch.setattr(process, "write_plots", lambda *_, **__: [])
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from tests.run.runs import FAKE, PICTURES, SMALL, Store, folders, small_lstm, we
 def test_rates_may_be_recorded_less_often_than_the_loss(
     lwexp_here: RunHere, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lwexp.plots.process.write_plots", lambda table, folder: [])
+    monkeypatch.setattr("lwexp.plots.process.write_plots", lambda *_, **__: [])
     options = ["model=lstm", "model.hidden_size=8", "data.image_size=8", "batch_size=256", "epochs=2", "progress=false"]
     outcome = lwexp_here("run", *options, "policy=linear", "tracking.rates_every=3")
     assert outcome.code == 0, outcome.err

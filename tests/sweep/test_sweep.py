@@ -52,7 +52,7 @@ class Stops(torch.nn.Module):
 @pytest.fixture
 def client(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
     """The store that the sweep writes to by default. Pictures take most of so short a run and are not drawn."""
-    monkeypatch.setattr(process, "write_plots", lambda table, folder: [])
+    monkeypatch.setattr(process, "write_plots", lambda *_, **__: [])
     (tmp_path / "outputs").mkdir()
     shutil.copy(empty_store, tmp_path / "outputs" / "mlflow.db")
     return MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/outputs/mlflow.db")

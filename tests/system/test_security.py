@@ -28,7 +28,8 @@ from lwexp import make_plan, redaction
 from lwexp.errors import ConfigError
 from lwexp.models.weights import load_checkpoint
 from lwexp.plots.html import render_html
-from lwexp.plots.rates import RateTable, write_plots
+from lwexp.plots.rate_table import RateTable
+from lwexp.plots.rates import write_plots
 from lwexp.tracking import safe_keys
 from tests.helpers.commands import Outcome
 
@@ -104,7 +105,7 @@ COMMANDS = {
 def test_a_typed_password_reaches_no_output(
     command: str, address: str, lwexp_here: RunHere, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lwexp.plots.process.write_plots", lambda table, folder: [])
+    monkeypatch.setattr("lwexp.plots.process.write_plots", lambda *_, **__: [])
     name, *options = COMMANDS[command]
     limits = ["tracking.timeout=1", "tracking.flush_timeout=0"]
     outcome = lwexp_here(name, *options, *SMALL, f"tracking.uri={ADDRESSES[address]}", *limits)
@@ -115,7 +116,7 @@ def test_a_typed_password_reaches_no_output(
 def test_a_password_in_the_environment_reaches_no_output(
     address: str, lwexp_here: RunHere, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lwexp.plots.process.write_plots", lambda table, folder: [])
+    monkeypatch.setattr("lwexp.plots.process.write_plots", lambda *_, **__: [])
     monkeypatch.setenv("MLFLOW_TRACKING_URI", ADDRESSES[address])
     for command in ("preview", "run"):
         limits = ["tracking.timeout=1", "tracking.flush_timeout=0"]
@@ -126,7 +127,7 @@ def test_a_password_in_the_environment_reaches_no_output(
 def test_mlflows_own_secrets_reach_no_output_though_the_server_repeats_them(
     variable: str, refusing: str, lwexp_here: RunHere, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lwexp.plots.process.write_plots", lambda table, folder: [])
+    monkeypatch.setattr("lwexp.plots.process.write_plots", lambda *_, **__: [])
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "anna")
     monkeypatch.setenv(variable, SECRET)
     limits = ["tracking.timeout=2", "tracking.flush_timeout=0"]
@@ -138,7 +139,7 @@ def test_mlflows_own_secrets_reach_no_output_though_the_server_repeats_them(
 def test_hydras_files_are_there_with_the_address_hidden(
     lwexp_here: RunHere, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lwexp.plots.process.write_plots", lambda table, folder: [])
+    monkeypatch.setattr("lwexp.plots.process.write_plots", lambda *_, **__: [])
     typed = f"tracking.uri={ADDRESSES['database']}"
     assert lwexp_here("preview", *SMALL, typed).code == 0
     (folder,) = (tmp_path / "outputs" / "previews").iterdir()
@@ -155,7 +156,7 @@ def test_hydras_files_are_there_with_the_address_hidden(
 def test_a_sweeps_own_file_and_lines_have_the_address_hidden(
     jobs: str, address: str, shown: str, lwexp_here: RunHere, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lwexp.plots.process.write_plots", lambda table, folder: [])
+    monkeypatch.setattr("lwexp.plots.process.write_plots", lambda *_, **__: [])
     outcome = lwexp_here("preview", "-m", *SMALL, jobs, f"tracking.uri={ADDRESSES[address]}")
     assert "#1 : " in outcome.out
     assert f"tracking.uri={shown}\n" in outcome.out
@@ -173,7 +174,7 @@ def test_a_sweeps_own_file_and_lines_have_the_address_hidden(
 def test_no_file_of_a_sweep_that_trains_has_the_address(
     lwexp_here: RunHere, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lwexp.plots.process.write_plots", lambda table, folder: [])
+    monkeypatch.setattr("lwexp.plots.process.write_plots", lambda *_, **__: [])
     options = [*SMALL, "max_steps=1", "mult=0.9,-1", "sweep.isolate=false", "hydra.sweep.dir=mine"]
     limits = ["tracking.timeout=1", "tracking.flush_timeout=0"]
     outcome = lwexp_here("run", "-m", *options, *limits, f"tracking.uri={ADDRESSES['token']}")

@@ -81,7 +81,7 @@ def test_a_search_its_repeats_and_their_uniform_twins_are_runs_of_one_sweep(
 def test_a_search_has_a_uniform_rival_and_goes_on_to_more_trials(
     lwexp_here: RunHere, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(process, "write_plots", lambda table, folder: [])
+    monkeypatch.setattr(process, "write_plots", lambda *_, **__: [])
     options = [*LSTM, "sweep.isolate=false", "tracking=none", "batch_size=256", "max_steps=1", "hydra/sweeper=optuna"]
     options += ["hydra.sweeper.n_trials=1", "hydra.sweeper.uniform_trials=1", "hydra.sweeper.repeat={best:1,seeds:[1]}"]
     first = lwexp_here("run", "-m", *options, "decay=cosine", "decay.min_scale=interval(0.1,0.9)")
