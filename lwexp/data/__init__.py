@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from .cache import CacheSettings
 from .images import Batch, CorruptImageError, Inputs, SampleDataset
+from .info import DataInfo
 from .keys import SampleKey
 from .loading import (
     EpochLoader,
@@ -18,7 +19,7 @@ from .loading import (
     workers_note,
 )
 from .opening import open_data
-from .source import DataInfo, DataSource, Splits, half_of_classes
+from .source import DataSource, Splits, half_of_classes
 from .tokens import Tokens
 from .transforms import Preprocessing, standard_preprocessing
 

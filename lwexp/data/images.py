@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -23,17 +23,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
 _UNREADABLE = ": cannot read the image "
-
-_ORIENTATION = 0x0112  # EXIF tag 274; value -> what turns the stored image upright (EXIF 2.3, section 4.6.4)
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+# what `ImageOps.exif_transpose` would write again without the orientation, which fails for broken EXIF
+_EXIF = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
 
 
 class CorruptImageError(ConfigError):
@@ -74,9 +65,12 @@ def read_image(path: Path, channels: int) -> PILImage:
 
 
 def upright(image: PILImage) -> PILImage:
-    """`image` turned as its EXIF orientation says, as every viewer shows it."""
-    method = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
-    return image if method is None else image.transpose(method)
+    """`image`, turned in place by its EXIF orientation, also where the rest of its EXIF is broken."""
+    image.getexif()  # kept by `image`
+    for name in _EXIF:
+        image.info.pop(name, None)
+    ImageOps.exif_transpose(image, in_place=True)
+    return image
 
 
 def as_mode(image: PILImage, channels: int) -> PILImage:
@@ -113,7 +107,7 @@ Batch = tuple[Inputs, Tensor]
 """Inputs, and labels, int64 [B]."""
 
 
-class Store(Protocol):
+class SampleStore(Protocol):
     """Random access to samples, by position; a split is a list of positions."""
 
     def dataset(

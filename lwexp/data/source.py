@@ -12,7 +12,8 @@ from torch import Tensor
 from lwexp.errors import ConfigError
 
 from .cache import CacheSettings
-from .images import SampleDataset, Store
+from .images import SampleDataset, SampleStore
+from .info import DataInfo
 from .keys import order_seed
 from .tokens import Tokens
 from .transforms import Preprocessing, Style
@@ -22,34 +23,10 @@ SPLIT_NAMES: tuple[SplitName, ...] = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
-class DataInfo:
-    """What a model needs to know about the data.
-
-    `channels`: 1 (grey) or 3 (RGB); `classes`: their names, by label; `sizes`: samples in "train", "val" and, where
-    there is one, "test"; `image_size`: pixels, None where the model should decide; `mean`, `std`: of the training
-    images' values in [0, 1], one per channel, None where nobody measured them. `tokens`: how texts become token ids,
-    None where the inputs are images; of texts, `channels` is 0.
-    """
-
-    channels: int
-    classes: tuple[str, ...]
-    sizes: Mapping[str, int]
-    image_size: int | None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    tokens: Tokens | None = None
-
-    @property
-    def kind(self) -> Literal["image", "text"]:
-        """What the inputs are."""
-        return "image" if self.tokens is None else "text"
-
-
-@dataclass(frozen=True)
 class Split:
     """One split: positions in `store` and their labels, int64 [n] both."""
 
-    store: Store
+    store: SampleStore
     positions: Tensor
     labels: Tensor
 

@@ -17,7 +17,7 @@ from .images import Inputs, SampleDataset
 from .keys import SampleKey
 from .source import DataSource, Split, SplitName
 from .splitting import stratified_cut
-from .text_files import Table, read_tables
+from .text_files import LabeledTexts, read_tables
 from .text_library import read_library
 from .tokens import Tokens, find_tokenizer, word_tokenizer
 
@@ -79,7 +79,7 @@ def _cut_missing(positions: dict[SplitName, Tensor], labels: Tensor, config: Tex
 
 
 def _classes(
-    key: str, value: str, tables: Mapping[SplitName, Table], names: Sequence[str] | None
+    key: str, value: str, tables: Mapping[SplitName, LabeledTexts], names: Sequence[str] | None
 ) -> tuple[tuple[str, ...], dict[SplitName, Tensor]]:
     """The names of the classes, whole numbers in their order, and the labels of each split as int64 numbers."""
     known = set(tables["train"].labels)

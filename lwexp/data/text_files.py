@@ -27,14 +27,14 @@ SPLIT_FILES: dict[str, SplitName] = {
 
 
 @dataclass(frozen=True)
-class Table:
+class LabeledTexts:
     """Texts and their labels, of one split."""
 
     texts: list[str]
     labels: list[str]
 
 
-def read_tables(path: str, text: str, label: str) -> dict[SplitName, Table]:
+def read_tables(path: str, text: str, label: str) -> dict[SplitName, LabeledTexts]:
     """The table of each split that there is under `path`; a single file is "train". `text`, `label`: column names.
 
     Raises `ConfigError` for what is missing, empty or cannot be read, with the file and line.
@@ -64,7 +64,7 @@ def _split_files(path: str) -> dict[SplitName, Path]:
     return {name: found[name] for name in SPLIT_NAMES if name in found}
 
 
-def _table(path: str, file: Path, text: str, label: str) -> Table:
+def _table(path: str, file: Path, text: str, label: str) -> LabeledTexts:
     texts: list[str] = []
     labels: list[str] = []
     try:
@@ -82,7 +82,7 @@ def _table(path: str, file: Path, text: str, label: str) -> Table:
         raise ConfigError(KEY, path, f"cannot read {file.name}: {(error.strerror or str(error)).lower()}") from None
     if not texts:
         raise ConfigError(KEY, path, f"{file.name} holds no texts")
-    return Table(texts, labels)
+    return LabeledTexts(texts, labels)
 
 
 def _rows(path: str, file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:

@@ -11,7 +11,7 @@ from lwexp.errors import ConfigError, UnknownNameError
 from lwexp.formatting import one_line
 
 from .source import SPLIT_NAMES, SplitName
-from .text_files import SPLIT_FILES, Table, as_label, as_text
+from .text_files import SPLIT_FILES, LabeledTexts, as_label, as_text
 
 if TYPE_CHECKING:
     from lwexp.config.schema import TextConfig
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 KEY = "data.dataset"
 
 
-def read_library(config: TextConfig, name: str) -> tuple[dict[SplitName, Table], list[str] | None]:
+def read_library(config: TextConfig, name: str) -> tuple[dict[SplitName, LabeledTexts], list[str] | None]:
     """The tables of the set `name`, and the names of its classes where it tells them; labels then are their numbers.
 
     Raises `ConfigError`.
@@ -35,7 +35,7 @@ def read_library(config: TextConfig, name: str) -> tuple[dict[SplitName, Table],
     for key, column in (("data.text", config.text), ("data.label", config.label)):
         if column not in features:
             raise UnknownNameError(key, column, features, f"no such column in {name}")
-    tables: dict[SplitName, Table] = {}
+    tables: dict[SplitName, LabeledTexts] = {}
     for split in (name for name in SPLIT_NAMES if name in chosen):
         where = f"{name}, {split}"
         labels = [as_label(label, where) for label in chosen[split][config.label]]
@@ -43,7 +43,7 @@ def read_library(config: TextConfig, name: str) -> tuple[dict[SplitName, Table],
             raise ConfigError(KEY, name, f"the {split} split holds no texts")
         if split == "test" and set(labels) == {"-1"}:
             continue  # as GLUE's: the answers are kept secret
-        tables[split] = Table([as_text(text, where) for text in chosen[split][config.text]], labels)
+        tables[split] = LabeledTexts([as_text(text, where) for text in chosen[split][config.text]], labels)
     return tables, list(getattr(features[config.label], "names", None) or []) or None
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .torchvision_table import Recipe
+from .torchvision_layouts import SetLayout
 
 
 def labels_of(dataset: Any) -> Tensor | None:
@@ -39,11 +39,11 @@ def _labels_elsewhere(dataset: Any) -> Any:
     return [int(dataset[i][1]) for i in range(len(dataset))]  # FakeData draws its labels with its images
 
 
-def classes_of(dataset: Any, recipe: Recipe, labels: Tensor) -> tuple[tuple[str, ...], Tensor]:
+def classes_of(dataset: Any, layout: SetLayout, labels: Tensor) -> tuple[tuple[str, ...], Tensor]:
     """Names of the classes that have images, and their labels in torchvision's count, in the order of our labels."""
     used = torch.bincount(labels).nonzero().flatten()
-    names = _names(dataset) or list(recipe.classes) or [str(label) for label in range(int(used.max()) + 1)]
-    if recipe.unordered:  # the order of the labels may differ from one machine to the next
+    names = _names(dataset) or list(layout.classes) or [str(label) for label in range(int(used.max()) + 1)]
+    if layout.unordered:  # the order of the labels may differ from one machine to the next
         used = torch.tensor(sorted(used.tolist(), key=lambda label: names[label]))
     return tuple(names[label] for label in used.tolist()), used
 
@@ -57,9 +57,9 @@ def _names(dataset: Any) -> list[str]:
     return []
 
 
-def stable_order(dataset: Any, recipe: Recipe, labels: Tensor) -> Tensor:
+def stable_order(dataset: Any, layout: SetLayout, labels: Tensor) -> Tensor:
     """Positions in an order that does not depend on the file system: by class, then by file name."""
-    if not recipe.unordered:
+    if not layout.unordered:
         return torch.arange(len(labels))
     kind = type(dataset).__name__
     if kind == "SUN397":

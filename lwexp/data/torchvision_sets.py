@@ -22,7 +22,7 @@ from .images import CorruptImageError, PILStore, as_mode
 from .source import SPLIT_NAMES, DataSource, Split, SplitName
 from .splitting import stratified_cut
 from .torchvision_labels import classes_of, labels_of, stable_order
-from .torchvision_table import RECIPES, Arguments, Recipe
+from .torchvision_layouts import LAYOUTS, Arguments, SetLayout
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
@@ -50,16 +50,16 @@ def open_torchvision(config: TorchvisionConfig) -> DataSource:
     (and `data.download` is false), or options that its constructor does not take; `RunError` for a failed download.
     """
     name = config.dataset
-    kind, recipe = _looked_up(name)
+    kind, layout = _looked_up(name)
     parameters = _parameters(kind)
-    _check_options(config, kind, recipe, parameters)
-    channels, image_size = recipe.channels, recipe.image_size
+    _check_options(config, kind, layout, parameters)
+    channels, image_size = layout.channels, layout.image_size
     if name == "FakeData":
         channels, image_size = _fake_shape(config)
 
     stores, found = {}, {}
     for split in SPLIT_NAMES:
-        arguments: Arguments | None = getattr(recipe, split)
+        arguments: Arguments | None = getattr(layout, split)
         if arguments is None:
             continue
         dataset, labels = _opened(config, kind, parameters, arguments)
@@ -69,14 +69,14 @@ def open_torchvision(config: TorchvisionConfig) -> DataSource:
     if "train" not in found or not len(found["train"]):
         raise ConfigError("data.root", config.root, f"{name} has no training images there")
 
-    names, old = classes_of(stores["train"].images, recipe, torch.cat(list(found.values())))
+    names, old = classes_of(stores["train"].images, layout, torch.cat(list(found.values())))
     if len(names) == 1:
         raise ConfigError("data.dataset", name, f"a single class only ({names[0]}); there is nothing to classify")
     new = torch.empty(int(old.max()) + 1, dtype=torch.int64)
     new[old] = torch.arange(len(old))
     splits: dict[SplitName, Split] = {}
     for split, labels in found.items():
-        order = stable_order(stores[split].images, recipe, new[labels])
+        order = stable_order(stores[split].images, layout, new[labels])
         splits[split] = Split(stores[split], order, new[labels][order])
     if "val" not in splits:
         train = splits["train"]
@@ -88,7 +88,7 @@ def open_torchvision(config: TorchvisionConfig) -> DataSource:
         classes=names,
         channels=channels,
         image_size=config.image_size or image_size,
-        style=recipe.style,
+        style=layout.style,
     )
 
 
@@ -115,12 +115,12 @@ class SetStore(PILStore):
             raise CorruptImageError.of("data.root", self._root, f"{position} of {self._name}", error) from error
 
 
-def _looked_up(name: str) -> tuple[type[Any], Recipe]:
+def _looked_up(name: str) -> tuple[type[Any], SetLayout]:
     from torchvision import datasets
 
-    available = [known for known in RECIPES if hasattr(datasets, known)]
+    available = [known for known in LAYOUTS if hasattr(datasets, known)]
     if name in available:
-        return getattr(datasets, name), RECIPES[name]
+        return getattr(datasets, name), LAYOUTS[name]
     if name in ("ImageFolder", "DatasetFolder"):
         raise ConfigError("data.dataset", name, "write data=image_folder data.path=… for folders of images")
     if name in datasets.__all__:
@@ -148,11 +148,11 @@ def _parameters(kind: type[Any]) -> dict[str, inspect.Parameter]:
 
 
 def _check_options(
-    config: TorchvisionConfig, kind: type[Any], recipe: Recipe, parameters: dict[str, inspect.Parameter]
+    config: TorchvisionConfig, kind: type[Any], layout: SetLayout, parameters: dict[str, inspect.Parameter]
 ) -> None:
-    free = [name for name in parameters if name not in _RESERVED and name not in recipe.train]
+    free = [name for name in parameters if name not in _RESERVED and name not in layout.train]
     for option, value in config.options.items():
-        if option in parameters and option in recipe.train:
+        if option in parameters and option in layout.train:
             raise ConfigError(f"data.options.{option}", value, "lwexp opens all splits; leave it out")
         if option in parameters and option in _RESERVED:
             raise ConfigError(f"data.options.{option}", value, _RESERVED[option])

@@ -12,7 +12,7 @@ from torch import Tensor
 from lwexp.errors import ConfigError
 
 if TYPE_CHECKING:
-    from .source import DataInfo
+    from .info import DataInfo
 
 Style = Literal["photograph", "character"]
 """What may be done to an image: a photograph can be cropped and mirrored, a character (digit, letter, sign) cannot."""

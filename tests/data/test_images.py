@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pickle
+import struct
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from lwexp.data import (
     CorruptImageError,
@@ -63,8 +64,6 @@ def test_a_palette_with_transparent_entries_is_read_without_a_warning(tmp_path: 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_the_orientation_that_a_camera_noted_is_respected(tmp_path: Path, orientation: int) -> None:
-    from PIL import ImageOps
-
     image = Image.fromarray(np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3))
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -72,6 +71,18 @@ def test_the_orientation_that_a_camera_noted_is_respected(tmp_path: Path, orient
     with Image.open(tmp_path / "image.png") as reference:
         assert np.array_equal(ours, np.asarray(ImageOps.exif_transpose(reference)))
     assert ours.shape == ((4, 6, 3) if orientation < 5 else (6, 4, 3))
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_the_orientation_is_respected_where_the_rest_of_the_exif_is_broken(tmp_path: Path, suffix: str) -> None:
+    image = Image.new("RGB", (6, 4))
+    # orientation 6, and a description that is a number: Pillow reads it and cannot write it
+    entries = struct.pack("<HHII", 0x0112, 3, 1, 6) + struct.pack("<HHII", 0x010E, 12, 1, 38)
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + entries + struct.pack("<Id", 0, 0.5)
+    image.save(tmp_path / f"image{suffix}", exif=exif)
+    with Image.open(tmp_path / f"image{suffix}") as broken, pytest.raises(AttributeError, match="float"):
+        ImageOps.exif_transpose(broken)
+    assert read_image(tmp_path / f"image{suffix}", 3).size == (4, 6)
 
 
 BROKEN = {

@@ -18,7 +18,7 @@ from lwexp.data import (
     standard_preprocessing,
 )
 from lwexp.data.torchvision_labels import labels_of
-from lwexp.data.torchvision_table import RECIPES
+from lwexp.data.torchvision_layouts import LAYOUTS
 from lwexp.errors import RunError
 from tests.helpers.data_sources import COLOR, error_of, torchvision_set
 from tests.helpers.torchvision_files import TINY_SETS, emnist, eurosat
@@ -30,7 +30,7 @@ def test_a_torchvision_set_is_opened_with_its_own_splits(tmp_path: Path, name: s
     source = torchvision_set(name, tmp_path, options=make(tmp_path))
     assert source.info.sizes == sizes
     assert len(source.info.classes) == len(set(source.info.classes)) == classes
-    assert source.info.channels == RECIPES[name].channels
+    assert source.info.channels == LAYOUTS[name].channels
     assert set(source.labels("train").tolist()) == set(range(classes))
     splits = source.datasets(standard_preprocessing(source.info, 24, 3), augment=True, seed=0)
     for split in filter(None, (splits.train, splits.val, splits.test)):
@@ -43,7 +43,7 @@ def test_a_torchvision_set_is_opened_with_its_own_splits(tmp_path: Path, name: s
 @pytest.mark.parametrize("name", list(TINY_SETS))
 def test_labels_are_found_without_decoding_and_are_those_of_the_items(tmp_path: Path, name: str) -> None:
     make, *_ = TINY_SETS[name]
-    arguments = {**make(tmp_path), **RECIPES[name].train}
+    arguments = {**make(tmp_path), **LAYOUTS[name].train}
     root = {} if name == "FakeData" else {"root": str(tmp_path)}
     dataset = getattr(torchvision_datasets, name)(**root, **arguments)
     labels = labels_of(dataset)
@@ -64,19 +64,19 @@ def test_images_keep_their_labels_when_classes_are_dropped_and_validation_is_cut
             assert by_pixels[pixels] == source.info.classes[label]
 
 
-@pytest.mark.parametrize("name", list(RECIPES))
-def test_every_recipe_fits_the_constructor_of_its_set(name: str) -> None:
+@pytest.mark.parametrize("name", list(LAYOUTS))
+def test_every_layout_fits_the_constructor_of_its_set(name: str) -> None:
     import inspect
 
-    recipe, kind = RECIPES[name], getattr(torchvision_datasets, name)
-    for arguments in filter(None, (recipe.train, recipe.val, recipe.test)):
+    layout, kind = LAYOUTS[name], getattr(torchvision_datasets, name)
+    for arguments in filter(None, (layout.train, layout.val, layout.test)):
         options = {"split": "letters"} if name == "EMNIST" else {}
         root = {} if name == "FakeData" else {"root": "data"}
         inspect.signature(kind).bind(**root, **options, **arguments)
-    assert recipe.train not in (recipe.val, recipe.test)
+    assert layout.train not in (layout.val, layout.test)
 
 
-@pytest.mark.parametrize("name", sorted(set(RECIPES) - {"FakeData"}))
+@pytest.mark.parametrize("name", sorted(set(LAYOUTS) - {"FakeData"}))
 def test_a_set_that_is_not_there_says_how_to_get_it(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     options = {"split": "letters"} if name == "EMNIST" else {}

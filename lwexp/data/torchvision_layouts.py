@@ -16,7 +16,7 @@ Arguments = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Recipe:
+class SetLayout:
     """How to open one data set: the constructor's arguments for each split, None where the set has none of its own.
 
     `image_size`: pixels to which the images are brought, None where they are large or of many sizes; `classes`: names
@@ -33,12 +33,12 @@ class Recipe:
     unordered: bool = False
 
 
-def _by_train(image_size: int, **other: Any) -> Recipe:
-    return Recipe({"train": True}, test={"train": False}, image_size=image_size, **other)
+def _by_train(image_size: int, **other: Any) -> SetLayout:
+    return SetLayout({"train": True}, test={"train": False}, image_size=image_size, **other)
 
 
-def _by_split(train: str, val: str | None, test: str | None, **other: Any) -> Recipe:
-    return Recipe(
+def _by_split(train: str, val: str | None, test: str | None, **other: Any) -> SetLayout:
+    return SetLayout(
         {"split": train},
         val=None if val is None else {"split": val},
         test=None if test is None else {"split": test},
@@ -50,45 +50,45 @@ _GREY_CHARACTERS: dict[str, Any] = {"channels": 1, "style": "character"}
 _DIGITS = tuple("0123456789")
 _FACES = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 
-RECIPES: Mapping[str, Recipe] = {
+LAYOUTS: Mapping[str, SetLayout] = {
     # grey characters of 16 to 28 pixels; 32 is the smallest side that networks which halve it five times take
     "MNIST": _by_train(32, **_GREY_CHARACTERS),
     "FashionMNIST": _by_train(32, channels=1),
     "KMNIST": _by_train(32, **_GREY_CHARACTERS),
     "EMNIST": _by_train(32, **_GREY_CHARACTERS),
-    "QMNIST": Recipe(
+    "QMNIST": SetLayout(
         {"what": "train", "train": True}, test={"what": "test", "train": False}, image_size=32, **_GREY_CHARACTERS
     ),
     "USPS": _by_train(32, classes=_DIGITS, **_GREY_CHARACTERS),
-    "SEMEION": Recipe(image_size=32, classes=_DIGITS, **_GREY_CHARACTERS),
-    "Omniglot": Recipe(image_size=64, unordered=True, **_GREY_CHARACTERS),
+    "SEMEION": SetLayout(image_size=32, classes=_DIGITS, **_GREY_CHARACTERS),
+    "Omniglot": SetLayout(image_size=64, unordered=True, **_GREY_CHARACTERS),
     # small images
     "CIFAR10": _by_train(32),
     "CIFAR100": _by_train(32),
     "SVHN": _by_split("train", None, "test", image_size=32, style="character", classes=_DIGITS),
     "STL10": _by_split("train", None, "test", image_size=96),
-    "EuroSAT": Recipe(image_size=64),
+    "EuroSAT": SetLayout(image_size=64),
     "PCAM": _by_split("train", "val", "test", image_size=96, classes=("no tumour", "tumour")),
     "FER2013": _by_split("train", None, "test", image_size=48, channels=1, classes=_FACES),
     "GTSRB": _by_split("train", None, "test", image_size=64, style="character"),  # an arrow must not be mirrored
     # photographs
     "CLEVRClassification": _by_split("train", "val", None),  # how many objects; its test split has no labels
-    "Caltech101": Recipe(),
-    "Caltech256": Recipe(),
+    "Caltech101": SetLayout(),
+    "Caltech256": SetLayout(),
     "Country211": _by_split("train", "valid", "test"),
     "DTD": _by_split("train", "val", "test"),
     "FGVCAircraft": _by_split("train", "val", "test"),
     "Flowers102": _by_split("train", "val", "test"),
     "Food101": _by_split("train", None, "test"),
-    "INaturalist": Recipe(unordered=True),
+    "INaturalist": SetLayout(unordered=True),
     "ImageNet": _by_split("train", "val", None),
     "Imagenette": _by_split("train", "val", None),
     "LFWPeople": _by_split("10fold", None, None),  # who it is; its own train and test sets share no person
     "OxfordIIITPet": _by_split("trainval", None, "test"),
     "Places365": _by_split("train-standard", "val", None),
     "RenderedSST2": _by_split("train", "val", "test", style="character"),  # sentences as pictures
-    "SUN397": Recipe(unordered=True),
+    "SUN397": SetLayout(unordered=True),
     "StanfordCars": _by_split("train", None, "test"),
     # random noise, for tests; `options.image_size` is [channels, height, width]
-    "FakeData": Recipe(),
+    "FakeData": SetLayout(),
 }
