@@ -1,4 +1,4 @@
-"""Weights in files: exact saving and loading of a run's own, and checkpoints from elsewhere with a report of the fit.
+"""Weights from a file that was made elsewhere, loaded by name, with a report of what fits.
 
 Nothing here executes code from a file: safetensors holds none, and `torch.load` is used with `weights_only=True`.
 """
@@ -12,13 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from lwexp.errors import ConfigError, RunError
+from lwexp.errors import ConfigError
 from lwexp.formatting import one_line
-from lwexp.host.files import replacing
 
 PICKLED = (".pt", ".pth", ".bin", ".ckpt")
 NESTS = ("state_dict", "model", "model_state_dict", "state_dict_ema")  # where checkpoints keep the weights
@@ -79,62 +77,6 @@ def load_checkpoint(
     if not any(tensor.is_meta for tensor in own.values() if isinstance(tensor, Tensor)):
         model.load_state_dict(matching, strict=False)
     return LoadReport(path, tuple(matching), missing, unexpected, tuple(name for name in own if name in head))
-
-
-def save_weights(model: nn.Module, path: str | Path) -> None:
-    """Write the state dict of `model` to a safetensors file, whole or not at all; `load_weights` is the inverse.
-
-    Tied tensors are written once under each of their names, as `load_state_dict` expects them. Raises `RunError`.
-    """
-    save_state(model.state_dict(), path)
-
-
-def save_state(state: Mapping[str, object], path: str | Path) -> None:
-    """`save_weights` of a model with the state dict `state`."""
-    path = Path(path)
-    tensors: dict[str, Tensor] = {}
-    seen: set[int] = set()
-    for name, value in state.items():
-        if not isinstance(value, Tensor):
-            raise RunError(f"cannot save {path.name}: {name} is a {type(value).__name__}, not a tensor")
-        if value.is_meta:
-            raise RunError(f"cannot save {path.name}: {name} has no values, it is on the meta device")
-        tensor = value.detach().to("cpu").contiguous()
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() in seen or storage.nbytes() != tensor.nbytes:
-            tensor = tensor.clone()  # safetensors refuses memory that two tensors share
-        seen.add(storage.data_ptr())
-        tensors[name] = tensor
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary:
-            temporary.touch(exist_ok=False)
-            mode = temporary.stat().st_mode
-            save_file(tensors, temporary, metadata={"format": "pt"})
-            temporary.chmod(mode)  # safetensors makes files that only their owner can read
-    except (OSError, SafetensorError) as error:
-        raise RunError(f"cannot save {path}: {one_line(error)}") from error
-
-
-def load_weights(model: nn.Module, path: str | Path) -> None:
-    """Copy what `save_weights` wrote back into a model of the same names and shapes. Raises `RunError`."""
-    load_state(model, saved_state(path), path)
-
-
-def saved_state(path: str | Path) -> dict[str, Tensor]:
-    """What `save_weights` wrote. Raises `RunError`."""
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise RunError(f"cannot load {path}: {one_line(error)}") from error
-
-
-def load_state(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:
-    """Copy the `state` that was found in `path` into a model of the same names and shapes. Raises `RunError`."""
-    try:
-        model.load_state_dict(state, strict=True)
-    except RuntimeError as error:
-        raise RunError(f"cannot load {path}: {one_line(error)}") from error
 
 
 def _read(path: Path, key: str) -> object:

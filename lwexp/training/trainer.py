@@ -23,12 +23,12 @@ from lwexp.distributed.parallel import Parallel, ParallelModel, ShardedModel, br
 from lwexp.distributed.world import SINGLE, World
 from lwexp.errors import RunError
 from lwexp.host.signals import STOP, Requests
-from lwexp.models.weights import load_state, save_state, saved_state
 from lwexp.tracking import Tracker
 
 from . import nonfinite
 from .checkpoint.files import Checkpoints
 from .checkpoint.snapshot import load_training_state, training_state
+from .checkpoint.weights import load_weights, read_weights, save_weights
 from .evaluation import evaluate, rank
 from .loss import BatchWeight
 from .seeding import own_random_state, seed_apart, set_random_state
@@ -389,8 +389,8 @@ class Trainer:
     def test(self, loader: EpochLoader) -> dict[str, float]:
         """Judge the best weights on the test split."""
         path, own = self.folder / "best.safetensors", self.model.state_dict()
-        state = self.world.on_rank_zero(lambda: saved_state(path))
-        load_state(self.model, {name: shard_like(t, own.get(name, t)) for name, t in state.items()}, path)
+        state = self.world.on_rank_zero(lambda: read_weights(path))
+        load_weights(self.model, {name: shard_like(t, own.get(name, t)) for name, t in state.items()}, path)
         return self.evaluate(loader, "test")
 
     def evaluate(self, loader: EpochLoader, split: str) -> dict[str, float]:
@@ -443,7 +443,7 @@ class Trainer:
 
     def _keep_weights(self, name: str) -> None:
         state = full_state(self.model.state_dict(), keep=self.world.is_rank_zero)
-        self.world.on_rank_zero(lambda: save_state(state, self.folder / name))
+        self.world.on_rank_zero(lambda: save_weights(state, self.folder / name))
 
     def _autocast(self) -> Any:
         if self.precision == "fp32":

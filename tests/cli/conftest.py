@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lwexp.models.weights import save_weights
+from lwexp.training.checkpoint.weights import save_weights
 
 MINE = """
 import torch
@@ -43,4 +43,4 @@ def materials(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "mistaken.py").write_text(MINE, encoding="utf-8")
     (tmp_path / "unimportable.py").write_text("1 / 0", encoding="utf-8")
-    save_weights(torch.nn.Conv2d(1, 2, 3), tmp_path / "other.safetensors")
+    save_weights(torch.nn.Conv2d(1, 2, 3).state_dict(), tmp_path / "other.safetensors")

@@ -17,8 +17,8 @@ from lwexp.core.decay import DECAYS
 from lwexp.core.grouping import GROUPINGS
 from lwexp.core.policy import POLICIES, common
 from lwexp.models.lstm import LSTMClassifier
-from lwexp.models.weights import save_weights
 from lwexp.plots import process
+from lwexp.training.checkpoint.weights import save_weights
 from tests.helpers.commands import ROOT, Outcome
 
 CONF = ROOT / "conf"
@@ -93,7 +93,7 @@ def stand_ins(tmp_path: Path) -> None:
                 Image.new("RGB", (9, 9), (60 * number, 50, 200)).save(folder / f"{number}.png")
     words = "\n".join(["text,label", *("a red one,colour", "the cat sat,animal") * 10])
     (tmp_path / "words.csv").write_text(words, encoding="utf-8")
-    save_weights(LSTMClassifier(**LSTM), tmp_path / "weights.safetensors")
+    save_weights(LSTMClassifier(**LSTM).state_dict(), tmp_path / "weights.safetensors")
 
 
 @pytest.fixture

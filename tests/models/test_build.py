@@ -16,7 +16,7 @@ from lwexp.config.schema import ModelConfig
 from lwexp.errors import ConfigError, LwexpError, RunError
 from lwexp.models.build import BuiltModel, build_model
 from lwexp.models.lstm import LSTMClassifier
-from lwexp.models.weights import save_weights
+from lwexp.training.checkpoint.weights import save_weights
 
 TIMM = ["resnet18", "vit_tiny_patch16_224", "convnext_atto", "mobilenetv3_small_050"]
 
@@ -329,7 +329,7 @@ def test_torchvision_refuses_four_channels_and_timm_does_not() -> None:
 
 def test_timms_own_loading_keeps_the_body_and_sums_the_channels(tmp_path: Path) -> None:
     published = build(name="test_resnet", classes=1000, channels=3).module
-    save_weights(published, tmp_path / "w.safetensors")
+    save_weights(published.state_dict(), tmp_path / "w.safetensors")
     options = {"pretrained_cfg_overlay": {"file": str(tmp_path / "w.safetensors")}}  # in place of the hub
     built = build(name="test_resnet", pretrained=True, options=options)
     assert torch.equal(built.module.layer1[0].conv1.weight, published.layer1[0].conv1.weight)

@@ -1,4 +1,4 @@
-"""`lwexp.models.weights`: exact round trips, and checkpoints from elsewhere that fit or are explained in one line."""
+"""Checkpoints from elsewhere: they fit, or are explained in one line."""
 
 from __future__ import annotations
 
@@ -8,29 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
-from lwexp.errors import ConfigError, RunError
-from lwexp.models.weights import load_checkpoint, load_weights, save_weights
-
-
-def network(classes: int = 2, *, channels: int = 1, width: int = 4, seed: int = 0) -> nn.Sequential:
-    torch.manual_seed(seed)
-    layers = {
-        "stem": nn.Conv2d(channels, width, 3),
-        "norm": nn.BatchNorm2d(width),
-        "body": nn.Conv2d(width, 6, 3),
-        "pool": nn.AdaptiveAvgPool2d(1),
-        "flat": nn.Flatten(),
-        "head": nn.Linear(6, classes),
-    }
-    return nn.Sequential(OrderedDict(layers))
-
-
-def same(left: nn.Module, right: nn.Module, but: str = "never") -> bool:
-    pairs = zip(left.state_dict().items(), right.state_dict().values(), strict=True)
-    return all(torch.equal(a, b) for (name, a), b in pairs if not name.startswith(but))
+from lwexp.errors import ConfigError
+from lwexp.models.weights import load_checkpoint
+from lwexp.training.checkpoint.weights import save_weights
+from tests.helpers.networks import Tied, conv_network, same_weights
 
 
 class HeadFirst(nn.Module):
@@ -45,107 +29,16 @@ class HeadFirst(nn.Module):
         return self.head(self.body(images).mean((2, 3)))
 
 
-class Tied(nn.Module):
-    """Two names for one tensor, a view, and a tensor that is not contiguous."""
-
-    def __init__(self, seed: int = 0) -> None:
-        super().__init__()
-        torch.manual_seed(seed)
-        self.embed = nn.Embedding(5, 4)
-        self.head = nn.Linear(4, 5, bias=False)
-        self.head.weight = self.embed.weight
-        whole = torch.randn(6, 2)
-        self.register_buffer("part", whole[1:3])
-        self.register_buffer("turned", whole.t())
-
-
-# --- a run's own weights -------------------------------------------------------------------------------------------
-
-
-def test_saved_weights_load_back_bit_for_bit(tmp_path: Path) -> None:
-    model, other = network(), network(seed=1)
-    save_weights(model, tmp_path / "w.safetensors")
-    assert not same(model, other)
-    load_weights(other, tmp_path / "w.safetensors")
-    assert same(model, other)
-
-
-def test_saving_makes_the_folder_and_leaves_nothing_but_the_file(tmp_path: Path) -> None:
-    for _ in range(2):  # the second replaces the first
-        save_weights(network(), tmp_path / "new" / "w.safetensors")
-    assert [p.name for p in (tmp_path / "new").iterdir()] == ["w.safetensors"]
-
-
-def test_the_file_can_be_read_by_those_who_can_read_other_files(tmp_path: Path) -> None:
-    save_weights(network(), tmp_path / "w.safetensors")
-    (tmp_path / "other").touch()
-    assert (tmp_path / "w.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
-
-
-def test_the_file_has_the_state_dicts_names_and_loads_strictly_with_safetensors_alone(tmp_path: Path) -> None:
-    model = network()
-    save_weights(model, tmp_path / "w.safetensors")
-    assert load_file(tmp_path / "w.safetensors").keys() == model.state_dict().keys()
-    network(seed=1).load_state_dict(load_file(tmp_path / "w.safetensors"), strict=True)
-
-
-def test_tied_viewed_and_transposed_tensors_round_trip_and_stay_tied(tmp_path: Path) -> None:
-    model, other = Tied(0), Tied(1)
-    save_weights(model, tmp_path / "w.safetensors")
-    load_weights(other, tmp_path / "w.safetensors")
-    assert same(model, other)
-    assert other.head.weight is other.embed.weight
-    assert load_file(tmp_path / "w.safetensors")["part"].shape == (2, 2)
-
-
-def test_a_failed_save_keeps_the_old_file_and_leaves_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "w.safetensors"
-    save_weights(network(), path)
-    before = path.read_bytes()
-
-    def full(tensors: object, file: Path, **_: object) -> None:
-        file.write_bytes(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("lwexp.models.weights.save_file", full)
-    with pytest.raises(RunError, match="No space left on device"):
-        save_weights(network(seed=1), path)
-    assert path.read_bytes() == before
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_weights_without_values_are_not_saved(tmp_path: Path) -> None:
-    with torch.device("meta"):
-        model = network()
-    with pytest.raises(RunError, match="meta device"):
-        save_weights(model, tmp_path / "w.safetensors")
-
-
-@pytest.mark.parametrize("damage", ["missing", "corrupt", "other"])
-def test_loading_a_runs_own_weights_fails_in_one_line(tmp_path: Path, damage: str) -> None:
-    path = tmp_path / "w.safetensors"
-    if damage == "corrupt":
-        path.write_bytes(b"\x01" * 50)
-    if damage == "other":
-        save_weights(network(classes=3), path)
-    with pytest.raises(RunError, match=r"cannot load .*w\.safetensors") as caught:
-        load_weights(network(), path)
-    assert "\n" not in str(caught.value)
-
-
-# --- checkpoints ---------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".pth", ".bin", ".ckpt"])
 def test_a_checkpoint_of_the_same_model_loads_whole(tmp_path: Path, suffix: str) -> None:
-    model, other = network(), network(seed=1)
+    model, other = conv_network(), conv_network(seed=1)
     path = tmp_path / f"w{suffix}"
     if suffix == ".safetensors":
         save_file(model.state_dict(), path)
     else:
         torch.save(model.state_dict(), path)
     report = load_checkpoint(other, path, strict=True)
-    assert same(model, other)
+    assert same_weights(model, other)
     assert set(report.loaded) == set(model.state_dict())
     assert not report.missing + report.unexpected + report.dropped
     assert str(report) == f"11 tensors loaded from w{suffix}"
@@ -156,29 +49,29 @@ def test_a_checkpoint_of_the_same_model_loads_whole(tmp_path: Path, suffix: str)
     "prefix", ["", "module.", "_orig_mod.", "model.", "backbone.", "module._orig_mod.", "model.backbone."]
 )
 def test_nests_and_common_prefixes_are_taken_off(tmp_path: Path, nest: str, prefix: str) -> None:
-    model, other = network(), network(seed=1)
+    model, other = conv_network(), conv_network(seed=1)
     state = {prefix + name: tensor for name, tensor in model.state_dict().items()}
     torch.save({"epoch": 3, nest: state, "optimizer": {"state": {}, "lr": 0.1}}, tmp_path / "w.pt")
     load_checkpoint(other, tmp_path / "w.pt", strict=True)
-    assert same(model, other)
+    assert same_weights(model, other)
 
 
 def test_a_prefix_that_is_the_models_own_stays(tmp_path: Path) -> None:
-    model = nn.Sequential(OrderedDict(model=network()))
-    other = nn.Sequential(OrderedDict(model=network(seed=1)))
+    model = nn.Sequential(OrderedDict(model=conv_network()))
+    other = nn.Sequential(OrderedDict(model=conv_network(seed=1)))
     torch.save(model.state_dict(), tmp_path / "w.pt")
     load_checkpoint(other, tmp_path / "w.pt", strict=True)
-    assert same(model, other)
+    assert same_weights(model, other)
 
 
 def test_the_head_is_dropped_when_the_classes_differ(tmp_path: Path) -> None:
-    file, model, before = network(classes=10), network(seed=1), network(seed=1)
+    file, model, before = conv_network(classes=10), conv_network(seed=1), conv_network(seed=1)
     torch.save(file.state_dict(), tmp_path / "w.pt")
     report = load_checkpoint(model, tmp_path / "w.pt", strict=True)
     assert report.dropped == ("head.weight", "head.bias")
     assert report.missing == report.unexpected == ()
     assert "2 of the head left as initialised: head.weight, head.bias" in str(report)
-    assert same(model, file, but="head")
+    assert same_weights(model, file, but="head")
     assert torch.equal(model.head.weight, before.head.weight)
 
 
@@ -187,7 +80,7 @@ def test_a_head_registered_first_is_dropped_too(tmp_path: Path) -> None:
     assert load_checkpoint(HeadFirst(), tmp_path / "w.pt").dropped == ("head.weight", "head.bias")
 
 
-@pytest.mark.parametrize("build", [network, HeadFirst])
+@pytest.mark.parametrize("build", [conv_network, HeadFirst])
 def test_drop_head_drops_it_though_the_classes_are_as_many(tmp_path: Path, build: type[nn.Module]) -> None:
     torch.save(build(2).state_dict(), tmp_path / "w.pt")
     model = build(2)
@@ -203,26 +96,26 @@ def test_drop_head_drops_it_though_the_classes_are_as_many(tmp_path: Path, build
 def test_timm_models_tell_their_head(tmp_path: Path) -> None:
     timm = pytest.importorskip("timm")
     model = timm.create_model("test_vit", num_classes=2)
-    save_weights(timm.create_model("test_vit", num_classes=3), tmp_path / "three.safetensors")
-    save_weights(timm.create_model("test_vit", num_classes=2), tmp_path / "two.safetensors")
+    save_weights(timm.create_model("test_vit", num_classes=3).state_dict(), tmp_path / "three.safetensors")
+    save_weights(timm.create_model("test_vit", num_classes=2).state_dict(), tmp_path / "two.safetensors")
     assert load_checkpoint(model, tmp_path / "three.safetensors").dropped == ("head.weight", "head.bias")
     assert load_checkpoint(model, tmp_path / "two.safetensors").dropped == ()
     assert load_checkpoint(model, tmp_path / "two.safetensors", drop_head=True).dropped == ("head.weight", "head.bias")
 
 
 def test_every_missing_and_unexpected_key_is_listed_and_strict_refuses_them(tmp_path: Path) -> None:
-    state = network().state_dict()
+    state = conv_network().state_dict()
     del state["norm.running_mean"], state["head.bias"]
     state.update({f"extra.{i}": torch.zeros(1) for i in range(30)})
     torch.save(state, tmp_path / "w.pt")
-    report = load_checkpoint(network(seed=1), tmp_path / "w.pt")
+    report = load_checkpoint(conv_network(seed=1), tmp_path / "w.pt")
     assert report.missing == ("norm.running_mean", "head.bias")
     assert report.unexpected == tuple(f"extra.{i}" for i in range(30))
     assert all(name in str(report) for name in report.missing + report.unexpected)
-    model = network(seed=1)
+    model = conv_network(seed=1)
     with pytest.raises(ConfigError, match=r"missing: norm.running_mean, head.bias; unexpected: extra.0, extra.1, "):
         load_checkpoint(model, tmp_path / "w.pt", strict=True)
-    assert same(model, network(seed=1))  # untouched
+    assert same_weights(model, conv_network(seed=1))  # untouched
 
 
 def test_one_name_of_a_tied_tensor_is_enough(tmp_path: Path) -> None:
@@ -231,44 +124,44 @@ def test_one_name_of_a_tied_tensor_is_enough(tmp_path: Path) -> None:
     torch.save(state, tmp_path / "w.pt")
     model = Tied(1)
     load_checkpoint(model, tmp_path / "w.pt", strict=True)
-    assert same(model, Tied(0))
+    assert same_weights(model, Tied(0))
 
 
 def test_a_checkpoint_of_another_model_is_refused_with_counts_and_examples(tmp_path: Path) -> None:
     torch.save({"encoder.weight": torch.zeros(3, 3), "head.bias": torch.zeros(2)}, tmp_path / "w.pt")
     expected = r"another model: 1 of the model's 8 parameters found; .*has stem\.weight .*encoder\.weight \[3, 3\]"
     with pytest.raises(ConfigError, match=expected):
-        load_checkpoint(network(), tmp_path / "w.pt")
+        load_checkpoint(conv_network(), tmp_path / "w.pt")
 
 
 def test_any_other_difference_in_shape_is_an_error_that_names_the_tensor(tmp_path: Path) -> None:
-    file = network()
+    file = conv_network()
     file.norm = nn.BatchNorm2d(5)
     torch.save(file.state_dict(), tmp_path / "w.pt")
-    model = network(seed=1)
+    model = conv_network(seed=1)
     with pytest.raises(ConfigError, match=r"norm\.weight is \[5\] in the file, \[4\] in the model \(4 tensors differ"):
         load_checkpoint(model, tmp_path / "w.pt")
-    assert same(model, network(seed=1))
+    assert same_weights(model, conv_network(seed=1))
 
 
 def test_another_width_is_not_taken_for_another_head(tmp_path: Path) -> None:
-    file = network()
+    file = conv_network()
     file.body, file.head = nn.Conv2d(4, 7, 3), nn.Linear(7, 2)
     torch.save(file.state_dict(), tmp_path / "w.pt")
     with pytest.raises(ConfigError, match=r"head\.weight is \[2, 7\] in the file, \[2, 6\] in the model"):
-        load_checkpoint(network(), tmp_path / "w.pt")
+        load_checkpoint(conv_network(), tmp_path / "w.pt")
 
 
 def test_other_input_channels_are_named(tmp_path: Path) -> None:
-    torch.save(network(channels=3).state_dict(), tmp_path / "w.pt")
+    torch.save(conv_network(channels=3).state_dict(), tmp_path / "w.pt")
     with pytest.raises(ConfigError, match=r"stem\.weight takes 3 channels in the file, the model's takes 1"):
-        load_checkpoint(network(), tmp_path / "w.pt")
+        load_checkpoint(conv_network(), tmp_path / "w.pt")
 
 
 def test_a_model_on_meta_is_compared_but_not_filled(tmp_path: Path) -> None:
-    torch.save(network().state_dict(), tmp_path / "w.pt")
+    torch.save(conv_network().state_dict(), tmp_path / "w.pt")
     with torch.device("meta"):
-        model = network()
+        model = conv_network()
     assert len(load_checkpoint(model, tmp_path / "w.pt").loaded) == 11
     assert all(parameter.is_meta for parameter in model.parameters())
 
@@ -288,32 +181,32 @@ class Opens:
 
 @pytest.mark.parametrize("how", ["torch.save", "pickle"])
 def test_a_pickle_that_would_execute_code_is_refused_and_does_not(tmp_path: Path, how: str) -> None:
-    content = {"state_dict": network().state_dict(), "trap": Opens(tmp_path / "executed")}
+    content = {"state_dict": conv_network().state_dict(), "trap": Opens(tmp_path / "executed")}
     path = tmp_path / "w.pt"
     if how == "pickle":
         path.write_bytes(pickle.dumps(content, protocol=2))
     else:
         torch.save(content, path)
     with pytest.raises(ConfigError, match=r"would execute code; torch\.save\(model\.state_dict\(\)") as caught:
-        load_checkpoint(network(), path)
+        load_checkpoint(conv_network(), path)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "executed").exists()
 
 
 def test_a_whole_pickled_model_is_refused(tmp_path: Path) -> None:
-    torch.save(network(), tmp_path / "w.pt")
+    torch.save(conv_network(), tmp_path / "w.pt")
     with pytest.raises(ConfigError, match="would execute code"):
-        load_checkpoint(network(), tmp_path / "w.pt")
+        load_checkpoint(conv_network(), tmp_path / "w.pt")
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
 @pytest.mark.parametrize("cut", ["junk", "half"])
 def test_a_damaged_file_is_named_in_one_line(tmp_path: Path, suffix: str, cut: str) -> None:
     path = tmp_path / f"w{suffix}"
-    torch.save(network().state_dict(), path) if suffix == ".pt" else save_file(network().state_dict(), path)
+    torch.save(conv_network().state_dict(), path) if suffix == ".pt" else save_file(conv_network().state_dict(), path)
     path.write_bytes(b"\x93junk" * 40 if cut == "junk" else path.read_bytes()[:-200])
     with pytest.raises(ConfigError, match=rf"weights\.path=.*w{suffix}: cannot be read, .*damaged") as caught:
-        load_checkpoint(network(), path)
+        load_checkpoint(conv_network(), path)
     assert "\n" not in str(caught.value)
 
 
@@ -321,7 +214,7 @@ def test_a_damaged_file_is_named_in_one_line(tmp_path: Path, suffix: str, cut: s
 def test_a_file_without_named_tensors_is_refused(tmp_path: Path, content: object) -> None:
     torch.save(content, tmp_path / "w.pt")
     with pytest.raises(ConfigError, match="holds no tensors by name"):
-        load_checkpoint(network(), tmp_path / "w.pt")
+        load_checkpoint(conv_network(), tmp_path / "w.pt")
 
 
 def test_missing_folder_empty_and_unknown_files_are_told_apart(tmp_path: Path) -> None:
@@ -334,5 +227,5 @@ def test_missing_folder_empty_and_unknown_files_are_told_apart(tmp_path: Path) -
         "w.onnx": r"must end in \.safetensors, \.pt",
     }.items():
         with pytest.raises(ConfigError, match=why) as caught:
-            load_checkpoint(network(), tmp_path / name, key="weights.file")
+            load_checkpoint(conv_network(), tmp_path / name, key="weights.file")
         assert caught.value.key == "weights.file"

@@ -13,8 +13,8 @@ from torch import nn
 from lwexp.config.schema import DigitsConfig
 from lwexp.data import Preprocessing, eval_loader, open_data
 from lwexp.experiment.instantiate import put_channels_last
-from lwexp.models.weights import load_weights, save_weights
 from lwexp.training.checkpoint.optimizer_state import load_optimizer
+from lwexp.training.checkpoint.weights import load_weights, read_weights, save_weights
 
 
 def network() -> nn.Module:
@@ -31,12 +31,12 @@ def test_weights_keep_their_names_their_values_and_their_file(tmp_path: Path) ->
     put_channels_last(turned)
     weight = turned[0].weight
     assert is_channels_last(weight)
-    save_weights(plain, tmp_path / "plain.safetensors")
-    save_weights(turned, tmp_path / "turned.safetensors")
+    save_weights(plain.state_dict(), tmp_path / "plain.safetensors")
+    save_weights(turned.state_dict(), tmp_path / "turned.safetensors")
     files = [load_file(tmp_path / f"{name}.safetensors") for name in ("plain", "turned")]
     assert files[0].keys() == files[1].keys()
     assert all(torch.equal(files[0][name], files[1][name]) for name in files[0])
-    load_weights(turned, tmp_path / "plain.safetensors")
+    load_weights(turned, read_weights(tmp_path / "plain.safetensors"), tmp_path / "plain.safetensors")
     assert turned[0].weight is weight
     assert is_channels_last(weight)
 
