@@ -1,7 +1,7 @@
-"""Passwords and tokens stay out of everything that is printed or written, also out of what Hydra prints and writes.
+"""Passwords and tokens stay out of everything that is printed or written.
 
-`tracking/address.py` knows what in an address is a secret. Here that is applied to log lines, to tracebacks, to the
-output of `--cfg`, and to the files that Hydra would write with the config as it was typed.
+What in an address is a secret, and its removal from texts, nested values, log lines, tracebacks and the output of
+`--cfg`. `config/hydra_files.py` does the same for the files that Hydra writes.
 """
 
 from __future__ import annotations
@@ -13,27 +13,28 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TextIO
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
+from typing import Any, TextIO
 
 _VARIABLES = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 _SHORTEST = 4  # a shorter value would take half of every text with it, and is no secret
 _ADDRESS = re.compile(r"://|[?&][\w.-]+=")  # without these there is nothing to redact
 _ESCAPED = re.compile(r"\\([:=?&@/])")
 _SHOWING = ("--cfg", "-c", "--info", "-i")  # flags of Hydra's that print the config
+# `user:password@`; the greedy `@` also hides a password that itself has one, as long as no blank is in it
+_PASSWORD = re.compile(r"(?P<before>://[^\s:/@]*:)[^\s]*@")
+# a lone word before the host of a web address is a token, before that of a database a user's name
+_TOKEN = re.compile(r"(?P<before>\bhttps?://)[^\s:/@]+@", re.IGNORECASE)
+_QUERY = re.compile(r"(?P<before>[?&][\w.-]*(?:passw(?:or)?d|pwd|token|secret|key)=)[^&\s]+", re.IGNORECASE)
 
 
-def hide(text: str) -> str:
+def redact(text: str) -> str:
     r"""`text` without the secrets of addresses in it and without the values of MLflow's secret variables.
 
-    >>> hide("no route to http://anna:s3cret@host:5000")
+    >>> redact("no route to http://anna:s3cret@host:5000")
     'no route to http://anna:***@host:5000'
-    >>> hide(r"tracking.uri=http\://t0ken@host\:5000")
+    >>> redact(r"tracking.uri=http\://t0ken@host\:5000")
     'tracking.uri=http://***@host:5000'
     """
     for variable in _VARIABLES:
@@ -43,91 +44,69 @@ def hide(text: str) -> str:
     bare = _ESCAPED.sub(r"\1", text)  # Hydra writes the options of a sweep's jobs so
     if not _ADDRESS.search(bare):
         return text
-    from .tracking.address import redact  # here, since `--help` should not wait for what comes with it
-
-    return redact(text) if text == bare or redact(bare) == bare else redact(bare)
+    return redact_addresses(text) if text == bare or redact_addresses(bare) == bare else redact_addresses(bare)
 
 
-def hidden(values: Any) -> Any:
-    """Nested mappings and lists with `hide` applied to every text; an interpolation around a secret is all secret."""
+def redact_addresses(text: str) -> str:
+    """`text` with the password and token parts of every address in it replaced by `***`.
+
+    >>> redact_addresses("postgresql://anna:s3cret@db:5432/runs"), redact_addresses("https://t0ken@host/x?api_key=abc&a=1")
+    ('postgresql://anna:***@db:5432/runs', 'https://***@host/x?api_key=***&a=1')
+    >>> redact_addresses("sqlite:///outputs/mlflow.db")
+    'sqlite:///outputs/mlflow.db'
+    """
+    text = _PASSWORD.sub(r"\g<before>***@", text)
+    text = _TOKEN.sub(r"\g<before>***@", text)
+    return _QUERY.sub(r"\g<before>***", text)
+
+
+def redact_values(values: Any, redact: Callable[[str], str] = redact) -> Any:
+    """Nested mappings and lists with `redact` applied to every text; an interpolation around a secret is all secret."""
     if isinstance(values, Mapping):
-        return {key: hidden(value) for key, value in values.items()}
+        return {key: redact_values(value, redact) for key, value in values.items()}
     if isinstance(values, (list, tuple)):
-        return [hidden(value) for value in values]
+        return [redact_values(value, redact) for value in values]
     if not isinstance(values, str):
         return values
-    text = hide(values)
+    text = redact(values)
     return "***" if text != values and "${" in text else text
 
 
-class HidingFormatter(logging.Formatter):
+class RedactingFormatter(logging.Formatter):
     """A formatter whose lines, tracebacks included, have no secrets."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line as `logging.Formatter` makes it, then hidden."""
-        return hide(super().format(record))
+        """The line of `logging.Formatter` without its secrets."""
+        return redact(super().format(record))
 
 
 @contextlib.contextmanager
-def kept() -> Iterator[None]:
-    """Around a command: uncaught errors and what `--cfg` shows are hidden, and a full disk does not break logging."""
+def redacted_output() -> Iterator[None]:
+    """Around a command: no secrets in uncaught errors and in what `--cfg` prints; no traceback for a full disk."""
     logging.raiseExceptions = False  # a handler that cannot write would print a traceback for every line
     sys.excepthook = _excepthook
     with contextlib.ExitStack() as stack:
         if any(argument.partition("=")[0] in _SHOWING for argument in sys.argv[1:]):
-            stack.enter_context(contextlib.redirect_stdout(_HidingStream(sys.stdout)))
+            stack.enter_context(contextlib.redirect_stdout(_RedactingStream(sys.stdout)))
         yield
 
 
-class _HidingStream(io.TextIOBase):
-    """Whole lines, hidden, to another stream."""
+class _RedactingStream(io.TextIOBase):
+    """Writes whole lines to another stream, without their secrets."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream, self._line = stream, ""
 
     def write(self, text: str) -> int:
         *lines, self._line = (self._line + text).split("\n")
-        self._stream.writelines(f"{hide(line)}\n" for line in lines)
+        self._stream.writelines(f"{redact(line)}\n" for line in lines)
         return len(text)
 
     def flush(self) -> None:
-        self._stream.write(hide(self._line))
+        self._stream.write(redact(self._line))
         self._line = ""
         self._stream.flush()
 
 
 def _excepthook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    print(hide("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
-
-
-# ------------------------------------------------------------------------------------------------- Hydra's own files
-
-
-def write_hydra_files(config: DictConfig) -> None:
-    """`.hydra/{config,hydra,overrides}.yaml` of the job that starts, as Hydra writes them, but hidden."""
-    from omegaconf import OmegaConf
-
-    folder = Path(str(config.hydra.runtime.output_dir)) / ".hydra"
-    if (folder / "config.yaml").exists():  # those of the run's beginning stay when it goes on
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-    hydra = OmegaConf.masked_copy(config, "hydra")
-    for name, part in (("config", own), ("hydra", hydra), ("overrides", config.hydra.overrides.task)):
-        (folder / f"{name}.yaml").write_text(OmegaConf.to_yaml(hidden_config(part)), encoding="utf-8")
-
-
-def write_multirun_file(config: DictConfig, folder: Path) -> None:
-    """`multirun.yaml` of a sweep, as Hydra writes it, but hidden."""
-    from omegaconf import OmegaConf
-
-    (folder / "multirun.yaml").write_text(OmegaConf.to_yaml(hidden_config(config)), encoding="utf-8")
-
-
-def hidden_config(config: Any) -> Any:
-    """A copy for writing, interpolations as they stand, values that were resolved for good (the time) kept."""
-    from omegaconf import OmegaConf
-
-    copied = OmegaConf.create(hidden(OmegaConf.to_container(config, resolve=False, enum_to_str=True)))
-    OmegaConf.copy_cache(config, copied)
-    return copied
+    print(redact("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)

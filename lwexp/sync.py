@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lwexp.redaction import redact_addresses
+
 from .config.command_options import Parser, tracking_config
 from .config.schema import MLflowConfig
 from .errors import ConfigError, LwexpError, RunError, nearest
 from .host.lock import Lock
-from .tracking.address import redact, resolve_uri, uri_source
+from .tracking.address import resolve_uri, uri_source
 from .tracking.contact import check_store
 from .tracking.delivery import DELIVERY_LOCK, RUN_LOCK, Delivery
 from .tracking.delivery_state import read_place
@@ -79,7 +81,7 @@ def _sync(folders: Sequence[Path], config: MLflowConfig) -> int:
 
 def _tell(error: LwexpError) -> int:
     """One line on standard error; returns the exit code."""
-    print(f"lwexp-sync: {redact(str(error))}", file=sys.stderr)
+    print(f"lwexp-sync: {redact_addresses(str(error))}", file=sys.stderr)
     return error.exit_code
 
 
@@ -144,7 +146,7 @@ def _deliver(run: Left, config: MLflowConfig, reachable: dict[str, str | None]) 
         print(f"lwexp-sync: {name}: {run.rows - place.rows} metric rows are left: {failed}", file=sys.stderr)
         return 1
     damage = f", {run.damaged} damaged bytes of its journal were passed over" if run.damaged else ""
-    print(f"{name}: {place.rows} metric rows delivered to {redact(uri)}, {place.status}{damage}")
+    print(f"{name}: {place.rows} metric rows delivered to {redact_addresses(uri)}, {place.status}{damage}")
     return 0
 
 
@@ -167,7 +169,7 @@ def _uri(run: Left, config: MLflowConfig) -> str:
     """The address to deliver to: as given, else the run's own, with its password from where a run would take it."""
     where = str(run.record["where"])
     given = resolve_uri(config, Path.cwd() if config.uri is not None else Path(run.record["base"]))
-    if config.uri is not None or redact(given) == where:
+    if config.uri is not None or redact_addresses(given) == where:
         return given
     if "***" in where:
         why = f"its password is not kept in the run's folder; give tracking.uri=… or {uri_source(config)[0]} with it"

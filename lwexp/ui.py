@@ -19,11 +19,13 @@ from types import FrameType
 from typing import IO, NoReturn
 from urllib.parse import quote, urlsplit
 
+from lwexp.redaction import redact_addresses
+
 from .config.command_options import Parser, number, tracking_config
 from .config.schema import MLflowConfig
 from .errors import ConfigError, LwexpError, RunError, UnknownNameError
 from .tracking import address
-from .tracking.address import redact, resolve_uri
+from .tracking.address import resolve_uri
 from .tracking.contact import check_store
 from .tracking.store import artifact_folder
 
@@ -54,8 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(_link(uri, config.experiment, must_exist=experiment_given, timeout=config.timeout))
             return 0
         if address.kind(uri) == "sqlite" and not address.sqlite_path(uri).exists():
-            key = address.uri_source(config)[0]
-            raise ConfigError(key, redact(uri), "there is no such database: no run has been tracked there yet")
+            key, why = address.uri_source(config)[0], "there is no such database: no run has been tracked there yet"
+            raise ConfigError(key, redact_addresses(uri), why)
         check_store(config)
         _serve(uri, config, experiment_given, port)
     except LwexpError as error:
@@ -70,7 +72,7 @@ def _serve(uri: str, config: MLflowConfig, experiment_given: bool, port: int | N
     """MLflow's server on loopback, until it is interrupted (`KeyboardInterrupt`)."""
     port = _port(port)
     with tempfile.TemporaryFile() as output, _stopped_by_signals(), _server(uri, port, output) as server:
-        print(f"starting MLflow on {redact(uri)} …", flush=True)
+        print(f"starting MLflow on {redact_addresses(uri)} …", flush=True)
         here = f"http://127.0.0.1:{port}"
         _await(server, here, output)
         print(_link(here, config.experiment, must_exist=experiment_given, timeout=config.timeout), flush=True)
@@ -215,7 +217,7 @@ def _get(url: str, timeout: float, body: bytes | None = None) -> bytes:
 def _last_line(output: IO[bytes]) -> str:
     output.seek(0)
     lines = [line.strip() for line in output.read().decode(errors="replace").splitlines() if line.strip()]
-    return redact(lines[-1])[:300] if lines else "it said nothing"
+    return redact_addresses(lines[-1])[:300] if lines else "it said nothing"
 
 
 def _parse(arguments: Sequence[str]) -> tuple[MLflowConfig, bool, int | None]:

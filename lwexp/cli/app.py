@@ -20,7 +20,7 @@ from lwexp.host.signals import Interrupted, handle_in_command
 _OPEN = ("model", "grouping", "decay", "policy", "optimizer", "data", "weights", "tracking", "lr_overrides", "loss")
 
 
-@redaction.kept()
+@redaction.redacted_output()
 def main(task: Callable[[Any], Any], folder: str) -> None:
     """Compose the config from the command line and run `task(config)`; its folder is made below outputs/`folder`.
 
@@ -92,7 +92,7 @@ def _one_lined(task: Callable[[Any], Any], *, trains: bool) -> Callable[[Any], A
 def refuse(error: LwexpError) -> NoReturn:
     """End the process with the error's line and code; of several processes, rank 0 prints it."""
     if launch.is_rank_zero():
-        print(redaction.hide(f"error: {error}"), file=sys.stderr)
+        print(redaction.redact(f"error: {error}"), file=sys.stderr)
     else:
         launch.wait_for_rank_zero()
     sys.exit(error.exit_code)

@@ -16,6 +16,7 @@ from hydra.plugins.plugin import Plugin
 from omegaconf import OmegaConf, open_dict, read_write
 
 from lwexp import redaction
+from lwexp.config.hydra_files import write_hydra_files
 from lwexp.distributed import launch
 from lwexp.errors import ConfigError, UnknownOptionError
 
@@ -52,11 +53,11 @@ class LwexpCallback(Callback):
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Write what Hydra would write (`hydra.output_subdir`), without secrets."""
         if launch.is_rank_zero():
-            redaction.write_hydra_files(config)
+            write_hydra_files(config)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Hydra prints the options of a job that failed."""
-        job_return.overrides = redaction.hidden(list(job_return.overrides or []))
+        job_return.overrides = redaction.redact_values(list(job_return.overrides or []))
 
 
 def _silence(config: DictConfig) -> None:

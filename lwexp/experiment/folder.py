@@ -13,7 +13,7 @@ from lwexp.config.defaults import defaults, dump
 from lwexp.config.keys import USER_KEYED, flatten
 from lwexp.errors import ConfigError, RunError
 from lwexp.host.files import atomic_write
-from lwexp.tracking import deliver_rest, ended, has_run, redact
+from lwexp.tracking import deliver_rest, ended, has_run
 
 from .resume import taken_up
 
@@ -95,15 +95,6 @@ def pruned_in(folder: Path) -> str | None:
     except (OSError, ValueError, AttributeError):
         return None
     return None if found is None else str(found)
-
-
-def redacted(values: Any) -> Any:
-    """`values` with the secrets in all its texts replaced by `***`."""
-    if isinstance(values, Mapping):
-        return {key: redacted(value) for key, value in values.items()}
-    if isinstance(values, list):
-        return [redacted(value) for value in values]
-    return redact(values) if isinstance(values, str) else values
 
 
 _REMAP = "checkpoint.remap=true goes on with the new"

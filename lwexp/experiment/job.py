@@ -28,6 +28,7 @@ from lwexp.formatting import one_line
 from lwexp.host.resources import set_threads
 from lwexp.host.signals import Interrupted
 from lwexp.plots.plan import draw_plan, draw_recorded
+from lwexp.redaction import redact_addresses, redact_values
 from lwexp.sweep.launchers.slurm import cluster_tags
 from lwexp.sweep.search.pruning import Pruned, judge
 from lwexp.tracking import NoTracker, begun_in, ended, has_run, open_hint, prepare, start
@@ -44,7 +45,6 @@ from .folder import (
     keep_config,
     keep_result,
     note_resumed,
-    redacted,
 )
 from .instantiate import (
     Experiment,
@@ -84,7 +84,8 @@ def _run(composed: DictConfig, world: World, draw_in_process: bool) -> float:
     # a run that goes on finds its store and its files again
     base = world.on_rank_zero(lambda: begun_in(folder)) or Path(hydra.runtime.cwd)
     world.on_rank_zero(lambda: check_place(folder, config.resume or ("auto" if point_of(folder) is not None else None)))
-    values = redacted({**plain(composed), "lr_overrides": dict(config.lr_overrides)})  # in the order that counts
+    values = {**plain(composed), "lr_overrides": dict(config.lr_overrides)}  # in the order that counts
+    values = redact_values(values, redact_addresses)
     best = world.on_rank_zero(lambda: finished(config, values, folder, base))
     if best is not None:
         return best

@@ -55,7 +55,7 @@ class SweepManifest:
     def save(self, folder: Path) -> None:
         """Write the file atomically. Raises `RunError`."""
         path = folder / FILE
-        text = json.dumps({"format": _FORMAT, **redaction.hidden(asdict(self))}, indent=1)
+        text = json.dumps({"format": _FORMAT, **redaction.redact_values(asdict(self))}, indent=1)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             atomic_write(path, text, durable=False)
@@ -90,7 +90,7 @@ def place_in_sweep(folder: Path) -> tuple[Path | None, str | None, dict[str, str
     point = point_of(folder)
     if point is None:
         return None, None, {}
-    return folder.parent if has_run(folder.parent) else None, redaction.hide(point.name) or None, _tags(point)
+    return folder.parent if has_run(folder.parent) else None, redaction.redact(point.name) or None, _tags(point)
 
 
 def _tags(point: Point) -> dict[str, str]:

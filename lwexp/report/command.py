@@ -10,7 +10,7 @@ from pathlib import Path
 from lwexp.config.command_options import Parser, number, tracking_config
 from lwexp.config.schema import MLflowConfig
 from lwexp.errors import ConfigError, LwexpError
-from lwexp.tracking.address import redact
+from lwexp.redaction import redact_addresses
 
 _OPTIONS = ["tracking.uri", "tracking.experiment", "tracking.timeout"]
 
@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _report(sys.argv[1:] if arguments is None else arguments)
     except LwexpError as error:
-        print(f"lwexp-report: {redact(str(error))}", file=sys.stderr)
+        print(f"lwexp-report: {redact_addresses(str(error))}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return 130

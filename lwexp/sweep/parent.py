@@ -116,7 +116,7 @@ def record_failure(config: DictConfig, folder: Path, status: Status, reason: str
         settings = MLflowConfig.model_validate(tracking)
         record_run(settings, folder, Path(HydraConfig.get().runtime.cwd), status, reason)
     except (LwexpError, ValueError) as error:
-        print(redaction.hide(f"the failure is not recorded in MLflow: {error}"))
+        print(redaction.redact(f"the failure is not recorded in MLflow: {error}"))
 
 
 def record_run(tracking: MLflowConfig, folder: Path, base: Path, status: Status, reason: str) -> None:

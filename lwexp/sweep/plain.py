@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.plugins.sweeper import Sweeper
 
-from lwexp import redaction
+from lwexp.config.hydra_files import redact_config
 
 if TYPE_CHECKING:
     from hydra.types import HydraContext, TaskFunction
@@ -29,5 +29,5 @@ class PlainSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run the jobs one after the other; the launcher has the real config."""
-        self._basic.config = redaction.hidden_config(self._basic.config)
+        self._basic.config = redact_config(self._basic.config)
         return self._basic.sweep(arguments)

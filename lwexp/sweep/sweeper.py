@@ -19,6 +19,7 @@ from hydra.plugins.sweeper import Sweeper
 
 from lwexp import redaction
 from lwexp.config.compose import settings
+from lwexp.config.hydra_files import write_multirun_file
 from lwexp.config.schema import MLflowConfig, RunConfig
 from lwexp.errors import LwexpError, RunError
 from lwexp.experiment.folder import changes_numbers
@@ -108,19 +109,19 @@ class GridSweeper(Sweeper):
         overrides = self._parse([*(f"{key}={value}" for key, value in self._params.items()), *arguments])
         before = read_manifest(self.folder)
         points = self.points(overrides, before)
-        asked = tuple(redaction.hide(argument) for argument in arguments)
+        asked = tuple(redaction.redact(argument) for argument in arguments)
         hydra = [str(o) for o in self.config.hydra.overrides.hydra]
         kept = [o for o in hydra if split(o)[0] not in ("hydra.sweep.dir", "hydra.mode")]
         swept = self.swept(points, before)
         old = len(before.points) if before else 0
         named = [*points[:old], *(_with_values(point, swept) for point in points[old:])]
         begun_in = str(self.base) if before is None else before.cwd
-        work = SweepManifest(tuple(named), tuple(swept), asked, tuple(redaction.hidden(kept)), begun_in)
+        work = SweepManifest(tuple(named), tuple(swept), asked, tuple(redaction.redact_values(kept)), begun_in)
         wrong = self._mistakes(work.points)
         if wrong and len(wrong) == len(work.points) and before is None:
             raise next(iter(wrong.values()))
         self.folder.mkdir(parents=True, exist_ok=True)
-        redaction.write_multirun_file(self.config, self.folder)
+        write_multirun_file(self.config, self.folder)
         work.save(self.folder)
         self.work = work
         if self._tracking is not None:
@@ -194,7 +195,7 @@ class GridSweeper(Sweeper):
 
     def _refuse(self, point: Point, error: LwexpError) -> None:
         """Keep of a job that cannot be begun that it has failed, and why."""
-        folder, reason = self.folder_of(point), redaction.hide(str(error))
+        folder, reason = self.folder_of(point), redaction.redact(str(error))
         if outcome_of(folder).status == "FINISHED":
             return
         note_failure(folder, reason, error.exit_code)
@@ -256,7 +257,7 @@ class GridSweeper(Sweeper):
                 reasons = {point: loss_reason(result) for point, result in zip(batch, results, strict=True)}
             except Exception as error:  # of the launcher: what became of its jobs, their folders tell
                 text = " ".join(f"{type(error).__name__}: {error}".split())
-                print(redaction.hide(f"the launcher reports {text[:300]}"), file=sys.stderr)
+                print(redaction.redact(f"the launcher reports {text[:300]}"), file=sys.stderr)
             except BaseException:
                 self._end_interrupted(batch)
                 raise
@@ -290,7 +291,7 @@ class GridSweeper(Sweeper):
             if self._tracking is not None:
                 record_run(self._tracking, folder, self.base, "KILLED", reason)
         except (LwexpError, OSError) as error:  # a full disk
-            print(redaction.hide(f"{point.name}: {reason}; that cannot be recorded: {error}"), file=sys.stderr)
+            print(redaction.redact(f"{point.name}: {reason}; that cannot be recorded: {error}"), file=sys.stderr)
 
     @contextmanager
     def _watched(self) -> Iterator[None]:
@@ -327,7 +328,7 @@ class GridSweeper(Sweeper):
             if outcome.status in ("FINISHED", "FAILED", "KILLED"):
                 done = sum(status in ("FINISHED", "FAILED", "KILLED") for status in self._told.values())
                 stream = sys.stderr if outcome.failed else sys.stdout
-                print(redaction.hide(table.line(point, outcome, done, total)), file=stream, flush=True)
+                print(redaction.redact(table.line(point, outcome, done, total)), file=stream, flush=True)
         if self.parent is not None:
             self.parent.show(list(outcomes.values()), total)
 
@@ -338,10 +339,10 @@ class GridSweeper(Sweeper):
         outcomes = self.outcomes()
         path = self.folder / "jobs.csv"
         try:
-            path.write_text(redaction.hide(table.as_csv(outcomes, self.work.swept)), encoding="utf-8")
+            path.write_text(redaction.redact(table.as_csv(outcomes, self.work.swept)), encoding="utf-8")
         except OSError as error:  # a full disk: the table is printed, and the parent run ended, all the same
             print(f"{path} cannot be written: {error.strerror or error}", file=sys.stderr)
-        print(f"\n{redaction.hide(table.text(outcomes))}\n")
+        print(f"\n{redaction.redact(table.text(outcomes))}\n")
         print(f"{table.summary(outcomes)}, in {table.duration(time.monotonic() - self._began)}", flush=True)
         bad = self.bad(outcomes)
         text = f"{len(bad)} of {len(outcomes)} jobs did not finish"
@@ -373,7 +374,7 @@ class GridSweeper(Sweeper):
         return f"carry on with: python -m lwexp.run -m sweep.resume={shown}"
 
     def _identity(self, job: Sequence[str]) -> str:
-        return identity(self._parse(redaction.hidden(list(job))))
+        return identity(self._parse(redaction.redact_values(list(job))))
 
     def _parse(self, overrides: Sequence[str]) -> list[Override]:
         return OverridesParser.create(config_loader=self._loader).parse_overrides(list(overrides))
@@ -392,4 +393,4 @@ def _quiet_launcher() -> Iterator[None]:
 
 
 def _with_values(point: Point, swept: Sequence[str]) -> Point:
-    return replace(point, values=redaction.hidden(values_of(point.overrides, swept)))
+    return replace(point, values=redaction.redact_values(values_of(point.overrides, swept)))

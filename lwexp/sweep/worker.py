@@ -164,7 +164,7 @@ def _await_orphan(folder: Path) -> None:
 def _line(error: BaseException) -> str:
     """One line without secrets; that of an error nobody foresaw begins with its kind."""
     text = str(error) if isinstance(error, LwexpError) else f"{type(error).__name__}: {error}"
-    return redaction.hide(" ".join(text.split()))
+    return redaction.redact(" ".join(text.split()))
 
 
 def _how_it_died(code: int | None) -> str:
@@ -190,7 +190,7 @@ def _serve(order: dict[str, Any], connection: Connection) -> None:
     except LwexpError as error:
         answer = JobFailedError(str(error), error.exit_code)
     except BaseException as error:
-        print(redaction.hide(traceback.format_exc()), file=sys.stderr)
+        print(redaction.redact(traceback.format_exc()), file=sys.stderr)
         answer = JobFailedError(_line(error))
     sys.stdout.flush()
     with suppress(OSError):  # nobody waits any more

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lwexp.config.schema import MLflowConfig, NoTrackingConfig
-from lwexp.redaction import hide
+from lwexp.redaction import redact, redact_addresses
 
 from . import address
-from .address import redact, resolve_uri
+from .address import resolve_uri
 from .contact import UnreachableError, check_store
 from .delivery_process import courier
 from .delivery_state import FILE as PLACE
@@ -31,7 +31,7 @@ from .tracker import JournalTracker, Status
 
 __all__ = [
     "JournalTracker", "NoTracker", "Status", "Tracker", "begun_in", "check_store", "deliver_rest", "ended", "has_run",
-    "open_hint", "prepare", "redact", "resolve_uri", "safe_key", "safe_keys", "start",
+    "open_hint", "prepare", "redact_addresses", "resolve_uri", "safe_key", "safe_keys", "start",
 ]  # fmt: skip
 
 NOTE_TAG = "mlflow.note.content"  # the tag that MLflow shows as a run's description
@@ -129,7 +129,7 @@ def start(
     first word is waited for. Raises `ConfigError` for an address or experiment that cannot be used, `RunError` for a
     store that refuses, a folder in use or a full disk.
     """
-    base, run_name = base or Path.cwd(), hide(run_name)
+    base, run_name = base or Path.cwd(), redact(run_name)
     uri = resolve_uri(config, base) if isinstance(config, MLflowConfig) else None
     tracker = JournalTracker(folder, run_name, uri, config.flush_timeout if isinstance(config, MLflowConfig) else 0.0)
     try:
@@ -155,7 +155,7 @@ def start(
                 "where": tracker.where,
                 "base": str(base.absolute()),
                 "parent": os.path.relpath(parent, folder) if parent is not None else None,
-                "tags": {key: hide(value) for key, value in {**own, **tags}.items()},
+                "tags": {key: redact(value) for key, value in {**own, **tags}.items()},
                 "params": param_values(params),
                 "time_ms": time.time_ns() // 1_000_000,
             }
@@ -211,12 +211,13 @@ def open_hint(config: MLflowConfig | NoTrackingConfig, base: Path | None = None)
     uri = resolve_uri(config, base or Path.cwd())
     elsewhere = address.uri_source(config)[1] == address.DEFAULT_URI and base not in (None, Path.cwd())
     shown = uri if elsewhere else config.uri
-    options = [] if shown is None else [f"tracking.uri={redact(shown)}"]
+    options = [] if shown is None else [f"tracking.uri={redact_addresses(shown)}"]
     options += [] if config.experiment == "lwexp" else [f"tracking.experiment={config.experiment}"]
     ours = shlex.join(["python", "-m", "lwexp.ui", *options])
     if address.kind(uri).startswith("http"):
-        return f"open MLflow: {ours}\n         or: {redact(uri)}"
-    return f"open MLflow: {ours}\n         or: {shlex.join(['mlflow', 'ui', '--backend-store-uri', redact(uri)])}"
+        return f"open MLflow: {ours}\n         or: {redact_addresses(uri)}"
+    theirs = shlex.join(["mlflow", "ui", "--backend-store-uri", redact_addresses(uri)])
+    return f"open MLflow: {ours}\n         or: {theirs}"
 
 
 def _user() -> str:

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from lwexp.config.schema import MLflowConfig
 from lwexp.errors import ConfigError, nearest
+from lwexp.redaction import redact_addresses
 
 DEFAULT_URI = "sqlite:///outputs/mlflow.db"
 _DATABASES = ("postgresql", "mysql", "mssql")
@@ -17,29 +18,10 @@ _KINDS = ("sqlite", *_DATABASES, *_SERVERS)
 _HINT = "a local database is sqlite:///outputs/mlflow.db, a server http://host:5000"
 _FOLDER = "MLflow keeps no runs in plain folders any more; use a database in it: sqlite:///<folder>/mlflow.db"
 
-# `user:password@`; the greedy `@` also hides a password that itself has one, as long as no blank is in it
-_PASSWORD = re.compile(r"(?P<before>://[^\s:/@]*:)[^\s]*@")
-# a lone word before the host of a web address is a token, before that of a database a user's name
-_TOKEN = re.compile(r"(?P<before>\bhttps?://)[^\s:/@]+@", re.IGNORECASE)
-_QUERY = re.compile(r"(?P<before>[?&][\w.-]*(?:passw(?:or)?d|pwd|token|secret|key)=)[^&\s]+", re.IGNORECASE)
-
-
-def redact(text: str) -> str:
-    """`text` with the password and token parts of every address in it replaced by `***`.
-
-    >>> redact("postgresql://anna:s3cret@db:5432/runs"), redact("https://t0ken@host/x?api_key=abc&a=1")
-    ('postgresql://anna:***@db:5432/runs', 'https://***@host/x?api_key=***&a=1')
-    >>> redact("sqlite:///outputs/mlflow.db")
-    'sqlite:///outputs/mlflow.db'
-    """
-    text = _PASSWORD.sub(r"\g<before>***@", text)
-    text = _TOKEN.sub(r"\g<before>***@", text)
-    return _QUERY.sub(r"\g<before>***", text)
-
 
 def shown(uri: str) -> str:
     """`redact` for one whole address as typed, which may be malformed: without slashes, or with blanks in it."""
-    return redact(re.sub(r"^((?:[\w+.-]+:/*)?[^:/@]*:).*@", r"\1***@", uri, flags=re.DOTALL))
+    return redact_addresses(re.sub(r"^((?:[\w+.-]+:/*)?[^:/@]*:).*@", r"\1***@", uri, flags=re.DOTALL))
 
 
 def resolve_uri(config: MLflowConfig, base: Path) -> str:

@@ -16,9 +16,9 @@ from urllib.parse import unquote, urlsplit
 
 from lwexp.config.schema import MLflowConfig
 from lwexp.errors import ConfigError, RunError
+from lwexp.redaction import redact_addresses
 
 from . import address
-from .address import redact
 
 T = TypeVar("T")
 
@@ -33,7 +33,7 @@ class UnreachableError(RunError):
     def __init__(self, uri: str, why: str) -> None:
         """Join address, without its secrets, and reason to one line."""
         self.why = why
-        super().__init__(f"the tracking store {redact(uri)} is not available ({why})")
+        super().__init__(f"the tracking store {redact_addresses(uri)} is not available ({why})")
 
 
 def check_store(config: MLflowConfig, base: Path | None = None, *, create: bool = True) -> str:
@@ -45,7 +45,7 @@ def check_store(config: MLflowConfig, base: Path | None = None, *, create: bool 
     uri = address.resolve_uri(config, base or Path.cwd())
     key = address.uri_source(config)[0]
     if not create and address.is_missing(uri):
-        raise ConfigError(key, redact(uri), "there is no such database: no run has been tracked there yet")
+        raise ConfigError(key, redact_addresses(uri), "there is no such database: no run has been tracked there yet")
     if address.kind(uri) == "sqlite":
         _check_file(key, uri)
         return uri
@@ -56,7 +56,7 @@ def check_store(config: MLflowConfig, base: Path | None = None, *, create: bool 
         why = (
             f"the Python package {error.name} is not installed; install it, or name another driver (dialect+driver://)"
         )
-        raise ConfigError(key, redact(uri), why) from None
+        raise ConfigError(key, redact_addresses(uri), why) from None
     except TimeoutError:
         raise UnreachableError(uri, f"no answer within {config.timeout:g} s") from None
     except Exception as error:
@@ -93,9 +93,9 @@ def _check_file(key: str, uri: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         why = f"the folder {path.parent} cannot be made: {error.strerror}"
-        raise ConfigError(key, redact(uri), why) from None
+        raise ConfigError(key, redact_addresses(uri), why) from None
     if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise ConfigError(key, redact(uri), "no permission to write there")
+        raise ConfigError(key, redact_addresses(uri), "no permission to write there")
     if not path.exists():
         return
     try:
@@ -108,7 +108,7 @@ def _check_file(key: str, uri: str) -> None:
         if "locked" not in str(error):  # a lock passes, and later calls wait for it
             raise UnreachableError(uri, str(error)) from None
     except sqlite3.DatabaseError:
-        raise ConfigError(key, redact(uri), "the file exists and is not an SQLite database") from None
+        raise ConfigError(key, redact_addresses(uri), "the file exists and is not an SQLite database") from None
 
 
 def _contact_server(uri: str, timeout: float) -> None:
@@ -151,5 +151,5 @@ def one_line(error: BaseException, uri: str) -> str:
         text += " (the server's own log says why)"
     elif "error code 404" in text:
         text += " (what answers there may not be an MLflow server)"
-    text = redact(text)
+    text = redact_addresses(text)
     return text if len(text) <= 300 else f"{text[:299]}…"

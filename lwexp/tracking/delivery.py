@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from lwexp.config.schema import MLflowConfig
 from lwexp.errors import ConfigError, RunError
 from lwexp.host.lock import Lock
+from lwexp.redaction import redact_addresses
 
-from .address import redact
 from .contact import UnreachableError, one_line
 from .delivery_state import Place, read_place
 from .journal import FILE as JOURNAL
@@ -106,7 +106,7 @@ class Delivery:
 
     @property
     def _where(self) -> str:
-        return redact(self._uri)
+        return redact_addresses(self._uri)
 
     def _deliver(self) -> None:
         reader = Reader(self.folder / JOURNAL)

@@ -22,7 +22,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import IO, Any
 
-from lwexp.redaction import hide
+from lwexp.redaction import redact
 
 _RESPAWN_SECONDS = 5.0
 _HOPELESS = 3  # processes in a row that failed before they delivered
@@ -148,7 +148,7 @@ class Courier:
             return "no reason known"
         self._errors.seek(0)
         lines = self._errors.read().decode(errors="replace").split("\n")
-        return hide(next((line.strip() for line in reversed(lines) if line.strip()), "no reason given"))[:300]
+        return redact(next((line.strip() for line in reversed(lines) if line.strip()), "no reason given"))[:300]
 
     def _alive(self) -> bool:
         return self._process is not None and self._pid == os.getpid() and self._process.poll() is None

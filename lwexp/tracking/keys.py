@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from .address import redact
+from lwexp.redaction import redact_addresses
 
 # https://github.com/mlflow/mlflow/blob/v3.17.2/mlflow/utils/validation.py; a colon is refused on Windows only
 MAX_KEY, MAX_PARAM, MAX_TAG, MAX_NAME = 250, 6000, 8000, 250
@@ -72,13 +72,14 @@ def param_values(params: Mapping[str, Any]) -> dict[str, str]:
     Secrets in addresses are hidden, here and in `tag_values`.
     """
     keys = safe_keys(list(params))
-    return {key: cut(redact(_text(value)), MAX_PARAM) for key, value in zip(keys, params.values(), strict=True)}
+    values = [cut(redact_addresses(_text(value)), MAX_PARAM) for value in params.values()]
+    return dict(zip(keys, values, strict=True))
 
 
 def tag_values(tags: Mapping[str, str]) -> dict[str, str]:
     """Names and values of `tags` as MLflow takes them, long values cut."""
     keys = safe_keys(list(tags))
-    return {key: cut(redact(str(value)), MAX_TAG) for key, value in zip(keys, tags.values(), strict=True)}
+    return {key: cut(redact_addresses(str(value)), MAX_TAG) for key, value in zip(keys, tags.values(), strict=True)}
 
 
 def _text(value: Any) -> str:

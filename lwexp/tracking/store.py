@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from lwexp.config.schema import MLflowConfig
 from lwexp.errors import ConfigError, RunError
+from lwexp.redaction import redact_addresses
 
 from . import address
-from .address import redact
 from .contact import check_store, one_line
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def first_use(uri: str) -> Iterator[None]:
         lock.acquire()
     except Timeout:
         why = f"another process has held {lock.lock_file} for {_LOCK_SECONDS:g} s"
-        raise RunError(f"the tracking store {redact(uri)} cannot be set up: {why}") from None
+        raise RunError(f"the tracking store {redact_addresses(uri)} cannot be set up: {why}") from None
     try:
         yield
     finally:
@@ -126,7 +126,7 @@ def explained(uri: str, what: str = "failed") -> Iterator[None]:
     except (RunError, ConfigError):
         raise
     except Exception as error:
-        raise RunError(f"the tracking store {redact(uri)} {what}: {one_line(error, uri)}") from None
+        raise RunError(f"the tracking store {redact_addresses(uri)} {what}: {one_line(error, uri)}") from None
 
 
 class _Bounds:

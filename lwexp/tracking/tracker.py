@@ -10,7 +10,7 @@ from typing import Literal
 
 from lwexp.errors import ConfigError, RunError
 from lwexp.host.lock import Lock
-from lwexp.redaction import hide
+from lwexp.redaction import redact
 
 from .delivery import RUN_LOCK, end_entry
 from .delivery_process import courier
@@ -33,7 +33,7 @@ class JournalTracker:
 
     def __init__(self, folder: Path, run_name: str, uri: str | None, flush_timeout: float) -> None:
         """Take the journal in `folder`; `uri` None: it is kept and not delivered. Raises `RunError`."""
-        self.run_name, self.where = run_name, hide(uri) if uri is not None else "none"
+        self.run_name, self.where = run_name, redact(uri) if uri is not None else "none"
         self.folder, self._uri, self._patience = folder, uri, flush_timeout
         self._lock = Lock(folder / RUN_LOCK)
         try:
@@ -81,7 +81,7 @@ class JournalTracker:
     def tag(self, tags: Mapping[str, str]) -> None:
         """Set tags; values over MLflow's 8,000 characters are cut, secrets in addresses are hidden."""
         self._check_open("a tag")
-        self.journal.write("tags", {key: hide(str(value)) for key, value in tags.items()})
+        self.journal.write("tags", {key: redact(str(value)) for key, value in tags.items()})
 
     def position(self) -> int:
         """Have the journal on the disk; returns its length in bytes."""
@@ -123,7 +123,7 @@ class JournalTracker:
         if self._finished:
             return
         if self.journal.ended is None:
-            end_entry(self.journal, status, hide(reason) if reason else None)
+            end_entry(self.journal, status, redact(reason) if reason else None)
         try:
             if self._uri is not None:
                 self._await_delivery(KILLED_SECONDS if status == "KILLED" else float("inf"))

@@ -188,7 +188,7 @@ def test_an_unexpected_error_is_shown_without_the_secrets_in_it(
 ) -> None:
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     monkeypatch.setattr(logging, "raiseExceptions", True)
-    with redaction.kept():
+    with redaction.redacted_output():
         pass
     try:
         raise ValueError(f"no route to {ADDRESSES['server']}")
@@ -202,7 +202,7 @@ def test_an_unexpected_error_is_shown_without_the_secrets_in_it(
 def test_log_lines_and_logged_tracebacks_have_no_secrets() -> None:
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(redaction.HidingFormatter("%(levelname)s %(message)s"))
+    handler.setFormatter(redaction.RedactingFormatter("%(levelname)s %(message)s"))
     logger = logging.Logger("apart")
     logger.addHandler(handler)
     try:
@@ -234,7 +234,7 @@ def test_a_disk_that_is_full_does_not_make_the_log_print_tracebacks(
 @example("<${oc.env:HOME}>")
 def test_nested_values_are_hidden_wherever_they_stand(secret: str) -> None:
     address = f"http://anna:{secret}@host:5000/x"
-    found = redaction.hidden({"a": [address, {"b": f"see {address}"}], "c": 1, "d": None})
+    found = redaction.redact_values({"a": [address, {"b": f"see {address}"}], "c": 1, "d": None})
     assert secret not in str(found)
     assert found["c"] == 1
     assert found["d"] is None

@@ -40,7 +40,7 @@ from lwexp.tracking import (
     has_run,
     open_hint,
     prepare,
-    redact,
+    redact_addresses,
     resolve_uri,
     safe_key,
     safe_keys,
@@ -1008,15 +1008,15 @@ def test_the_hint_names_both_ways_to_open_the_store(tmp_path: Path, monkeypatch:
 )
 @example(user="anna", secret="p@ss:w/rd@", scheme="http", around="{}")
 def test_no_password_survives_redaction(user: str, secret: str, scheme: str, around: str) -> None:
-    hidden = redact(around.format(f"{scheme}://{user}:{secret}@host:5000/runs"))
+    hidden = redact_addresses(around.format(f"{scheme}://{user}:{secret}@host:5000/runs"))
     assert secret not in hidden
     assert "***@host:5000/runs" in hidden
 
 
 def test_tokens_are_hidden_and_what_is_no_secret_stays() -> None:
-    assert redact("https://t0ken@host/x?api_key=abc&a=1") == "https://***@host/x?api_key=***&a=1"
+    assert redact_addresses("https://t0ken@host/x?api_key=abc&a=1") == "https://***@host/x?api_key=***&a=1"
     for text in ("sqlite:////data/a:b@c.db", "postgresql://anna@host/runs", "http://host:5000 mail@me", "lr=0.1"):
-        assert redact(text) == text
+        assert redact_addresses(text) == text
 
 
 def test_a_password_is_written_to_no_store_and_no_file(begin: Begin, tmp_path: Path) -> None:

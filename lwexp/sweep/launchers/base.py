@@ -110,7 +110,7 @@ class LostJobError(RunError):
 
 def lost_result(job: Job, why: str) -> JobReturn:
     """The result of a job that died before it had one."""
-    error = LostJobError(redaction.hide(" ".join(why.split())))
+    error = LostJobError(redaction.redact(" ".join(why.split())))
     return JobReturn(overrides=list(job.overrides), status=JobStatus.FAILED, _return_value=error)
 
 
@@ -119,5 +119,5 @@ def loss_reason(result: JobReturn) -> str:
     error = result._return_value
     if isinstance(error, BaseException):
         text = str(error) if isinstance(error, LwexpError) else f"{type(error).__name__}: {error}"
-        return redaction.hide(" ".join(text.split()))
+        return redaction.redact(" ".join(text.split()))
     return "it ended and recorded nothing in its folder, which must be on a disk that all nodes share"

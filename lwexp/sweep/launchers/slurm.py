@@ -62,8 +62,8 @@ class SlurmLauncher(ManyJobs):
             why = "there is no Slurm here (sbatch and squeue); start the sweep on a login node of the cluster"
             raise ConfigError("hydra/launcher", cls.choice, why)
         values = OmegaConf.to_container(config, resolve=False, enum_to_str=True)
-        if redaction.hidden(values) != values:
-            uri = redaction.hide(str(OmegaConf.select(config, "tracking.uri")))
+        if redaction.redact_values(values) != values:
+            uri = redaction.redact(str(OmegaConf.select(config, "tracking.uri")))
             why = "has a password, and what is typed reaches Slurm's nodes in files; export MLFLOW_TRACKING_URI instead"
             raise ConfigError("tracking.uri", uri, why)
 

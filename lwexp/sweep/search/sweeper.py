@@ -229,8 +229,8 @@ class OptunaSweeper(GridSweeper):
         from .summary import as_json, text
 
         path = self.folder / "search.json"
-        path.write_text(redaction.hide(json.dumps(as_json(arms), indent=1)), encoding="utf-8")
-        print(f"\n{redaction.hide(text(arms))}\n", flush=True)
+        path.write_text(redaction.redact(json.dumps(as_json(arms), indent=1)), encoding="utf-8")
+        print(f"\n{redaction.redact(text(arms))}\n", flush=True)
         if self.parent is not None:
             self.parent.keep(path)
 
