@@ -65,7 +65,6 @@ KNOWN: dict[str, set[str]] = {
     "layers": {
         "experiment.job -> sweep.launchers.slurm",
         "experiment.job -> sweep.search.pruning",
-        "redaction -> tracking.address",
         "report.build -> core.formats",
         "report.files -> core.formats",
         "report.tables -> core.formats",
@@ -79,7 +78,6 @@ KNOWN: dict[str, set[str]] = {
         "experiment.job -> omegaconf",
         "experiment.resume -> hydra",
         "experiment.resume -> omegaconf",
-        "redaction -> omegaconf",
         "sweep.warm -> timm",
     },
 }
@@ -95,7 +93,6 @@ KNOWN_LONG = {
     "lwexp/sweep/sweeper.py",
     "lwexp/training/trainer.py",
     "tests/core/depth/test_finding.py",
-    "tests/plots/test_rates.py",
     "tests/system/faults/test_tracking.py",
     "tests/tracking/test_tracker.py",
 }
