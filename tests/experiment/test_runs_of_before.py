@@ -33,7 +33,7 @@ AFTER = json.loads((RECORDED / "after" / "after.json").read_text(encoding="utf-8
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures take most of so short a run."""
-    monkeypatch.setattr(process, "write_plots", lambda table, folder: [])
+    monkeypatch.setattr(process, "write_plots", lambda *_, **__: [])
 
 
 @pytest.fixture
