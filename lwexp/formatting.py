@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 def one_line(error: BaseException | str, limit: int | None = 200, *, kind: bool = False) -> str:
@@ -58,7 +61,7 @@ def aligned(
     ]
 
 
-def cell(value: object) -> object:
+def cell(value: T) -> T | str:
     """`value` for a CSV file: a text that a spreadsheet would take for a formula gets a quote in front.
 
     >>> [cell(value) for value in ("=1+1", "-0.5", "blocks.0", 3)]

@@ -7,6 +7,8 @@ import io
 import json
 from dataclasses import asdict
 
+from lwexp.formatting import aligned, cell, escaped, printable
+
 from .plan_table import PlanGroup, PlanTable
 
 COLUMNS = ("index", "name", "depth", "scale", "lr", "tensors", "weights", "share", "frozen", "tied")
@@ -55,7 +57,7 @@ def markdown(plan: PlanTable, at_most: int) -> str:
 
     The rows are one block of code: MLflow sets a Markdown table without any space between its columns.
     """
-    intro = "\n\n".join(_escaped(line) for line in header(plan))
+    intro = "\n\n".join(escaped(line) for line in header(plan))
     titles, rule, *body = (line.replace("`", "'") for line in _aligned(plan))
 
     def block(lines: list[str]) -> str:
@@ -76,16 +78,9 @@ def _aligned(plan: PlanTable) -> list[str]:
     """Titles, a rule, and one line per group, in columns."""
     body = rows(plan)
     shown = [i for i, column in enumerate(COLUMNS) if column not in {"frozen", "tied"} or any(row[i] for row in body)]
-    lines = [tuple(COLUMNS[i] for i in shown), *(tuple(row[i] for i in shown) for row in body)]
-    widths = [max(len(line[k]) for line in lines) for k in range(len(shown))]
-    aligned = [
-        "  ".join(
-            cell.ljust(width) if COLUMNS[i] in _LEFT else cell.rjust(width)
-            for cell, width, i in zip(line, widths, shown, strict=True)
-        ).rstrip()
-        for line in lines
-    ]
-    return [aligned[0], "  ".join("-" * width for width in widths), *aligned[1:]]
+    titles = [COLUMNS[i] for i in shown]
+    left = {k for k, title in enumerate(titles) if title in _LEFT}
+    return aligned(titles, [[row[i] for i in shown] for row in body], left=left)
 
 
 def csv_text(plan: PlanTable) -> str:
@@ -96,24 +91,9 @@ def csv_text(plan: PlanTable) -> str:
     for g, row in zip(plan.groups, rows(plan), strict=True):
         cells = dict(zip(COLUMNS, row, strict=True))
         cells.update(scale=repr(g.scale), lr=repr(g.lr), weights=str(g.weights))
-        cells.update(name=_cell(g.name), tied=_cell(" ".join(g.tied_names)))
-        writer.writerow([*cells.values(), _cell(" ".join(g.parameter_names)), _cell(" ".join(g.frozen_names))])
+        cells.update(name=cell(g.name), tied=cell(" ".join(g.tied_names)))
+        writer.writerow([*cells.values(), cell(" ".join(g.parameter_names)), cell(" ".join(g.frozen_names))])
     return out.getvalue()
-
-
-def printable(name: str) -> str:
-    """`name` on one line and without what a terminal would obey: other characters as Python writes them.
-
-    >>> print(printable("a" + chr(10) + "b"), printable("blocks.0"))
-    a\\nb blocks.0
-    """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in name)
-
-
-def _cell(text: str) -> str:
-    """A text that no spreadsheet takes for a formula."""
-    text = printable(text)
-    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 
 
 def json_text(plan: PlanTable) -> str:
@@ -127,7 +107,3 @@ def _frozen(g: PlanGroup) -> str:
     if not g.frozen_names:
         return ""
     return "frozen" if g.frozen else f"{len(g.frozen_names)} of {len(g.parameter_names)}"
-
-
-def _escaped(line: str) -> str:
-    return line.replace("\\", "\\\\").replace("<", "&lt;").replace("*", "\\*").replace("_", "\\_")

@@ -16,6 +16,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from lwexp.errors import ConfigError, RunError, UnknownNameError
+from lwexp.formatting import one_line
 
 from .cache import stats_of
 from .images import CorruptImageError, PILStore, as_mode
@@ -221,7 +222,7 @@ def _no_endless_wait() -> Iterator[None]:
 
 def _line(error: BaseException) -> str:
     """What `error` says, on one line, without torchvision's own advice (its option is ours under another name)."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = one_line(error, limit=None)
     for advice in ("You can use download=True to download it", "You can set download=True to download it"):
         text = text.replace(advice, "")
     return text.strip().rstrip(".")

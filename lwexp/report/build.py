@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lwexp.config.schema import MLflowConfig
-from lwexp.core.formats import printable
 from lwexp.errors import ConfigError, RunError
+from lwexp.formatting import printable
 
 from .analysis import Analysis, analyse, reasons
 from .conclusions import conclusions, progress

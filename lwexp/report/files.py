@@ -10,8 +10,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from lwexp.core.formats import printable
 from lwexp.errors import ConfigError
+from lwexp.formatting import escaped, printable
 from lwexp.plots.axes import DPI
 
 from .analysis import Analysis
@@ -19,7 +19,7 @@ from .conclusions import conclusions, progress
 from .figures import draw_by_value, draw_curves, draw_settings
 from .heatmap import draw_heatmap, not_drawn
 from .statistics import EXACT_SEEDS, RANDOM_FLIPS
-from .tables import Table, escaped, runs_csv, runs_table, settings_csv, settings_table
+from .tables import Table, runs_csv, runs_table, settings_csv, settings_table
 
 _TEMPLATE = Path(__file__).with_name("report.html")
 _DRAWINGS: dict[str, tuple[str, Callable[[Analysis], Figure | None]]] = {

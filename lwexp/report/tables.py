@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from lwexp.core.formats import printable
+from lwexp.formatting import aligned, cell, escaped, printable
 
 from .analysis import Analysis, Setting
 from .conclusions import Numbers, p_text
@@ -31,13 +31,7 @@ class Table:
     def text(self, at_most: int) -> str:
         """In columns, the first aligned to the left, for a terminal; `at_most` rows."""
         table = Table(self.titles, self.rows[:at_most]).filled()
-        widths = [max(map(len, column)) for column in zip(table.titles, *table.rows, strict=True)]
-        lines = [
-            "  ".join(
-                c.rjust(w) if k else c.ljust(w) for k, (c, w) in enumerate(zip(line, widths, strict=True))
-            ).rstrip()
-            for line in [table.titles, ["-" * width for width in widths], *table.rows]
-        ]
+        lines = aligned(table.titles, table.rows)
         more = len(self.rows) - at_most
         return "\n".join([*lines, *([f"… {more} more, all in report.csv"] if more > 0 else [])])
 
@@ -136,27 +130,5 @@ def _csv(titles: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(titles)
-    writer.writerows([_cell(value) for value in row] for row in rows)
+    writer.writerows([cell(value) for value in row] for row in rows)
     return out.getvalue()
-
-
-def _cell(value: object) -> object:
-    """A text that no spreadsheet takes for a formula."""
-    if not isinstance(value, str) or _is_number(value):
-        return value
-    text = printable(value)
-    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def escaped(text: str) -> str:
-    """`text` as Markdown shows it unchanged."""
-    text = text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
-    return text.replace("*", "\\*").replace("_", "\\_").replace("`", "\\`")

@@ -7,6 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 
 from lwexp.experiment.manifest import Point
+from lwexp.formatting import aligned
 
 from .outcome import Outcome
 
@@ -37,16 +38,11 @@ def text(outcomes: Mapping[Point, Outcome]) -> str:
         good = sorted(good, key=lambda row: -(row[1].value or 0.0))[: _MOST - len(bad)]
         left_out = f"\n… {len(rows) - len(bad) - len(good)} more, all in jobs.csv"
         rows = [*bad, *good]
-    cells = [("job", "point", "status", "validation", "time", "why"), *(_cells(*row) for row in rows)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]) - 1)]
-    cells.insert(1, (*("-" * width for width in widths), "---" if any(row[-1] for row in cells[1:]) else ""))
-    if not any(row[-1] for row in cells[2:]):
-        cells[0] = (*cells[0][:-1], "")
-    right = (0, 3, 4)
-    lines = []
-    for row in cells:
-        padded = [c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=False))]
-        lines.append("  ".join([*padded, row[-1]]).rstrip())
+    titles = ["job", "point", "status", "validation", "time", "why"]
+    cells = [_cells(*row) for row in rows]
+    if not any(row[-1] for row in cells):
+        titles[-1] = ""
+    lines = aligned(titles, cells, left=(1, 2), ragged=True)
     return "\n".join(lines) + left_out
 
 
