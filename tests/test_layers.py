@@ -65,9 +65,6 @@ KNOWN: dict[str, set[str]] = {
     "layers": {
         "experiment.job -> sweep.launchers.slurm",
         "experiment.job -> sweep.search.pruning",
-        "report.build -> core.formats",
-        "report.files -> core.formats",
-        "report.tables -> core.formats",
         "sweep.sweeper -> cli.app",
         "sweep.warm -> models.build",
         "sweep.warm -> plots.rates",
