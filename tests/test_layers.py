@@ -65,7 +65,7 @@ KNOWN: dict[str, set[str]] = {
     "layers": {
         "experiment.job -> sweep.launchers.slurm",
         "experiment.job -> sweep.search.pruning",
-        "sweep.sweeper -> cli.app",
+        "sweep.planning -> cli.app",
         "sweep.warm -> models.build",
         "sweep.warm -> plots.rates",
     },
@@ -87,7 +87,6 @@ KNOWN_CIRCLES = {  # modules that import themselves through others
 KNOWN_LONG = {
     "lwexp/experiment/job.py",
     "lwexp/experiment/resume.py",
-    "lwexp/sweep/sweeper.py",
     "lwexp/training/trainer.py",
     "tests/core/depth/test_finding.py",
     "tests/system/faults/test_tracking.py",

@@ -38,6 +38,10 @@ class Point:
         """The job's name in tables and in MLflow; empty for the only job of its sweep."""
         return " ".join(f"{key}={value}" for key, value in self.values.items())
 
+    def folder_in(self, sweep: Path) -> Path:
+        """The job's run folder in the folder of the `sweep`."""
+        return sweep / str(self.number)
+
 
 @dataclass(frozen=True)
 class SweepManifest:

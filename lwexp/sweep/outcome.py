@@ -1,6 +1,6 @@
-"""What became of a job, told from its folder alone: whoever ran it, on this machine or another one.
+"""Job status, read from the job's folder: wherever the job runs, on this machine or another one.
 
-`job.json` is written by the process that Hydra's launcher runs the job in, which holds a lock as long as it does.
+`job.json` is written by the process in which Hydra's launcher runs the job; it holds a lock while the job runs.
 """
 
 from __future__ import annotations
@@ -8,18 +8,20 @@ from __future__ import annotations
 import json
 import socket
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
 
 from lwexp.errors import RunError
+from lwexp.experiment.manifest import Point
 from lwexp.host.files import atomic_write
 from lwexp.host.lock import Lock
 
 FILE, LOCK = "job.json", "job.lock"
 Status = Literal["MISSING", "RUNNING", "FINISHED", "FAILED", "KILLED"]
-LOST = "its process ended without a word"
+LOST = "its process died unexpectedly"
 
 
 @dataclass
@@ -29,7 +31,7 @@ class Outcome:
     status: Status = "MISSING"
     value: float | None = None
     reason: str | None = None  # why it failed or was killed, on one line
-    pruned: str | None = None  # why a search gave it up, which is no failure
+    pruned: str | None = None  # why a search pruned it, which is not a failure
     exit_code: int = 0
     started: float = 0.0  # seconds since the Unix epoch
     seconds: float = 0.0  # all attempts together
@@ -38,12 +40,12 @@ class Outcome:
 
     @property
     def failed(self) -> bool:
-        """Whether it was begun and did not come to its end."""
+        """Whether it started and did not finish."""
         return self.status in ("FAILED", "KILLED")
 
 
 def outcome_of(folder: Path) -> Outcome:
-    """What the file in the job's `folder` says; RUNNING only while somebody runs it."""
+    """The outcome in the job's `folder`; RUNNING only while a process holds its lock."""
     outcome = _read(folder)
     if outcome.status == "RUNNING" and Lock(folder / LOCK).free:
         outcome = _read(folder)  # it may have ended just now
@@ -52,16 +54,21 @@ def outcome_of(folder: Path) -> Outcome:
     return outcome
 
 
+def outcomes_in(sweep: Path, points: Iterable[Point]) -> dict[Point, Outcome]:
+    """The outcomes of `points` in the folder of the `sweep`."""
+    return {point: outcome_of(point.folder_in(sweep)) for point in points}
+
+
 class JobRecord:
-    """The writing side: `with` it, the job runs, and no other process runs it."""
+    """Writes the outcome of a job; within `with`, the job belongs to this process alone."""
 
     def __init__(self, folder: Path) -> None:
-        """Nothing is written yet."""
+        """Nothing is written until `with`."""
         self._folder, self._lock, self._began = folder, Lock(folder / LOCK), time.monotonic()
         self.outcome = _read(folder)
 
     def __enter__(self) -> JobRecord:
-        """Take the job. Raises `RunError` where another process runs it."""
+        """Lock the job. Raises `RunError` if another process runs it."""
         if not self._lock.acquire():
             raise RunError(f"another process runs the job in {self._folder}")
         before = _read(self._folder)
@@ -81,7 +88,7 @@ class JobRecord:
         pruned: str | None = None,
         code: int = 0,
     ) -> None:
-        """Write how it ended."""
+        """Write the outcome."""
         self.outcome.status, self.outcome.value, self.outcome.reason = status, value, reason
         self.outcome.pruned, self.outcome.exit_code = pruned, code
         self.outcome.seconds += time.monotonic() - self._began
@@ -90,18 +97,18 @@ class JobRecord:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Let go of the job."""
+        """Release the job."""
         self._lock.release()
 
 
 def note_failure(folder: Path, reason: str, code: int) -> None:
-    """Write of a job that could not be begun why not. Raises `OSError`."""
+    """Write why a job could not start. Raises `OSError`."""
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder, Outcome("FAILED", reason=reason, exit_code=code, started=time.time()))
 
 
 def note_loss(folder: Path, reason: str) -> None:
-    """Write why a job that left no word was killed. Raises `OSError`."""
+    """Write why a job was killed that could not do so itself. Raises `OSError`."""
     folder.mkdir(parents=True, exist_ok=True)
     outcome = _read(folder)
     outcome.status, outcome.reason, outcome.exit_code = "KILLED", reason, 1

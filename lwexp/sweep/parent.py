@@ -50,15 +50,15 @@ class Parent:
             params={},
             answers=prepare(tracking, base),
         )
-        self.tell_plan(folder, manifest)  # it may have grown
+        self.update_manifest(folder, manifest)  # it may have grown
 
     @property
     def run_id(self) -> str | None:
         """MLflow's id; None until the store has made the run."""
         return self._tracker.run_id
 
-    def tell_plan(self, folder: Path, manifest: SweepManifest) -> None:
-        """What is swept, and the plan of work as it stands in `folder`."""
+    def update_manifest(self, folder: Path, manifest: SweepManifest) -> None:
+        """Store the varying keys, and the manifest in `folder`."""
         self._tracker.tag({"lwexp.swept": json.dumps(manifest.swept)})
         self._tracker.artifact(folder / FILE)
 

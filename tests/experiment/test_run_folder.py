@@ -78,7 +78,7 @@ def test_a_sweep_goes_on_with_each_jobs_own_run(
     stop_after(3)
     outcome = lwexp_here("run", *options)
     assert outcome.code == 130
-    (told,) = re.findall(r"carry on with: python -m lwexp.run (.*)", outcome.out)
+    (told,) = re.findall(r"resume with: python -m lwexp.run (.*)", outcome.out)
     assert told == "-m sweep.resume=here"
     assert [ended(tmp_path / "here" / name) for name in "01"] == ["FINISHED", "KILLED"]
     stop_after(None)

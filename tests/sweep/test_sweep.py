@@ -141,7 +141,7 @@ def test_an_interrupted_job_ends_the_sweep(lwexp_here: RunHere, client: MlflowCl
     outcome = lwexp_here("run", "-m", *SMALL, *ALONE, "model=custom", "model._target_=stops.Stops", "seed=0,1,2")
     assert outcome.code == 130
     assert outcome.err.splitlines()[-1] == "interrupted"
-    assert re.search(r"^carry on with: python -m lwexp.run -m sweep.resume=outputs/sweeps/", outcome.out, re.MULTILINE)
+    assert re.search(r"^resume with: python -m lwexp.run -m sweep.resume=outputs/sweeps/", outcome.out, re.MULTILINE)
     parent, children = family(client)
     assert {name: child.info.status for name, child in children.items()} == {"seed=0": "FINISHED", "seed=1": "KILLED"}
     assert parent.info.status == "KILLED"
@@ -216,7 +216,7 @@ def test_from_another_folder_a_sweep_goes_on_in_its_own_store(
     again = lwexp_here("run", "-m", *options, "mult=0.8", f"sweep.resume=../outputs/sweeps/{folder.name}")
     assert again.code == 2
     assert f"the sweep was begun in {tmp_path}; relative paths count from there" in again.out
-    assert f"carry on with: python -m lwexp.run -m sweep.resume={folder}" in again.out
+    assert f"resume with: python -m lwexp.run -m sweep.resume={folder}" in again.out
     assert family(client)[1].keys() == {"mult=0.9", "mult=-1", "mult=0.8"}
     assert list((tmp_path / "elsewhere").iterdir()) == []
 

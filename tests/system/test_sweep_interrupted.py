@@ -26,7 +26,7 @@ def test_the_running_jobs_write_a_checkpoint_and_end(
     assert out.count("the step is finished and a checkpoint written") == 1
     assert f"{told}: the step is finished" in out
     assert out.count(": killed: interrupted\n") == at_once
-    assert out.splitlines()[-2:] == ["carry on with: python -m lwexp.run -m sweep.resume=sweep", "interrupted"]
+    assert out.splitlines()[-2:] == ["resume with: python -m lwexp.run -m sweep.resume=sweep", "interrupted"]
     assert "Traceback" not in out
     check_ends(tmp_path, at_once, saved=True)
 

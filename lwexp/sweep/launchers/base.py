@@ -26,6 +26,13 @@ from lwexp import redaction
 from lwexp.config.schema import Section
 from lwexp.errors import LwexpError, RunError
 
+BASIC = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
+
+
+def is_basic(launcher: DictConfig) -> bool:
+    """Whether `launcher`, the config of one, is Hydra's own: jobs one after another in the launching process."""
+    return str(launcher._target_) == BASIC
+
 
 @dataclass(frozen=True)
 class Job:

@@ -11,13 +11,12 @@ from omegaconf import DictConfig, OmegaConf
 from lwexp.config.validation import validate
 from lwexp.errors import ConfigError
 
-from .base import ManyJobs
+from .base import ManyJobs, is_basic
 from .joblib_launcher import JoblibLauncher
 from .ray_launcher import RayLauncher
 from .slurm import SlurmLauncher
 
 _ALIAS = "hydra_plugins.lwexp."  # Hydra instantiates only what is named as if it were in this package
-_BASIC = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 _LAUNCHERS: dict[str, type[ManyJobs]] = {
     _ALIAS + kind.__name__: kind for kind in (JoblibLauncher, SlurmLauncher, RayLauncher)
 }
@@ -41,14 +40,9 @@ def check_launcher(config: DictConfig) -> None:
     Plugins.instance().class_name_to_class[target] = kind
 
 
-def is_basic(config: DictConfig) -> bool:
-    """Whether the jobs of the sweep `config` run one after another in the launching process."""
-    return str(config.hydra.launcher._target_) == _BASIC
-
-
 def parallel_jobs(config: DictConfig) -> int | None:
     """How many jobs of the sweep `config` run at once on this machine; None if a cluster decides."""
-    if is_basic(config):
+    if is_basic(config.hydra.launcher):
         return 1
     kind = _LAUNCHERS.get(str(config.hydra.launcher._target_))
     return kind.jobs_at_once(config) if kind is not None else None

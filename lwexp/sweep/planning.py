@@ -1,0 +1,127 @@
+"""From the command's overrides and the earlier manifest to points, with the config of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from lwexp import redaction
+from lwexp.config.compose import settings
+from lwexp.config.schema import RunConfig
+from lwexp.errors import LwexpError
+from lwexp.experiment.folder import changes_numbers
+from lwexp.experiment.manifest import Arm, Point, SweepManifest
+
+from .points import expand, identity, is_layerwise, is_uniform, missing_twins, split, values_of, varying_keys
+
+if TYPE_CHECKING:
+    from hydra.core.config_loader import ConfigLoader
+    from hydra.core.override_parser.types import Override
+    from omegaconf import DictConfig
+
+Job = tuple[str, ...]  # the overrides of one job
+
+
+class Planner:
+    """Plans the points of one sweep. Composes the config of each job once, and keeps it."""
+
+    def __init__(self, config: DictConfig, loader: ConfigLoader) -> None:
+        """`config` is that of the sweep."""
+        self._config, self._loader = config, loader
+        self._run_options: list[str] = []  # overrides of all jobs that change no results, and so belong to no point
+        self._composed: dict[Job, RunConfig | LwexpError] = {}
+
+    def parse(self, overrides: Sequence[str]) -> list[Override]:
+        """Hydra's form of overrides as typed."""
+        return OverridesParser.create(config_loader=self._loader).parse_overrides(list(overrides))
+
+    def identity(self, job: Sequence[str]) -> str:
+        """Equal for two jobs that ask for the same, however it was typed."""
+        return identity(self.parse(redaction.redact_values(list(job))))
+
+    def set_aside(self, overrides: Iterable[str]) -> None:
+        """Give `overrides`, which change no results, to every job without making them part of its point."""
+        self._run_options += overrides
+
+    def overrides_of(self, job: Job) -> list[str]:
+        """What a job is composed from."""
+        return [*self._run_options, *job]
+
+    def config_of(self, job: Job) -> RunConfig | LwexpError:
+        """The config of a job, or why it is refused."""
+        from lwexp.cli.app import explained
+
+        if job not in self._composed:
+            try:
+                self._composed[job] = settings(self._loader.load_sweep_config(self._config, self.overrides_of(job)))
+            except Exception as error:
+                known = explained(error)
+                if known is None:
+                    raise
+                self._composed[job] = known
+        return self._composed[job]
+
+    def valid(self, jobs: Iterable[Job]) -> list[tuple[Job, RunConfig]]:
+        """Those of `jobs` whose config is valid, with it."""
+        return [(job, found) for job in jobs if isinstance(found := self.config_of(job), RunConfig)]
+
+    def mistakes(self, points: Iterable[Point]) -> dict[Point, LwexpError]:
+        """The points whose config cannot be composed or is refused, and why."""
+        found = {point: self.config_of(point.overrides) for point in points}
+        return {point: error for point, error in found.items() if isinstance(error, LwexpError)}
+
+    def grid(self, arguments: Sequence[str], params: Sequence[str], before: SweepManifest | None) -> SweepManifest:
+        """The points that the sweep had, those of the grid of `arguments` and `params`, and the missing uniform twins.
+
+        Raises `ConfigError`.
+        """
+        overrides = self.parse([*params, *arguments])
+        jobs = expand(overrides)
+        swept = {o.get_key_element().lstrip("+~") for o in overrides if o.is_sweep_override()}
+        constant = [o for o in jobs[0] if split(o)[0] not in swept and not changes_numbers(split(o)[0])]
+        self.set_aside(constant)
+        jobs = [tuple(o for o in job if o not in constant) for job in jobs]
+        points = list(before.points) if before else []
+        known = {self.identity(point.overrides): i for i, point in enumerate(points)}
+        keys = [*swept, *(before.swept if before else ())]
+        valid = self.valid(jobs)
+        twins = self._twins(valid, keys, [point.overrides for point in points])
+        uniform = {*twins, *(job for job, config in valid if is_uniform(config, job, keys))}
+        for job in dict.fromkeys([*jobs, *twins]):
+            place = known.setdefault(self.identity(job), len(points))
+            if place < len(points):
+                points[place] = replace(points[place], overrides=job)  # as typed now: secrets are in no file
+            else:
+                arm: Arm = "uniform" if job in uniform else "layerwise"
+                points.append(Point(place, job, arm=arm, baseline=job in twins))
+        swept_keys = varying_keys([point.overrides for point in points], before.swept if before else ())
+        old = len(before.points) if before else 0
+        points[old:] = [_with_values(point, swept_keys) for point in points[old:]]
+        return self.manifest(arguments, points, swept_keys, before)
+
+    def manifest(
+        self, arguments: Sequence[str], points: Iterable[Point], swept: Sequence[str], before: SweepManifest | None
+    ) -> SweepManifest:
+        """The manifest of the sweep that the command's overrides `arguments` start or, with `before`, resume."""
+        hydra = self._config.hydra
+        typed = [str(o) for o in hydra.overrides.hydra if split(str(o))[0] not in ("hydra.sweep.dir", "hydra.mode")]
+        return SweepManifest(
+            points=tuple(points),
+            swept=tuple(swept),
+            overrides=tuple(redaction.redact(argument) for argument in arguments),
+            hydra_overrides=tuple(redaction.redact_values(typed)),
+            cwd=str(hydra.runtime.cwd) if before is None else before.cwd,
+        )
+
+    def _twins(self, jobs: Sequence[tuple[Job, RunConfig]], swept: Sequence[str], before: Sequence[Job]) -> list[Job]:
+        wanted = self._config.sweep.baseline
+        if wanted is False or (wanted == "auto" and not any(is_layerwise(key) for key in swept)):
+            return []
+        return missing_twins([*self.valid(before), *jobs], swept, self.identity)
+
+
+def _with_values(point: Point, swept: Sequence[str]) -> Point:
+    return replace(point, values=redaction.redact_values(values_of(point.overrides, swept)))
