@@ -79,8 +79,6 @@ KNOWN: dict[str, set[str]] = {
     },
 }
 KNOWN_CIRCLES = {  # modules that import themselves through others
-    "models.huggingface",
-    "models.sources",
     "training.checkpoint.snapshot",
     "training.trainer",
 }
@@ -99,7 +97,6 @@ KNOWN_BRIEF = {  # their docstring has yet to be written
     "data",
     "experiment",
     "host",
-    "models",
     "plots",
     "report",
     "training",

@@ -1,8 +1,8 @@
-"""Networks from a config: timm, torchvision, transformers, the small LSTM, or a class or function of one's own.
+"""Builds networks: of timm, torchvision and transformers, the small LSTM, or the user's own class or function.
 
-Each source becomes a `Recipe`. It is tried on the meta device first, where building and a forward pass cost neither
-memory nor random numbers, so that a size, an option or an output that does not fit is explained before anything is
-allocated; then the real model is built, once.
+A `Blueprint` is tried on the meta device first, where building and a forward pass need neither memory nor random
+numbers; so a size, an option or an output that does not fit is an error before anything is allocated. Then the real
+model is built, once.
 """
 
 from __future__ import annotations
@@ -24,9 +24,25 @@ from lwexp.data import Inputs, Tokens, call
 from lwexp.errors import ConfigError, LwexpError, UnknownOptionError
 from lwexp.formatting import one_line
 
-from .sources import RECIPES, Recipe, Wanted, Way, parameters
+from .blueprint import Blueprint, ModelRequest, Variant, parameters
+from .sources import make_blueprint
 
-SIZES = (28, 32, 48, 64, 96, 128, 160, 192, 224, 256, 299, 384, 448, 512)  # proposed where a model refuses a size
+SIZES = (
+    28,
+    32,
+    48,
+    64,
+    96,
+    128,
+    160,
+    192,
+    224,
+    256,
+    299,
+    384,
+    448,
+    512,
+)  # to propose where a model refuses a size
 RESERVED = {
     "num_classes": "follows from the data",
     "in_chans": "follows from the data",
@@ -38,11 +54,11 @@ RESERVED = {
 
 @dataclass(frozen=True)
 class BuiltModel:
-    """A model and the images it takes: [N, `channels`, `image_size`, `image_size`]; both are 0 for a model of texts.
+    """A model and the shape of its input: [N, `channels`, `image_size`, `image_size`]; both are 0 for texts.
 
-    `channels` is the data's, or 3 where the model takes nothing else and one channel must be repeated.
-    `preprocessing` (mean, std, interpolation, crop_pct) is what published weights were trained with, else None.
-    `example` is a batch of two that the model takes, None where nothing is known about its inputs.
+    `channels` is the data's, or 3 where the model accepts nothing else and one channel must be repeated.
+    `preprocessing` (mean, std, interpolation, crop_pct) is that of the published weights, else None.
+    `example` is a batch of two inputs, None where their shape is unknown.
     """
 
     module: nn.Module
@@ -54,10 +70,10 @@ class BuiltModel:
 
 @dataclass(frozen=True)
 class Draft:
-    """A model that was tried without weights, and how to make the real one.
+    """A model that was tried on the meta device, and how to build the real one.
 
-    `tried` is the model on the meta device, None where only the real one shows whether it works. `on_meta` makes one
-    there in any case, unchecked if need be; `allocate` makes the real one on the CPU, with its weights.
+    `tried` is the model on the meta device, None where only the real one can be checked. `on_meta` builds one there in
+    any case, unchecked if necessary; `allocate` builds the real one on the CPU, with its weights.
     """
 
     tried: BuiltModel | None
@@ -78,12 +94,12 @@ def build_model(
 ) -> BuiltModel:
     """The network of `config` for images `channels` × `image_size` × `image_size` and logits [N, `classes`].
 
-    With `tokens`, texts take the place of images. `image_size` None takes the size the model was made for; `tag` picks
-    among several published weights. Weights are drawn on the CPU, so that a seed means the same ones on every device;
-    on "meta" nothing is allocated or loaded.
+    With `tokens`, the inputs are texts. Without `image_size`, it is the size the model was made for; `tag` picks one of
+    several published weights. Weights are drawn on the CPU, so that a seed gives the same ones on every device; on
+    "meta" nothing is allocated or loaded.
 
     Raises `ConfigError` for a name, an option or a size that does not fit, for an output that is not [N, `classes`]
-    and for a model without trainable parameters, and `RunError` where published weights cannot be had.
+    and for a model without trainable parameters, and `RunError` where published weights cannot be loaded.
     """
     draft = draft_model(
         config,
@@ -110,59 +126,61 @@ def draft_model(
     tag: str | None = None,
     tokens: Tokens | None = None,
 ) -> Draft:
-    """What `build_model` would build, tried on the meta device: nothing is allocated, downloaded or drawn.
+    """Try what `build_model` would build on the meta device: nothing is allocated, downloaded or drawn.
 
     The arguments and errors are those of `build_model`.
     """
     _check_source(config, pretrained, tokens)
-    wanted = Wanted(channels, classes, pretrained, tag, tokens)
-    recipe = RECIPES[config.source](config, wanted)
-    size = 0 if tokens else image_size or recipe.own_size or 224
-    if recipe.refusal is not None:
-        return _refused(recipe, recipe.refusal, size)
+    request = ModelRequest(channels, classes, pretrained, tag, tokens)
+    blueprint = make_blueprint(config, request)
+    size = 0 if tokens else image_size or blueprint.own_size or 224
+    if blueprint.refusal is not None:
+        return _refused(blueprint, blueprint.refusal, size)
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the real build gives the same warnings once more
-        found = _probe(recipe, size, wanted)
+        warnings.simplefilter("ignore")  # the real build repeats them
+        found = _probe(blueprint, size, request)
 
-    def finished(way: Way, module: nn.Module) -> BuiltModel:
+    def checked(variant: Variant, module: nn.Module) -> BuiltModel:
         if not any(parameter.requires_grad for parameter in module.parameters()):
-            raise ConfigError(recipe.key, recipe.label, "has no trainable parameter")
-        preprocessing = _for_channels(recipe.preprocessing(module), way.channels) if recipe.preprocessing else None
-        # black images say nothing that their shape does not
-        example = _example(wanted, way, size, "cpu" if wanted.tokens else "meta")
-        return BuiltModel(module, way.channels, size, preprocessing, example)
+            raise ConfigError(blueprint.key, blueprint.label, "has no trainable parameter")
+        preprocessing = (
+            _for_channels(blueprint.preprocessing(module), variant.channels) if blueprint.preprocessing else None
+        )
+        # of black images only the shape matters
+        example = _example(request, variant, size, "cpu" if request.tokens else "meta")
+        return BuiltModel(module, variant.channels, size, preprocessing, example)
 
     def allocate() -> BuiltModel:
         if isinstance(found, Exception):
-            return finished(*_run_for_real(recipe, size, wanted))
-        way = found[0]
-        module = _build(recipe, way, recipe.options, real=True)
+            return checked(*_run_for_real(blueprint, size, request))
+        variant = found[0]
+        module = _build(blueprint, variant, blueprint.options, real=True)
         if any(is_lazy(parameter) for parameter in module.parameters()):
-            _forward(module, _example(wanted, way, size))  # gives lazy layers their shapes and values
-        return finished(way, module)
+            _forward(module, _example(request, variant, size))  # initializes lazy layers
+        return checked(variant, module)
 
     if isinstance(found, Exception):
         refusal = found
-        return Draft(None, lambda: finished(*_unchecked(recipe, size, refusal)), allocate)
-    tried = finished(*found)
+        return Draft(None, lambda: checked(*_unchecked(blueprint, size, refusal)), allocate)
+    tried = checked(*found)
     return Draft(tried, lambda: tried, allocate)
 
 
-def _refused(recipe: Recipe, refusal: str, size: int) -> Draft:
+def _refused(blueprint: Blueprint, refusal: str, size: int) -> Draft:
     """A model that can be previewed but not trained."""
 
     def on_meta() -> BuiltModel:
-        way = recipe.ways(size)[0]
-        return BuiltModel(_build(recipe, way, recipe.options, real=False), way.channels, size, None)
+        variant = blueprint.variants(size)[0]
+        return BuiltModel(_build(blueprint, variant, blueprint.options, real=False), variant.channels, size, None)
 
     def allocate() -> BuiltModel:
-        raise ConfigError(recipe.key, recipe.label, refusal)
+        raise ConfigError(blueprint.key, blueprint.label, refusal)
 
     return Draft(None, on_meta, allocate)
 
 
 def _check_source(config: ModelConfig, pretrained: bool, tokens: Tokens | None) -> None:
-    """Refuse what the source of the model rules out."""
+    """Raise `ConfigError` for settings that the source of the model does not allow."""
     if config.target is not None and config.source != "custom":
         raise ConfigError("model._target_", config.target, f"is for model=custom, not for source {config.source}")
     for name, value in config.options.items():
@@ -175,90 +193,92 @@ def _check_source(config: ModelConfig, pretrained: bool, tokens: Tokens | None) 
         raise ConfigError("model", label, "takes images, the data are texts; model=huggingface or custom can take them")
 
 
-def _probe(recipe: Recipe, size: int, wanted: Wanted) -> tuple[Way, nn.Module] | Exception:
-    """The first way that works on the meta device and its model there, or why none does, if it is not the size.
+def _probe(blueprint: Blueprint, size: int, request: ModelRequest) -> tuple[Variant, nn.Module] | Exception:
+    """The first variant that works on the meta device, with its model; else the exception.
 
-    Raises `ConfigError` where an option or the size is to blame.
+    Raises `ConfigError` where an option or the size is the reason.
     """
 
-    def works(size: int, options: dict[str, Any]) -> tuple[Way, nn.Module] | None:
+    def works(size: int, options: dict[str, Any]) -> tuple[Variant, nn.Module] | None:
         try:
-            return _attempt(recipe, size, wanted, options)
+            return _attempt(blueprint, size, request, options)
         except Exception:
             return None
 
     try:
-        return _attempt(recipe, size, wanted, recipe.options)
+        return _attempt(blueprint, size, request, blueprint.options)
     except LwexpError:
         raise
     except Exception as error:
         if _beyond_meta(error):
             return error
         refusal, reason = error, one_line(error, kind=True)
-    key = recipe.options_key
-    for name, value in recipe.options.items():
-        found = works(size, {k: v for k, v in recipe.options.items() if k != name})
+    key = blueprint.options_key
+    for name, value in blueprint.options.items():
+        found = works(size, {k: v for k, v in blueprint.options.items() if k != name})
         if found and isinstance(refusal, TypeError) and f"unexpected keyword argument '{name}'" in reason:
             choices = parameters(type(found[1])).keys() - {"**"}
             raise UnknownOptionError(
-                f"{recipe.options_key}.{name}", value, choices, f"{recipe.label} has no such option"
+                f"{blueprint.options_key}.{name}", value, choices, f"{blueprint.label} has no such option"
             )
         if found or f"keyword argument '{name}'" in reason:
-            raise ConfigError(f"{key}.{name}", value, f"{recipe.label} refuses it: {reason}")
-    own = recipe.own_size
-    if wanted.tokens is not None:
+            raise ConfigError(f"{key}.{name}", value, f"{blueprint.label} refuses it: {reason}")
+    own = blueprint.own_size
+    if request.tokens is not None:
         return refusal
     larger, smaller = [s for s in SIZES if s > size], [s for s in SIZES if s < size]
     for other in dict.fromkeys([*larger, *([own] if own else []), *reversed(smaller)]):
-        if works(other, recipe.options):
+        if works(other, blueprint.options):
             made_for = f" (it was made for {own})" if own not in (None, size, other) else ""
-            raise ConfigError("data.image_size", size, f"{recipe.label} refuses it: {reason}; {other} works{made_for}")
+            raise ConfigError(
+                "data.image_size", size, f"{blueprint.label} refuses it: {reason}; {other} works{made_for}"
+            )
     return refusal
 
 
 def _attempt(
-    recipe: Recipe, size: int, wanted: Wanted, options: dict[str, Any], *, real: bool = False
-) -> tuple[Way, nn.Module]:
-    """The first way whose model takes the images, with that model; else the first way's exception."""
+    blueprint: Blueprint, size: int, request: ModelRequest, options: dict[str, Any], *, real: bool = False
+) -> tuple[Variant, nn.Module]:
+    """The first variant whose model accepts the inputs, with that model; else raises the first one's exception."""
     first: Exception | None = None
-    for way in recipe.ways(size):
+    for variant in blueprint.variants(size):
         try:
-            module = _build(recipe, way, options, real=real)
+            module = _build(blueprint, variant, options, real=real)
             with nullcontext() if real else torch.device("meta"):
-                output = _forward(module, _example(wanted, way, size, "cpu" if real else "meta"))
+                output = _forward(module, _example(request, variant, size, "cpu" if real else "meta"))
         except LwexpError:
             raise
         except Exception as error:
             first = first or error
             continue
-        shape = (2, wanted.classes)
+        shape = (2, request.classes)
         if not (isinstance(output, Tensor) and output.shape == shape and output.is_floating_point()):
             shown = f"{output.dtype} {list(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
-            kind = "texts" if wanted.tokens else "images"
-            raise ConfigError(recipe.key, recipe.label, f"gives {shown} for 2 {kind}, not floats {list(shape)}")
-        return way, module
-    assert first is not None, "a recipe has at least one way"
+            kind = "texts" if request.tokens else "images"
+            raise ConfigError(blueprint.key, blueprint.label, f"gives {shown} for 2 {kind}, not floats {list(shape)}")
+        return variant, module
+    assert first is not None, "a blueprint has at least one variant"
     raise first
 
 
-def _build(recipe: Recipe, way: Way, options: dict[str, Any], *, real: bool) -> nn.Module:
-    create = recipe.load if real and recipe.load else recipe.create
+def _build(blueprint: Blueprint, variant: Variant, options: dict[str, Any], *, real: bool) -> nn.Module:
+    create = blueprint.load if real and blueprint.load else blueprint.create
     with nullcontext() if real else torch.device("meta"):
-        module = create(**{**way.arguments, **options})
+        module = create(**{**variant.arguments, **options})
     if not isinstance(module, nn.Module):
-        raise ConfigError(recipe.key, recipe.label, f"returns {type(module).__name__}, not a torch.nn.Module")
+        raise ConfigError(blueprint.key, blueprint.label, f"returns {type(module).__name__}, not a torch.nn.Module")
     return module
 
 
-def _example(wanted: Wanted, way: Way, size: int, device: str = "cpu") -> Inputs:
+def _example(request: ModelRequest, variant: Variant, size: int, device: str = "cpu") -> Inputs:
     """Two black images, or two short texts."""
-    if wanted.tokens is None:
-        return torch.zeros(2, way.channels, size, size, device=device)
-    return {name: tensor.to(device) for name, tensor in wanted.tokens.example().items()}
+    if request.tokens is None:
+        return torch.zeros(2, variant.channels, size, size, device=device)
+    return {name: tensor.to(device) for name, tensor in request.tokens.example().items()}
 
 
 def _forward(module: nn.Module, inputs: Inputs) -> object:
-    """What `module` makes of `inputs` in evaluation mode; modes and buffers are left as they were."""
+    """The output of `module` in evaluation mode; modes and buffers are restored."""
     modes = [(part, part.training) for part in module.modules()]
     buffers = [(buffer, buffer.clone()) for buffer in module.buffers() if not is_lazy(buffer)]
     module.eval()
@@ -266,51 +286,53 @@ def _forward(module: nn.Module, inputs: Inputs) -> object:
         with torch.no_grad():
             return call(module, inputs)
     finally:
-        module.train()  # some modules drop what they cached for evaluation here
+        module.train()  # some modules clear their evaluation cache here
         for part, training in modes:
             part.training = training
         for buffer, before in buffers:
             buffer.copy_(before)
 
 
-def _run_for_real(recipe: Recipe, size: int, wanted: Wanted) -> tuple[Way, nn.Module]:
-    """As `_attempt`, on the CPU with weights, for a model whose forward pass the meta device cannot follow."""
+def _run_for_real(blueprint: Blueprint, size: int, request: ModelRequest) -> tuple[Variant, nn.Module]:
+    """`_attempt` on the CPU, with weights, for a model whose forward pass does not run on the meta device."""
     try:
-        return _attempt(recipe, size, wanted, recipe.options, real=True)
+        return _attempt(blueprint, size, request, blueprint.options, real=True)
     except LwexpError:
         raise
     except Exception as error:
-        raise ConfigError(recipe.key, recipe.label, f"fails{_at(size)}: {one_line(error, kind=True)}") from error
+        raise ConfigError(blueprint.key, blueprint.label, f"fails{_at(size)}: {one_line(error, kind=True)}") from error
 
 
-def _unchecked(recipe: Recipe, size: int, refusal: Exception) -> tuple[Way, nn.Module]:
-    """The model on the meta device without a forward pass, where the `refusal` is the device's and not the model's."""
+def _unchecked(blueprint: Blueprint, size: int, refusal: Exception) -> tuple[Variant, nn.Module]:
+    """The model on the meta device without a forward pass, where the device and not the model is the reason."""
     if not _beyond_meta(refusal):
-        raise ConfigError(recipe.key, recipe.label, f"fails{_at(size)}: {one_line(refusal, kind=True)}") from refusal
-    way = recipe.ways(size)[0]
+        raise ConfigError(
+            blueprint.key, blueprint.label, f"fails{_at(size)}: {one_line(refusal, kind=True)}"
+        ) from refusal
+    variant = blueprint.variants(size)[0]
     try:
-        return way, _build(recipe, way, recipe.options, real=False)
+        return variant, _build(blueprint, variant, blueprint.options, real=False)
     except LwexpError:
         raise
-    except Exception:  # its constructor looks at values, so it has to have some for a moment
-        module = _build(recipe, way, recipe.options, real=True)
-    stand_ins: dict[int, Any] = {id(b): b.to("meta") for b in module.buffers()}
-    stand_ins |= {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in module.parameters()}
-    return way, copy.deepcopy(module, stand_ins)  # unlike module.to("meta"), this keeps tied parameters tied
+    except Exception:  # its constructor reads values, so it is built for real first
+        module = _build(blueprint, variant, blueprint.options, real=True)
+    on_meta: dict[int, Any] = {id(b): b.to("meta") for b in module.buffers()}
+    on_meta |= {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in module.parameters()}
+    return variant, copy.deepcopy(module, on_meta)  # unlike module.to("meta"), this keeps tied parameters tied
 
 
 def _at(size: int) -> str:
-    """The size in words; texts have none."""
+    """The image size for a message; texts have none."""
     return f" at data.image_size={size}" if size else ""
 
 
 def _beyond_meta(error: Exception) -> bool:
-    """Whether an operation has no meta kernel or needs values, rather than the model being at fault."""
+    """Whether the error comes from the meta device: an operation without a meta kernel, or one that needs values."""
     return re.search(r"\bmeta\b", str(error), re.IGNORECASE) is not None
 
 
 def _for_channels(preprocessing: dict[str, Any], channels: int) -> dict[str, Any]:
-    """Mean and standard deviation for `channels`: their average where they were given for other ones."""
+    """Mean and standard deviation for `channels`; their average where they are for another number of channels."""
     adapted = dict(preprocessing)
     for key in ("mean", "std"):
         values = tuple(float(value) for value in preprocessing[key])

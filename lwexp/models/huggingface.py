@@ -1,4 +1,7 @@
-"""Networks of the `transformers` library: published ones by name, or, offline, any class of configs."""
+"""Networks of the `transformers` library: published ones by name, or any config class, offline.
+
+Beyond its documented functions: `_model_mapping` of the Auto classes, tried with transformers 5.0 to 5.24.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,8 @@ from lwexp.config.schema import ModelConfig
 from lwexp.errors import ConfigError, RunError, UnknownNameError, nearest
 from lwexp.formatting import one_line
 
+from .blueprint import Blueprint, ModelRequest, Variant, channel_choices
 from .huggingface_config import check_arguments, config_class, fit_images, fit_tokens, own_size_of, published_config
-from .sources import Recipe, Wanted, Way, channel_choices
 
 if TYPE_CHECKING:
     from lwexp.data import Tokens
@@ -27,7 +30,7 @@ log = logging.getLogger(__name__)
 OPTIONS = ("config_class", "config", "auto_class")
 AUTO = {"input_ids": "AutoModelForSequenceClassification", "pixel_values": "AutoModelForImageClassification"}
 KINDS = {"input_ids": "texts", "pixel_values": "images"}
-# Arguments that every config has and that would change what the loop gets, or that follow from the data.
+# Config arguments that the user may not set, and why.
 FROM_DATA = {
     **dict.fromkeys(("num_labels", "id2label", "label2id", "num_channels"), "follows from the data"),
     "image_size": "is set by data.image_size",
@@ -36,8 +39,8 @@ FROM_DATA = {
 _INTERPOLATIONS = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 
 
-def huggingface_recipe(config: ModelConfig, wanted: Wanted) -> Recipe:
-    """How to build what `config` names as a classifier of `wanted`'s texts or images. Raises `ConfigError`."""
+def huggingface_blueprint(config: ModelConfig, request: ModelRequest) -> Blueprint:
+    """The classifier of texts or images that `config` names. Raises `ConfigError`."""
     options = config.options
     for name, value in options.items():
         if name not in OPTIONS:
@@ -57,89 +60,89 @@ def huggingface_recipe(config: ModelConfig, wanted: Wanted) -> Recipe:
         raise ConfigError("model.name", None, "must be given, or model.config_class instead")
     arguments = {str(key): value for key, value in given.items()}
     if class_name is not None:
-        return _from_class(str(class_name), arguments, auto, wanted)
-    return _from_name(str(config.name), arguments, auto, wanted)
+        return _from_class(str(class_name), arguments, auto, request)
+    return _from_name(str(config.name), arguments, auto, request)
 
 
-def _from_class(class_name: str, given: dict[str, Any], auto: str | None, wanted: Wanted) -> Recipe:
-    if wanted.pretrained:
+def _from_class(class_name: str, given: dict[str, Any], auto: str | None, request: ModelRequest) -> Blueprint:
+    if request.pretrained:
         raise ConfigError("weights", "pretrained", "none are published for model.config_class; give model.name")
     kind = config_class(class_name)
     check_arguments(kind, given, FROM_DATA)
-    builder = _builder(kind, "model.config_class", class_name, auto, wanted)
+    builder = _builder(kind, "model.config_class", class_name, auto, request)
 
     def create(**arguments: Any) -> nn.Module:
-        own, facts = _apart(arguments)
+        own, facts = _split_arguments(arguments)
         config = kind(**own)
         fit_images(config, facts)
-        fit_tokens(config, wanted.tokens)
-        return _created(builder, config, wanted.tokens)
+        fit_tokens(config, request.tokens)
+        return _created(builder, config, request.tokens)
 
-    ways = functools.partial(_ways, wanted)
-    own_size = None if wanted.tokens else own_size_of(kind())
-    return Recipe("model.config_class", class_name, own_size, given, ways, create, options_key="model.config")
+    variants = functools.partial(_variants, request)
+    own_size = None if request.tokens else own_size_of(kind())
+    return Blueprint("model.config_class", class_name, own_size, given, variants, create, options_key="model.config")
 
 
-def _from_name(name: str, given: dict[str, Any], auto: str | None, wanted: Wanted) -> Recipe:
-    place = located_on_hub(name, "model.name", revision=wanted.tag)
+def _from_name(name: str, given: dict[str, Any], auto: str | None, request: ModelRequest) -> Blueprint:
+    place = located_on_hub(name, "model.name", revision=request.tag)
     published = published_config(name, place)
     kind = type(published)
     check_arguments(kind, given, FROM_DATA)
-    builder = _builder(kind, "model.name", name, auto, wanted)
+    builder = _builder(kind, "model.name", name, auto, request)
 
     def config_with(arguments: dict[str, Any]) -> PretrainedConfig:
-        own, facts = _apart(arguments)
+        own, facts = _split_arguments(arguments)
         config = published_config(name, place, **own)
         fit_images(config, facts)
-        if wanted.tokens is not None:
-            config.pad_token_id = wanted.tokens.pad_id
+        if request.tokens is not None:
+            config.pad_token_id = request.tokens.pad_id
             size = int(config.get_text_config().vocab_size)
-            if wanted.tokens.vocabulary > size and wanted.pretrained:
-                many = f"has {wanted.tokens.vocabulary} tokens, the weights of {name} know {size}"
-                raise ConfigError("data.tokenizer", wanted.tokens.label, many)
-            config.get_text_config().vocab_size = max(size, wanted.tokens.vocabulary)
+            if request.tokens.vocabulary > size and request.pretrained:
+                many = f"has {request.tokens.vocabulary} tokens, the weights of {name} are for {size}"
+                raise ConfigError("data.tokenizer", request.tokens.label, many)
+            config.get_text_config().vocab_size = max(size, request.tokens.vocabulary)
         return config
 
     def create(**arguments: Any) -> nn.Module:
-        return _created(builder, config_with(arguments), wanted.tokens)
+        return _created(builder, config_with(arguments), request.tokens)
 
     def load(**arguments: Any) -> nn.Module:
-        module = _loaded(builder, name, place, config_with(arguments), wanted.classes)
-        _check_length(module, wanted.tokens)
+        module = _loaded(builder, name, place, config_with(arguments), request.classes)
+        _check_length(module, request.tokens)
         return module
 
-    def ways(size: int) -> list[Way]:
-        if not wanted.pretrained:
-            return _ways(wanted, size)
-        channels = 0 if wanted.tokens else int(getattr(published, "num_channels", 3))
-        return [Way(channels, {"num_labels": wanted.classes})]  # the published sizes are those of the weights
+    def variants(size: int) -> list[Variant]:
+        if not request.pretrained:
+            return _variants(request, size)
+        channels = 0 if request.tokens else int(getattr(published, "num_channels", 3))
+        return [Variant(channels, {"num_labels": request.classes})]  # the published sizes are those of the weights
 
-    own_size = None if wanted.tokens else own_size_of(published)
+    own_size = None if request.tokens else own_size_of(published)
     how: dict[str, Any] = {"options_key": "model.config"}
-    if wanted.pretrained:
+    if request.pretrained:
         how["load"] = load
-        found = None if wanted.tokens else _preprocessing(place)
+        found = None if request.tokens else _preprocessing(place)
         how["preprocessing"] = (lambda module: found) if found else None
-    return Recipe("model.name", name, own_size, given, ways, create, **how)
+    return Blueprint("model.name", name, own_size, given, variants, create, **how)
 
 
-def _ways(wanted: Wanted, size: int) -> list[Way]:
-    """Classes, and of images channels and size; `fit_images` puts the latter where the config has them."""
-    labels = {"num_labels": wanted.classes}
-    if wanted.tokens is not None:
-        return [Way(0, labels)]
-    return [Way(c, {**labels, "num_channels": c, "image_size": size}) for c in channel_choices(wanted.channels)]
+def _variants(request: ModelRequest, size: int) -> list[Variant]:
+    """Number of classes, and for images channels and size, which `fit_images` writes into the config."""
+    labels = {"num_labels": request.classes}
+    if request.tokens is not None:
+        return [Variant(0, labels)]
+    return [Variant(c, {**labels, "num_channels": c, "image_size": size}) for c in channel_choices(request.channels)]
 
 
-def _apart(arguments: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Arguments of the config, and what `_ways` says about the images."""
+def _split_arguments(arguments: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Arguments of the config, and what `_variants` adds about the images."""
     facts: dict[str, Any] = {name: arguments.pop(name) for name in ("num_channels", "image_size") if name in arguments}
     return arguments, facts
 
 
-def _builder(kind: type[PretrainedConfig], key: str, value: str, auto: str | None, wanted: Wanted) -> Any:
-    """The Auto class that makes a classifier of `kind`; refuses a network for another kind of data."""
-    takes = "pixel_values" if wanted.tokens is None else "input_ids"
+def _builder(kind: type[PretrainedConfig], key: str, value: str, auto: str | None, request: ModelRequest) -> Any:
+    """The Auto class that makes a classifier of `kind`. Raises `ConfigError` for one of other data."""
+    takes = "pixel_values" if request.tokens is None else "input_ids"
     if auto is not None:
         found = _network(auto, kind)
         if found is None:
@@ -156,7 +159,7 @@ def _builder(kind: type[PretrainedConfig], key: str, value: str, auto: str | Non
 
 
 def _network(auto: str, kind: type[PretrainedConfig]) -> type[PreTrainedModel] | None:
-    """The class of networks that the Auto class `auto` makes of `kind`."""
+    """The network class that the Auto class `auto` makes of config class `kind`."""
     mapping = getattr(transformers, auto)._model_mapping
     if kind not in mapping:
         return None
@@ -173,7 +176,7 @@ def _created(builder: Any, config: PretrainedConfig, tokens: Tokens | None) -> n
 
 
 def _loaded(builder: Any, name: str, place: Place, config: PretrainedConfig, classes: int) -> nn.Module:
-    """The published weights; a head for other classes, or none, is left as initialised, anything else is an error."""
+    """The model with published weights; a head that is missing or for other classes is randomly initialized."""
     try:
         with quiet():
             module, found = builder.from_pretrained(
@@ -194,14 +197,14 @@ def _loaded(builder: Any, name: str, place: Place, config: PretrainedConfig, cla
             raise ConfigError("model.name", name, f"{shown}; model.config may change no sizes with weights=pretrained")
         fresh.add(key)
     if len(fresh) == len(module.state_dict()):
-        raise RunError(f"the weights of {name} are of another network: none of their names fits")
+        raise RunError(f"the weights of {name} are of another network: none of their names match")
     if fresh:
-        log.info("%s: left as initialised: %s", name, ", ".join(sorted(fresh)))
+        log.info("%s: randomly initialized: %s", name, ", ".join(sorted(fresh)))
     return returns_logits(module, builder.__name__)
 
 
 def _lean(config: PretrainedConfig) -> PretrainedConfig:
-    """`config` without the cache that generating text needs."""
+    """`config` without the cache for text generation."""
     for part in (config, config.get_text_config()):
         if hasattr(part, "use_cache"):
             part.use_cache = False
@@ -209,9 +212,9 @@ def _lean(config: PretrainedConfig) -> PretrainedConfig:
 
 
 def returns_logits(model: PreTrainedModel, auto_class: str) -> nn.Module:
-    """`model` with a forward pass that returns its logits, a tensor; `auto_class` made it, nothing else is changed.
+    """Make `forward` of `model` return its logits, a tensor; `auto_class` is named in an error.
 
-    Its class is replaced by a subclass of the same name: a module around it would put a prefix before every name.
+    The class is replaced by a subclass of the same name: a wrapping module would prefix all parameter names.
     """
     kind = type(model)
 
@@ -219,7 +222,7 @@ def returns_logits(model: PreTrainedModel, auto_class: str) -> nn.Module:
     def forward(self: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
         mask = kwargs.get("attention_mask")
         if isinstance(mask, torch.Tensor) and mask.is_meta:
-            del kwargs["attention_mask"]  # transformers looks whether anything is masked, where nothing can be seen
+            del kwargs["attention_mask"]  # transformers checks its values, which a meta tensor lacks
         output = kind.forward(self, *args, **kwargs)
         if getattr(output, "logits", None) is None:
             raise ConfigError("model.auto_class", auto_class, "makes a network without logits")
@@ -231,26 +234,26 @@ def returns_logits(model: PreTrainedModel, auto_class: str) -> nn.Module:
 
 
 def _check_length(module: nn.Module, tokens: Tokens | None) -> None:
-    """Refuse texts longer than the network's table of positions, which would fail at the first long one."""
+    """Raise `ConfigError` if texts may be longer than the network's position embeddings."""
     if tokens is None:
         return
     for name, part in module.named_modules():
         last = name.rpartition(".")[2]
         if isinstance(part, nn.Embedding) and ("position" in last or last == "wpe"):
-            start = 0 if part.padding_idx is None else part.padding_idx + 1  # RoBERTa counts from behind the padding
+            start = 0 if part.padding_idx is None else part.padding_idx + 1  # RoBERTa's start after the padding
             if "rel" not in last and tokens.max_length > part.num_embeddings - start:
                 room = part.num_embeddings - start
                 raise ConfigError("data.max_length", tokens.max_length, f"the network has {room} positions ({name})")
 
 
 def _preprocessing(place: Place) -> dict[str, Any] | None:
-    """What the published weights were trained with, where their folder says so."""
+    """Preprocessing that the published weights were trained with; None where it is not published."""
     try:
         values, _ = transformers.image_processing_utils.BaseImageProcessor.get_image_processor_dict(
             place.name, **place.arguments
         )
-    except Exception:  # without one, images are prepared in the standard way
-        log.info("%s does not say how its images were prepared; ImageNet's way is taken", place.name)
+    except Exception:  # without one, the standard preprocessing applies
+        log.info("%s does not publish its image preprocessing; ImageNet's is used", place.name)
         return None
     found = {name: values[f"image_{name}"] for name in ("mean", "std") if values.get(f"image_{name}") is not None}
     if len(found) < 2:

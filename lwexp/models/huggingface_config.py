@@ -1,4 +1,4 @@
-"""Configs of transformers' networks: found by class name or published with weights, checked, and fitted to the data."""
+"""Configs of transformers' networks: by class name or published, checked, and adapted to the data."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NO_ARGUMENTS = ("self", "transformers_version", "architectures", "return_dict",
 
 
 def config_class(name: str) -> type[PretrainedConfig]:
-    """The config class of that name; `UnknownNameError` for others."""
+    """The config class `name`. Raises `UnknownNameError`."""
     known = set(CONFIG_CLASSES.values())
     if name not in known:
         alike = [other for other in known if other.lower() == name.lower()]
@@ -32,7 +32,7 @@ def config_class(name: str) -> type[PretrainedConfig]:
 
 
 def known_arguments(kind: type[PretrainedConfig]) -> list[str]:
-    """The arguments of a config class, also by the names that all classes share (`hidden_size` for `n_embd`)."""
+    """Arguments of a config class, and their common aliases (`hidden_size` for `n_embd`)."""
     own = [name for name in inspect.signature(kind.__init__).parameters if name not in _NO_ARGUMENTS]
     return [*own, "num_labels", *kind.attribute_map]
 
@@ -40,7 +40,7 @@ def known_arguments(kind: type[PretrainedConfig]) -> list[str]:
 def check_arguments(
     kind: type[PretrainedConfig], given: Mapping[str, Any], reserved: Mapping[str, str], key: str = "model.config"
 ) -> None:
-    """Refuse arguments that `kind` lacks, with the nearest names, and `reserved` ones; those of nested configs too."""
+    """Raise `ConfigError` for arguments that `kind` lacks and for `reserved` ones, in nested configs too."""
     known = known_arguments(kind)
     for name, value in given.items():
         if name in reserved and name in known:
@@ -54,19 +54,19 @@ def check_arguments(
 
 
 def published_config(name: str, place: Place, **changes: Any) -> PretrainedConfig:
-    """The config at `place`, with `changes`; no code that it brings is run."""
+    """The config at `place`, with `changes`; none of its own code runs."""
     try:
         with quiet():
             found: PretrainedConfig = transformers.AutoConfig.from_pretrained(
                 place.name, trust_remote_code=False, **place.arguments, **changes
             )
-    except Exception as error:  # a folder without config, a damaged one, one that asks to run its own code
+    except Exception as error:  # no config, a damaged one, or one that needs its own code
         raise ConfigError("model.name", name, f"its config cannot be read: {one_line(error, kind=True)}") from error
     return found
 
 
 def fit_tokens(config: PretrainedConfig, tokens: Tokens | None) -> None:
-    """The vocabulary and the special tokens of the tokenizer."""
+    """Set vocabulary size and special tokens to those of the tokenizer."""
     if tokens is None:
         return
     part = config.get_text_config()
@@ -81,7 +81,7 @@ def fit_tokens(config: PretrainedConfig, tokens: Tokens | None) -> None:
 
 
 def fit_images(config: PretrainedConfig, facts: Mapping[str, Any]) -> None:
-    """The images' size and channels, in the nested config of an image encoder where there is one."""
+    """Set image size and channels, in the nested config of an image encoder where there is one."""
     part: Any = getattr(config, "vision_config", config)
     for name, value in facts.items():
         if hasattr(part, name):
@@ -90,7 +90,7 @@ def fit_images(config: PretrainedConfig, facts: Mapping[str, Any]) -> None:
 
 
 def own_size_of(config: PretrainedConfig) -> int | None:
-    """The image size that `config` was made for."""
+    """The image size that `config` was made for; None if it has none."""
     size = getattr(getattr(config, "vision_config", config), "image_size", None)
     if isinstance(size, (list, tuple)):
         size = size[0]

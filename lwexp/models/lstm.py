@@ -5,7 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lwexp.core.options import at_least, between
+from lwexp.config.schema import ModelConfig
+from lwexp.core.options import at_least, between, check_options
+from lwexp.errors import ConfigError
+
+from .blueprint import Blueprint, ModelRequest, Variant
 
 
 class LSTMClassifier(nn.Module):
@@ -26,7 +30,7 @@ class LSTMClassifier(nn.Module):
         dropout: float = 0.0,
         bidirectional: bool = False,
     ) -> None:
-        """Raise `ConfigError` for sizes below 1 and a dropout that is not a fraction."""
+        """Raise `ConfigError` for sizes below 1 and a dropout outside [0, 1)."""
         super().__init__()
         at_least("model.hidden_size", hidden_size, 1)
         at_least("model.num_layers", num_layers, 1)
@@ -50,3 +54,18 @@ class LSTMClassifier(nn.Module):
         last = torch.cat(tuple(states[-self.directions :]), dim=1)
         logits: Tensor = self.head(self.dropout(last))
         return logits
+
+
+def lstm_blueprint(config: ModelConfig, request: ModelRequest) -> Blueprint:
+    """The classifier above, for images. Raises `ConfigError` for options that it does not have."""
+    if config.name not in (None, "lstm"):
+        raise ConfigError("model.name", config.name, "there is only one lstm; remove the name")
+    found = {"in_chans": request.channels, "num_classes": request.classes}
+    function = LSTMClassifier.__init__
+    checked = check_options(function, {**config.options, **found, "img_size": 1}, "model")
+    options = {name: checked[name] for name in config.options}
+
+    def variants(size: int) -> list[Variant]:
+        return [Variant(request.channels, {**found, "img_size": size})]
+
+    return Blueprint("model", "lstm", 32, options, variants, LSTMClassifier)

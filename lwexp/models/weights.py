@@ -1,4 +1,4 @@
-"""Weights from a file that was made elsewhere, loaded by name, with a report of what fits.
+"""Loads weights by name from a checkpoint of any origin, and reports what was loaded.
 
 Nothing here executes code from a file: safetensors holds none, and `torch.load` is used with `weights_only=True`.
 """
@@ -25,21 +25,21 @@ PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.")  # of DataParallel, 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What `load_checkpoint` did, by the model's names; `unexpected` are the file's. `str` lists all of them."""
+    """Result of `load_checkpoint`, by the model's names; `unexpected` has the file's. `str` lists all of them."""
 
     path: Path
     loaded: tuple[str, ...]
-    missing: tuple[str, ...]  # left as they were
-    unexpected: tuple[str, ...]  # not used
-    dropped: tuple[str, ...]  # the head, left as it was
+    missing: tuple[str, ...]  # not in the file: keep their values
+    unexpected: tuple[str, ...]  # not in the model
+    dropped: tuple[str, ...]  # the head: keeps its values
 
     def __str__(self) -> str:
-        """A line with the counts, and one for each kind of key that was not loaded."""
+        """One line with the count of loaded tensors, and one for each kind of key that was not loaded."""
         lines = [f"{len(self.loaded)} tensors loaded from {self.path.name}"]
         for names, what in (
-            (self.dropped, "of the head left as initialised"),
-            (self.missing, "missing in the file, left as initialised"),
-            (self.unexpected, "of the file not in the model, not used"),
+            (self.dropped, "head tensors not loaded, randomly initialized"),
+            (self.missing, "missing in the file, randomly initialized"),
+            (self.unexpected, "of the file not in the model, ignored"),
         ):
             if names:
                 lines.append(f"{len(names)} {what}: {', '.join(names)}")
@@ -49,15 +49,15 @@ class LoadReport:
 def load_checkpoint(
     model: nn.Module, path: str | Path, *, strict: bool = False, drop_head: bool = False, key: str = "weights.path"
 ) -> LoadReport:
-    """Copy the weights of the file at `path` into `model` by name; its classifier stays as it is where classes differ.
+    """Copy the weights of the file at `path` into `model` by name; the head is not loaded if classes differ in number.
 
-    `drop_head` keeps the model's classifier in any case; `strict` refuses a file with missing or unexpected keys.
-    Nothing is changed if anything is wrong; a model on the meta device is only compared. Raises `ConfigError` under
-    `key` for a file that cannot be read, of another model, or with a tensor of another shape.
+    `drop_head`: never load the head; `strict`: missing and unexpected keys are errors. With an error nothing is
+    changed; a model on the meta device is only compared. Raises `ConfigError` under `key` for a file that cannot be
+    read, is of another model, or has a tensor of another shape.
     """
     path = Path(path)
     own = model.state_dict(keep_vars=True)
-    file = _fitting(_tensors(_read(path, key), path, key), own)
+    file = _without_prefixes(_tensors(_read(path, key), path, key), own)
     if drop_head:
         head = _head_names(model)
         file = {name: tensor for name, tensor in file.items() if name not in head}
@@ -80,7 +80,7 @@ def load_checkpoint(
 
 
 def _read(path: Path, key: str) -> object:
-    """What the file holds, read without executing anything."""
+    """The content of the file, read without executing code from it."""
     if path.is_dir():
         raise ConfigError(key, path, "is a folder, not a file")
     if not path.is_file():
@@ -104,7 +104,7 @@ def _read(path: Path, key: str) -> object:
 
 
 def _tensors(content: object, path: Path, key: str) -> dict[str, Tensor]:
-    """The state dict in `content`, out of whatever it is nested in."""
+    """The state dict in `content`, under any of the keys `NESTS`."""
     while isinstance(content, Mapping):
         found = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
         nested = next((content[nest] for nest in NESTS if isinstance(content.get(nest), Mapping)), None)
@@ -113,11 +113,11 @@ def _tensors(content: object, path: Path, key: str) -> dict[str, Tensor]:
                 return found
             break
         content = nested
-    raise ConfigError(key, path, f"the file holds no tensors by name, also not under {', '.join(NESTS)}")
+    raise ConfigError(key, path, f"the file holds no named tensors, neither directly nor under {', '.join(NESTS)}")
 
 
-def _fitting(file: dict[str, Tensor], own: Mapping[str, Any]) -> dict[str, Tensor]:
-    """`file` without those prefixes, common to all its names, that keep them from fitting the model's."""
+def _without_prefixes(file: dict[str, Tensor], own: Mapping[str, Any]) -> dict[str, Tensor]:
+    """`file` without common prefixes of all its names, as many as match the model's names best."""
 
     def stripped(candidate: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
         yield candidate
@@ -133,9 +133,9 @@ def _fits(name: str, file: Mapping[str, Tensor], own: Mapping[str, Any]) -> bool
 
 
 def _other_classes(model: nn.Module, file: Mapping[str, Tensor]) -> set[str]:
-    """Names of the classifiers that differ from the file's in their number of outputs, and in nothing else.
+    """Names of the classifiers that differ from the file's only in their number of outputs.
 
-    A layer with another number of outputs that is no classifier shows in the next layer's inputs too, which do not fit.
+    In any other layer, another number of outputs also changes the inputs of the next one, which is then a mismatch.
     """
     names: set[str] = set()
     counts = set()
@@ -149,14 +149,14 @@ def _other_classes(model: nn.Module, file: Mapping[str, Tensor]) -> set[str]:
 
 
 def _layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Every linear and convolutional layer, with the prefix of its parameters' names."""
+    """Linear and convolutional layers, with the prefix of their parameters' names."""
     for name, layer in model.named_modules():
         if isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)):
             yield f"{name}." if name else "", layer
 
 
 def _head_names(model: nn.Module) -> set[str]:
-    """Names of the classifier's parameters: what timm's `get_classifier` tells, else the layer that is used last."""
+    """Names of the classifier's parameters: timm's `get_classifier()`, else the layer that is used last."""
     from lwexp.core.depth import find_depths
 
     classifier = getattr(model, "get_classifier", None)
@@ -173,7 +173,7 @@ def _head_names(model: nn.Module) -> set[str]:
 
 
 def _check_same_model(model: nn.Module, found: set[str], file: Mapping[str, Tensor], path: Path, key: str) -> None:
-    """Raise `ConfigError` if fewer than half of the model's parameters are in the file, with their shape."""
+    """Raise `ConfigError` if the file has fewer than half of the model's parameters, with their shapes."""
     every: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         every.setdefault(id(parameter), []).append(name)
@@ -193,7 +193,7 @@ def _examples(names: list[str], tensors: Mapping[str, Tensor], limit: int = 3) -
 
 
 def _mismatch(wrong: list[str], file: Mapping[str, Tensor], own: Mapping[str, Any]) -> str:
-    """Why tensors of the same name do not fit."""
+    """The message for tensors of the same name and another shape."""
     first = wrong[0]
     given, wanted = list(file[first].shape), list(own[first].shape)
     if len(wrong) == 1 and len(given) == len(wanted) == 4 and given[:1] + given[2:] == wanted[:1] + wanted[2:]:

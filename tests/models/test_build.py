@@ -284,7 +284,7 @@ def test_a_size_that_fits_no_partition_is_explained_with_one_that_does() -> None
         ("timm", "???", "model.name=???: must be given"),
         ("torchvision", "resnet81", "model.name=resnet81: no such torchvision model; did you mean resnet18, "),
         ("torchvision", "raft_large", "model.name=raft_large: is not an image classifier"),
-        ("lstm", "gru", "model.name=gru: there is one lstm only"),
+        ("lstm", "gru", "model.name=gru: there is only one lstm"),
         ("custom", None, "model._target_=???: must be given"),
         ("timm", "mobilenetv5_300m_enc", "model=mobilenetv5_300m_enc: gives torch.float32 [2, 2048, "),
     ],
