@@ -87,8 +87,6 @@ KNOWN_LONG = {
     "lwexp/experiment/resume.py",
     "lwexp/training/trainer.py",
     "tests/core/depth/test_finding.py",
-    "tests/system/faults/test_tracking.py",
-    "tests/tracking/test_tracker.py",
 }
 KNOWN_BRIEF = {  # their docstring has yet to be written
     "cli",

@@ -161,20 +161,16 @@ def _local_ids(folders: Iterable[Path]) -> Iterator[tuple[str, Path]]:
 
 def _ids_of_store(start: str, typed: Mapping[str, Any]) -> dict[str, Path]:
     """Ids that begin with `start` and their runs' folders, from the store; empty where there is none."""
-    from lwexp.tracking import address
-    from lwexp.tracking.store import bounded, connect, explained
+    from lwexp.tracking import resolve_uri
+    from lwexp.tracking.address import is_missing
+    from lwexp.tracking.reader import StoreReader
 
     config = _tracking(typed)
-    if config is None:
+    if config is None or is_missing(resolve_uri(config, Path.cwd())):
         return {}
-    uri = address.resolve_uri(config, Path.cwd())
-    if address.kind(uri) == "sqlite" and not address.sqlite_path(uri).exists():
-        return {}
-    client, uri = connect(config, Path.cwd())
-    with explained(uri), bounded():
-        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-        runs = client.search_runs(experiments, f"attributes.run_id LIKE '{start}%'", max_results=10)
-    folders = {str(run.info.run_id): run.data.tags.get("lwexp.folder") for run in runs}
+    store = StoreReader(config, Path.cwd())
+    runs = store.search(list(store.experiments().values()), f"attributes.run_id LIKE '{start}%'")
+    folders = {run.id: run.tags.get("lwexp.folder") for run in runs}
     return {id_: Path(folder) for id_, folder in folders.items() if folder}
 
 

@@ -30,7 +30,7 @@ def _report(arguments: Sequence[str]) -> int:
     parser = Parser(
         prog="lwexp-report", allow_abbrev=False,
         description="What a sweep's runs in MLflow allow to conclude: table, words, pictures.",
-        epilog=f"Options as of lwexp.run, written the same: {', '.join(f'{name}=…' for name in _OPTIONS)}.",
+        epilog=f"Options are written as for lwexp.run: {', '.join(f'{name}=…' for name in _OPTIONS)}.",
     )  # fmt: skip
     parser.add_argument(
         "words", nargs="*", metavar="sweep or tracking.key=value",

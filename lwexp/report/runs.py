@@ -20,15 +20,14 @@ import numpy as np
 
 from lwexp.config.schema import MLflowConfig
 from lwexp.errors import ConfigError, RunError, UnknownNameError
-from lwexp.tracking.delivery import REASON_TAG
-from lwexp.tracking.delivery_state import read_place
-from lwexp.tracking.keys import HEAD_RATE_TAG, STEM_RATE_TAG
+from lwexp.tracking.delivery_state import read_state
+from lwexp.tracking.keys import HEAD_RATE_TAG, PARENT_TAG, REASON_TAG, STEM_RATE_TAG
 from lwexp.tracking.reader import OLDEST_FIRST, StoredRun, StoreReader
 
 from .statistics import Floats
 
 _ID = re.compile(r"[0-9a-f]{6,32}")
-_PARENT_TAG, _KIND = "mlflow.parentRunId", "tags.`lwexp.kind` = 'sweep'"
+_IS_SWEEP = "tags.`lwexp.kind` = 'sweep'"
 _POINT_TAG, _PHASE_TAG = "lwexp.point", "lwexp.phase"
 
 
@@ -100,7 +99,7 @@ class SweepReader:
         Raises `UnknownNameError` for a metric that no run has, `RunError` for runs without the tag of their point.
         """
         parent = self.store.run(sweep_id)
-        children = self.store.search([parent.experiment_id], f"tags.`{_PARENT_TAG}` = '{sweep_id}'", OLDEST_FIRST)
+        children = self.store.search([parent.experiment_id], f"tags.`{PARENT_TAG}` = '{sweep_id}'", OLDEST_FIRST)
         if children and not any(_POINT_TAG in child.tags for child in children):
             raise RunError(f"the runs of {sweep_id} have no tag {_POINT_TAG}: an older lwexp has made them")
         children, searched = _compared(children)
@@ -128,7 +127,7 @@ class SweepReader:
 
 def _find(store: StoreReader, experiment: str, wanted: str | None) -> str:
     if wanted is not None and Path(wanted).is_dir():
-        run_id = read_place(Path(wanted)).run_id
+        run_id = read_state(Path(wanted)).run_id
         if run_id is None:
             raise ConfigError("sweep", wanted, "the folder holds no sweep that MLflow has (lwexp.sync delivers it)")
         return _checked(store.run(run_id), wanted)
@@ -143,7 +142,7 @@ def _find(store: StoreReader, experiment: str, wanted: str | None) -> str:
             return _checked(sweeps[0], wanted)
     if experiment not in experiments:
         raise UnknownNameError("tracking.experiment", experiment, experiments, "not in this store")
-    sweeps = store.search([experiments[experiment]], _KIND)
+    sweeps = store.search([experiments[experiment]], _IS_SWEEP)
     if wanted is None:
         if not sweeps:
             raise ConfigError("tracking.experiment", experiment, "holds no sweep yet (python -m lwexp.run -m … is one)")
@@ -161,7 +160,7 @@ def _find(store: StoreReader, experiment: str, wanted: str | None) -> str:
 def _checked(run: StoredRun, wanted: str) -> str:
     """The run's id. Raises `ConfigError` if it is not a sweep."""
     if run.tags.get("lwexp.kind") != "sweep":
-        parent = run.tags.get(_PARENT_TAG)
+        parent = run.tags.get(PARENT_TAG)
         why = f"is one job of the sweep {parent}" if parent else "is a single run, and no sweep"
         raise ConfigError("sweep", wanted, why)
     return run.id

@@ -18,7 +18,7 @@ from lwexp.config.hydra_files import write_multirun_file
 from lwexp.config.schema import MLflowConfig
 from lwexp.errors import RunError
 from lwexp.experiment.manifest import Point, SweepManifest, read_manifest
-from lwexp.tracking.delivery_process import courier
+from lwexp.tracking.courier import courier
 
 from . import table
 from .launchers.base import is_basic

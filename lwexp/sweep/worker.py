@@ -29,8 +29,8 @@ from lwexp.errors import LwexpError, RunError
 from lwexp.experiment.folder import pruned_in
 from lwexp.host.lock import Lock
 from lwexp.host.signals import Interrupted, handle_in_command, held_back, take_signals, tell_of
+from lwexp.tracking.courier import courier
 from lwexp.tracking.delivery import RUN_LOCK
-from lwexp.tracking.delivery_process import courier
 
 from .outcome import JobRecord
 from .parent import record_failure
@@ -98,7 +98,7 @@ def _run_apart(config: DictConfig, folder: Path) -> Any:
         "environment": dict(os.environ),
         "cwd": str(Path.cwd()),
         # one process delivers for all jobs of this launcher: to import mlflow takes seconds
-        "delivery": courier.lend() if OmegaConf.select(config, "tracking.name") == "mlflow" else None,
+        "delivery": courier.share() if OmegaConf.select(config, "tracking.name") == "mlflow" else None,
     }
     # daemon=False: it may have data workers. It ends by itself when this process is gone
     process = context.Process(target=_serve, args=(order, theirs), daemon=False)
@@ -207,7 +207,7 @@ def _train(order: dict[str, Any]) -> Any:
     os.environ.update(order["environment"])
     os.chdir(order["cwd"])
     if order["delivery"] is not None:
-        courier.borrow(order["delivery"])
+        courier.attach(order["delivery"])
     hydra = OmegaConf.structured(HydraConf)
     OmegaConf.set_struct(hydra, False)  # Hydra adds keys of its own
     hydra.merge_with(order["hydra"]["hydra"])

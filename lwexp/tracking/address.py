@@ -1,4 +1,4 @@
-"""Addresses of MLflow stores: which one is meant, whether it can be one, and how to show it without its secrets."""
+"""Addresses of MLflow stores: resolving and validating them, and showing them without secrets."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def resolve_uri(config: MLflowConfig, base: Path) -> str:
     """The store's address: `tracking.uri`, else MLFLOW_TRACKING_URI, else a database below `base`/outputs.
 
     A relative SQLite path counts from `base`, the folder where the command was started, and comes back absolute.
-    Nothing is created or contacted. Raises `ConfigError` for what cannot be an address, its secrets hidden.
+    Creates and contacts nothing. Raises `ConfigError` for an invalid address, with its secrets redacted.
     """
     key, uri = uri_source(config)
     if kind(uri) == "sqlite":
@@ -41,7 +41,7 @@ def resolve_uri(config: MLflowConfig, base: Path) -> str:
 
 
 def uri_source(config: MLflowConfig) -> tuple[str, str]:
-    """Where the address was written (an option, or the environment variable), and the address as written."""
+    """The source of the address (an option, or the environment variable), and the address as written."""
     if config.uri is not None:
         return "tracking.uri", config.uri.strip()
     return "MLFLOW_TRACKING_URI", os.environ.get("MLFLOW_TRACKING_URI", "").strip() or DEFAULT_URI
@@ -121,7 +121,7 @@ def _checked_database(key: str, uri: str) -> str:
 
 
 def _unknown(uri: str) -> str:
-    """Why `uri`, of none of the known kinds, is no address of a store."""
+    """Why `uri`, which is not of a known kind, is not an address of a store."""
     scheme, colon, _ = uri.partition(":")
     if not uri:
         return f"is empty; {_HINT}"

@@ -22,9 +22,9 @@ from . import address
 
 T = TypeVar("T")
 
-# Answered from the server's database, so a server whose database hangs does not pass for one that answers
+# Answered from the server's database, so that a server whose database hangs does not count as available
 _QUESTION = "/api/2.0/mlflow/experiments/search?max_results=1"
-_AUTOFLUSH = re.compile(r"^\(raised as a result of [^)]*\)\s*")  # SQLAlchemy puts it before the database's words
+_AUTOFLUSH = re.compile(r"^\(raised as a result of [^)]*\)\s*")  # SQLAlchemy's prefix to the database's message
 
 
 class UnreachableError(RunError):
@@ -60,21 +60,19 @@ def check_store(config: MLflowConfig, base: Path | None = None, *, create: bool 
     except TimeoutError:
         raise UnreachableError(uri, f"no answer within {config.timeout:g} s") from None
     except Exception as error:
-        raise UnreachableError(uri, one_line(error, uri)) from None
+        raise UnreachableError(uri, error_line(error, uri)) from None
     return uri
 
 
 def within(seconds: float, action: Callable[[], T]) -> T:
-    """The result of `action`, or `TimeoutError`: what blocks inside the operating system cannot be interrupted, only
-    left behind in a daemon thread.
-    """
+    """The result of `action`, or `TimeoutError`; a call that blocks in the operating system is left in its thread."""
     results: list[T] = []
     errors: list[BaseException] = []
 
     def work() -> None:
         try:
             results.append(action())
-        except BaseException as error:  # handed to the caller below
+        except BaseException as error:  # re-raised below
             errors.append(error)
 
     thread = threading.Thread(target=work, daemon=True, name="lwexp-first-contact")
@@ -105,7 +103,7 @@ def _check_file(key: str, uri: str) -> None:
         finally:
             connection.close()
     except sqlite3.OperationalError as error:
-        if "locked" not in str(error):  # a lock passes, and later calls wait for it
+        if "locked" not in str(error):  # later calls wait for a lock
             raise UnreachableError(uri, str(error)) from None
     except sqlite3.DatabaseError:
         raise ConfigError(key, redact_addresses(uri), "the file exists and is not an SQLite database") from None
@@ -117,7 +115,7 @@ def _contact_server(uri: str, timeout: float) -> None:
     try:
         urllib.request.urlopen(plain + _QUESTION, timeout=timeout).close()  # http or https, by `resolve_uri`
     except urllib.error.HTTPError:
-        return  # an answer; what it means, MLflow's own requests will tell
+        return  # an answer; MLflow's own requests will report what it means
     except urllib.error.URLError as error:
         if "SSL" not in type(error.reason).__name__:  # MLflow has its own options for certificates
             raise error.reason if isinstance(error.reason, Exception) else error from None
@@ -137,8 +135,8 @@ def _contact_database(uri: str, timeout: float) -> None:
     engine.connect().close()
 
 
-def one_line(error: BaseException, uri: str) -> str:
-    """The telling part of `error`'s text, at most 300 characters, without the secrets of `uri`."""
+def error_line(error: BaseException, uri: str) -> str:
+    """The reason in an error of MLflow, a database or the network: one line without secrets, up to 300 characters."""
     text = _AUTOFLUSH.sub("", str(error)).strip() or type(error).__name__
     caused = re.search(r"Caused by \w+\((.*)\)", text)
     text = " ".join((caused[1].strip("'\")") if caused else text.splitlines()[0]).split())

@@ -1,8 +1,8 @@
-"""The journal: all that a run tells its tracking store, in one append-only file, written before anything is sent.
+"""The journal: everything a run sends to its tracking store, in one append-only file, written before it is sent.
 
-A header, then records of a mark, a kind, a length, the content, and a CRC-32 of it all. One `write` call per record, so
-what a process had written when it was killed is there; a record that was cut off in the middle fails its check and is
-dropped when the file is opened again. The values of one step take 8 bytes each, their names stand in the file once.
+A header, then records of a mark, a kind, a length, the content, and a CRC-32 of all of these. One `write` call per
+record: a killed process loses nothing that it had written. A truncated record fails its checksum and is removed when
+the file is opened again. Each value of a step takes 8 bytes; metric names are written once.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, NoReturn
 
 from lwexp.errors import RunError
 
@@ -31,13 +31,13 @@ _NUMBERS = {kind: number for number, kind in enumerate(_KINDS)}
 _HEAD = struct.Struct("<2sBI")  # mark, kind, length of the content
 _CHECK = struct.Struct("<I")
 _ROW = struct.Struct("<Iqq")  # set of keys, optimizer step, milliseconds since the Unix epoch
-_RESERVE = "journal.reserve"  # given up for the end record when the disk is full
+_RESERVE = "journal.reserve"  # deleted on a full disk, to make room for the end record
 _RESERVE_BYTES = 16384
-_CHUNK = 1 << 22  # bytes read at once
+CHUNK = 1 << 22  # bytes read at once
 
 
 class Rows(NamedTuple):
-    """What one `rows` call wrote: metric keys, as MLflow takes them, and their values at an optimizer step."""
+    """Metrics of one optimizer step: their keys in MLflow, and their values."""
 
     keys: tuple[str, ...]
     values: tuple[float, ...]
@@ -46,7 +46,7 @@ class Rows(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """One record; `value` is `Rows` for the kind `rows`, else a mapping. `end` is the position behind it."""
+    """One record; `value` is `Rows` for the kind `rows`, else a mapping. `end` is the position behind it in bytes."""
 
     kind: Kind
     value: Any
@@ -54,24 +54,24 @@ class Entry(NamedTuple):
 
 
 class Reader:
-    """Entries in order, from the beginning or a position, as far as they are whole."""
+    """Reads complete entries in order, from the beginning or a position."""
 
-    def __init__(self, path: Path) -> None:
-        """Nothing is read yet. Raises `RunError` if the file is no journal."""
-        self.path, self.position = path, len(_HEADER)
-        self.damaged = 0  # bytes that were skipped because no valid record is in them
+    def __init__(self, path: Path, chunk: int = CHUNK) -> None:
+        """Check the header. `chunk`: bytes to read at once. Raises `RunError` if the file is not a journal."""
+        self.path, self.position, self._chunk = path, len(_HEADER), chunk
+        self.damaged = 0  # bytes skipped because they hold no valid record
         self.key_sets: dict[int, tuple[str, ...]] = {}
         self.names: dict[str, str] = {}  # name -> key
         with path.open("rb") as file:
-            if not _HEADER.startswith(file.read(len(_HEADER))):  # a shorter file was cut off before its first record
+            if not _HEADER.startswith(file.read(len(_HEADER))):  # a shorter file has a truncated header
                 raise RunError(f"{path} is not a metrics journal of this version of lwexp")
 
     def entries(self, until: int | None = None) -> Iterator[Entry]:
-        """What is there from `position` on, which moves along; an unfinished record at the end is left for later.
+        """The entries from `position` on, which advances; a truncated record at the end is read by a later call.
 
-        With `until`, entries from there on are not read.
+        With `until`, stops at that position.
         """
-        size = _CHUNK
+        size = self._chunk
         with self.path.open("rb") as file:
             while True:
                 file.seek(self.position)
@@ -79,14 +79,14 @@ class Reader:
                 before = self.position
                 yield from self._parsed(content)
                 if self.position > before:
-                    size = _CHUNK
-                elif len(content) == size:  # one record, or one damaged stretch, is longer
+                    size = self._chunk
+                elif len(content) == size:  # a record or a damaged range is longer
                     size *= 2
                 else:
-                    return  # cut off, or still being written
+                    return  # truncated, or still being written
 
     def skip_to(self, position: int) -> None:
-        """Go on from `position`; the sets of keys before it are read."""
+        """Advance to `position`, reading the sets of keys before it."""
         for _ in self.entries(until=position):
             pass
 
@@ -114,7 +114,7 @@ class Reader:
         if kind == "rows":
             number, step, time_ms = _ROW.unpack_from(body)
             keys = self.key_sets.get(number)
-            if keys is None:  # the record that named them is damaged
+            if keys is None:  # the record with these keys is damaged
                 self.damaged += len(body)
                 return None
             values = struct.unpack_from(f"<{len(keys)}d", body, _ROW.size)
@@ -127,15 +127,15 @@ class Reader:
 
 
 class Journal:
-    """The journal open for writing, by one process at a time (the caller holds the run's lock)."""
+    """A journal open for writing, by one process at a time (the caller holds the run's lock)."""
 
     def __init__(self, folder: Path) -> None:
-        """Begin the journal in `folder`, or go on with the one that is there. Raises `RunError`."""
+        """Create the journal in `folder`, or open an existing one to append. Raises `RunError`."""
         self.path = folder / FILE
         self._reserve = folder / _RESERVE
         self._keys: dict[str, str] = {}  # metric name -> MLflow key
         self._numbers: dict[tuple[str, ...], int] = {}  # names -> number of their set of keys
-        self._last: dict[str, int] = {}  # key -> last step, of what was there at the opening
+        self._last: dict[str, int] = {}  # key -> last step in the file when it was opened
         self._last_step = -1
         self._next_number = 0
         self.rows_written = 0
@@ -145,22 +145,22 @@ class Journal:
         try:
             self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
             if os.fstat(self._file).st_size < len(_HEADER):
-                Reader(self.path)  # nobody else's file
+                Reader(self.path)  # raises for a file that is not a journal
                 os.ftruncate(self._file, 0)
                 self._end = 0
                 self._append(_HEADER)
             else:
-                self._take_up()
+                self._restore()
             self._reserve.write_bytes(bytes(_RESERVE_BYTES))
         except OSError as error:
             self.close()
-            self._no_space(error)
+            self._raise_disk_error(error)
         except RunError:
             self.close()
             raise
 
     def write(self, kind: Kind, value: Mapping[str, Any]) -> None:
-        """Append an entry of any kind but `rows`. Raises `RunError` where the disk takes no more."""
+        """Append an entry of any kind but `rows`. Raises `RunError` on a full disk."""
         body = json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")
         record = _record(kind, body)
         try:
@@ -175,15 +175,15 @@ class Journal:
             if kind == "end":
                 os.fsync(self._file)
         except OSError as error:
-            self._no_space(error)
+            self._raise_disk_error(error)
         if kind == "run":
             self.run = dict(value)
         self.ended = value["status"] if kind == "end" else None if kind == "resumed" else self.ended
 
     def rows(self, metrics: Mapping[str, float], step: int) -> None:
-        """Append the values of one step with the present time; what the journal has of that step is left out.
+        """Append the values of one step with the present time, except those that the journal already has.
 
-        Raises `RunError` where the disk takes no more; what was written before is whole then.
+        Raises `RunError` on a full disk; earlier entries stay complete.
         """
         if step <= self._last_step:
             metrics = {n: v for n, v in metrics.items() if self._last.get(self._keys.get(n, ""), -1) < step}
@@ -197,26 +197,26 @@ class Journal:
         try:
             self._append(_record("rows", body))
         except OSError as error:
-            self._no_space(error)
+            self._raise_disk_error(error)
         self.rows_written += len(names)
 
     def sync(self) -> int:
-        """Have all that was written on the disk; returns its length in bytes."""
+        """Sync the file to disk; returns its length in bytes."""
         try:
             os.fsync(self._file)
         except OSError as error:
-            self._no_space(error)
+            self._raise_disk_error(error)
         return self._end
 
     def close(self) -> None:
-        """Nothing is written any more."""
+        """Close the file."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
         with suppress(OSError):
             self._reserve.unlink(missing_ok=True)
 
-    def _take_up(self) -> None:
+    def _restore(self) -> None:
         reader = Reader(self.path)
         last: dict[tuple[str, ...], int] = {}
         for entry in reader.entries():
@@ -233,14 +233,14 @@ class Journal:
             self._last.update({key: max(self._last.get(key, -1), step) for key in keys})
         self._last_step = max(last.values(), default=-1)
         self._keys = dict(reader.names)
-        # numbers go on after those in the file; sets of keys are written anew when they are used
+        # sets of keys are written again on first use, with new numbers
         self._next_number = max(reader.key_sets, default=-1) + 1
         self._end = reader.position
         os.ftruncate(self._file, self._end)
 
     def _new_keys(self, names: tuple[str, ...]) -> int:
         new = [name for name in names if name not in self._keys]
-        for name in sorted(new, key=lambda name: name != safe_key(name)):  # what can stay as it is comes first
+        for name in sorted(new, key=lambda name: name != safe_key(name)):  # names that need no change first
             self._keys[name] = free_key(name, self._keys.values())
         number = self._next_number
         self.write("keys", {"number": number, "names": names, "keys": [self._keys[name] for name in names]})
@@ -260,12 +260,12 @@ class Journal:
             raise
         self._end += len(record)
 
-    def _no_space(self, error: OSError) -> None:
+    def _raise_disk_error(self, error: OSError) -> NoReturn:
         raise RunError(f"the metrics journal {self.path} cannot be written: {error.strerror or error}") from error
 
 
 def run_record(folder: Path) -> dict[str, Any] | None:
-    """What the journal in `folder` says of its run; None where there is no journal, or no run in it."""
+    """The entry about the run in the journal of `folder`; None if there is no journal or no such entry."""
     path = folder / FILE
     try:
         found = (entry.value for entry in Reader(path).entries() if entry.kind == "run")
@@ -280,7 +280,7 @@ def has_journal(folder: Path) -> bool:
 
 
 def ended(folder: Path) -> str | None:
-    """The status that the run in `folder` ended with; None if it has not, or died without a word."""
+    """The final status of the run in `folder`; None while it is open, or if its process died."""
     path = folder / FILE
     if not path.is_file():
         return None

@@ -1,4 +1,4 @@
-"""Names of metrics, params and tags that MLflow accepts, and values cut to what it stores."""
+"""Names of metrics, params and tags: those that lwexp reads back, and any name made acceptable to MLflow."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ from lwexp.redaction import redact_addresses
 
 # https://github.com/mlflow/mlflow/blob/v3.17.2/mlflow/utils/validation.py; a colon is refused on Windows only
 MAX_KEY, MAX_PARAM, MAX_TAG, MAX_NAME = 250, 6000, 8000, 250
+NOTE_TAG = "mlflow.note.content"  # shown as the run's description
+PARENT_TAG = "mlflow.parentRunId"
+ID_TAG, REASON_TAG = "lwexp.id", "lwexp.reason"
 HEAD_RATE_TAG, STEM_RATE_TAG = "lwexp.lr.head", "lwexp.lr.stem"  # planned rates of the first and the last group
 _REFUSED = re.compile(r"[^\w.\- ]")
 
 
 def safe_key(name: str) -> str:
-    """`name` as MLflow takes it: no `*[]:` and the like, no part that reads as a path, at most 250 characters.
+    """`name` made acceptable to MLflow: no `*[]:` and the like, no part that reads as a path, at most 250 characters.
 
-    A name that is fine already comes back as it is. See `safe_keys` for several names.
+    An acceptable name is returned unchanged. See `safe_keys` for several names.
 
     >>> safe_key("lr/03_blocks.*.norm1[0]"), safe_key("/a//../b")
     ('lr/03_blocks._.norm1_0_', 'a/__/b')
@@ -30,7 +33,7 @@ def safe_key(name: str) -> str:
 
 
 def safe_keys(names: Sequence[str]) -> list[str]:
-    """`safe_key` of each of `names`; names that would become one get a hash of the original appended.
+    """`safe_key` of each of `names`, with a hash of the original name appended where two would be equal.
 
     >>> safe_keys(["a.b", "a*", "a?", "a*"])
     ['a.b', 'a__a4a87d31', 'a__5289f1df', 'a__a4a87d31']
@@ -67,9 +70,9 @@ def cut(text: str, limit: int) -> str:
 
 
 def param_values(params: Mapping[str, Any]) -> dict[str, str]:
-    """Names and values of `params` as MLflow takes them: text as it is, anything else as JSON, long values cut.
+    """`params` made acceptable to MLflow: safe names, values other than text as JSON, long values cut.
 
-    Secrets in addresses are hidden, here and in `tag_values`.
+    Redacts secrets in addresses, as does `tag_values`.
     """
     keys = safe_keys(list(params))
     values = [cut(redact_addresses(_text(value)), MAX_PARAM) for value in params.values()]
@@ -77,7 +80,7 @@ def param_values(params: Mapping[str, Any]) -> dict[str, str]:
 
 
 def tag_values(tags: Mapping[str, str]) -> dict[str, str]:
-    """Names and values of `tags` as MLflow takes them, long values cut."""
+    """`tags` made acceptable to MLflow: safe names, long values cut."""
     keys = safe_keys(list(tags))
     return {key: cut(redact_addresses(str(value)), MAX_TAG) for key, value in zip(keys, tags.values(), strict=True)}
 

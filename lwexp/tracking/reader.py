@@ -1,4 +1,4 @@
-"""Reading runs back from an MLflow store, without a word of MLflow's own types for the caller to know."""
+"""Reading runs from an MLflow store, as plain dataclasses."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from lwexp.config.schema import MLflowConfig
 
-from .store import bounded, connect, explained
+from .store import connect, limit_retries, translate_errors
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -104,7 +104,7 @@ class StoreReader:
 
     @contextmanager
     def _asking(self, what: str = "failed") -> Iterator[None]:
-        with explained(self.uri, what), bounded():
+        with translate_errors(self.uri, what), limit_retries():
             yield
 
 

@@ -1,6 +1,6 @@
-"""Working with an MLflow store that answers: the client, the experiment, calls that are tried again.
+"""The MLflow client of a store, the experiment, and the errors of its calls.
 
-mlflow is imported only inside functions: it takes seconds, and tracking=none does without.
+mlflow is imported inside functions only: it takes seconds, and tracking=none does not need it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from lwexp.errors import ConfigError, RunError
 from lwexp.redaction import redact_addresses
 
 from . import address
-from .contact import check_store, one_line
+from .contact import check_store, error_line
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -32,7 +32,7 @@ _TRANSIENT = {
     "INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "RESOURCE_EXHAUSTED", "REQUEST_LIMIT_EXCEEDED",
     "DEADLINE_EXCEEDED", "ABORTED", "CANCELLED", "IO_ERROR",
 }  # fmt: skip
-# MLflow's own retries take over four minutes, and it prints links where a run ends
+# MLflow's own retries take over four minutes, and it prints links when a run ends
 _SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
@@ -47,16 +47,16 @@ def connect(config: MLflowConfig, base: Path | None = None, *, create: bool = Tr
     exist; `RunError` for a store that does not answer.
     """
     uri = check_store(config, base, create=create)
-    quiet()
-    with explained(uri), first_use(uri), bounded():
+    import_quietly()
+    with translate_errors(uri), lock_first_use(uri), limit_retries():
         from mlflow import MlflowClient
 
         return MlflowClient(tracking_uri=uri), uri
 
 
 @contextmanager
-def first_use(uri: str) -> Iterator[None]:
-    """One process at a time, for an SQLite file: MLflow's own making of tables is not safe against a second one."""
+def lock_first_use(uri: str) -> Iterator[None]:
+    """A file lock beside an SQLite file: MLflow's creation of tables is not safe in two processes at once."""
     if address.kind(uri) != "sqlite":
         yield
         return
@@ -75,7 +75,7 @@ def first_use(uri: str) -> Iterator[None]:
 
 
 def experiment_id(client: MlflowClient, name: str, uri: str, base: Path | None = None) -> str:
-    """The id of the experiment `name`, made on first use, marked as model training.
+    """The id of the experiment `name`, created on first use and marked as model training.
 
     Raises `ConfigError` for a name that MLflow refuses or that belongs to a deleted experiment.
     """
@@ -100,39 +100,39 @@ def experiment_id(client: MlflowClient, name: str, uri: str, base: Path | None =
 
 
 def artifact_folder(uri: str, base: Path | None = None) -> Path:
-    """Where runs of a database store keep their files: `mlartifacts` beside an SQLite file, else below outputs/."""
+    """The artifact folder of a database store: `mlartifacts` beside an SQLite file, else below `base`/outputs/."""
     if address.kind(uri) == "sqlite":
         return address.sqlite_path(uri).parent / "mlartifacts"
     return (base or Path.cwd()).absolute() / "outputs" / "mlartifacts"
 
 
 def _artifact_location(uri: str, base: Path | None) -> str | None:
-    """For a database; a server decides for itself."""
+    """The artifact location for a database; None for a server, which has its own."""
     return None if address.kind(uri).startswith("http") else artifact_folder(uri, base).as_uri()
 
 
-def may_pass(error: Exception) -> bool:
-    """Whether trying again may help: all but an answer of MLflow's that says that the request itself is wrong."""
+def is_transient(error: Exception) -> bool:
+    """Whether a retry may help: any error but an answer of MLflow that the request itself is wrong."""
     from mlflow.exceptions import MlflowException
 
     return not isinstance(error, MlflowException) or error.error_code in _TRANSIENT
 
 
 @contextmanager
-def explained(uri: str, what: str = "failed") -> Iterator[None]:
-    """MLflow's, the database's and the network's errors as a `RunError` of one line without secrets."""
+def translate_errors(uri: str, what: str = "failed") -> Iterator[None]:
+    """Re-raises errors of MLflow, the database and the network as a `RunError` of one line without secrets."""
     try:
         yield
     except (RunError, ConfigError):
         raise
     except Exception as error:
-        raise RunError(f"the tracking store {redact_addresses(uri)} {what}: {one_line(error, uri)}") from None
+        raise RunError(f"the tracking store {redact_addresses(uri)} {what}: {error_line(error, uri)}") from None
 
 
-class _Bounds:
-    """Settings of MLflow's HTTP client, which reads them from the environment at every request.
+class _RetryLimits:
+    """Sets MLFLOW_HTTP_… variables, which MLflow's HTTP client reads at every request.
 
-    In place only while a call of ours runs (in any thread), and only where the user has set none.
+    Only while a call of ours runs (in any thread), and only those that the user has not set.
     """
 
     def __init__(self) -> None:
@@ -153,21 +153,21 @@ class _Bounds:
                     os.environ.pop(name, None)
 
 
-_bounds = _Bounds()
+_limits = _RetryLimits()
 
 
 @contextmanager
-def bounded() -> Iterator[None]:
-    """Calls of MLflow's client fail soon, so that trying again is `persist`'s decision, not four minutes of silence."""
-    _bounds.enter()
+def limit_retries() -> Iterator[None]:
+    """Calls of MLflow's client fail at once; `Delivery` retries them itself, and reports the error meanwhile."""
+    _limits.enter()
     try:
         yield
     finally:
-        _bounds.leave()
+        _limits.leave()
 
 
-def quiet() -> None:
-    """Import mlflow without its chatter and telemetry; a level that the user chose (MLFLOW_LOGGING_LEVEL) stays."""
+def import_quietly() -> None:
+    """Import mlflow without its log messages and telemetry; a level set by MLFLOW_LOGGING_LEVEL stays."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DO_NOT_TRACK", "true")
     import mlflow  # noqa: F401
@@ -175,5 +175,5 @@ def quiet() -> None:
     if "MLFLOW_LOGGING_LEVEL" in os.environ:
         return
     logging.getLogger("mlflow").setLevel(logging.WARNING)
-    # it logs every database error with its traceback and raises it as well; one report, ours, is enough
+    # it logs every database error with a traceback and raises it as well
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)

@@ -1,4 +1,4 @@
-"""The training process's side of tracking: everything goes to the journal, another process delivers it."""
+"""The training process's side of tracking: everything is written to the journal, and another process delivers it."""
 
 from __future__ import annotations
 
@@ -6,39 +6,41 @@ import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
 from lwexp.errors import ConfigError, RunError
 from lwexp.host.lock import Lock
 from lwexp.redaction import redact
 
+from .base import Status
+from .courier import courier
 from .delivery import RUN_LOCK, end_entry
-from .delivery_process import courier
-from .delivery_state import Place, forget_failure, read_place
+from .delivery_state import DeliveryState, clear_failure, read_state
 from .journal import Journal
 
-Status = Literal["FINISHED", "FAILED", "KILLED"]
-
 KILLED_SECONDS = 10.0  # Slurm gives 30 s between SIGTERM and SIGKILL
-_LOOK_SECONDS = 1.0
-_ASK_SECONDS = 30.0
-_LOCK_SECONDS = 10.0  # data workers and a delivery that closes the run may hold the folder a little longer
-_FIRST_SECONDS = 60.0  # MLflow's tables are made on first use of a database, which takes seconds
+LOCK_SECONDS = 10.0  # data workers and a delivery that closes the run may hold the folder a little longer
+_CHECK_SECONDS = 1.0
+_RETRY_SECONDS = 30.0  # after which a store that refused is asked again
+_FIRST_SECONDS = 60.0  # MLflow creates the tables of a new database, which takes seconds
 
 log = logging.getLogger(__name__)
 
 
 class JournalTracker:
-    """One run. Nothing that it does waits for the store, except the first word and the end."""
+    """One run, written to its journal. Only the start and the end wait for the store."""
 
     def __init__(self, folder: Path, run_name: str, uri: str | None, flush_timeout: float) -> None:
-        """Take the journal in `folder`; `uri` None: it is kept and not delivered. Raises `RunError`."""
+        """Lock and open the journal in `folder`; with `uri` None it is written and not delivered.
+
+        `flush_timeout`: seconds without an answer after which `finish` stops waiting for the store. Raises `RunError`
+        for a folder that is in use or cannot be written.
+        """
         self.run_name, self.where = run_name, redact(uri) if uri is not None else "none"
         self.folder, self._uri, self._patience = folder, uri, flush_timeout
         self._lock = Lock(folder / RUN_LOCK)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            if not self._lock.acquire(_LOCK_SECONDS):
+            if not self._lock.acquire(LOCK_SECONDS):
                 raise RunError(f"another process is running in {folder}")
         except OSError as error:
             raise RunError(f"{folder} cannot be used: {error.strerror or error}") from error
@@ -47,78 +49,77 @@ class JournalTracker:
         except BaseException:
             self._lock.release()
             raise
-        self._next_look = 0.0
-        self._next_question = time.monotonic() + _ASK_SECONDS
-        self._problem: str | None = None  # what people have been told
+        self._next_check = 0.0
+        self._next_retry = time.monotonic() + _RETRY_SECONDS
+        self._problem: str | None = None  # as last logged
         self._finished = False
 
     @property
     def run_id(self) -> str | None:
-        """MLflow's id of the run; None until the store has made it."""
-        return read_place(self.folder).run_id
+        """MLflow's id of the run; None until the store has created it."""
+        return read_state(self.folder).run_id
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Write `metrics` of `step` with the present time to the journal.
 
-        Raises `RunError` where the disk takes no more, and after `finish`.
+        Raises `RunError` on a full disk, and after `finish`.
         """
         self._check_open(f"step {step}")
         self.journal.rows(metrics, step)
         now = time.monotonic()
-        if now >= self._next_look:
-            self._next_look = now + _LOOK_SECONDS
-            self._look()
+        if now >= self._next_check:
+            self._next_check = now + _CHECK_SECONDS
+            self._check_delivery()
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
-        """Keep the file or folder `path` under `folder` of the run's artifacts; it is copied a little later."""
+        """Keep the file or folder `path` under `folder` of the run's artifacts; the delivery copies it."""
         self._check_open(path.name)
         if not path.exists():
-            raise RunError(f"{path} is to be kept with run {self.run_name}, but does not exist")
+            raise RunError(f"{path} does not exist and cannot be an artifact of run {self.run_name}")
         inside = path.absolute().is_relative_to(self.folder.absolute())
         name = path.absolute().relative_to(self.folder.absolute()) if inside else path.absolute()
         self.journal.write("artifact", {"path": str(name), "folder": folder})
 
     def tag(self, tags: Mapping[str, str]) -> None:
-        """Set tags; values over MLflow's 8,000 characters are cut, secrets in addresses are hidden."""
+        """Set tags; values over MLflow's 8,000 characters are cut, secrets in addresses are redacted."""
         self._check_open("a tag")
         self.journal.write("tags", {key: redact(str(value)) for key, value in tags.items()})
 
     def position(self) -> int:
-        """Have the journal on the disk; returns its length in bytes."""
+        """Sync the journal to disk; returns its length in bytes."""
         return self.journal.sync()
 
     def begin(self, at_once: bool) -> None:
-        """Have the run delivered. With `at_once`, wait for the store's first word, and raise what it refuses.
+        """Request the run's delivery. With `at_once`, wait for the store's first answer.
 
-        Raises `ConfigError`, `RunError`.
+        Raises `ConfigError` or `RunError` for a store that refuses the run.
         """
         if self._uri is None:
             return
-        forget_failure(self.folder)
+        clear_failure(self.folder)
         courier.deliver(self.folder, self._uri, self._patience)
         if not at_once:
-            self._problem = "does not answer"  # people have been told
+            self._problem = "does not answer"  # already logged
             return
         deadline = time.monotonic() + _FIRST_SECONDS
         while time.monotonic() < deadline:
-            place = read_place(self.folder)
-            if place.refused is not None:
-                refused = place.refused
+            state = read_state(self.folder)
+            if state.refused is not None:
+                refused = state.refused
                 if refused["key"] is not None:
                     raise ConfigError(refused["key"], refused["value"], refused["why"])
                 raise RunError(f"the tracking store {self.where} refuses the run: {refused['why']}")
-            if place.run_id is not None or place.problem is not None or courier.trouble(place.pid) is not None:
+            if state.run_id is not None or state.problem is not None or courier.last_failure(state.pid) is not None:
                 break
             time.sleep(0.02)
-            courier.look()
-        self._look()
+            courier.keep_alive()
+        self._check_delivery()
 
     def finish(self, status: Status, reason: str | None = None) -> None:
-        """Write the end, and return when everything is delivered and the status set, or say what is not.
+        """Write the end, and wait until everything is delivered; log what is not.
 
-        A store that has not answered for `flush_timeout` seconds is not waited for any longer, nor any store for
-        longer than 10 seconds when the run was killed. A second call does nothing. Interrupted while it waits, the
-        delivery goes on without this process.
+        Stops waiting for a store that has not answered for `flush_timeout` seconds, and after 10 seconds for a run
+        that was killed. A second call does nothing. If it is interrupted, the delivery continues without this process.
         """
         if self._finished:
             return
@@ -131,60 +132,60 @@ class JournalTracker:
             self.close()
 
     def close(self) -> None:
-        """Let go of the journal; what is not delivered yet may still be."""
+        """Close and unlock the journal; its delivery continues."""
         self._finished = True
         self.journal.close()
         self._lock.release()
         courier.forget(self.folder)
 
     def _await_delivery(self, at_most: float) -> None:
-        self._ask_again()
+        self._retry_refused()
         courier.wake(self.folder)
         end, since = self.journal.sync(), time.time()
         while True:
-            place, now = read_place(self.folder), time.time()
-            if place.status is not None and place.position >= end:
-                if place.rows:
-                    log.info("%d metric rows of run %s delivered to %s", place.rows, self.run_name, self.where)
-                for name, why in place.not_kept.items():
+            state, now = read_state(self.folder), time.time()
+            if state.status is not None and state.position >= end:
+                if state.rows:
+                    log.info("%d metric rows of run %s delivered to %s", state.rows, self.run_name, self.where)
+                for name, why in state.not_kept.items():
                     log.warning("run %s: %s could not be kept with it in %s: %s", self.run_name, name, self.where, why)
                 return
-            silent = now - max(since, place.answered)
-            hopeless = courier.trouble(place.pid) is not None and courier.hopeless
-            if place.refused is not None or hopeless or silent >= self._patience or now - since >= at_most:
-                self._tell_rest(place)
+            silent = now - max(since, state.answered)
+            given_up = courier.last_failure(state.pid) is not None and courier.given_up
+            if state.refused is not None or given_up or silent >= self._patience or now - since >= at_most:
+                self._log_rest(state)
                 return
             time.sleep(0.02)
-            courier.look()
+            courier.keep_alive()
 
-    def _ask_again(self) -> None:
-        """A store that has refused may have changed its mind: rights given, an address repaired."""
-        if self._uri is not None and read_place(self.folder).refused is not None:
-            forget_failure(self.folder)
+    def _retry_refused(self) -> None:
+        """Request the delivery again if the store refused it: permissions may have changed since."""
+        if self._uri is not None and read_state(self.folder).refused is not None:
+            clear_failure(self.folder)
             courier.deliver(self.folder, self._uri, self._patience)
 
-    def _tell_rest(self, place: Place) -> None:
-        """Say what the store does not have."""
-        missing = self.journal.rows_written - place.rows
+    def _log_rest(self, state: DeliveryState) -> None:
+        """Log what the store does not have."""
+        missing = self.journal.rows_written - state.rows
         rest = f"{missing} of {self.journal.rows_written} metric rows" if missing else "its end"
-        why = courier.trouble(place.pid) or place.problem or "no answer yet"
+        why = courier.last_failure(state.pid) or state.problem or "no answer yet"
         log.warning(
             "run %s: %s not delivered to %s (%s); nothing is lost: python -m lwexp.sync %s",
             self.run_name, rest, self.where, why, self.folder,
         )  # fmt: skip
 
-    def _look(self) -> None:
-        """Keep the delivery going, and say once when the store fails, and when it answers again."""
+    def _check_delivery(self) -> None:
+        """Keep the delivery process alive; log once when the store fails, and when it answers again."""
         if self._uri is None:
             return
-        courier.look()
-        place = read_place(self.folder)
-        problem = courier.trouble(place.pid) or place.problem
-        if place.refused is not None and time.monotonic() >= self._next_question:
-            self._next_question = time.monotonic() + _ASK_SECONDS
-            self._ask_again()
+        courier.keep_alive()
+        state = read_state(self.folder)
+        problem = courier.last_failure(state.pid) or state.problem
+        if state.refused is not None and time.monotonic() >= self._next_retry:
+            self._next_retry = time.monotonic() + _RETRY_SECONDS
+            self._retry_refused()
         if problem is not None and self._problem is None:
-            log.warning("tracking store %s: %s; the run goes on, its metrics wait in its folder", self.where, problem)
+            log.warning("tracking store %s: %s; the run continues, its metrics wait in its folder", self.where, problem)
         elif problem is None and self._problem is not None:
             log.info("tracking store %s answers again", self.where)
         self._problem = problem

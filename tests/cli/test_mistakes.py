@@ -118,7 +118,7 @@ def test_server_that_does_not_answer_is_told_and_stops_no_training(
     outcome = lwexp_here("run", *multirun, *SMALL, *options)
     assert outcome.code == 0
     assert re.search(
-        rf"^the tracking store {address} is not available \(.*\); the run goes on", outcome.out, re.MULTILINE
+        rf"^the tracking store {address} is not available \(.*\); the run continues", outcome.out, re.MULTILINE
     )
     assert re.search(r"metric rows not delivered to .*; nothing is lost: python -m lwexp.sync /", outcome.out)
     jobs = [path.parent for path in tmp_path.rglob("best.safetensors")]

@@ -133,7 +133,7 @@ def test_a_moved_run_goes_on_where_it_is_now(lwexp_here: RunHere, killed: Path, 
 def test_a_second_process_in_the_folder_is_refused(
     lwexp_here: RunHere, killed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracker, "_LOCK_SECONDS", 0.1)
+    monkeypatch.setattr(tracker, "LOCK_SECONDS", 0.1)
     config = (killed / "config.yaml").read_bytes()
     with Lock(killed / "journal.lock") as lock:
         assert lock.acquire()

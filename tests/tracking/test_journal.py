@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import math
-import os
 import random
 import struct
 import tracemalloc
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,21 +17,8 @@ from hypothesis import strategies as st
 
 from lwexp.errors import RunError
 from lwexp.tracking import ended, has_run
-from lwexp.tracking import journal as journal_module
-from lwexp.tracking.journal import FILE, Entry, Journal, Reader
-
-RUN = {"id": "a1", "run_name": "rün", "params": {"lr": "0.1"}}
-
-
-def told(path: Path) -> list[tuple[str, Any]]:
-    """What the journal says, without the records that only name keys, without times."""
-    return [shown(entry) for entry in Reader(path).entries() if entry.kind != "keys"]
-
-
-def shown(entry: Entry) -> tuple[str, Any]:
-    if entry.kind == "rows":
-        return "rows", (entry.value.step, dict(zip(entry.value.keys, entry.value.values, strict=True)))
-    return entry.kind, entry.value
+from lwexp.tracking.journal import FILE, Journal, Reader
+from tests.helpers.journals import RUN, contents, shown
 
 
 @pytest.fixture
@@ -111,7 +96,7 @@ def test_odd_names_never_become_one_in_whatever_order_they_come(tmp_path: Path) 
             journal = Journal(folder)
             journal.rows({name: step}, step)
             journal.close()
-        rows = [value for kind, value in told(journal.path) if kind == "rows"]
+        rows = [value for kind, value in contents(journal.path) if kind == "rows"]
         assert [step for step, _ in rows] == list(range(len(order)))
         assert len({key for _, values in rows for key in values}) == len(names)
 
@@ -120,7 +105,7 @@ def test_names_that_mlflow_takes_stay_as_they_are(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     journal.rows({"lr/a*": 1.0, "lr/a_": 2.0, "lr/00_conv1.weight": 3.0}, 0)
     journal.close()
-    ((_, (_, values)),) = told(journal.path)
+    ((_, (_, values)),) = contents(journal.path)
     assert values["lr/a_"] == 2.0
     assert values["lr/00_conv1.weight"] == 3.0
     assert sorted(values.values()) == [1.0, 2.0, 3.0]
@@ -135,7 +120,7 @@ def test_sets_of_names_that_change_are_read_with_their_own_values(tmp_path: Path
         journal.rows(values, step)
         expected.append(("rows", (step, values)))
     journal.close()
-    assert told(journal.path) == expected
+    assert contents(journal.path) == expected
     assert sum(entry.kind == "keys" for entry in Reader(journal.path).entries()) == len(
         {tuple(e[1][1]) for e in expected}
     )
@@ -192,15 +177,14 @@ def test_a_reader_holds_a_part_of_a_large_journal_at_a_time(tmp_path: Path) -> N
     assert peak < 10e6
 
 
-def test_a_record_longer_than_what_is_read_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journal_module, "_CHUNK", 64)
+def test_a_record_longer_than_what_is_read_at_once(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     journal.rows({"a": 1.0}, 0)
     journal.write("tags", {"long": "x" * 5000})
     for step in range(1, 50):
         journal.rows({"a": 1.0}, step)
     journal.close()
-    assert [kind for kind, _ in told(journal.path)] == ["rows", "tags", *["rows"] * 49]
+    assert [kind for kind, _ in contents(journal.path, chunk=64)] == ["rows", "tags", *["rows"] * 49]
 
 
 # ------------------------------------------------------------------------------------------------------------- damage
@@ -214,14 +198,14 @@ def test_a_journal_cut_off_at_any_byte_keeps_what_was_whole_and_goes_on(small: P
     for length in range(len(content)):
         (folder / FILE).write_bytes(content[:length])
         kept = [told for end, told, kind in whole if end <= length and kind != "keys"]
-        assert told(folder / FILE) == kept
+        assert contents(folder / FILE) == kept
         assert has_run(folder) == (("run", RUN) in kept)
         assert ended(folder) is None
         journal = Journal(folder)
         assert journal.run == (RUN if ("run", RUN) in kept else None)
         journal.rows({"a": 7.0, "new": 8.0}, 9)
         journal.close()
-        assert told(folder / FILE) == [*kept, ("rows", (9, {"a": 7.0, "new": 8.0}))]
+        assert contents(folder / FILE) == [*kept, ("rows", (9, {"a": 7.0, "new": 8.0}))]
         assert Reader(folder / FILE).damaged == 0
 
 
@@ -255,7 +239,7 @@ def test_a_damaged_journal_goes_on_with_names_of_its_own(tmp_path: Path) -> None
     journal = Journal(tmp_path)
     journal.rows({"b": 2.0}, 1)
     journal.close()
-    assert told(journal.path) == [("rows", (1, {"b": 2.0}))]
+    assert contents(journal.path) == [("rows", (1, {"b": 2.0}))]
 
 
 @pytest.mark.parametrize("content", [b"notes", b"lwexp journal 9\nsomething later", b"\0" * 100])
@@ -266,142 +250,3 @@ def test_a_file_that_is_no_journal_is_left_alone(content: bytes, tmp_path: Path)
     assert not has_run(tmp_path)
     assert (tmp_path / FILE).read_bytes() == content
     assert [path.name for path in tmp_path.iterdir()] == [FILE]
-
-
-# ------------------------------------------------------------------------------------------------------------- resume
-
-
-def test_a_resumed_run_does_not_write_again_what_the_journal_has(tmp_path: Path) -> None:
-    journal = Journal(tmp_path)
-    for step in range(5):
-        journal.rows({"train/loss": 1.0, "lr/0": 0.1}, step)
-    journal.rows({"val/loss": 1.0}, 2)
-    journal.close()
-
-    journal = Journal(tmp_path)
-    assert journal.rows_written == 11
-    for step in range(3, 7):
-        journal.rows({"train/loss": 2.0, "lr/0": 0.2}, step)
-        journal.rows({"val/loss": 2.0, "new": 3.0}, step)
-    journal.close()
-    by_key: dict[str, list[tuple[int, float]]] = {}
-    for kind, value in told(journal.path):
-        assert kind == "rows"
-        for key, number in value[1].items():
-            by_key.setdefault(key, []).append((value[0], number))
-    assert by_key["train/loss"] == [*((step, 1.0) for step in range(5)), (5, 2.0), (6, 2.0)]
-    assert by_key["lr/0"] == [*((step, 0.1) for step in range(5)), (5, 0.2), (6, 0.2)]
-    assert by_key["val/loss"] == [(2, 1.0), (3, 2.0), (4, 2.0), (5, 2.0), (6, 2.0)]
-    assert by_key["new"] == [(step, 3.0) for step in range(3, 7)]
-    assert Journal(tmp_path).rows_written == 11 + 4 + 8
-
-
-def test_the_end_of_a_run_is_that_of_its_last_part(tmp_path: Path) -> None:
-    assert ended(tmp_path) is None
-    journal = Journal(tmp_path)
-    journal.write("run", RUN)
-    assert (journal.ended, ended(tmp_path)) == (None, None)
-    journal.write("end", {"status": "KILLED"})
-    assert (journal.ended, ended(tmp_path)) == ("KILLED", "KILLED")
-    journal.close()
-    journal = Journal(tmp_path)
-    assert journal.ended == "KILLED"
-    journal.write("resumed", {})
-    assert (journal.ended, ended(tmp_path)) == (None, None)
-    journal.write("end", {"status": "FINISHED"})
-    journal.close()
-    assert ended(tmp_path) == "FINISHED"
-
-
-# ---------------------------------------------------------------------------------------------------------- full disk
-
-
-@pytest.fixture
-def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int | None, int], None]]:
-    """Sets how many more bytes journals may take (None: any number), and how many one call takes at most."""
-    write, unlink = os.write, Path.unlink
-    room: list[int | None] = [None]
-    most: list[int] = [1 << 30]
-
-    def limited(descriptor: int, data: bytes) -> int:
-        if room[0] == 0:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        count = write(descriptor, bytes(data)[: min(most[0], len(data) if room[0] is None else room[0])])
-        room[0] = None if room[0] is None else room[0] - count
-        return count
-
-    def freeing(path: Path, missing_ok: bool = False) -> None:
-        if room[0] is not None and path.exists():
-            room[0] += path.stat().st_size
-        unlink(path, missing_ok=missing_ok)
-
-    def fill(left: int | None, at_once: int = 1 << 30) -> None:
-        room[0], most[0] = left, at_once
-
-    monkeypatch.setattr(os, "write", limited)
-    monkeypatch.setattr(Path, "unlink", freeing)
-    yield fill
-    fill(None)
-
-
-@pytest.mark.parametrize("left", [0, 1, 20, 100, 1000])
-def test_a_full_disk_is_one_line_and_what_was_written_stays_whole(
-    left: int, tmp_path: Path, disk: Callable[..., None]
-) -> None:
-    journal = Journal(tmp_path)
-    journal.write("run", RUN)
-    journal.rows({"a": 0.0, "b": 1.0}, 0)
-    disk(left)
-    step = 0
-
-    def train() -> None:
-        nonlocal step
-        for step in range(1, 1000):
-            journal.rows({"a": float(step), "b": 1.0}, step)
-
-    line = r"^the metrics journal .*journal\.lwexp cannot be written: No space left"
-    with pytest.raises(RunError, match=line) as caught:
-        train()
-    assert "\n" not in str(caught.value)
-    expected = [("run", RUN), *(("rows", (s, {"a": float(s), "b": 1.0})) for s in range(step))]
-    assert told(journal.path) == expected
-    assert journal.rows_written == 2 * step
-
-    journal.write("end", {"status": "FAILED", "reason": str(caught.value)})  # there is room kept for it
-    journal.close()
-    assert told(journal.path) == [*expected, ("end", {"status": "FAILED", "reason": str(caught.value)})]
-
-    disk(None)  # space again: the run goes on
-    journal = Journal(tmp_path)
-    journal.write("resumed", {})
-    journal.rows({"a": 9.0}, 2000)
-    journal.close()
-    assert told(journal.path)[-1] == ("rows", (2000, {"a": 9.0}))
-    assert Reader(journal.path).damaged == 0
-
-
-def test_a_disk_that_takes_a_few_bytes_at_a_time(tmp_path: Path, disk: Callable[..., None]) -> None:
-    disk(None, 7)
-    journal = Journal(tmp_path)
-    journal.write("run", RUN)
-    journal.rows({"a": 1.0}, 0)
-    journal.close()
-    assert told(journal.path) == [("run", RUN), ("rows", (0, {"a": 1.0}))]
-
-
-def test_a_disk_that_is_full_at_the_start(tmp_path: Path, disk: Callable[..., None]) -> None:
-    disk(5)
-    with pytest.raises(RunError, match="cannot be written: No space left"):
-        Journal(tmp_path)
-    assert not has_run(tmp_path)
-    assert ended(tmp_path) is None
-    disk(None)
-    journal = Journal(tmp_path)
-    journal.rows({"a": 1.0}, 0)
-    journal.close()
-    assert told(journal.path) == [("rows", (0, {"a": 1.0}))]
-
-
-def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"cannot be written: No such file or directory$"):
-        Journal(tmp_path / "nowhere")

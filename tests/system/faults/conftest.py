@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -13,11 +14,13 @@ from pathlib import Path
 
 import pytest
 
+from . import stores
 from .network import Host
 from .proxy import FaultyProxy
 from .servers import MLflowServer, PostgreSQL
 from .stores import Database, Postgres, SQLite
-from .training import Launcher, WarmProcess, clean_environment
+from .training import TINY, Launcher, WarmProcess, clean_environment, step_seconds, weights
+from .trial import PAUSE, STEPS, Reference, Trial
 
 Served = tuple[MLflowServer, Database]
 
@@ -133,3 +136,39 @@ def lwexp_cold(tmp_path: Path) -> Iterator[Launcher]:
 def experiment(request: pytest.FixtureRequest) -> str:
     """A name for an MLflow experiment that no other test uses."""
     return f"{request.node.originalname}-{uuid.uuid4().hex[:6]}"
+
+
+@pytest.fixture(scope="session")
+def reference(warm_process: WarmProcess, empty_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    folder = tmp_path_factory.mktemp("reference")
+    launcher = Launcher(folder, warm_process)
+    store = SQLite(folder / "mlflow.db")
+    store.path.write_bytes(empty_file.read_bytes())
+    pace = {"FAULTS_STEP_SECONDS": PAUSE, "FAULTS_STEP_TIMES": folder / "times"}
+    untracked = launcher(
+        "run", *TINY, "max_steps=30", "tracking=none", f"hydra.run.dir={folder}/untracked", environment=pace
+    )
+    where = [f"tracking.uri={store.uri}", "tracking.experiment=reference", f"hydra.run.dir={folder}/tracked"]
+    launcher("run", *TINY, *where).succeeded()
+    untracked.succeeded()
+    run = stores.only_run(store, "reference")
+    assert run.status == "FINISHED"
+    assert len([place for place in run.rows if place[0] == "train/loss"]) == STEPS
+    seconds = statistics.median(step_seconds(folder / "times")) - PAUSE
+    return Reference(run.rows, weights(folder / "tracked"), stores.params(store, run.id), seconds)
+
+
+@pytest.fixture
+def trial(lwexp: Launcher, sqlite_server: Served, reference: Reference, experiment: str, tmp_path: Path) -> Trial:
+    return Trial(lwexp, sqlite_server[1], reference, experiment, tmp_path / "run")
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def any_server(request: pytest.FixtureRequest) -> Served:
+    served: Served = request.getfixturevalue(f"{request.param}_server")
+    return served
+
+
+@pytest.fixture
+def any_trial(lwexp: Launcher, any_server: Served, reference: Reference, experiment: str, tmp_path: Path) -> Trial:
+    return Trial(lwexp, any_server[1], reference, experiment, tmp_path / "run")

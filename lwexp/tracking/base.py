@@ -1,0 +1,62 @@
+"""What a training writes its metrics, files and tags to, and the tracker that keeps nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, Protocol
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+
+
+class Tracker(Protocol):
+    """Where a run's metrics, files and tags go."""
+
+    run_name: str
+    where: str  # the store's address as shown to users, without secrets
+
+    @property
+    def run_id(self) -> str | None:
+        """MLflow's id of the run; None without MLflow, and until the store has created the run."""
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Log metrics of the optimizer step `step`; does not wait for a store."""
+
+    def artifact(self, path: Path, folder: str | None = None) -> None:
+        """Keep a file, or a folder's files, under `folder` of the run's artifacts."""
+
+    def tag(self, tags: Mapping[str, str]) -> None:
+        """Set tags of the run."""
+
+    def position(self) -> int:
+        """Sync the record to disk; returns its length in bytes."""
+
+    def finish(self, status: Status, reason: str | None = None) -> None:
+        """Deliver everything, then set the run's status. A second call does nothing."""
+
+
+class NoTracker:
+    """Accepts everything and keeps nothing: for trainings inside a run."""
+
+    run_id: str | None = None
+    where = "none"
+
+    def __init__(self, run_name: str) -> None:
+        """Keep the name, which log messages show with any tracker."""
+        self.run_name = run_name
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Do nothing."""
+
+    def artifact(self, path: Path, folder: str | None = None) -> None:
+        """Do nothing."""
+
+    def tag(self, tags: Mapping[str, str]) -> None:
+        """Do nothing."""
+
+    def position(self) -> int:
+        """Return 0: nothing is written."""
+        return 0
+
+    def finish(self, status: Status, reason: str | None = None) -> None:
+        """Do nothing."""

@@ -1,0 +1,129 @@
+"""Delivering runs whose process is gone: finding their journals, and sending what their stores do not have."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lwexp.config.schema import MLflowConfig
+from lwexp.errors import ConfigError, RunError, nearest
+from lwexp.host.lock import Lock
+from lwexp.redaction import redact_addresses
+
+from .address import resolve_uri, uri_source
+from .delivery import DELIVERY_LOCK, RUN_LOCK, Delivery
+from .delivery_state import DeliveryState, read_state
+from .journal import FILE, Reader
+
+_PROGRESS_SECONDS = 2.0
+_LOCK_SECONDS = 0.3  # a delivery that checks for the training process holds the lock for a moment
+
+
+@dataclass
+class RecordedRun:
+    """A run as its journal has it; `record` is the journal's entry about the run."""
+
+    folder: Path
+    record: dict[str, Any]
+    rows: int  # metric rows
+    length: int  # of the journal, in bytes
+    damaged: int  # bytes without a valid record
+
+    @property
+    def state(self) -> DeliveryState:
+        """How far it has been delivered."""
+        return read_state(self.folder)
+
+    @property
+    def delivered(self) -> bool:
+        """Whether the store has everything."""
+        return self.state.status is not None and self.state.position >= self.length
+
+    @property
+    def running(self) -> bool:
+        """Whether a process holds the run."""
+        with Lock(self.folder / RUN_LOCK) as lock:
+            return not lock.acquire(_LOCK_SECONDS)
+
+
+def find_journals(folder: Path, must_exist: bool) -> list[Path]:
+    """The journals in `folder` and below. With `must_exist`, raises `ConfigError` if there is no such folder."""
+    if not folder.is_dir():
+        if must_exist:
+            siblings = [str(path) for path in folder.parent.glob("*/")] if folder.parent.is_dir() else []
+            raise ConfigError("folder", folder, f"there is no such folder; {nearest(str(folder), siblings)}")
+        return []
+    return sorted(folder.rglob(FILE))
+
+
+def read_run(path: Path) -> RecordedRun | None:
+    """The run in a journal; None where its process died before it wrote the run. Raises `RunError`."""
+    reader, record, rows = Reader(path), None, 0
+    for entry in reader.entries():
+        if entry.kind == "run":
+            record = entry.value
+        elif entry.kind == "resumed" and record is not None:
+            record["where"] = entry.value.get("where", record["where"])
+        elif entry.kind == "rows":
+            rows += len(entry.value.keys)
+    if record is None and rows:
+        raise RunError(f"the record that names the run is damaged; {rows} metric rows are in the journal")
+    return RecordedRun(path.parent, record, rows, reader.position, reader.damaged) if record is not None else None
+
+
+def delivery_uri(run: RecordedRun, config: MLflowConfig) -> str:
+    """The address to deliver `run` to: that of `config`, else the run's own.
+
+    The password is not kept with the run: it comes from MLFLOW_TRACKING_URI. Raises `ConfigError` if it is missing.
+    """
+    where = str(run.record["where"])
+    given = resolve_uri(config, Path.cwd() if config.uri is not None else Path(run.record["base"]))
+    if config.uri is not None or redact_addresses(given) == where:
+        return given
+    if "***" in where:
+        why = f"its password is not kept in the run's folder; give tracking.uri=… or {uri_source(config)[0]} with it"
+        raise ConfigError("tracking.uri", where, why)
+    return where
+
+
+def redeliver(run: RecordedRun, uri: str, patience: float, progress: Callable[[int], None]) -> str | None:
+    """Deliver `run` to the store at `uri`; returns why that failed, None if it did not.
+
+    Waits for a delivery that another process has requested meanwhile. `patience`: seconds without an answer after which
+    it gives up; `progress` is called with the number of delivered rows every two seconds.
+    """
+    while True:
+        delivery = Delivery(run.folder, uri, patience=patience)
+        # in a thread, so that an interrupt ends the command at once
+        thread = threading.Thread(target=_deliver, args=(delivery,), daemon=True)
+        thread.start()
+        while thread.is_alive():
+            thread.join(_PROGRESS_SECONDS)
+            if thread.is_alive():
+                progress(delivery.state.rows)
+        if not delivery.taken_over:
+            if run.state.status is None:
+                return delivery.state.problem or "its delivery died unexpectedly"
+            return None
+        _await_other_delivery(run.folder)
+        if run.delivered:
+            return None
+
+
+def _await_other_delivery(folder: Path) -> None:
+    """Wait until the process that has taken the delivery over has ended it."""
+    time.sleep(_LOCK_SECONDS)  # until it has the lock
+    with Lock(folder / DELIVERY_LOCK) as lock:
+        while not lock.acquire(_PROGRESS_SECONDS):
+            pass
+
+
+def _deliver(delivery: Delivery) -> None:
+    try:
+        delivery.run()
+    except Exception as error:  # reported by `redeliver`, which reads the state
+        delivery.fail(error)

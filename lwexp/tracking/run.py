@@ -1,0 +1,160 @@
+"""Starting a run's record, resuming it, and delivering what is left of it."""
+
+from __future__ import annotations
+
+import getpass
+import logging
+import os
+import shlex
+import time
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lwexp.config.schema import MLflowConfig, NoTrackingConfig
+from lwexp.redaction import redact, redact_addresses
+
+from . import address
+from .address import resolve_uri
+from .base import Status
+from .contact import UnreachableError, check_store
+from .courier import courier
+from .delivery_state import FILE as DELIVERY_STATE
+from .delivery_state import read_state
+from .journal import FILE as JOURNAL
+from .journal import run_record
+from .keys import NOTE_TAG, param_values
+from .tracker import JournalTracker
+
+log = logging.getLogger(__name__)
+
+
+def prepare(config: MLflowConfig | NoTrackingConfig, base: Path | None = None) -> bool:
+    """Start the delivery process, which imports mlflow while the model is built; returns whether the store answers.
+
+    A store that does not answer is a warning: the run continues without it. Raises `ConfigError` for an address that
+    cannot be used.
+    """
+    if isinstance(config, NoTrackingConfig):
+        return True
+    answers = True
+    try:
+        check_store(config, base)
+    except UnreachableError as error:
+        log.warning("%s; the run continues, its metrics wait in its folder (without MLflow: tracking=none)", error)
+        answers = False
+    courier.start()
+    return answers
+
+
+def start(
+    config: MLflowConfig | NoTrackingConfig,
+    *,
+    folder: Path,
+    run_name: str,
+    params: Mapping[str, Any],
+    tags: Mapping[str, str],
+    description: str,
+    parent: Path | None = None,
+    base: Path | None = None,
+    answers: bool = True,
+) -> JournalTracker:
+    """Start a run in `folder` and the experiment `config.experiment`, or continue the run that is there.
+
+    `description` is Markdown, shown on the run's page; `parent` the folder of the parent run, for a sweep's job.
+    Relative addresses count from `base`, by default the current folder. With `answers`, as `prepare` returned it, this
+    waits for the store's first answer. Raises `ConfigError` for an address or experiment that cannot be used,
+    `RunError` for a store that refuses, a folder in use or a full disk.
+    """
+    base, run_name = base or Path.cwd(), redact(run_name)
+    uri = resolve_uri(config, base) if isinstance(config, MLflowConfig) else None
+    tracker = JournalTracker(folder, run_name, uri, config.flush_timeout if isinstance(config, MLflowConfig) else 0.0)
+    try:
+        if tracker.journal.run is not None:
+            tracker.run_name = tracker.journal.run["run_name"]
+            # a run that failed before its config was known has no params yet
+            missing = {} if tracker.journal.run["params"] else param_values(params)
+            resumed = {"time_ms": time.time_ns() // 1_000_000, "where": tracker.where, "params": missing}
+            tracker.journal.write("resumed", resumed)
+            if missing:
+                tracker.tag({NOTE_TAG: description, **tags})
+        else:
+            own = {
+                "mlflow.source.type": "LOCAL",
+                "mlflow.source.name": "lwexp.run",
+                "mlflow.user": _user(),
+                NOTE_TAG: description,
+            }
+            record = {
+                "id": uuid.uuid4().hex,
+                "run_name": run_name,
+                "experiment": config.experiment if isinstance(config, MLflowConfig) else "lwexp",
+                "where": tracker.where,
+                "base": str(base.absolute()),
+                "parent": os.path.relpath(parent, folder) if parent is not None else None,
+                "tags": {key: redact(value) for key, value in {**own, **tags}.items()},
+                "params": param_values(params),
+                "time_ms": time.time_ns() // 1_000_000,
+            }
+            tracker.journal.write("run", record)
+        tracker.begin(at_once=answers)
+    except BaseException as error:
+        new = read_state(folder).run_id is None and not tracker.journal.rows_written
+        tracker.close()
+        if new and isinstance(error, Exception):  # refused: leave no trace of it
+            for name in (JOURNAL, DELIVERY_STATE):
+                (folder / name).unlink(missing_ok=True)
+        raise
+    return tracker
+
+
+def begun_in(folder: Path) -> Path | None:
+    """The folder where the run in `folder` was started, from which its relative paths count; None if not here."""
+    record = run_record(folder)
+    base = Path(record["base"]) if record is not None else None
+    return base if base is not None and base.is_dir() else None
+
+
+def deliver_rest(
+    config: MLflowConfig | NoTrackingConfig,
+    folder: Path,
+    base: Path | None = None,
+    status: Status = "KILLED",
+    reason: str | None = None,
+) -> None:
+    """Deliver the rest of a run whose process is gone, and log what could not be delivered.
+
+    A run without an end gets `status` and `reason`. Raises `RunError` if it is still running.
+    """
+    state = read_state(folder)
+    if state.status is not None and state.position >= (folder / JOURNAL).stat().st_size:
+        return
+    uri = resolve_uri(config, base or Path.cwd()) if isinstance(config, MLflowConfig) else None
+    tracker = JournalTracker(folder, "", uri, config.flush_timeout if isinstance(config, MLflowConfig) else 0.0)
+    tracker.run_name = (tracker.journal.run or {"run_name": ""})["run_name"]
+    tracker.begin(at_once=False)
+    tracker.finish(status, reason)
+
+
+def open_hint(config: MLflowConfig | NoTrackingConfig, base: Path | None = None) -> str:
+    """Two lines: the command that opens MLflow's page on this store, with lwexp and with MLflow alone."""
+    if isinstance(config, NoTrackingConfig):
+        return "tracking=none: nothing was sent to MLflow"
+    uri = resolve_uri(config, base or Path.cwd())
+    elsewhere = address.uri_source(config)[1] == address.DEFAULT_URI and base not in (None, Path.cwd())
+    shown = uri if elsewhere else config.uri
+    options = [] if shown is None else [f"tracking.uri={redact_addresses(shown)}"]
+    options += [] if config.experiment == "lwexp" else [f"tracking.experiment={config.experiment}"]
+    ours = shlex.join(["python", "-m", "lwexp.ui", *options])
+    theirs = redact_addresses(uri)
+    if not address.kind(uri).startswith("http"):
+        theirs = shlex.join(["mlflow", "ui", "--backend-store-uri", theirs])
+    return f"open MLflow: {ours}\n         or: {theirs}"
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):  # a container without an entry for the user id
+        return str(os.getuid()) if hasattr(os, "getuid") else "unknown"
