@@ -15,7 +15,6 @@ from typing import Any, Literal
 from lwexp import redaction
 from lwexp.errors import ConfigError, RunError
 from lwexp.host.files import atomic_write
-from lwexp.tracking import has_run
 
 FILE = "sweep.json"
 _FORMAT = 1
@@ -91,6 +90,8 @@ def point_of(folder: Path) -> Point | None:
 
 def place_in_sweep(folder: Path) -> tuple[Path | None, str | None, dict[str, str]]:
     """The folder of the parent run of the job in `folder`, the job's name and its tags; empty outside a sweep."""
+    from lwexp.tracking import has_run  # half of the imports of `lwexp.run --help`, which reads manifests only
+
     point = point_of(folder)
     if point is None:
         return None, None, {}
