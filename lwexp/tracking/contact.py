@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sqlite3
 import threading
 import urllib.error
@@ -19,12 +18,12 @@ from lwexp.errors import ConfigError, RunError
 from lwexp.redaction import redact_addresses
 
 from . import address
+from .mlflow_internals import missing_dialect, reason_of
 
 T = TypeVar("T")
 
 # Answered from the server's database, so that a server whose database hangs does not count as available
 _QUESTION = "/api/2.0/mlflow/experiments/search?max_results=1"
-_AUTOFLUSH = re.compile(r"^\(raised as a result of [^)]*\)\s*")  # SQLAlchemy's prefix to the database's message
 
 
 class UnreachableError(RunError):
@@ -131,23 +130,15 @@ def _contact_database(uri: str, timeout: float) -> None:
     try:
         engine = create_engine(uri, poolclass=NullPool)
     except NoSuchModuleError as error:
-        raise ModuleNotFoundError(name=str(error).rpartition(":")[2]) from None
+        raise ModuleNotFoundError(name=missing_dialect(error)) from None
     engine.connect().close()
 
 
 def error_line(error: BaseException, uri: str) -> str:
     """The reason in an error of MLflow, a database or the network: one line without secrets, up to 300 characters."""
-    text = _AUTOFLUSH.sub("", str(error)).strip() or type(error).__name__
-    caused = re.search(r"Caused by \w+\((.*)\)", text)
-    text = " ".join((caused[1].strip("'\")") if caused else text.splitlines()[0]).split())
+    text = reason_of(str(error)) or type(error).__name__
     password = urlsplit(uri).password or ""
     for secret in {password, unquote(password)} - {""}:
         text = text.replace(secret, "***")
-    if re.search(r"error code 40[13]|UNAUTHENTICATED|PERMISSION_DENIED", text):
-        text += " (access: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN)"
-    elif "error responses" in text:
-        text += " (the server's own log says why)"
-    elif "error code 404" in text:
-        text += " (what answers there may not be an MLflow server)"
     text = redact_addresses(text)
     return text if len(text) <= 300 else f"{text[:299]}…"

@@ -26,7 +26,8 @@ from .contact import UnreachableError, error_line
 from .delivery_state import DeliveryState, read_state
 from .journal import FILE as JOURNAL
 from .journal import Entry, Journal, Reader, Rows, has_journal
-from .keys import ID_TAG, MAX_NAME, PARENT_TAG, REASON_TAG, cut, param_values, tag_values
+from .keys import ID_TAG, PARENT_TAG, REASON_TAG, cut, param_values, tag_values
+from .mlflow_internals import MAX_NAME, MAX_ROWS, last_steps
 from .store import connect, experiment_id, is_transient, limit_retries
 
 if TYPE_CHECKING:
@@ -37,7 +38,6 @@ T = TypeVar("T")
 
 RUN_LOCK, DELIVERY_LOCK = "journal.lock", "delivery.lock"
 
-BATCH_ROWS = 1000  # MLflow's limit for one call
 _POLL_SECONDS = 1.0
 _MIN_SECONDS = 5.0  # between two calls that are not full: each costs MLflow as much as about 100 rows
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 8.0
@@ -133,7 +133,7 @@ class Delivery:
         before = reader.position
         for entry in reader.entries():
             if entry.kind == "rows":
-                if self._count + len(entry.value.keys) > BATCH_ROWS:
+                if self._count + len(entry.value.keys) > MAX_ROWS:
                     self._send()
                 self._pending.append(entry.value)
                 self._count, self._end = self._count + len(entry.value.keys), entry.end
@@ -160,11 +160,10 @@ class Delivery:
 
     def _log(self, client: MlflowClient, metrics: list[Metric]) -> None:
         if self._uncertain:
-            found = client.get_run(self._run_id).data.to_proto().metrics
-            last = {metric.key: metric.step for metric in found}
+            last = last_steps(client.get_run(self._run_id))
             metrics = [metric for metric in metrics if metric.step > last.get(metric.key, -1)]
-        for first in range(0, len(metrics), BATCH_ROWS):
-            client.log_batch(self._run_id, metrics=metrics[first : first + BATCH_ROWS])
+        for first in range(0, len(metrics), MAX_ROWS):
+            client.log_batch(self._run_id, metrics=metrics[first : first + MAX_ROWS])
         if metrics:  # the store has nothing behind a row that it did not have
             self._uncertain = False
 

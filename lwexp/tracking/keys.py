@@ -11,13 +11,13 @@ from typing import Any
 
 from lwexp.redaction import redact_addresses
 
-# https://github.com/mlflow/mlflow/blob/v3.17.2/mlflow/utils/validation.py; a colon is refused on Windows only
-MAX_KEY, MAX_PARAM, MAX_TAG, MAX_NAME = 250, 6000, 8000, 250
+from .mlflow_internals import MAX_KEY, MAX_PARAM, MAX_TAG
+
 NOTE_TAG = "mlflow.note.content"  # shown as the run's description
 PARENT_TAG = "mlflow.parentRunId"
 ID_TAG, REASON_TAG = "lwexp.id", "lwexp.reason"
 HEAD_RATE_TAG, STEM_RATE_TAG = "lwexp.lr.head", "lwexp.lr.stem"  # planned rates of the first and the last group
-_REFUSED = re.compile(r"[^\w.\- ]")
+_REFUSED = re.compile(r"[^\w.\- ]")  # MLflow refuses a colon on Windows only
 
 
 def safe_key(name: str) -> str:

@@ -19,14 +19,13 @@ from lwexp.redaction import redact_addresses
 
 from . import address
 from .contact import check_store, error_line
+from .mlflow_internals import DATABASE_LOGGER, KIND, KIND_TAG
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 T = TypeVar("T")
 
-# MLflow's UI shows an experiment of this kind as model training; it has no constant in MLflow's Python code
-KIND_TAG, KIND = "mlflow.experimentKind", "custom_model_development"
 _LOCK_SECONDS = 120.0
 _TRANSIENT = {
     "INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "RESOURCE_EXHAUSTED", "REQUEST_LIMIT_EXCEEDED",
@@ -175,5 +174,4 @@ def import_quietly() -> None:
     if "MLFLOW_LOGGING_LEVEL" in os.environ:
         return
     logging.getLogger("mlflow").setLevel(logging.WARNING)
-    # it logs every database error with a traceback and raises it as well
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+    logging.getLogger(DATABASE_LOGGER).setLevel(logging.CRITICAL)

@@ -21,6 +21,7 @@ from urllib.parse import quote, urlsplit
 from lwexp.errors import ConfigError, RunError, UnknownNameError
 from lwexp.redaction import redact_addresses
 
+from .mlflow_internals import NO_JOBS, RUN_COMMAND, TRAINING_VIEW
 from .store import artifact_folder
 
 FIRST_PORT = 5000
@@ -28,15 +29,10 @@ _PORTS = 100
 _UNSAFE_PORTS = {5060, 5061}  # browsers refuse them (SIP)
 _START_SECONDS = 180.0  # MLflow's server imports for a few seconds, longer on a busy machine
 _STOP_SECONDS = 10.0
-_SETTINGS = {
-    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # else a job runner and several workers start as well
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "DO_NOT_TRACK": "true",
-}
+_SETTINGS = {**NO_JOBS, "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
 # On Linux the server receives SIGTERM when this process dies, however it dies (PR_SET_PDEATHSIG = 1)
 _LAUNCH = (
-    "import ctypes, signal, sys; sys.platform != 'linux' or ctypes.CDLL(None).prctl(1, signal.SIGTERM); "
-    "from mlflow.cli import cli; cli(prog_name='mlflow')"
+    "import ctypes, signal, sys; sys.platform != 'linux' or ctypes.CDLL(None).prctl(1, signal.SIGTERM); " + RUN_COMMAND
 )
 
 
@@ -123,12 +119,10 @@ def links(server: str, experiment: str, *, must_exist: bool, timeout: float) -> 
         return f"MLflow: {plain}/"
     except (OSError, ValueError, KeyError):
         return f"MLflow: {plain}/"
-    # links without the parameter open in the GenAI view, whatever the experiment's kind
-    view = "?workflowType=machine_learning"
-    lines = [f"MLflow: {plain}/#/experiments/{found}/runs{view}"]
+    lines = [f"MLflow: {plain}/#/experiments/{found}/runs{TRAINING_VIEW}"]
     newest = _newest_run(plain, found, timeout)
     if newest is not None:
-        lines.append(f"newest run: {plain}/#/experiments/{found}/runs/{newest}{view}")
+        lines.append(f"newest run: {plain}/#/experiments/{found}/runs/{newest}{TRAINING_VIEW}")
     return "\n".join(lines)
 
 
