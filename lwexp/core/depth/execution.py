@@ -22,10 +22,9 @@ from torch.utils._pytree import tree_leaves, tree_map
 from lwexp.formatting import one_line
 
 from .inputs import Input, arguments, as_input, guesses
+from .thresholds import QUICK_INPUTS, REAL_PASS_WEIGHTS
 from .twin import Twin, is_tensor, make_twin, numel, storage_key
 
-_QUICK = 6  # inputs that are tried where nobody asked for a forward pass
-_REAL_WEIGHTS = 100_000_000  # a network with more weights is not run with real numbers
 _KINDS = {"cat": "join", "stack": "join"} | dict.fromkeys(
     ("mm", "addmm", "bmm", "baddbmm", "addbmm", "convolution", "embedding", "linear"), "multiply"
 )
@@ -88,7 +87,7 @@ def trace(
     Raises `ForwardError` where no input gets through.
     """
     inputs = guesses(model) if example_input is None else [("example_input", *arguments(example_input))]
-    inputs = inputs[:_QUICK] if quick else inputs
+    inputs = inputs[:QUICK_INPUTS] if quick else inputs
     reasons: dict[str, str] = {}
     again: list[Input] = []
     for given in inputs:
@@ -99,7 +98,7 @@ def trace(
             # Wrong shapes stay wrong; what meta tensors cannot do, real ones may.
             if isinstance(error, NotImplementedError) or "meta" in str(error).lower():
                 again.append(given)
-    small = not quick and sum(map(numel, model.parameters())) <= _REAL_WEIGHTS
+    small = not quick and sum(map(numel, model.parameters())) <= REAL_PASS_WEIGHTS
     for given in again if small else ():
         try:
             return _run(model, first_names, given, torch.device("cpu"))

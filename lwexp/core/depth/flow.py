@@ -9,6 +9,14 @@ from typing import Any
 from .execution import Operation, Trace
 from .parameters import Names, consecutive, is_matrix, shape_of, size_of
 from .structure import Structure
+from .thresholds import (
+    FEW_LEVELS,
+    FEW_WEIGHT_SHARE,
+    PARALLEL_SHARE,
+    POOLING_RATIO,
+    STEM_BLOCK_SHARE,
+    STEM_WEIGHT_RATIO,
+)
 from .units import Unit, find_units
 
 
@@ -166,12 +174,13 @@ class Flow:
 
     def few_blocks(self, tables: Set[int]) -> bool:
         """Whether blocks are few, and hold less than half of the weights besides embeddings and the head."""
-        if len(set(self.level.values())) > 3:
+        if len(set(self.level.values())) > FEW_LEVELS:
             return False
         tensors = self.names.tensors
         size = [sum(size_of(tensors[n]) for n in unit.names if id(tensors[n]) not in tables) for unit in self.units]
         rest = sum(size[i] for i in range(len(size)) if i not in self.heads)
-        return 2 * sum(size[i] for i, unit in enumerate(self.units) if unit.block and i not in self.heads) < rest
+        blocks = sum(size[i] for i, unit in enumerate(self.units) if unit.block and i not in self.heads)
+        return blocks < FEW_WEIGHT_SHARE * rest
 
     def parallel(self) -> set[int]:
         """Ids of lists inside blocks whose elements do not follow one another: not blocks, but parts of one."""
@@ -181,7 +190,9 @@ class Flow:
                 first = starts.setdefault(owner, {})
                 first[element] = min(level, first.get(element, level))
         return {
-            owner for owner, first in starts.items() if len(first) > 1 and 2 * len(set(first.values())) <= len(first)
+            owner
+            for owner, first in starts.items()
+            if len(first) > 1 and len(set(first.values())) <= PARALLEL_SHARE * len(first)
         }
 
     def stems(self) -> set[str]:
@@ -199,7 +210,7 @@ class Flow:
             path
             for i in first
             for path in _ancestors(self.units[i].path)[1:]
-            if 0 < 2 * blocks[path] < blocks[""] and 20 * weights[path] < weights[""]
+            if 0 < blocks[path] < STEM_BLOCK_SHARE * blocks[""] and STEM_WEIGHT_RATIO * weights[path] < weights[""]
         }
 
     def _heads(self, ends: frozenset[int]) -> set[int]:
@@ -240,7 +251,9 @@ class Flow:
             in_stage = 0 < blocks_in[stage] < blocks_in[""]
             closing = in_stage and final.get(stage, 0) <= place
             # What comes after pooling is the head's, like what comes after the head.
-            pooled = place == last > 0 and not in_stage and not unit.block and 4 * self.size.get(i, 0) < at_end
+            pooled = (
+                place == last > 0 and not in_stage and not unit.block and POOLING_RATIO * self.size.get(i, 0) < at_end
+            )
             if i in after or pooled or self.fed_by.get(i, frozenset()) & after:
                 depths[i] = last + 1
             elif unit.block:

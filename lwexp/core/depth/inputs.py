@@ -10,8 +10,20 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from .thresholds import (
+    BATCH,
+    FEATURE_WIDTHS,
+    IMAGE_CHANNELS,
+    IMAGE_SIDES,
+    SEQUENCE,
+    SIGNAL_CHANNELS,
+    SIGNAL_LENGTHS,
+    SQUARE_SIDE,
+    VIDEO_CHANNELS,
+    VIDEO_SIDES,
+)
+
 Input = tuple[str, tuple[Any, ...], dict[str, Any]]
-_SIZES = (224, 64, 32, 128, 256, 384)
 
 
 def as_input(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -41,7 +53,9 @@ def guesses(model: nn.Module) -> list[Input]:
             images = {"pixel_values": torch.empty(shape, device="meta")}
             found += [(f"dummy_inputs and {list(shape)}", (), {**dummy, **images})] if len(shape) == 4 else []
     vocabularies = [module.num_embeddings for module in modules if isinstance(module, nn.Embedding)]
-    tokens = torch.arange(32, device="cpu").reshape(2, 16) % max(1, min(vocabularies, default=1))
+    tokens = torch.arange(BATCH * SEQUENCE, device="cpu").reshape(BATCH, SEQUENCE) % max(
+        1, min(vocabularies, default=1)
+    )
     images_first = any(channels.values())
     if vocabularies and not images_first:
         found.append(_for_all(model, f"token ids {list(tokens.shape)}", tokens))
@@ -84,19 +98,19 @@ def _shapes(
         embedded = getattr(getattr(model, "patch_embed", None), "img_size", None)
         for side in [embedded, size[1:]]:
             counts = [*channels[nn.Conv2d][:1], size[0]]
-            found += [(2, count, *side) for count in counts if isinstance(side, (tuple, list))]
-    for count in channels[nn.Conv2d][:4]:
-        found += [(2, count, side, side) for side in _SIZES]
-    for count in channels[nn.Conv3d][:2]:
-        found += [(2, count, 16, side, side) for side in (64, 112, 224)]
-    for count in channels[nn.Conv1d][:3]:
-        found += [(2, count, 64), (2, count, 1024), (2, count, 16_000)]
-        found += [(2, 16_000)] if count == 1 else []
-    for width in _widths(modules, at_most=4):
-        found += [(2, 16, width), (2, width)]
+            found += [(BATCH, count, *side) for count in counts if isinstance(side, (tuple, list))]
+    for count in channels[nn.Conv2d][:IMAGE_CHANNELS]:
+        found += [(BATCH, count, side, side) for side in IMAGE_SIDES]
+    for count in channels[nn.Conv3d][:VIDEO_CHANNELS]:
+        found += [(BATCH, count, SEQUENCE, side, side) for side in VIDEO_SIDES]
+    for count in channels[nn.Conv1d][:SIGNAL_CHANNELS]:
+        found += [(BATCH, count, length) for length in SIGNAL_LENGTHS]
+        found += [(BATCH, SIGNAL_LENGTHS[-1])] if count == 1 else []
+    for width in _widths(modules, at_most=FEATURE_WIDTHS):
+        found += [(BATCH, SEQUENCE, width), (BATCH, width)]
         side = math.isqrt(width)
-        found += [(2, 1, side, side)] if side * side == width and side > 4 else []
-    return list(dict.fromkeys(found)) or [(2, 16), (2, 16, 16), (2, 3, 64, 64)]
+        found += [(BATCH, 1, side, side)] if side * side == width and side > SQUARE_SIDE else []
+    return list(dict.fromkeys(found)) or [(BATCH, SEQUENCE), (BATCH, SEQUENCE, SEQUENCE), (BATCH, 3, 64, 64)]
 
 
 def _channels(modules: Sequence[nn.Module], kind: type[nn.Module]) -> list[int]:

@@ -13,6 +13,14 @@ from typing import Any
 from torch import nn
 
 from .parameters import is_matrix, shape_of, size_of
+from .thresholds import (
+    COMPOSITE_MATRICES,
+    IDENTICAL_SIBLINGS,
+    LIST_CHILD_SHARE,
+    LIST_WEIGHT_SHARE,
+    REPEATED_CHILDREN,
+    STAGE_WEIGHT_SHARE,
+)
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
@@ -74,7 +82,9 @@ class Structure:
         composite = [child for child in self.children[id(module)] if self.composite(child)]
         if not isinstance(module, CONTAINERS):
             classes = Counter(type(child) for child in composite if not isinstance(child, CONTAINERS))
-            if max(classes.values(), default=0) >= 3 or type(module) in classes:  # a tree holds smaller trees
+            if (
+                max(classes.values(), default=0) >= REPEATED_CHILDREN or type(module) in classes
+            ):  # a tree holds smaller trees
                 self.list_classes.add(type(module))
             for name, child in module.named_children():
                 if isinstance(child, CONTAINERS):
@@ -87,7 +97,7 @@ class Structure:
         # Three alike, to the last shape, are a stack of blocks, whatever lists they hold; stages differ in width.
         alike = Counter((type(child), self.shapes[id(child)]) for child in composite)
         for child in composite:
-            if alike[type(child), self.shapes[id(child)]] >= 3:
+            if alike[type(child), self.shapes[id(child)]] >= IDENTICAL_SIBLINGS:
                 self.blocks.add(id(child))
                 if not isinstance(child, CONTAINERS):
                     self.block_classes.add(type(child))
@@ -101,7 +111,7 @@ class Structure:
 
     def composite(self, module: nn.Module) -> bool:
         """Whether several modules of `module` own a weight matrix."""
-        return self.matrices[id(module)] >= 2
+        return self.matrices[id(module)] >= COMPOSITE_MATRICES
 
     def build(self, module: nn.Module) -> object:
         """What `module` is: its class, of a container also what that holds."""
@@ -130,7 +140,8 @@ class Structure:
         if in_list and distinct and self.place.get(id(module)) not in self.repeated and id(module) not in self.various:
             return False  # the parts of one block, such as attention and feed-forward
         held = sum(self.size[id(child)] for child in composite)
-        return 2 * held > self.size[id(module)] and 2 * len(composite) >= len(children)
+        most = held > LIST_WEIGHT_SHARE * self.size[id(module)]
+        return most and len(composite) >= LIST_CHILD_SHARE * len(children)
 
     def elements(self, module: nn.Module) -> list[nn.Module]:
         """The children of a list that may be blocks: of several layers, or of the class of one that is."""
@@ -159,7 +170,7 @@ class Structure:
 
     def is_stage(self, module: nn.Module, in_list: bool) -> bool:
         """Whether most of the weights of `module` are in lists of blocks."""
-        return 2 * self.listed(module, in_list) > self.size[id(module)]
+        return self.listed(module, in_list) > STAGE_WEIGHT_SHARE * self.size[id(module)]
 
     def opened_stages(self, elements: Iterable[nn.Module], in_stage: bool) -> set[type]:
         """Classes of those `elements` of one list that are stages; what is beside a plain block of a stage is none."""

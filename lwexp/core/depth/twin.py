@@ -14,8 +14,8 @@ from torch import nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from .parameters import is_lazy
+from .thresholds import KEPT_BUFFER_VALUES
 
-_REAL_VALUES = 65_536  # smaller buffers keep their values, for a network that looks at them
 _PLAIN = {type(None), bool, int, float, str}
 _TABLES = {dict, OrderedDict, set}
 
@@ -53,7 +53,7 @@ def make_twin(model: nn.Module, first_names: Mapping[int, str], device: torch.de
             if id(tensor) in stands:
                 continue
             plain = not isinstance(tensor, UninitializedBuffer)
-            values = real or (plain and tensor.numel() <= _REAL_VALUES)
+            values = real or (plain and tensor.numel() <= KEPT_BUFFER_VALUES)
             stands[id(tensor)] = stand = _stand_in(tensor, device, values)
             if plain and storage_key(tensor) in owners:  # a view of a parameter, kept by the module
                 names[storage_key(stand)] = owners[storage_key(tensor)]

@@ -14,6 +14,7 @@ from torch import nn
 
 from .parameters import Names, is_matrix
 from .structure import CONTAINERS, Structure
+from .thresholds import BULK_WEIGHT_SHARE
 
 Within = tuple[tuple[int, int], ...]  # pairs (id of a list, index of the element)
 
@@ -126,7 +127,7 @@ class _Walk:
             return False
         if place.opened is not None:
             return place.opened
-        large = 2 * tree.size[id(module)] > tree.size[id(tree.model)]
+        large = tree.size[id(module)] > BULK_WEIGHT_SHARE * tree.size[id(tree.model)]
         bulk = self.flat and tree.composite(module) and (isinstance(module, CONTAINERS) or large)
         in_list = place.in_list or place.element
         return (
