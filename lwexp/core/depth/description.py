@@ -14,7 +14,7 @@ from .parameters import Names, consecutive, is_matrix, shown_names
 
 
 def described_depths(model: nn.Module, names: Names) -> tuple[dict[str, int] | None, str]:
-    """Depth by first name as timm's `group_matcher` has it, without those it misses; else null and why not."""
+    """Depth by first name from timm's `group_matcher`, without the names it misses; else None and the reason."""
     matcher_of = getattr(model, "group_matcher", None)
     if not callable(matcher_of):
         return None, "the model has no group_matcher"
@@ -26,20 +26,20 @@ def described_depths(model: nn.Module, names: Names) -> tuple[dict[str, int] | N
         from timm.models._manipulate import group_with_matcher
 
         depth: dict[str, int] = group_with_matcher(((name, None) for name in found), matcher, reverse=True)
-    except Exception as error:  # whatever a model's own description may raise: reported, and another source is taken
+    except Exception as error:  # any error of the model's own code: reported, and another source is used
         return None, f"the model's group_matcher fails ({type(error).__name__}: {error})"
     described = {}
     for name, tied in names.every.items():
         depths = [depth[plain[other]] for other in tied if plain[other] in depth]
         if depths:
-            described[name] = min(depths)  # a shared tensor is as deep as its first use
+            described[name] = min(depths)  # a tied tensor has the depth of its first use
     if not described:
         return None, "the model's group_matcher matches none of its parameters"
     return consecutive(described), ""
 
 
 def described_parts(model: nn.Module, names: Names) -> dict[str, dict[str, int]]:
-    """Modules inside `model` that describe themselves, such as a timm backbone: path -> name in `model` -> depth."""
+    """Modules inside `model` with a `group_matcher`, such as a timm backbone: path -> name in `model` -> depth."""
     parts: dict[str, dict[str, int]] = {}
     for path, module in model.named_modules():
         if not path or not callable(getattr(module, "group_matcher", None)):
@@ -54,7 +54,7 @@ def described_parts(model: nn.Module, names: Names) -> dict[str, dict[str, int]]
 
 
 def _matched(matcher: Any, name: str) -> bool:
-    """Whether timm's `matcher` (patterns by group, or a function of the name) says anything about `name`."""
+    """Whether timm's `matcher` (patterns by group, or a function of the name) covers `name`."""
     if isinstance(matcher, Mapping):
         for spec in matcher.values():
             patterns = [] if spec is None else [spec] if isinstance(spec, str) else [pattern for pattern, _ in spec]
@@ -69,7 +69,7 @@ def _matched(matcher: Any, name: str) -> bool:
 def completed(
     model: nn.Module, names: Names, described: Mapping[str, int], example_input: object | None
 ) -> tuple[dict[str, int], tuple[str, ...]]:
-    """`described` completed: the classifier at the head, what else was missed where it is used; notes on the latter."""
+    """`described` with the names it misses: the classifier at the head, others where they are used; notes on these."""
     head = max(described.values()) + 1
     classifier = _classifier(model, names)
     missed = [name for name in names.every if name not in described]
@@ -118,12 +118,12 @@ def _placed(
     """Depth of each of `missed` from its neighbours in `order` (first name -> index; smaller is earlier).
 
     Before the first block: 0. After the last described parameter of the last block: `head`. In between: the depth of
-    the block that follows; of the one before, where both are the same or the parameter is a lone norm's.
+    the following block; of the preceding one where both are the same or the parameter belongs to a lone norm.
     """
     known = sorted((order[name], depth) for name, depth in described.items() if name in order)
     indices = [index for index, _ in known]
     # `deepest[i]`: the block reached before known[i]; `following[i]`: the first at or after i that is at least as deep.
-    # Less deep ones, such as a class token used late, tell nothing about the place.
+    # Less deep ones, such as a class token used late, are ignored.
     deepest, following, ahead = [0], [], 0
     for _, depth in known:
         deepest.append(max(deepest[-1], depth))

@@ -1,9 +1,9 @@
-"""One forward pass of a copy of a network, without data: which operation takes which parameter, and what flows where.
+"""Records one forward pass of a copy of a network: which operation takes which parameter, and how data flow.
 
-The copy has stand-ins on the meta device for its parameters, so that nothing is computed and nothing is changed; a
-network whose course depends on computed values is run once more with real numbers and a small input. Operations are
-recorded at the level of the dispatcher, which also sees parameters that no module's own `forward` uses. Tensors are
-told apart by their storage, so that a view of a parameter is that parameter.
+The copy's tensors are on the meta device, so nothing is computed and the network is not changed; a network whose
+control flow depends on computed values runs once more with real numbers and a small input. Operations are recorded by a
+`TorchDispatchMode`, which also sees parameters that are used outside their own module's `forward`. Tensors are
+identified by their storage, so a view of a parameter counts as that parameter.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ ANOTHER_INPUT = "give one as example_input (a tensor, tuple or mapping), or data
 
 
 class ForwardError(Exception):
-    """No input that was tried gets through the network; `tried` describes the inputs, `reason` the first failure."""
+    """The forward pass fails for every input that was tried; `reason` is the first failure."""
 
     def __init__(self, tried: Sequence[str], reason: str) -> None:
         """Join the two into one line."""
@@ -43,10 +43,10 @@ class ForwardError(Exception):
 
 @dataclass(frozen=True)
 class Operation:
-    """What one operation takes and gives: storages that data flow through, and names of parameters.
+    """The inputs (`takes`) and outputs (`gives`) of an operation as storage keys, and the names of its parameters.
 
-    `kind` is "join" for a concatenation, "multiply" for matrix products, convolutions and look-ups, else empty; `size`
-    is the number of elements of the largest tensor taken that is no parameter.
+    `kind` is "join" for a concatenation, "multiply" for matrix products, convolutions and embeddings, else empty;
+    `size` is the number of elements of its largest input that is not a parameter.
     """
 
     takes: tuple[int, ...]
@@ -60,8 +60,8 @@ class Operation:
 class Trace:
     """A forward pass. `operations` in order; `spans`: module path -> first and last operation of its first call.
 
-    `inputs` and `outputs` are the storages that came in and went out; `first_use`: name -> index of the first operation
-    that takes the parameter or a view of it; `tried`: the input that got through, in words.
+    `inputs` and `outputs` are the storage keys of the network's inputs and outputs; `first_use`: name -> index of the
+    first operation that takes the parameter or a view of it; `tried`: a description of the input.
     """
 
     operations: list[Operation] = field(default_factory=list)
@@ -81,10 +81,10 @@ def trace(
 ) -> Trace:
     """The forward pass of `model` in evaluation mode; `first_names`: id of a parameter -> the name to record it under.
 
-    `example_input`: a tensor, a tuple of positional or a mapping of keyword arguments; null: inputs that fit the
-    network's first layers are tried. `quick`: only the best of those, and no pass with real numbers where meta tensors
-    fail. `model` and the random number generators stay as they are.
-    Raises `ForwardError` where no input gets through.
+    `example_input`: a tensor, a tuple of positional or a mapping of keyword arguments; None: inputs that fit the
+    network's first layers are tried. `quick`: only the first few of those, and no pass with real numbers where meta
+    tensors fail. `model` and the random number generators are not changed.
+    Raises `ForwardError` where every input fails.
     """
     inputs = guesses(model) if example_input is None else [("example_input", *arguments(example_input))]
     inputs = inputs[:QUICK_INPUTS] if quick else inputs
@@ -93,9 +93,9 @@ def trace(
     for given in inputs:
         try:
             return _run(model, first_names, given, torch.device("meta"))
-        except Exception as error:  # whatever a network raises at the wrong input: kept for the user
+        except Exception as error:  # anything a network raises for a wrong input: reported to the user
             reasons[given[0]] = _reason(error)
-            # Wrong shapes stay wrong; what meta tensors cannot do, real ones may.
+            # A wrong shape fails again; what meta tensors do not support, real ones may.
             if isinstance(error, NotImplementedError) or "meta" in str(error).lower():
                 again.append(given)
     small = not quick and sum(map(numel, model.parameters())) <= REAL_PASS_WEIGHTS
@@ -122,7 +122,7 @@ def _run(model: nn.Module, first_names: Mapping[int, str], given: Input, device:
     args, kwargs = tree_map(lambda x: as_input(x, device) if isinstance(x, torch.Tensor) else x, (args, kwargs))
     recorder.trace.inputs = frozenset(recorder.key(x) for x in tree_leaves((args, kwargs)) if is_tensor(x))
     with warnings.catch_warnings(), ExitStack() as stack:
-        warnings.simplefilter("ignore")  # of a pass that is none of the user's
+        warnings.simplefilter("ignore")  # the user did not start this pass
         stack.enter_context(torch.random.fork_rng(devices=[]))
         stack.enter_context(torch.no_grad())
         if any(type(module).__name__ == "OptimizedModule" for module in twin.modules()):
@@ -135,17 +135,17 @@ def _run(model: nn.Module, first_names: Mapping[int, str], given: Input, device:
 
 
 def _call(twin: nn.Module, args: Any, kwargs: Any) -> Any:
-    """The forward pass itself, apart from its preparation, so that each can be timed."""
+    """The forward pass alone, so that benchmarks can time it apart from its preparation."""
     return twin(*args, **kwargs)
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes every operation; on the meta device, tensors that live elsewhere are replaced when they meet one there."""
+    """Records every operation; other tensors that meet a meta tensor are moved to the meta device."""
 
     def __init__(self, twin: Twin, device: torch.device, empty: Trace) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.names, self.lazy, self.device, self.trace = dict(twin.names), twin.lazy, device, empty
-        self.kept: dict[int, Any] = {}  # storages seen, kept alive so that no two get the same key
+        self.kept: dict[int, Any] = {}  # storages seen, kept alive so that no key is reused
         self.open: dict[str, int] = {}
 
     def key(self, tensor: torch.Tensor) -> int:
@@ -176,7 +176,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         result = func(*args, **kwargs)
         given = [*written, *(self.key(x) for x in _tensors(result) if is_tensor(x))]
         for key, x in zip(keys, taken, strict=True) if self.lazy else ():
-            if id(x) in self.lazy:  # has got its shape, and its storage, by now
+            if id(x) in self.lazy:  # initialized by now, so it has a storage
                 self.names[key] = self.lazy[id(x)]
         used = dict.fromkeys(self.names[key] for key in keys if key in self.names)
         index = len(self.trace.operations)
@@ -190,7 +190,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _written(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[torch.Tensor]:
-    """The tensors that an operation changes in place, such as a table of outputs that is filled row by row."""
+    """The tensors that an operation modifies in place, such as an output table that is filled row by row."""
     if not func._schema.is_mutable:
         return []
     values = [
@@ -202,7 +202,7 @@ def _written(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[
 
 
 def _tensors(value: Any) -> list[torch.Tensor]:
-    """The tensors that an operation takes or gives: alone, in lists, or by keyword."""
+    """The tensors among an operation's arguments or results: alone, in lists, or by keyword."""
     if isinstance(value, torch.Tensor):
         return [value]
     if isinstance(value, dict):
@@ -225,5 +225,5 @@ def _to_meta(value: Any) -> Any:
 
 
 def _plain(output: Any) -> Any:
-    """`output` with dataclasses opened, so that the tensors in it are found."""
+    """A dataclass as a dict of its fields, since pytree does not look into it."""
     return vars(output) if is_dataclass(output) and not isinstance(output, Mapping) else output

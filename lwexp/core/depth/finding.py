@@ -2,7 +2,7 @@
 
 Three sources, best first: the model's own description (timm's `group_matcher`), the order in which one forward pass
 first uses the parameters, and, as a last resort, the order in which the modules were registered. The last two order
-*units* (blocks of repeated containers, kept whole), never raw parameters.
+*units* (whole blocks of repeated containers), never single parameters.
 """
 
 from __future__ import annotations
@@ -27,9 +27,8 @@ SOURCES = ("auto", "timm", "execution", "registration")
 class Depths:
     """`by_name`: the depth of every name of `model.named_parameters()`; 0 = stem, no gaps, the head last.
 
-    `source` is what the depths come from: "timm", "execution" or "registration". `notes` are lines for a reader:
-    parameters that the model's own description misses and where they were put, why a source was not the first choice,
-    parameters that are never used.
+    `source` is "timm", "execution" or "registration". `notes` are lines for the plan's header: parameters that the
+    model's own description misses and where they were put, why a source was skipped, parameters that are never used.
     """
 
     by_name: Mapping[str, int]
@@ -38,13 +37,13 @@ class Depths:
 
 
 def find_depths(model: nn.Module, source: str = "auto", example_input: object | None = None) -> Depths:
-    """The depth of every parameter of `model`, which stays as it is; works on the CPU, on CUDA and on the meta device.
+    """The depth of every parameter of `model`, which is not changed; on the CPU, on CUDA or on the meta device.
 
-    `source`: "timm" (the model's `group_matcher`), "execution", "registration", or "auto": the model's own description
-    where it has one, else execution, else registration. `example_input`: what the forward pass is tried with, a
-    tensor, a tuple of positional or a mapping of keyword arguments; null: guessed.
+    `source`: "timm" (the model's `group_matcher`), "execution", "registration", or "auto": the first of these that is
+    available. `example_input`: the input of the forward pass, a tensor, a tuple of positional or a mapping of keyword
+    arguments; None: guessed.
 
-    Raises `UnknownNameError` for another source, `ConfigError` where the source cannot tell.
+    Raises `UnknownNameError` for an unknown source, `ConfigError` where the source is not available.
     """
     if source not in SOURCES:
         raise UnknownNameError("grouping.source", source, SOURCES, "no such source of depths")
@@ -57,7 +56,7 @@ def find_depths(model: nn.Module, source: str = "auto", example_input: object | 
             completed_depths, missed = completed(inner, names, described, example_input)
             return _renamed(Depths(completed_depths, "timm", missed), prefix, names)
         if source == "timm":
-            raise ConfigError("grouping.source", source, f"{why}; take auto, execution or registration")
+            raise ConfigError("grouping.source", source, f"{why}; use auto, execution or registration")
         notes = [why] if hasattr(inner, "group_matcher") else []
     parts = described_parts(inner, names) if source == "auto" else {}
     notes += [f"{path} by its own description, the rest around it" for path in parts]
@@ -86,7 +85,7 @@ def execution_depths(
 ) -> tuple[dict[str, int], set[str]]:
     """Depth of every parameter by execution, and those that the forward pass never uses; raises `ForwardError`.
 
-    `quick`: as for `trace`, for a remark that nobody asked for.
+    `quick`: as for `trace`.
     """
     inner, prefix = unwrapped(model)
     by_name, unused = _executed(inner, Names.of(inner), example_input, quick)
@@ -105,5 +104,5 @@ def _executed(
 
 
 def _renamed(depths: Depths, prefix: str, names: Names) -> Depths:
-    """`depths` under the names that a wrapper uses, in the order of registration."""
+    """`depths` with the names in the wrapper, in the order of registration."""
     return Depths({f"{prefix}{name}": depths.by_name[name] for name in names.every}, depths.source, depths.notes)

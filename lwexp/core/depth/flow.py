@@ -1,4 +1,4 @@
-"""The order of a network's units: how many blocks the data have been through when they meet each."""
+"""The depth of units: the number of blocks that the data have passed when they reach each."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .units import Unit, find_units
 
 
 def depths_of_units(structure: Structure, names: Names, trace: Trace | None) -> tuple[dict[str, int], list[str]]:
-    """Depth by first name, and the names that `trace` never uses; without a trace, units follow as registered."""
+    """Depth by first name, and the names that `trace` never uses; without a trace, in the order of registration."""
     flat = False
     while True:
         units = find_units(structure, names, flat)
@@ -39,10 +39,10 @@ def depths_of_units(structure: Structure, names: Names, trace: Trace | None) -> 
     by_name: dict[str, int] = {}
     for i, unit in enumerate(units):
         for name in unit.names if i in depth else ():
-            by_name[name] = min(depth[i], by_name.get(name, depth[i]))  # a shared tensor: where it is used first
+            by_name[name] = min(depth[i], by_name.get(name, depth[i]))  # a tied tensor: where it is used first
     previous = 0
     outputs = {flow.shapes(i)[-1:] for i in flow.heads}
-    for i, unit in enumerate(units):  # what is never used: beside its like, else beside what was registered before it
+    for i, unit in enumerate(units):  # never used: with the heads if shaped like one, else with its predecessor
         if i not in depth:
             like = flow.weighty(i) and flow.shapes(i)[-1:] in outputs
             depth[i] = max(depth.values(), default=0) if like else previous
@@ -53,8 +53,10 @@ def depths_of_units(structure: Structure, names: Names, trace: Trace | None) -> 
 
 
 def chain(units: Sequence[Unit], names: Names) -> Trace:
-    """The trace of a network that uses its units one after the other, as they are registered; the last ones that are
-    alike (two heads) side by side."""
+    """The trace of a network that uses its units one after the other, in the order of registration.
+
+    The last units of equal shapes (two heads) are parallel.
+    """
     trace, place = Trace(inputs=frozenset([0])), 0
     shapes = [
         [tuple(names.tensors[name].shape) for name in unit.names if size_of(names.tensors[name])] for unit in units
@@ -75,15 +77,15 @@ def chain(units: Sequence[Unit], names: Names) -> Trace:
 
 
 class Flow:
-    """Data flowing through units: which block comes after how many others on the longest way from the input.
+    """The flow of data through units: the number of blocks on the longest path from the input to each block.
 
-    `level[i]` is that number for a block (1 for the first), `entry[i]` the level of the data that first meet another
-    unit, `size[i]` the number of their elements, `reached[i]` the highest level of all when the unit is first touched,
-    `heads` the output layers: units with a weight matrix that reach an output and no other such unit.
+    `level[i]` is that number for a block (1 for the first), `entry[i]` the level of the data that first enter another
+    unit, `size[i]` the number of their elements, `reached[i]` the highest level of all when the unit is first used,
+    `heads` the output layers: units with a weight matrix that feed an output and no other such unit.
     """
 
     def __init__(self, units: Sequence[Unit], names: Names, trace: Trace, flat: bool) -> None:
-        """Follow the data of `trace`."""
+        """Propagate levels along the operations of `trace`."""
         self.units, self.names, self.trace, self.flat = units, names, trace, flat
         self.matrix = [any(is_matrix(names.tensors[name]) for name in unit.names) for unit in units]
         self.of: dict[str, list[int]] = {}
@@ -100,7 +102,7 @@ class Flow:
         self._run()
 
     def weighty(self, i: int) -> bool:
-        """Whether unit `i` is a layer with a weight matrix, not a norm, a token or a table."""
+        """Whether unit `i` is a layer with a weight matrix, not a norm, token or position table."""
         return self.matrix[i] and (self.units[i].module or self.first_kind.get(i) == "multiply")
 
     def shapes(self, i: int) -> tuple[Any, ...]:
@@ -108,7 +110,7 @@ class Flow:
         return tuple(shape_of(self.names.tensors[name]) for name in self.units[i].names)
 
     def _users(self, index: int, operation: Operation) -> set[int]:
-        """Units that take part in the operation by their own parameters; of units that share one, the one at work."""
+        """Units whose parameters the operation takes; of units that share one, the one that is being called."""
         users = set()
         for name in operation.parameters:
             sharing = self.of[name]
@@ -123,11 +125,11 @@ class Flow:
         return start <= index <= end
 
     def _run(self) -> None:
-        # Of the data in a storage: how many blocks it has been through, which of them brought it there, and the layers
-        # behind it that could be output layers.
+        # By storage: the number of blocks its data have passed, the last of these blocks, and the layers that they come
+        # from and that could be output layers.
         none = frozenset[int]()
         data = dict.fromkeys(self.trace.inputs, (0, none, none))
-        pending: dict[int, frozenset[int]] = {}  # units that something was computed from without any data
+        pending: dict[int, frozenset[int]] = {}  # units whose parameters it was computed from, without data
         highest = 0
         for index, operation in enumerate(self.trace.operations):
             users = self._users(index, operation) if operation.parameters else set()
@@ -150,7 +152,7 @@ class Flow:
                     self.first_kind[i], self.fed_by[i], self.entry[i] = operation.kind, feeding, incoming
                     self.size[i] = operation.size
                 if self.units[i].block:
-                    # A second way into a block may be the longer one (a decoder's look at the encoder); a second call
+                    # A second path into a block may be the longer one (cross-attention to an encoder); a second call
                     # of the same block does not make it deeper.
                     before = self.level.get(i, 0)
                     later = incoming > before or (incoming == before and made_by - {i})
@@ -173,7 +175,7 @@ class Flow:
         self.heads = self._heads(ends)
 
     def few_blocks(self, tables: Set[int]) -> bool:
-        """Whether blocks are few, and hold less than half of the weights besides embeddings and the head."""
+        """Whether there are few levels, and blocks hold a minority of the weights except embeddings and heads."""
         if len(set(self.level.values())) > FEW_LEVELS:
             return False
         tensors = self.names.tensors
@@ -183,7 +185,7 @@ class Flow:
         return blocks < FEW_WEIGHT_SHARE * rest
 
     def parallel(self) -> set[int]:
-        """Ids of lists inside blocks whose elements do not follow one another: not blocks, but parts of one."""
+        """Ids of lists inside blocks whose elements are parallel: parts of one block."""
         starts: dict[int, dict[int, int]] = {}
         for i, level in self.level.items():
             for owner, element in self.units[i].within:
@@ -196,7 +198,7 @@ class Flow:
         }
 
     def stems(self) -> set[str]:
-        """Paths of light modules that data enter first and that begin with a layer that is no block: not lists."""
+        """Paths of light modules that data enter first and that begin with a layer outside their blocks: stems."""
         size = [sum(size_of(self.names.tensors[name]) for name in unit.names) for unit in self.units]
         blocks = Counter(path for unit in self.units if unit.block for path in _ancestors(unit.path))
         weights: Counter[str] = Counter()
@@ -216,7 +218,7 @@ class Flow:
     def _heads(self, ends: frozenset[int]) -> set[int]:
         heads = {i for i in ends if self.flat or not self.units[i].block}
         if not heads and len(ends) == 1:
-            # A block at the end is the head where it is of a kind of its own, such as a classifier of two layers.
+            # A last block of a build that no other block has is the head, such as a classifier of two layers.
             (end,) = ends
             build = self.units[end].build
             if build and not any(unit.block and unit.build == build for i, unit in enumerate(self.units) if i != end):
@@ -226,8 +228,8 @@ class Flow:
     def depths(self) -> dict[int, int]:
         """Depth of every unit that the trace uses; there may be gaps."""
         last = max((level for i, level in self.level.items() if i not in self.heads), default=0)
-        # Tokens and position tables are inputs, even where they join late; a network that concatenates (or adds) such
-        # at several levels has them for each of its stages.
+        # Tokens and position tables are inputs, even where they are used late, unless a network concatenates (or adds)
+        # them at several levels: then each belongs to its stage.
         inputs = {i for i, unit in enumerate(self.units) if not unit.module and self.matrix[i] and not self.weighty(i)}
         places = {(self.first_kind[i] == "join", self.entry[i]) for i in inputs if i in self.entry}
         at_one_place = Counter(joins for joins, _ in places)
@@ -237,7 +239,7 @@ class Flow:
             for path in _ancestors(self.units[i].path):
                 final[path] = max(level, final.get(path, 0))
         at_end = max((self.size[i] for i, level in self.level.items() if level == last), default=0)
-        # A module of several layers between the last block and the output is a part of the head.
+        # A composite module between the last block and the output belongs to the head.
         tail = {
             i for i, entry in self.entry.items()
             if entry == last > 0 and self.heads and self.units[i].build and not self.units[i].block
@@ -250,7 +252,7 @@ class Flow:
             stage = next((path for path in _ancestors(unit.path)[::-1] if path in blocks_in), "")
             in_stage = 0 < blocks_in[stage] < blocks_in[""]
             closing = in_stage and final.get(stage, 0) <= place
-            # What comes after pooling is the head's, like what comes after the head.
+            # Units after the pooling belong to the head, like units after a head.
             pooled = (
                 place == last > 0 and not in_stage and not unit.block and POOLING_RATIO * self.size.get(i, 0) < at_end
             )
@@ -261,7 +263,7 @@ class Flow:
             elif i in inputs and at_one_place[self.first_kind.get(i) == "join"] == 1:
                 depths[i] = 0
             elif self.matrix[i] and not closing and (place or (in_stage and self.fed_by.get(i))):
-                depths[i] = min(place + 1, last)  # what leads into a block belongs to it, unless it ends a stage
+                depths[i] = min(place + 1, last)  # a layer before a block belongs to it, unless it ends a stage
             else:
                 depths[i] = place
         return depths

@@ -1,4 +1,4 @@
-"""Inputs that may fit a network: what it says itself, else what its first layers take."""
+"""Inputs that may fit a network: from its own attributes, else from what its first layers take."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Input = tuple[str, tuple[Any, ...], dict[str, Any]]
 
 
 def as_input(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """A copy of an input; whole numbers keep their values, for a network that looks at them (lengths, masks)."""
+    """A copy of an input; integers keep their values, since a network may read them (lengths, masks)."""
     if device.type == "meta" and (tensor.is_floating_point() or tensor.is_complex() or tensor.is_meta):
         return torch.empty_like(tensor, device="meta")
     return torch.zeros_like(tensor, device="cpu") if tensor.is_meta else tensor.detach().to("cpu", copy=True)
@@ -41,9 +41,9 @@ def arguments(example: object) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def guesses(model: nn.Module) -> list[Input]:
-    """Inputs that may fit `model`, best first: what it says itself, then what its layers take."""
+    """Inputs that may fit `model`, best first: from its own attributes, then from what its layers take."""
     found: list[Input] = []
-    dummy = getattr(model, "dummy_inputs", None)  # as the models of `transformers` have
+    dummy = getattr(model, "dummy_inputs", None)  # as in `transformers`
     if isinstance(dummy, Mapping) and getattr(model, "main_input_name", "input_ids") in dummy:
         found.append(("dummy_inputs", (), dict(dummy)))
     modules = list(model.modules())
@@ -61,7 +61,7 @@ def guesses(model: nn.Module) -> list[Input]:
         found.append(_for_all(model, f"token ids {list(tokens.shape)}", tokens))
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     for shape in _shapes(model, modules, channels):
-        # On the meta device: in a forward pass with real numbers it is all zeros.
+        # On the meta device; zeros in a pass with real numbers.
         found.append(_for_all(model, f"{list(shape)}", torch.empty(shape, dtype=dtype, device="meta")))
     if vocabularies and images_first:
         found.append(_for_all(model, f"token ids {list(tokens.shape)}", tokens))
@@ -69,7 +69,7 @@ def guesses(model: nn.Module) -> list[Input]:
 
 
 def _for_all(model: nn.Module, text: str, tensor: torch.Tensor) -> Input:
-    """`tensor` for every positional argument that `model` needs, but for lengths and masks of sequences."""
+    """`tensor` for every required positional argument of `model`, except lengths and masks of sequences."""
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     given = inspect.signature(model.forward).parameters.values()
     names = [p.name.lower() for p in given if p.kind in kinds and p.default is inspect.Parameter.empty][1:]
@@ -114,20 +114,20 @@ def _shapes(
 
 
 def _channels(modules: Sequence[nn.Module], kind: type[nn.Module]) -> list[int]:
-    """Numbers of channels that a convolution of `kind` takes: of the first one registered, the usual, then all."""
+    """Input channels of convolutions of `kind`: of the first one registered, then 3 and 1, then all others."""
     counts = [int(cast(Any, module).in_channels) for module in modules if isinstance(module, kind)]
     likely = dict.fromkeys([counts[0], 3, 1, *sorted(set(counts))]) if counts else {}
-    return [count for count in likely if count]  # 0: lazy, not known yet
+    return [count for count in likely if count]  # 0: lazy
 
 
 def _widths(modules: Sequence[nn.Module], at_most: int) -> list[int]:
-    """The first different numbers of features that layers among `modules` take."""
+    """The first distinct numbers of input features among `modules`."""
     widths: dict[int, None] = {}
     for module in modules:
         if len(widths) == at_most:
             break
         for attribute in ("input_size", "embed_dim", "in_features", "normalized_shape", "num_features"):
-            # A module is slow to say that it lacks an attribute.
+            # `getattr` of a missing attribute is slow for modules.
             known = attribute in module.__dict__ or hasattr(type(module), attribute)
             width = getattr(module, attribute, None) if known else None
             if isinstance(width, tuple) and len(width) == 1:

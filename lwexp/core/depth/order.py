@@ -1,4 +1,4 @@
-"""The order in which a network uses its parameters, and where the order of their registration contradicts it."""
+"""The order in which a network uses its parameters, and where the order of registration contradicts it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _SHOWN = 3
 def stem_to_head(model: nn.Module, example_input: object | None = None) -> list[str]:
     """Names of the parameters in the order of their first use in a forward pass.
 
-    One that is never used follows what was registered before it, and so do those that one operation uses at once.
-    Raises `ConfigError` where no input gets through.
+    An unused parameter follows the one registered before it; ties are in the order of registration.
+    Raises `ConfigError` where the forward pass fails for every input.
     """
     inner, prefix = unwrapped(model)
     names = Names.of(inner)
@@ -38,8 +38,8 @@ def contradictions(
 ) -> list[tuple[str, str]]:
     """Pairs of modules (a, b): a is registered before b, yet used at a greater depth.
 
-    `groups` are names of parameters in the order of registration; a group is as deep as its first parameter to be used.
-    Empty where no input gets through; nothing is run with real numbers.
+    `groups` are names of parameters in the order of registration; a group has the depth of its parameter used first.
+    Empty where the forward pass fails; nothing runs with real numbers.
     """
     try:
         by_name, unused = execution_depths(model, example_input, quick=True)
@@ -60,7 +60,7 @@ def contradictions(
 
 
 def contradiction_note(pairs: Sequence[tuple[str, str]]) -> str:
-    """The `pairs` that `contradictions` found as a line for the plan's header, with the option that follows use."""
+    """The `pairs` of `contradictions` as a line for the plan's header, with the option that follows use."""
     texts = [f"{before} after {after}" for before, after in pairs[:_SHOWN]]
     more = f", … ({len(pairs)} in all)" if len(pairs) > _SHOWN else ""
     return (
@@ -70,7 +70,7 @@ def contradiction_note(pairs: Sequence[tuple[str, str]]) -> str:
 
 
 def _differing(a: str, b: str) -> tuple[str, str]:
-    """The shortest module paths that tell the parameters `a` and `b` apart."""
+    """The shortest module paths that distinguish the parameters `a` and `b`."""
     first, second = a.split("."), b.split(".")
     same = 0
     while same < min(len(first), len(second)) - 1 and first[same] == second[same]:

@@ -35,7 +35,7 @@ class Names:
 def unwrapped(model: nn.Module) -> tuple[nn.Module, str]:
     """The network inside `torch.compile`, `DataParallel`, DDP and `AveragedModel`, and the prefix of its names.
 
-    The classes are told by name, so that `torch._dynamo` need not be imported.
+    Classes are compared by name, to avoid importing `torch._dynamo`.
     """
     prefix = ""
     while True:
@@ -55,7 +55,7 @@ def wrapper_prefix(model: nn.Module) -> str:
 
 
 def shown_names(names: Iterable[str], limit: int = 6) -> str:
-    """`names` for a note: parameters of one module together, a long list cut."""
+    """`names` for a note: parameters of one module together, at most `limit` modules."""
     modules: dict[str, list[str]] = {}
     for name in names:
         module, _, last = name.rpartition(".")
@@ -74,21 +74,21 @@ def consecutive(depths: Mapping[str, int]) -> dict[str, int]:
 
 
 def is_lazy(parameter: torch.Tensor) -> bool:
-    """Whether it has no shape yet."""
-    # The type first: `isinstance` of a parameter class runs Python code of torch.
+    """Whether it is uninitialized, without a shape."""
+    # The type first: `isinstance` with a parameter class runs Python code in torch.
     return type(parameter) is not nn.Parameter and isinstance(parameter, UninitializedParameter)
 
 
 def size_of(parameter: nn.Parameter) -> int:
-    """Number of weights; 1 where it is not known yet."""
+    """Number of weights; 1 for a lazy parameter."""
     return 1 if is_lazy(parameter) else parameter.numel()
 
 
 def is_matrix(parameter: nn.Parameter) -> bool:
-    """Whether it has two dimensions or more, or may come to have them."""
+    """Whether it has two or more dimensions; lazy parameters count as matrices."""
     return is_lazy(parameter) or parameter.dim() >= 2
 
 
 def shape_of(parameter: nn.Parameter) -> tuple[int, ...] | None:
-    """Its shape, or null where it is not known yet."""
+    """Its shape; None for a lazy parameter."""
     return None if is_lazy(parameter) else tuple(parameter.shape)

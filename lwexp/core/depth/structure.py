@@ -1,7 +1,7 @@
-"""What the module tree of a network tells: which containers are lists of blocks, which modules are made of such lists.
+"""The module tree of a network: which containers are lists of blocks, which modules consist of such lists.
 
 A *block list* is a container most of whose weights are in children with several weight matrices each (the blocks); a
-*stage* is made mostly of block lists.
+*stage* consists mostly of block lists. The shares are in `thresholds.py`.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 class Structure:
-    """What the module tree of a model tells: sizes, block lists, stages."""
+    """Sizes, block lists and stages in the module tree of a model."""
 
     def __init__(self, model: nn.Module, described: Mapping[str, Mapping[str, int]] | None = None) -> None:
-        """Look at every module of `model` once; `described`: path of a module -> depths as it describes them itself."""
+        """Visit every module of `model` once; `described`: path of a module -> depths by its own description."""
         self.model = model
         self.described = {id(model.get_submodule(path)): depths for path, depths in (described or {}).items()}
         kinds = (nn.Embedding, nn.EmbeddingBag)
@@ -55,15 +55,15 @@ class Structure:
         self._listed: dict[int, int] = {}
 
     def close(self, parallel: Iterable[int], stems: Iterable[int]) -> None:
-        """Keep the modules with these ids whole: a block of parallel parts each, or a stem."""
+        """Treat the modules with these ids as units: blocks of parallel parts, or stems."""
         self.parallel.update(parallel)
         self.stems.update(stems)
         self._listed.clear()
 
     def _measure(self, module: nn.Module) -> None:
-        """Number of weights, of modules that own a weight matrix, and all shapes, of `module` and everything in it.
+        """Number of weights, number of modules that own a weight matrix, and shapes, of `module` and its submodules.
 
-        An embedding table counts as one weight: its size is that of the vocabulary, and says nothing about blocks.
+        An embedding table counts as one weight: its size depends on the vocabulary, not on the blocks.
         """
         own = self.own[id(module)] = list(module.parameters(recurse=False))
         children = self.children[id(module)] = list(module.children())
@@ -78,13 +78,13 @@ class Structure:
         self.size[id(module)], self.matrices[id(module)], self.shapes[id(module)] = size, matrices, tuple(shapes)
 
     def _learn(self, module: nn.Module) -> None:
-        """Classes that hold blocks, and classes that are blocks, by the repetitions among the children of `module`."""
+        """Learn classes of lists and of blocks from repetitions among the children of `module`."""
         composite = [child for child in self.children[id(module)] if self.composite(child)]
         if not isinstance(module, CONTAINERS):
             classes = Counter(type(child) for child in composite if not isinstance(child, CONTAINERS))
             if (
                 max(classes.values(), default=0) >= REPEATED_CHILDREN or type(module) in classes
-            ):  # a tree holds smaller trees
+            ):  # recursive: a tree of smaller trees
                 self.list_classes.add(type(module))
             for name, child in module.named_children():
                 if isinstance(child, CONTAINERS):
@@ -92,9 +92,11 @@ class Structure:
                     kinds = [type(element) for element in self.children[id(child)] if self.composite(element)]
                     if len(set(kinds)) < len(kinds):
                         self.repeated.add((type(module), name))
-        elif len({self.build(child) for child in composite}) > 1:  # stages; blocks that are lists are built alike
+        elif (
+            len({self.build(child) for child in composite}) > 1
+        ):  # stages; blocks that are containers have equal builds
             self.various.update(id(child) for child in composite)
-        # Three alike, to the last shape, are a stack of blocks, whatever lists they hold; stages differ in width.
+        # Children of equal class and shapes are a stack of blocks, even if they hold lists; stages differ in width.
         alike = Counter((type(child), self.shapes[id(child)]) for child in composite)
         for child in composite:
             if alike[type(child), self.shapes[id(child)]] >= IDENTICAL_SIBLINGS:
@@ -103,24 +105,24 @@ class Structure:
                     self.block_classes.add(type(child))
 
     def parameters(self, module: nn.Module) -> list[nn.Parameter]:
-        """The parameters of `module` and everything in it; a shared one may come twice."""
+        """The parameters of `module` and its submodules; a shared one may occur twice."""
         found = list(self.own[id(module)])
         for child in self.children[id(module)]:
             found += self.parameters(child)
         return found
 
     def composite(self, module: nn.Module) -> bool:
-        """Whether several modules of `module` own a weight matrix."""
+        """Whether several modules in `module` own a weight matrix."""
         return self.matrices[id(module)] >= COMPOSITE_MATRICES
 
     def build(self, module: nn.Module) -> object:
-        """What `module` is: its class, of a container also what that holds."""
+        """The class of `module`; of a container, also the builds of its children."""
         if not isinstance(module, CONTAINERS):
             return type(module)
         return type(module), tuple(self.build(child) for child in self.children[id(module)] if self.size[id(child)])
 
     def is_block(self, module: nn.Module) -> bool:
-        """Whether `module` stays whole: it is repeated as it is, or what it lists works side by side."""
+        """Whether `module` is a unit: it is repeated identically, or its elements work in parallel."""
         return id(module) in self.blocks or id(module) in self.parallel or type(module) in self.block_classes
 
     def is_list(self, module: nn.Module, in_list: bool) -> bool:
@@ -144,7 +146,7 @@ class Structure:
         return most and len(composite) >= LIST_CHILD_SHARE * len(children)
 
     def elements(self, module: nn.Module) -> list[nn.Module]:
-        """The children of a list that may be blocks: of several layers, or of the class of one that is."""
+        """The children of a list that may be blocks: composite ones, and others of the same class as one of these."""
         children = self.children[id(module)]
         classes = {type(child) for child in children if self.composite(child)} - set(CONTAINERS)
         return [
@@ -165,7 +167,7 @@ class Structure:
         return self._listed[id(module)]
 
     def is_uniform(self, module: nn.Module) -> bool:
-        """Whether the blocks of a list are built alike."""
+        """Whether the blocks of a list have equal builds."""
         return len({self.build(child) for child in self.children[id(module)] if self.composite(child)}) == 1
 
     def is_stage(self, module: nn.Module, in_list: bool) -> bool:
@@ -173,7 +175,7 @@ class Structure:
         return self.listed(module, in_list) > STAGE_WEIGHT_SHARE * self.size[id(module)]
 
     def opened_stages(self, elements: Iterable[nn.Module], in_stage: bool) -> set[type]:
-        """Classes of those `elements` of one list that are stages; what is beside a plain block of a stage is none."""
+        """Classes of those `elements` of one list that are stages; beside a plain block in a stage there are none."""
         plain = [child for child in elements if not isinstance(child, CONTAINERS) and self.composite(child)]
         classes = {
             type(child)

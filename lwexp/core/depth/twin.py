@@ -1,4 +1,4 @@
-"""A copy of a network with stand-ins for its parameters, sharing nothing that a forward pass may change."""
+"""A copy of a network with placeholder tensors, sharing nothing that a forward pass may change."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _TABLES = {dict, OrderedDict, set}
 
 @dataclass(frozen=True)
 class Twin:
-    """`names`: storage of a stand-in -> parameter; `lazy`: id of a stand-in that has no storage yet -> parameter.
+    """`names`: storage key of a placeholder -> parameter; `lazy`: id of a placeholder without storage -> parameter.
 
-    `kept` are all stand-ins, alive so that no other tensor gets the address of one.
+    `kept` are all placeholders, kept alive so that no key or id is reused.
     """
 
     model: nn.Module
@@ -36,42 +36,42 @@ class Twin:
 def make_twin(model: nn.Module, first_names: Mapping[int, str], device: torch.device) -> Twin:
     """A copy of `model` with other tensors, sharing nothing that a forward pass may change."""
     real = device.type != "meta"
-    stands: dict[int, Any] = {}
+    placeholders: dict[int, Any] = {}
     names: dict[int, str] = {}
     lazy: dict[int, str] = {}
     owners: dict[int, str] = {}
     for parameter in model.parameters():
         name = first_names[id(parameter)]
-        stands[id(parameter)] = stand = _stand_in(parameter, device, values=real)
+        placeholders[id(parameter)] = placeholder = _placeholder(parameter, device, values=real)
         if isinstance(parameter, UninitializedParameter):
-            lazy[id(stand)] = name
+            lazy[id(placeholder)] = name
         else:
             owners.setdefault(storage_key(parameter), name)
-            names[storage_key(stand)] = name
+            names[storage_key(placeholder)] = name
     for module in model.modules():
         for tensor in _held(module):
-            if id(tensor) in stands:
+            if id(tensor) in placeholders:
                 continue
             plain = not isinstance(tensor, UninitializedBuffer)
             values = real or (plain and tensor.numel() <= KEPT_BUFFER_VALUES)
-            stands[id(tensor)] = stand = _stand_in(tensor, device, values)
+            placeholders[id(tensor)] = placeholder = _placeholder(tensor, device, values)
             if plain and storage_key(tensor) in owners:  # a view of a parameter, kept by the module
-                names[storage_key(stand)] = owners[storage_key(tensor)]
+                names[storage_key(placeholder)] = owners[storage_key(tensor)]
     try:
-        twin: nn.Module = _copied(model, dict(stands))
-    except Exception:  # something in it cannot be copied, such as a lock: that part is shared
-        twin = _copied(model, stands | _uncopyable(model, stands))
-    for module in twin.modules():  # hooks of the user's would see tensors without values; those of torch are needed
+        twin: nn.Module = _copied(model, dict(placeholders))
+    except Exception:  # something in it cannot be copied, such as a lock: that object is shared
+        twin = _copied(model, placeholders | _uncopyable(model, placeholders))
+    for module in twin.modules():  # the user's hooks would see tensors without values; torch's own are needed
         module._forward_hooks.clear()
         for key, hook in list(module._forward_pre_hooks.items()) if module._forward_pre_hooks else ():
             owner = getattr(hook, "__module__", None) or type(hook).__module__
             if not owner.startswith("torch.nn"):
                 del module._forward_pre_hooks[key]
-    return Twin(twin, names, lazy, tuple(stands.values()))
+    return Twin(twin, names, lazy, tuple(placeholders.values()))
 
 
 def _copied(value: Any, memo: dict[int, Any]) -> Any:
-    """`copy.deepcopy`, which spends most of its time on what modules have in plenty: plain values and empty tables."""
+    """`copy.deepcopy` by hand for plain values, empty dicts and modules, where it spends most of its time."""
     kind: Any = type(value)
     if kind in _PLAIN:
         return value
@@ -94,29 +94,29 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
 
 @cache
 def _copied_as_usual(kind: type[nn.Module]) -> bool:
-    """Whether `copy.deepcopy` makes a new object of `kind` and fills its attributes in, and does nothing else."""
+    """Whether `copy.deepcopy` only creates an object of `kind` and sets its attributes."""
     special = ("__deepcopy__", "__reduce__", "__reduce_ex__", "__getstate__", "__getnewargs__", "__getnewargs_ex__")
     slots = any(getattr(base, "__slots__", ()) for base in kind.__mro__)
     return not slots and all(getattr(kind, name, None) is getattr(nn.Module, name, None) for name in special)
 
 
-def _uncopyable(model: nn.Module, stands: Mapping[int, Any]) -> dict[int, Any]:
-    """Attributes of modules in `model` that refuse to be copied, by id."""
+def _uncopyable(model: nn.Module, placeholders: Mapping[int, Any]) -> dict[int, Any]:
+    """Attributes of modules in `model` that cannot be copied, by id."""
     found: dict[int, Any] = {}
-    own = set(nn.Module().__dict__)  # parameters, buffers, modules and hooks are looked at one by one
+    own = set(nn.Module().__dict__)  # parameters, buffers, modules and hooks are handled above
     for module in model.modules():
         for attribute, value in module.__dict__.items():
             if attribute in own or isinstance(value, (int, float, str, type(None))):
                 continue
             try:
-                copy.deepcopy(value, cast(Any, ChainMap({id(module): module}, found, cast(Any, stands))))
-            except Exception:  # whatever a foreign object's copying raises
+                copy.deepcopy(value, cast(Any, ChainMap({id(module): module}, found, cast(Any, placeholders))))
+            except Exception:  # anything that copying a user's object may raise
                 found[id(value)] = value
     return found
 
 
 def _held(module: nn.Module) -> Iterator[torch.Tensor]:
-    """Tensors that `module` holds besides its parameters: buffers, plain attributes, lists and dicts of them."""
+    """Tensors of `module` besides its parameters: buffers, plain attributes, lists and dicts of tensors."""
     yield from (buffer for buffer in module._buffers.values() if buffer is not None)
     for value in module.__dict__.values():
         if isinstance(value, torch.Tensor):
@@ -127,8 +127,8 @@ def _held(module: nn.Module) -> Iterator[torch.Tensor]:
             yield from (x for x in value.values() if isinstance(x, torch.Tensor))
 
 
-def _stand_in(tensor: torch.Tensor, device: torch.device, values: bool) -> torch.Tensor:
-    """A tensor like `tensor`, with its values where it has them and they are asked for."""
+def _placeholder(tensor: torch.Tensor, device: torch.device, values: bool) -> torch.Tensor:
+    """A tensor like `tensor`; with `values` and unless it is a meta tensor, with its values."""
     if isinstance(tensor, UninitializedParameter):
         options: dict[str, Any] = {"device": device, "dtype": tensor.dtype}
         return UninitializedParameter(requires_grad=False, **options)
@@ -137,18 +137,18 @@ def _stand_in(tensor: torch.Tensor, device: torch.device, values: bool) -> torch
         return cast(torch.Tensor, UninitializedBuffer(requires_grad=False, **options))
     plain = tensor.detach()
     if values and not plain.is_meta:
-        stand = plain.to("cpu", copy=True)
+        placeholder = plain.to("cpu", copy=True)
     elif values and device.type != "meta":
-        stand = torch.zeros_like(plain, device=device)
+        placeholder = torch.zeros_like(plain, device=device)
     elif plain.is_meta and plain.layout == torch.strided:  # of a meta tensor, `empty_like` is slow
-        stand = torch.empty_strided(plain.size(), plain.stride(), dtype=plain.dtype, device="meta")
+        placeholder = torch.empty_strided(plain.size(), plain.stride(), dtype=plain.dtype, device="meta")
     else:
-        stand = torch.empty_like(plain, device="meta")
-    return nn.Parameter(stand, requires_grad=False) if isinstance(tensor, nn.Parameter) else stand
+        placeholder = torch.empty_like(plain, device="meta")
+    return nn.Parameter(placeholder, requires_grad=False) if isinstance(tensor, nn.Parameter) else placeholder
 
 
 def numel(parameter: torch.Tensor) -> int:
-    """Number of weights, 0 where it is not known yet."""
+    """Number of weights; 0 for a lazy parameter."""
     return 0 if is_lazy(parameter) else parameter.numel()
 
 
@@ -159,7 +159,7 @@ def storage_key(tensor: torch.Tensor) -> int:
 
 
 def is_tensor(value: Any) -> bool:
-    """Whether `value` is a tensor with a storage to tell it by."""
+    """Whether `value` is a tensor with a storage."""
     if type(value) in (torch.Tensor, nn.Parameter):  # most are, and `isinstance` is slower
         return bool(value.layout == torch.strided)
     lazy = isinstance(value, (UninitializedParameter, UninitializedBuffer))

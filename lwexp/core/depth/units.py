@@ -1,6 +1,6 @@
-"""The units of a network: blocks of repeated containers, kept whole, and what stands beside them.
+"""The units of a network, which share a depth: whole blocks of repeated containers, and the modules beside them.
 
-The model, stages and block lists are opened; what is found inside and not opened is a unit.
+The model, stages and block lists are opened; a module inside that is not opened is a unit.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ Within = tuple[tuple[int, int], ...]  # pairs (id of a list, index of the elemen
 
 @dataclass(frozen=True)
 class Unit:
-    """Parameters that share a depth; `block`: it is one of a list of blocks; `kind`: class of the module.
+    """Parameters that share a depth; `block`: it is a block; `kind`: class of the module.
 
-    `build`: equal for modules of several layers that are built alike; `within`: which element of which lists inside
-    blocks it belongs to.
+    `build`: equal for composite modules of the same structure; `within`: the lists inside blocks that it belongs to,
+    and its element in each.
     """
 
     path: str
@@ -36,13 +36,13 @@ class Unit:
 
     @property
     def module(self) -> bool:
-        """Whether it is a module (or a layer of an RNN), not a parameter of a module that was opened."""
+        """Whether it is a module (or a layer of an RNN), not a single parameter of an opened module."""
         return self.kind is not nn.Parameter
 
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a module stands: below a list, as an `element` of one, and whether it must be opened or kept whole."""
+    """Where a module is: below a list, an `element` of one, and whether it must be opened or must not."""
 
     path: str = ""
     in_list: bool = False
@@ -60,18 +60,18 @@ class _Place:
 def find_units(structure: Structure, names: Names, flat: bool = False) -> list[Unit]:
     """The units in registration order.
 
-    `flat`: containers and the bulk of the model are opened too, however few blocks they have, and every layer with a
-    weight matrix is a block.
+    `flat`: containers and the bulk of the model are opened too, even without blocks, and every layer with a weight
+    matrix is a block.
     """
     walk = _Walk(structure, names, flat)
     walk.visit(structure.model, _Place())
-    # What is built like a block is one, wherever it stands: the middle of a U-Net.
+    # A unit of the same build as a block is one, too: the middle of a U-Net.
     builds = {unit.build for unit in walk.found if unit.block} - {None}
     return [unit if unit.block or unit.build not in builds else replace(unit, block=True) for unit in walk.found]
 
 
 class _Walk:
-    """The walk through the module tree that collects units."""
+    """Traverses the module tree and collects units."""
 
     def __init__(self, structure: Structure, names: Names, flat: bool) -> None:
         self.structure, self.names, self.flat = structure, names, flat
@@ -102,7 +102,7 @@ class _Walk:
             self._add(place.path, parameters, block=block, kind=type(module), build=build, within=place.within)
 
     def _add_described(self, module: nn.Module, place: _Place) -> None:
-        """A unit for each depth that `module` describes, and one for each layer that it does not mention."""
+        """A unit for each depth in the own description of `module`, and for each layer that it misses."""
         depths = self.structure.described[id(module)]
         by_depth: dict[int, list[nn.Parameter]] = {}
         for name, depth in depths.items():
@@ -141,7 +141,7 @@ class _Walk:
             self._add(place.below(name).path, [parameter], block=False, kind=nn.Parameter)
         if not tree.is_list(module, place.in_list) and not place.as_list:
             children = tree.children[id(module)]
-            # In a stage, what stands beside its list of blocks is not opened, such as a down-sampling of several parts.
+            # In a stage, modules beside its list of blocks are not opened, such as a composite down-sampling.
             block_lists = [c for c in children if place.element and isinstance(c, CONTAINERS) and tree.is_list(c, True)]
             alike = [child for child in block_lists if tree.is_uniform(child)]
             kept = {id(child) for child in alike or block_lists}
@@ -157,7 +157,7 @@ class _Walk:
         stages = tree.opened_stages(elements, place.in_list)
         chosen = {id(child) for child in elements}
         for i, (name, child) in enumerate(module.named_children()):
-            # A container beside lists of blocks is a list of blocks, though each may have a single weight matrix.
+            # A container beside lists of blocks is a list of blocks, even if each has a single weight matrix.
             as_list = lists and isinstance(child, CONTAINERS) and any(
                 tree.children[id(part)] for part in tree.children[id(child)] if tree.matrices[id(part)]
             )  # fmt: skip
