@@ -67,9 +67,9 @@ def none() -> Decay:
 
 
 def explicit(*, rates: Mapping[str, float]) -> Decay:
-    """Scale 1 everywhere; the plan gives the parts that `rates` (pattern -> rate) names theirs.
+    """Scale 1 everywhere; parameters that match `rates` (pattern -> absolute rate) get that rate from the plan.
 
-    A part that is not named keeps the base rate, as with torch it would take the optimizer's default.
+    Others keep the base rate, as torch gives a param group without `lr` the optimizer's default.
     """
     return lambda index, count: 1.0
 
@@ -85,7 +85,7 @@ DECAYS: dict[str, Callable[..., Decay]] = {
 
 
 def make_decay(decay: str | Decay, options: Mapping[str, object]) -> Decay:
-    """The decay of a name, or the callable given, as a function that refuses scales no rate can have."""
+    """The decay of a name, or the given callable; it raises `ConfigError` for a negative or non-finite scale."""
     if callable(decay):
         if options:
             raise UnknownOptionError(f"decay.{next(iter(options))}", next(iter(options.values())), ())

@@ -36,7 +36,7 @@ def rows(plan: PlanTable) -> list[tuple[str, ...]]:
 
 
 def header(plan: PlanTable) -> list[str]:
-    """What the plan was made from, and its remarks."""
+    """The plan's settings and notes."""
     trainable, weights = (sum(getattr(g, key) for g in plan.groups) for key in ("trainable_weights", "weights"))
     mult = f" mult={plan.mult:g}" if plan.decay == "linear" else ""
     count = len({g.index for g in plan.groups})
@@ -48,14 +48,14 @@ def header(plan: PlanTable) -> list[str]:
 
 
 def text(plan: PlanTable) -> str:
-    """The table for a terminal, the head first; columns that are empty throughout are left out."""
+    """The table for a terminal, from the head to the stem, without empty columns."""
     return "\n".join([*header(plan), "", *_aligned(plan)])
 
 
 def markdown(plan: PlanTable, at_most: int) -> str:
-    """The table as Markdown; too long for `at_most` characters, its first and last rows and where the rest is.
+    """The table as Markdown; where it exceeds `at_most` characters, its first and last rows.
 
-    The rows are one block of code: MLflow sets a Markdown table without any space between its columns.
+    The rows are a code block: MLflow renders Markdown tables without space between columns.
     """
     intro = "\n\n".join(escaped(line) for line in header(plan))
     titles, rule, *body = (line.replace("`", "'") for line in _aligned(plan))
@@ -66,7 +66,7 @@ def markdown(plan: PlanTable, at_most: int) -> str:
     shown = block(body)
     kept = len(body) // 2
     while kept and len(shown) > at_most:
-        gap = f"…  {len(body) - 2 * kept} rows are left out here, all are in plan.csv"
+        gap = f"…  {len(body) - 2 * kept} rows omitted, all are in plan.csv"
         shown = block([*body[:kept], gap, *body[-kept:]])
         kept -= 1
     if len(shown) <= at_most:
@@ -75,7 +75,7 @@ def markdown(plan: PlanTable, at_most: int) -> str:
 
 
 def _aligned(plan: PlanTable) -> list[str]:
-    """Titles, a rule, and one line per group, in columns."""
+    """Titles, a rule, and one line per group."""
     body = rows(plan)
     shown = [i for i, column in enumerate(COLUMNS) if column not in {"frozen", "tied"} or any(row[i] for row in body)]
     titles = [COLUMNS[i] for i in shown]
@@ -97,7 +97,7 @@ def csv_text(plan: PlanTable) -> str:
 
 
 def json_text(plan: PlanTable) -> str:
-    """The plan's settings, remarks and groups."""
+    """The plan's settings, notes and groups."""
     keys = ("model", "grouping", "decay", "lr", "mult", "freeze_mode", "no_weight_decay", "hash", "notes")
     settings = {key: getattr(plan, key) for key in keys}
     return json.dumps({**settings, "groups": [asdict(g) for g in plan.groups]}, indent=1, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""Names of groups that a person recognises: the longest common module path, else the largest module, `stem`, `head`."""
+"""Readable names of groups: the longest common module path, `stem`, `head`, or the largest module of the group."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ _Path = tuple[str, ...]
 def group_names(groups: Sequence[Sequence[str]], prefix: str = "") -> list[str]:
     """A name for each of `groups` (the parameters' names, from the head to the stem); no two are alike.
 
-    In this order: the longest module path that all parameters of a group share and no other group has a part of
-    (`layer4.1`, `lstm.layer2`); at the ends `stem` and `head`; the largest module that the group has to itself
-    (`blocks.11`, though the last norm belongs to the group too); `depth7`. What a wrapper puts before names, such as
-    `prefix`, is left out.
+    In this order: the longest module path that all parameters of a group share and no other group uses (`layer4.1`,
+    `lstm.layer2`); at the ends `stem` and `head`; the largest module that belongs to the group alone (`blocks.11`,
+    although the group has the last norm too); `depth7`. The `prefix` of a wrapper is removed.
 
     >>> group_names([["fc.weight"], ["blocks.1.a", "norm.a", "blocks.1.b"], ["blocks.0.a", "pos", "conv.weight"]])
     ['fc', 'blocks.1', 'stem']
@@ -54,7 +53,7 @@ def common_path(names: Sequence[str]) -> str:
 
 
 def _path(name: str) -> _Path:
-    """The modules on the way to a parameter, and its own name; a layer of an RNN counts as a module."""
+    """The path of a parameter; a layer of an RNN counts as a module."""
     *modules, last = (part for part in name.split(".") if part != "_orig_mod")
     layer = _RNN_LAYER.match(last)
     return (*modules, f"layer{layer[1]}", last) if layer else (*modules, last)
@@ -70,7 +69,7 @@ def _common(paths: Sequence[_Path]) -> _Path:
 
 
 def _shared(paths: Sequence[_Path], owner: dict[_Path, int], group: int) -> str:
-    """The common path, if no other group has parameters below it."""
+    """The common path, if no other group has parameters below it; else an empty string."""
     path = _common(paths)
     if not path or owner[path] != group:
         return ""
@@ -79,9 +78,9 @@ def _shared(paths: Sequence[_Path], owner: dict[_Path, int], group: int) -> str:
 
 
 def _largest(paths: Sequence[_Path], owner: dict[_Path, int], group: int) -> str:
-    """The module with the most parameters of those that belong to this group alone."""
+    """The path of the module with the most parameters among those that belong to this group alone."""
     parts: Counter[_Path] = Counter()
-    for path in reversed(paths):  # of two alike in size, the one that is registered first
+    for path in reversed(paths):  # of two of equal size, the one registered first
         own = (path[:end] for end in range(1, len(path) + 1) if owner[path[:end]] == group)
         parts[next(own, path)] += 1
     part = parts.most_common(1)[0][0]
@@ -93,7 +92,7 @@ def _numberless(name: str) -> str:
 
 
 def _unique(names: Sequence[str]) -> list[str]:
-    """`names`, the later of two alike with a number."""
+    """`names`, with a number appended to repeated ones."""
     found: dict[str, None] = {}
     for name in names:
         number, candidate = 1, name

@@ -21,19 +21,19 @@ from .group_names import group_names
 from .options import check_options
 from .patterns import first_indices, prefixes
 
-# Parameters up to which the order of registration is compared with that of use: a forward pass of more takes seconds.
+# Up to this number of parameters registration is compared with execution: tracing more takes seconds.
 _COMPARED = 5000
 
 
 class NamedGroup(NamedTuple):
-    """A group's name and its parameters' names, head-most first."""
+    """A group's name and its parameters' names, from the head to the stem."""
 
     name: str
     parameter_names: tuple[str, ...]
 
 
 class Grouped(NamedTuple):
-    """What a grouping returns: the groups from the head to the stem, and remarks for the plan's header."""
+    """What a grouping returns: the groups from the head to the stem, and notes for the plan's header."""
 
     groups: tuple[NamedGroup, ...]
     notes: tuple[str, ...] = ()
@@ -52,8 +52,8 @@ def per_parameter(
 ) -> Grouped:
     """Each named parameter is a group of its own.
 
-    timm's resnet18 has 62: `fc.bias`, `fc.weight`, `layer4.1.bn2.bias`, …, `conv1.weight`. `order`: the groups stand
-    as registered, the last first, or as a forward pass uses them first; a note says where the two contradict each
+    timm's resnet18 has 62: `fc.bias`, `fc.weight`, `layer4.1.bn2.bias`, …, `conv1.weight`. `order`: the groups in
+    order of registration, the last first, or of first use in a forward pass; a note says where the two contradict each
     other. `example_input` (a tensor, tuple or dict) is for models whose input cannot be guessed.
     """
     prefix = wrapper_prefix(model)
@@ -67,8 +67,8 @@ def top_module(
     """One group for each top-level module, ordered by first appearance from the head.
 
     timm's resnet18 has 7: fc, layer4, layer3, layer2, layer1, bn1, conv1. A module that reappears joins its first
-    appearance. `order` and `example_input` as for `per_parameter`; by execution, a module stands where the first of
-    its parameters is used.
+    appearance. `order` and `example_input` as for `per_parameter`; by execution, a module is placed where its first
+    parameter is used.
     """
     prefix = wrapper_prefix(model)
 
@@ -83,8 +83,8 @@ def top_module(
 def depth_index(model: nn.Module, *, source: str = "auto", example_input: object = None) -> Grouped:
     """One group for each depth of the network, the deepest (the head) first.
 
-    `source` says where depth comes from: `timm` (the model's own `group_matcher`), `execution` (the order in which a
-    forward pass uses the parameters), `registration`, or `auto`, the first of these that the model allows.
+    `source` of the depths: `timm` (the model's own `group_matcher`), `execution` (the order in which a forward pass
+    uses the parameters), `registration`, or `auto`, the first of these that is available for the model.
     `example_input` (a tensor, tuple or dict) is for models whose input cannot be guessed.
     """
     from .depth import find_depths  # not at the top: it may need timm
@@ -102,8 +102,8 @@ def depth_index(model: nn.Module, *, source: str = "auto", example_input: object
 def by_name(model: nn.Module, *, patterns: Mapping[str, str | list[str]]) -> Grouped:
     """Groups by name: `patterns` maps a group's name to its pattern (or list of them), in order from the head.
 
-    The first group that matches a parameter takes it; a parameter that none matches is an error unless one pattern is
-    `"*"`, and so is a group left without parameters.
+    The first group that matches a parameter gets it. Raises `ConfigError` for a parameter that no pattern matches (add
+    `"*"` for the rest) and for a group without parameters.
     """
     key = "grouping.patterns"
     if not patterns:
@@ -118,7 +118,7 @@ def by_name(model: nn.Module, *, patterns: Mapping[str, str | list[str]]) -> Gro
     for group, taken in found.items():
         if not taken:
             if first_indices(wanted[group], names):
-                raise ConfigError(f"{key}.{group}", patterns[group], "all it matches is taken by the groups before it")
+                raise ConfigError(f"{key}.{group}", patterns[group], "groups before it match all of its parameters")
             raise UnknownNameError(
                 f"{key}.{group}", patterns[group], prefixes(names), "the pattern matches no parameter"
             )
@@ -138,15 +138,15 @@ GROUPINGS: dict[str, Callable[..., Grouped]] = {
 
 
 def takes_input(grouping: object) -> bool:
-    """Whether a grouping of this name looks at a forward pass, and so takes an `example_input`."""
+    """Whether a grouping of this name traces a forward pass, and so takes an `example_input`."""
     return isinstance(grouping, str) and "example_input" in signature(GROUPINGS.get(grouping, by_name)).parameters
 
 
 def group(model: nn.Module, grouping: str | Grouping, options: Mapping[str, object]) -> Grouped:
-    """The partition of `model`'s parameters by a grouping's name, or by a callable of one's own.
+    """The partition of `model`'s parameters by a grouping's name or a callable.
 
-    Raises `ConfigError` for an unknown name or option, a model without parameters, and for a callable whose groups are
-    not a partition; the names at fault are listed.
+    Raises `ConfigError` for an unknown name or option, a model without parameters, and a callable whose groups are not
+    a partition, with the names of the parameters concerned.
     """
     if not any(True for _ in model.named_parameters()):
         raise ConfigError("model", type(model).__name__, "has no parameters")
@@ -164,7 +164,7 @@ def group(model: nn.Module, grouping: str | Grouping, options: Mapping[str, obje
 
 
 def _check_partition(model: nn.Module, groups: Sequence[NamedGroup]) -> None:
-    """Partition law: every parameter in exactly one group, no group empty, no two of one name."""
+    """Raise `ConfigError` unless every parameter is in exactly one group, no group is empty and names are unique."""
     expected = {name for name, _ in model.named_parameters()}
     seen: dict[str, str] = {}
     for name, members in groups:
@@ -188,7 +188,7 @@ def _check_partition(model: nn.Module, groups: Sequence[NamedGroup]) -> None:
 def _ordered(
     model: nn.Module, order: str, example_input: object, key: Callable[[str], str]
 ) -> tuple[list[str], tuple[str, ...]]:
-    """Names from the head to the stem, and a note where registration contradicts execution between groups by `key`."""
+    """Names from the head to the stem, and a note where registration contradicts execution; `key`: name -> group."""
     from .depth.order import contradiction_note, contradictions, stem_to_head
 
     if order == "execution":

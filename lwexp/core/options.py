@@ -1,6 +1,6 @@
 """Options of groupings, decays and policies: the keyword-only arguments of the functions that build them.
 
-The signature is the schema, so a new member of a kind needs no second list of its options.
+The signature is the schema, so a new function needs no second list of its options.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def check_options(
 ) -> dict[str, Any]:
     """`options` with numbers of the annotated type, or an error that names `key.<option>`.
 
-    `choices` are what an error about an unknown option chooses from, by default the arguments of `function`.
+    `choices` for the error about an unknown option are by default the arguments of `function`.
 
     Raises `UnknownOptionError` for an option that is not a keyword-only argument of `function`, and `ConfigError` for
     one of the wrong type, for NaN and infinity, and for one without default that is missing.
@@ -37,7 +37,7 @@ def check_options(
 
 
 def _typed(key: str, value: Any, hint: Any) -> Any:
-    """`value` if it is of the type `hint`; whole numbers become floats where a float is asked for."""
+    """`value` if it is of the type `hint`, with integers converted to float where `hint` is float."""
     if hint is Any:
         return value
     if value == "???":

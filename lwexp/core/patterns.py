@@ -12,7 +12,7 @@ from lwexp.errors import UnknownNameError
 
 @lru_cache(maxsize=1024)
 def _glob(pattern: str) -> re.Pattern[str] | None:
-    """The expression of a glob; null for a prefix."""
+    """The regular expression of a glob; None for a prefix."""
     return re.compile(translate(pattern)) if any(c in pattern for c in "*?[") else None
 
 
@@ -47,7 +47,7 @@ def first_indices(patterns: Sequence[str], names: Iterable[str]) -> dict[str, in
             globs.append((i, glob))
     found = {}
     for name in names:
-        # A prefix is looked up, so that many prefixes cost no more than one.
+        # Prefixes are looked up in a dict, so that many cost no more than one.
         first = (
             min((plain[p] for p in _prefixes(name) if p in plain), default=len(patterns)) if plain else len(patterns)
         )
@@ -60,7 +60,7 @@ def first_indices(patterns: Sequence[str], names: Iterable[str]) -> dict[str, in
 def first_matches(patterns: Sequence[str], names: Sequence[str], key: str) -> dict[str, str]:
     """For each of `names` that some pattern covers, the first such pattern in the order written.
 
-    Raises `UnknownNameError` for a pattern that covers no name at all; `key` is the option it was written under.
+    Raises `UnknownNameError` for a pattern that covers no name at all, under the option `key`.
     """
     found = {name: patterns[i] for name, i in first_indices(patterns, names).items()}
     taken = set(found.values())
@@ -71,7 +71,7 @@ def first_matches(patterns: Sequence[str], names: Sequence[str], key: str) -> di
 
 
 def prefixes(names: Iterable[str]) -> list[str]:
-    """Every dotted prefix of `names`, the names included: what a user may have meant by a pattern."""
+    """Every dotted prefix of `names`, including the names: candidates for a mistyped pattern."""
     return list(dict.fromkeys(prefix for name in names for prefix in _prefixes(name)))
 
 

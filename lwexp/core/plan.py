@@ -1,4 +1,4 @@
-"""The plan: grouping + decay + base rate + freezing + overrides, resolved to one immutable table before training."""
+"""The plan: grouping, decay, base rate, freezing and overrides, resolved to one immutable table before training."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _FINER = {"top_module": "depth_index", "by_name": "depth_index", "depth_index": 
 
 @dataclass(frozen=True)
 class Plan(PlanTable):
-    """Every group's place, name and rate. `print(plan)` is the table; make one with `make_plan`."""
+    """Every group's place, name and rate, with its parameters. `print(plan)` shows the table; `make_plan` makes one."""
 
     _parameters: Mapping[str, nn.Parameter] = field(repr=False, compare=False)
 
@@ -48,15 +48,14 @@ class Plan(PlanTable):
         return formats.json_text(self)
 
     def to_markdown(self, at_most: int = 8000) -> str:
-        """The table as Markdown of `at_most` characters: where it is too long, its first and last rows."""
+        """The table as Markdown, at most `at_most` characters: a longer one is cut to its first and last rows."""
         return formats.markdown(self, at_most)
 
     def param_groups(self) -> list[dict[str, Any]]:
         """Parameter groups for any torch or timm optimizer: `params`, `lr` and `name`, from the head to the stem.
 
-        Groups whose parameters are all left out (frozen by `requires_grad`) are absent. With `no_weight_decay`, the
-        biases and norms of a group (parameters of fewer than two dimensions) form a second one of the same name with
-        `weight_decay` 0.
+        Groups frozen by `requires_grad` are omitted. With `no_weight_decay`, the biases and norms of a group
+        (parameters of fewer than two dimensions) form a second one of the same name with `weight_decay` 0.
         """
         groups = []
         for g in self.groups:
@@ -73,7 +72,7 @@ class Plan(PlanTable):
     def optimizer(self, optimizer: str | type[torch.optim.Optimizer] = "adam", **options: Any) -> torch.optim.Optimizer:
         """The optimizer of a short name (torch's or timm's) or class over `param_groups()`.
 
-        Takes torch's fused kernel where the class and the parameters allow it and `options` do not say otherwise.
+        Uses torch's fused kernel where class and parameters allow it, unless `options` set `fused` or `foreach`.
         """
         from .optim.registry import make_optimizer
 
@@ -89,11 +88,12 @@ class Plan(PlanTable):
         unfreeze_every_steps: int | None = None,
         **options: Any,
     ) -> Schedule:
-        """Every group's rate at every step: the plan moved by `policy`, a name or a callable `step -> factor`.
+        """Every group's rate at every step: the plan times `policy`, a name or a callable `step -> factor`.
 
         `steps` is the number of optimizer steps of the training, `steps_per_epoch` is used by policies that count
         epochs; `options` are the policy's, with `warmup_steps`, `warmup`, `min_lr` and `floor` for all. `lr_events`
-        ({step, group, lr}) set absolute rates; every `unfreeze_every_steps` one more group opens, from the head on.
+        ({step, group, lr}) set absolute rates; every `unfreeze_every_steps` steps one more group is unfrozen, starting
+        at the head.
         """
         return make_schedule(
             self,
@@ -108,7 +108,7 @@ class Plan(PlanTable):
     def scheduler(
         self, optimizer: torch.optim.Optimizer, policy: str | Callable[[int], float] = "constant", **options: Any
     ) -> PlanScheduler:
-        """A torch `LRScheduler` that moves every group by `policy`; call `.step()` after each `optimizer.step()`.
+        """A torch `LRScheduler` that applies `policy` to every group; call `.step()` after each `optimizer.step()`.
 
         `options` are those of `schedule`.
         """
@@ -117,14 +117,14 @@ class Plan(PlanTable):
     def lr_table(
         self, policy: str | Callable[[int], float] = "constant", *, steps: int, **options: Any
     ) -> torch.Tensor:
-        """Every group's rate at every step, float64 [steps, groups]; 0 for groups that the optimizer is not given.
+        """Every group's rate at every step, float64 [steps, groups]; 0 for groups that are not in the optimizer.
 
         `options` are those of `schedule`. Raises `ConfigError` for metric-driven policies (plateau).
         """
         return self.schedule(policy, steps=steps, **options).table(range(steps))
 
     def fits(self, model: nn.Module) -> bool:
-        """Whether `model` has the parameters that the plan was made of: names, shapes and `requires_grad`."""
+        """Whether `model` has the plan's parameters: the same names, shapes and `requires_grad`."""
         own, others = dict(self._parameters), dict(model.named_parameters())
         return list(own) == list(others) and all(
             own[name].shape == other.shape and own[name].requires_grad == other.requires_grad
@@ -132,13 +132,13 @@ class Plan(PlanTable):
         )
 
     def bind(self, model: nn.Module) -> Plan:
-        """The same plan over the parameters of `model`, by name: another instance of a network that the plan `fits`."""
+        """The same plan over the parameters of `model`, by name; raises `ConfigError` unless the plan `fits` it."""
         if not self.fits(model):
             raise ConfigError("model", type(model).__name__, "has other parameters than the plan was made of")
         return replace(self, _parameters=dict(model.named_parameters()))
 
     def apply_freeze(self, model: nn.Module) -> None:
-        """Set `requires_grad` of the frozen parameters of `model` to False (in the mode `lr_zero`: change nothing)."""
+        """Set `requires_grad` of the frozen parameters of `model` to False; no effect in the mode `lr_zero`."""
         if self.freeze_mode == "requires_grad":
             parameters = dict(model.named_parameters())
             for name in self.frozen_names:
@@ -146,8 +146,8 @@ class Plan(PlanTable):
 
 
 @contextmanager
-def _without_collector() -> Iterator[None]:
-    """Without the garbage collector, which would look through all of torch's objects while a plan makes its own."""
+def _no_garbage_collection() -> Iterator[None]:
+    """Disables garbage collection: scanning torch's objects dominates planning time."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -157,7 +157,7 @@ def _without_collector() -> Iterator[None]:
             gc.enable()
 
 
-@_without_collector()
+@_no_garbage_collection()
 def make_plan(
     model: nn.Module,
     *,
@@ -175,11 +175,11 @@ def make_plan(
 ) -> Plan:
     """Resolve a model and settings to a plan; the model is not changed.
 
-    `lr` is the base rate, that of the head; `mult` belongs to the decay `linear`. `freeze` lists patterns;
-    `freeze_mode` leaves those parameters out of the optimizer (`requires_grad`) or keeps them in it at rate 0
-    (`lr_zero`). `lr_overrides` maps patterns to absolute rates, the first match wins. `grouping` and `decay` are names
-    or callables `model -> groups` and `(index, count) -> scale`. `example_input` (a tensor, tuple or dict) is for
-    groupings that look at a forward pass, where the model's input cannot be guessed.
+    `lr` is the base rate, that of the head; `mult` is an option of the decay `linear`. `freeze` lists patterns;
+    `freeze_mode` omits those parameters from the optimizer (`requires_grad`) or keeps them in it at rate 0 (`lr_zero`).
+    `lr_overrides` maps patterns to absolute rates, the first match wins. `grouping` and `decay` are names or callables
+    `model -> groups` and `(index, count) -> scale`. `example_input` (a tensor, tuple or dict) is for groupings that
+    trace a forward pass, where the model's input cannot be guessed.
 
     Raises `ConfigError` with the key, the value and the nearest choices.
     """
@@ -213,7 +213,7 @@ def make_plan(
         model=type(model).__name__,
         freeze_mode=freeze_mode,
         no_weight_decay=bool(no_weight_decay),
-        notes=(*grouped.notes, *_remarks(groups, _name(grouping), _name(decay), mult)),
+        notes=(*grouped.notes, *_notes(groups, _name(grouping), _name(decay), mult)),
         _parameters=parameters,
     )
 
@@ -229,7 +229,7 @@ def _check_rates(lr: float, mult: float, freeze_mode: str) -> None:
         raise UnknownNameError("freeze_mode", freeze_mode, FREEZE_MODES, "no such mode")
 
 
-def _remarks(groups: Sequence[PlanGroup], grouping: str, decay: str, mult: float) -> list[str]:
+def _notes(groups: Sequence[PlanGroup], grouping: str, decay: str, mult: float) -> list[str]:
     notes = []
     if decay == "linear" and mult > 1:
         notes.append(f"mult={mult:g} is above 1: rates rise from the head to the stem")

@@ -15,8 +15,8 @@ class PlanGroup:
     """One row of the plan.
 
     `index` counts from the head (0), `depth` from the stem (0); the parts of a group that an override split share both.
-    `lr` is the absolute rate before any policy, `scale` = lr / base rate. `frozen_names` are those of
-    `parameter_names` that do not move; `optimizer_names` those that the optimizer is given.
+    `lr` is the absolute rate before any policy, `scale` = lr / base rate. `frozen_names` are the frozen ones of
+    `parameter_names`, `optimizer_names` those in the optimizer.
     """
 
     index: int
@@ -33,7 +33,7 @@ class PlanGroup:
 
     @property
     def frozen(self) -> bool:
-        """Whether no parameter of the group moves."""
+        """Whether all parameters of the group are frozen."""
         return len(self.frozen_names) == len(self.parameter_names)
 
 
@@ -53,7 +53,7 @@ class PlanTable:
 
     @cached_property
     def hash(self) -> str:
-        """Ten hexadecimal digits that differ between plans with different groups, rates, order or freezing."""
+        """Ten hexadecimal digits that identify groups, rates, order and freezing."""
         rows = [(g.index, g.name, g.lr, g.parameter_names, g.frozen_names, g.optimizer_names) for g in self.groups]
         return hashlib.sha256(json.dumps([rows, self.no_weight_decay]).encode()).hexdigest()[:10]
 
@@ -65,11 +65,14 @@ class PlanTable:
 
     @property
     def frozen_names(self) -> tuple[str, ...]:
-        """All parameters that do not move, head-most first."""
+        """All frozen parameters, from the head to the stem."""
         return tuple(name for g in self.groups for name in g.frozen_names)
 
     def find(self, group: int | str, key: str = "group") -> list[int]:
-        """Positions in `groups` of a plan index (all its parts) or a name; `UnknownNameError` if there is none."""
+        """Positions in `groups` of a plan index (all its parts) or a name.
+
+        Raises `ConfigError` for an unknown index and `UnknownNameError` for an unknown name, under `key`.
+        """
         if isinstance(group, int) and not isinstance(group, bool):
             found = [i for i, g in enumerate(self.groups) if g.index == group]
             if not found:

@@ -1,8 +1,8 @@
-"""Policies `step -> factor`: how every group's rate moves with the optimizer step (the first is 0).
+"""Policies `step -> factor`: how every group's rate changes with the optimizer step (the first is 0).
 
-A policy is a pure function of the step, so the whole table of rates exists before training. All are built from three
-parts: a **warm-up** of `warmup_steps`, then a **shape** that falls from 1 towards 0 and knows the number of steps left,
-and a **floor**. With T steps in all, the last one (T - 1) has the end value. Metric-driven policies are in
+A policy is a pure function of the step, so all rates are known before training. Each consists of three parts: a
+**warm-up** of `warmup_steps`, then a **shape** that falls from 1 towards 0 over the remaining steps, and a **floor**.
+Of T steps in all, the last one (T - 1) has the end value. Metric-driven policies are in
 `lwexp/core/torch_policy.py`.
 """
 
@@ -25,10 +25,11 @@ Shape = Callable[[int], float]
 
 @dataclass(frozen=True)
 class Policy:
-    """factor(t) = warm(t) for t < warmup_steps, else the shape at t - warmup_steps, kept above the floor.
+    """factor(t) = warm(t) for t < warmup_steps, else the shape at t - warmup_steps, bounded by the floor.
 
-    `floor` is the fraction of a group's rate below which the factor does not fall. `blends`: the shape runs between 1
-    and the floor (cosine, linear, …), else it is cut off there (exponential, step, …).
+    `floor` is the smallest factor. `blends`: the shape is rescaled to run from 1 to the floor (cosine, linear, …), else
+    it is clipped at the floor (exponential, step, …). `absolute`: `floor` is a rate common to all groups, as a fraction
+    of the base rate.
     """
 
     shape: Shape
@@ -53,12 +54,12 @@ class Policy:
 
 
 def constant() -> Shape:
-    """The planned rate throughout."""
+    """The planned rate at every step: factor 1."""
     return lambda step: 1.0
 
 
 def warmup_exponential(*, k: float) -> Shape:
-    """exp(-k * t), t counted from the end of the warm-up, cut off at the floor.
+    """exp(-k * t), t counted from the end of the warm-up, clipped at the floor.
 
     >>> round(0.01 * warmup_exponential(k=0.01)(100), 14)
     0.00367879441171
@@ -68,7 +69,7 @@ def warmup_exponential(*, k: float) -> Shape:
 
 
 def linear(*, steps: int) -> Shape:
-    """1 - t / (steps - 1): a straight fall to the floor.
+    """1 - t / (steps - 1): linear to the floor.
 
     >>> [linear(steps=5)(t) for t in (0, 2, 4, 9)]
     [1.0, 0.5, 0.0, 0.0]
@@ -109,7 +110,7 @@ def multistep(*, milestones: list[int], gamma: float = 0.1) -> Shape:
 def onecycle(*, steps: int, pct_start: float = 0.3, div_factor: float = 25.0, final_div_factor: float = 1e4) -> Shape:
     """Up from 1/div_factor to 1 over `pct_start` of the steps, then down to 1/(div_factor * final_div_factor).
 
-    Both ways along a cosine, as torch's OneCycleLR (super-convergence, arXiv:1708.07120); 1 is the plan's rate.
+    Both along half a cosine, as torch's OneCycleLR (super-convergence, arXiv:1708.07120); 1 is the plan's rate.
     """
     between("policy.pct_start", pct_start, 0, 1)
     at_least("policy.div_factor", div_factor, 1)
@@ -135,9 +136,9 @@ def inverse_sqrt(*, timescale: int = 1000) -> Shape:
 def wsd(
     *, steps: int, decay_fraction: float = 0.2, decay_shape: Literal["linear", "cosine", "sqrt"] = "linear"
 ) -> Shape:
-    """Warm-up, stable, decay: 1 until the last `decay_fraction` of the steps, then a fall to the floor.
+    """Warm-up, stable, decay: 1 until the last `decay_fraction` of the steps, then down to the floor.
 
-    The fall over p = 0 to 1 is 1 - p, a half cosine, or 1 - sqrt(p) (arXiv:2405.18392).
+    The factor over p = 0 to 1 is 1 - p, a half cosine, or 1 - sqrt(p) (arXiv:2405.18392).
     """
     between("policy.decay_fraction", decay_fraction, 0, 1)
     falls: dict[str, Callable[[float], float]] = {
@@ -155,7 +156,7 @@ def wsd(
 
 
 def slanted_triangular(*, steps: int, cut_fraction: float = 0.1, ratio: float = 32.0) -> Shape:
-    """A short straight rise from 1/ratio to 1, then a long straight fall back to 1/ratio (ULMFiT, arXiv:1801.06146).
+    """Linear from 1/ratio up to 1, then slowly linear back down to 1/ratio (ULMFiT, arXiv:1801.06146).
 
     factor = (1 + p * (ratio - 1)) / ratio with p = t / cut before cut = floor(steps * cut_fraction), and
     p = 1 - (t - cut) / (steps - 1 - cut) after it, so that the last step has the end value.
@@ -196,11 +197,11 @@ def common(
     min_lr: float = 0.0,
     floor: Literal["relative", "absolute"] = "relative",
 ) -> None:
-    """The options that every policy takes, besides its own.
+    """The options that every policy takes in addition to its own.
 
-    `warmup`: `linear` rises by (t + 1) / warmup_steps, `hold` stays at 1 (default for `warmup_exponential`).
-    `min_lr`: the base rate's floor; every group's is `min_lr * scale` (`floor=relative`) or, for all alike,
-    `min_lr` (`floor=absolute`; it never lifts a group above its own planned rate).
+    `warmup`: factor (t + 1) / warmup_steps for `linear`, 1 for `hold` (default for `warmup_exponential`).
+    `min_lr`: the floor of the base rate; that of a group is `min_lr * scale` (`floor=relative`) or `min_lr`
+    (`floor=absolute`; it never raises a group above its planned rate).
     """
 
 
@@ -251,7 +252,7 @@ def make_policy(
 
 
 def _shape(name: str, options: Mapping[str, Any], known: Mapping[str, Any]) -> Shape:
-    """The shape that the policy of a name builds from the user's `options` and what is `known` of the training."""
+    """The shape of a named policy from the user's `options` and from what is `known` of the training."""
     function, steps = POLICIES[name], known["steps"]
     asked = function.__annotations__
     given = {key: value for key, value in known.items() if key in asked}

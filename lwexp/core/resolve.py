@@ -1,4 +1,4 @@
-"""The rows of a plan: each group's place, parameters and rate, with overrides and freezing worked in."""
+"""Resolves groups, scales, overrides and freezing to the rows of a plan."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .plan_table import PlanGroup
 
 @dataclass(frozen=True)
 class Override:
-    """The pattern that took a parameter out of its group's rate, and the rate it gave."""
+    """A pattern that overrides the rate of its parameters, and that rate."""
 
     pattern: str
     lr: float
@@ -30,7 +30,7 @@ def overrides_of(
     lr_overrides: Mapping[str, float],
     explicit_rates: Mapping[str, float],
 ) -> dict[str, Override]:
-    """For each parameter with a rate of its own, which pattern gave it; `lr_overrides` come before `decay.rates`."""
+    """The override of each parameter that has one; `lr_overrides` take precedence over `decay.rates`."""
     for key, rates in (("lr_overrides", lr_overrides), ("decay.rates", explicit_rates)):
         for pattern, rate in rates.items():
             is_number = isinstance(rate, (int, float)) and not isinstance(rate, bool)
@@ -61,9 +61,9 @@ def resolve(
     freeze_mode: str,
     overrides: Mapping[str, Override],
 ) -> tuple[PlanGroup, ...]:
-    """The rows for the `named_groups` of a grouping, head first: scales, rates, splits and what is frozen.
+    """The rows for the `named_groups` of a grouping, from the head to the stem.
 
-    `names` are those of all parameters of the model.
+    A group is split by the overrides of its parameters. `names` are all parameters of the model.
     """
     named_groups = list(named_groups)
     frozen = set(first_matches(sorted(freeze), [*names.tensors], "freeze"))
@@ -82,7 +82,7 @@ def resolve(
             if not part:
                 continue
             own = scale(index, len(named_groups))
-            # A part is named by its pattern, unless that name would stand for two groups.
+            # A part is named by its pattern, unless that name would be ambiguous.
             part_name = name
             if override is not None and len(part) < len(members):
                 part_name = override.pattern
@@ -109,7 +109,7 @@ def resolve(
 def _split_counts(
     named_groups: Iterable[tuple[str, Sequence[str]]], overrides: Mapping[str, Override]
 ) -> dict[str, int]:
-    """How many groups each pattern splits."""
+    """The number of groups that each pattern splits."""
     counts: dict[str, int] = {}
     for _, members in named_groups:
         here = Counter([overrides[member] for member in members if member in overrides])

@@ -1,4 +1,4 @@
-"""The schedule: a plan, a policy, gradual unfreezing and events, resolved to every group's rate at every step."""
+"""The schedule: every group's rate at every step, from a plan, a policy, gradual unfreezing and events."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .policy import Policy, is_metric_driven, make_policy
 
 @dataclass(frozen=True)
 class Event:
-    """From optimizer step `step` on, `group` (plan index or name) has the absolute rate `lr`, until its next event."""
+    """Sets `group` (plan index or name) to the absolute rate `lr` from optimizer step `step` until its next event."""
 
     step: int
     group: int | str
@@ -34,8 +34,8 @@ _step_of = attrgetter("step")
 class Schedule:
     """rate of group g at step t = its last event's rate, else lr[g] * factor(t) * mask(t, g).
 
-    The mask of gradual unfreezing opens one more group, from the head on, every `unfreeze_every_steps` steps. Only
-    `events` change after it is built (`add_event`), and the state of a metric-driven policy.
+    mask(t, g) is 0 until gradual unfreezing reaches the group: one more every `unfreeze_every_steps` steps, starting at
+    the head. Only `events` (by `add_event`) and the state of a metric-driven policy change after construction.
     """
 
     plan: PlanTable
@@ -45,7 +45,7 @@ class Schedule:
     events: list[Event] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """Resolve what does not change from step to step."""
+        """Precompute what is the same at every step."""
         plan = self.plan
         self._rates = [g.lr if g.optimizer_names else 0.0 for g in plan.groups]
         floor = self.policy.floor * plan.lr
@@ -60,7 +60,7 @@ class Schedule:
             self.add_event(event)
 
     def rates(self, step: int) -> list[float]:
-        """Every group's rate at optimizer step `step`, in the plan's order; 0 where the optimizer has no parameter."""
+        """Every group's rate at optimizer step `step`, in the plan's order; 0 for groups not in the optimizer."""
         if self.policy.absolute:
             rates = list(map(mul, self._rates, self.policy.above(step, self._floors)))
         else:
@@ -75,7 +75,7 @@ class Schedule:
         return rates
 
     def table(self, steps: Sequence[int]) -> torch.Tensor:
-        """Rates of all `steps`, float64 [steps, groups]."""
+        """Rates at all `steps`, float64 [steps, groups]; raises `ConfigError` for a metric-driven policy."""
         if is_metric_driven(self.policy):
             raise ConfigError("policy", "plateau", "is metric-driven, so its rates are not known before training")
         table = torch.empty(len(steps), len(self.plan.groups), dtype=torch.float64)
@@ -84,7 +84,7 @@ class Schedule:
         return table
 
     def add_event(self, event: Event, key: str = "lr_events") -> None:
-        """Check `event` against the plan and the training's length, and keep it in order of steps."""
+        """Insert `event` in order of steps; raises `ConfigError` unless it fits the plan and the number of steps."""
         at_least(f"{key}.step", event.step, 0)
         if isinstance(event.lr, bool) or not isinstance(event.lr, (int, float)):
             raise ConfigError(f"{key}.lr", event.lr, "must be a number")
@@ -95,10 +95,12 @@ class Schedule:
         positions = self.plan.find(event.group, f"{key}.group")
         positions = [i for i in positions if self.plan.groups[i].optimizer_names]
         if not positions:
-            raise ConfigError(f"{key}.group", event.group, "the group is frozen and left out of the optimizer")
+            raise ConfigError(f"{key}.group", event.group, "the group is frozen and not in the optimizer")
         self.events.append(event)
         for i in positions:
-            insort_right(self._set.setdefault(i, []), event, key=_step_of)  # of two at one step, the later given counts
+            insort_right(
+                self._set.setdefault(i, []), event, key=_step_of
+            )  # of two at one step, the last one added wins
 
 
 def make_schedule(
@@ -111,7 +113,7 @@ def make_schedule(
     lr_events: Iterable[Event | Mapping[str, Any]] = (),
     unfreeze_every_steps: int | None = None,
 ) -> Schedule:
-    """Check the pieces against each other and put them together; raises `ConfigError`."""
+    """Build a schedule from settings; raises `ConfigError` where they contradict each other."""
     if steps is not None:
         at_least("steps", steps, 1)
     at_least("steps_per_epoch", steps_per_epoch, 1)

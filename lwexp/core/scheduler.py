@@ -1,4 +1,4 @@
-"""The scheduler: a torch `LRScheduler` that gives every group of an optimizer the rate its schedule says."""
+"""The scheduler: a torch `LRScheduler` that sets every group of an optimizer to the rate of its schedule."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from .torch_policy import MetricPolicy
 class PlanScheduler(LRScheduler):
     """Call `.step()` after each `optimizer.step()`, and `.observe(metrics)` after each evaluation.
 
-    Groups of the optimizer are found by their `name`, wherever they stand; groups that the plan does not know keep
-    their rate. `last_epoch` is the optimizer step whose rates are set.
+    Groups of the optimizer are matched by their `name`, in any order; other groups keep their rate. `last_epoch` is
+    the optimizer step whose rates are set.
     """
 
     def __init__(self, optimizer: Optimizer, schedule: Schedule) -> None:
-        """Set the rates of step 0."""
+        """Set the rates of step 0; raises `ConfigError` if the optimizer lacks a group of the plan."""
         self.schedule = schedule
         groups = schedule.plan.groups
         by_name = {g.name: i for i, g in enumerate(groups)}
@@ -45,15 +45,15 @@ class PlanScheduler(LRScheduler):
         ]
 
     def group_lr(self, group: int | str) -> float:
-        """The present rate of a group by plan index or name, as the optimizer has it."""
+        """The current rate of a group by plan index or name, read from the optimizer."""
         positions = self.schedule.plan.find(group)
         for param_group, position in zip(self.optimizer.param_groups, self._plan_positions, strict=True):
             if position in positions:
                 return float(param_group["lr"])
-        raise ConfigError("group", group, "the group is frozen and left out of the optimizer")
+        raise ConfigError("group", group, "the group is frozen and not in the optimizer")
 
     def set_lr(self, group: int | str, lr: float) -> None:
-        """Set the absolute rate of a group by plan index or name, from this step on, whatever the policy says."""
+        """Set the absolute rate of a group by plan index or name from this step on, overriding the policy."""
         self.schedule.add_event(Event(max(self.last_epoch, 0), group, lr), key="set_lr")
         self._apply()
 
@@ -67,12 +67,12 @@ class PlanScheduler(LRScheduler):
             self._apply()
 
     def rates(self) -> list[float]:
-        """The rates that the optimizer has now, read back from it, one per group of the plan (0: not in it)."""
+        """The current rates, read from the optimizer, one per group of the plan (0: not in it)."""
         present: list[Any] = [group["lr"] for group in self.optimizer.param_groups]
         if set(map(type, present)) != {float}:
             tensors = [lr for lr in present if isinstance(lr, torch.Tensor)]
             like: Any = {"dtype": torch.float64, "device": tensors[0].device if tensors else "cpu"}
-            # One copy from the device, not one for each group.
+            # One copy from the device for all groups.
             present = torch.stack([torch.as_tensor(lr, **like) for lr in present]).tolist()
         rates = [0.0] * len(self.schedule.plan.groups)
         for lr, position in zip(present, self._plan_positions, strict=True):
@@ -91,10 +91,10 @@ class PlanScheduler(LRScheduler):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any], *, remap: bool = False) -> None:
-        """Continue at the saved step, and set its rates; `ConfigError` if the state is of another plan.
+        """Continue at the saved step and set its rates; raises `ConfigError` if the state is of another plan.
 
-        With `remap` it may be: then events and the policy's options stay as they are here, and only what a policy has
-        seen of the training goes on.
+        With `remap` another plan is allowed: events and the policy's options are kept as they are here, and only what
+        a policy has observed is restored.
         """
         plan, policy = self.schedule.plan, self.schedule.policy
         if not remap:
@@ -109,7 +109,7 @@ class PlanScheduler(LRScheduler):
         self._apply()
 
     def advance(self) -> None:
-        """`step()`, also where the optimizer left its step out for a bad number, of which torch's own would warn."""
+        """`step()` without torch's warning where the optimizer skipped its step for a non-finite value."""
         self.last_epoch += 1
         self._apply()
 
@@ -118,6 +118,6 @@ class PlanScheduler(LRScheduler):
         for group, lr in zip(self.optimizer.param_groups, rates, strict=True):
             if isinstance(group["lr"], (float, int)):
                 group["lr"] = lr
-            else:  # a tensor, which a compiled step goes on reading
+            else:  # a tensor, which a compiled step keeps reading
                 group["lr"].fill_(lr)
         self._last_lr = [*rates]

@@ -13,6 +13,7 @@ import torch
 from torch.optim import lr_scheduler
 
 from lwexp.errors import ConfigError, UnknownNameError, UnknownOptionError
+from lwexp.formatting import one_line
 
 from .options import at_least
 
@@ -33,8 +34,8 @@ class SimulatedScheduler:
         try:
             self.scheduler = scheduler(self.optimizer, **options)
         except (TypeError, ValueError, KeyError, IndexError, AttributeError, ZeroDivisionError) as error:
-            text = " ".join(str(error).split())
-            raise ConfigError("policy.options", dict(options), f"{scheduler.__name__} refuses: {text}") from error
+            why = f"{scheduler.__name__} refuses: {one_line(error, None)}"
+            raise ConfigError("policy.options", dict(options), why) from error
         self.optimizer.step()  # torch warns when a scheduler steps before its optimizer
 
     @property

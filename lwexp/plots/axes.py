@@ -1,6 +1,6 @@
-"""What the pictures share: figure and title, labels, scales, ticks, legends, colour bars.
+"""Elements that plots share: figure and title, labels, scales, ticks, legends, color bars.
 
-No label goes through matplotlib's mathtext, and every text is in a font that ships with matplotlib.
+No label is parsed as mathtext, and all text uses a font that ships with matplotlib.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from matplotlib.ticker import FuncFormatter, LogFormatterSciNotation, MaxNLocato
 from numpy.typing import NDArray
 
 WIDTH, DPI = 9.0, 200  # inches, and dots per inch: 900 px wide in a browser at 100 px an inch, twice that in a paper
-LEGEND_LIMIT = 8  # up to so many groups a legend names each line; above, a colour bar shows the depth
-FONT = "DejaVu Sans"  # ships with matplotlib, so what `readable` knows about its characters holds on every machine
-GREY = "0.4"
+LEGEND_LIMIT = 8  # up to this many groups a legend names each line; for more a color bar shows the depth
+FONT = "DejaVu Sans"  # ships with matplotlib, so `readable` escapes the same characters on every machine
+GRAY = "0.4"
 
 
 def new_figure(title: str, about: str, height: float) -> tuple[Figure, Axes]:
-    """A figure `height` inches high, with a title where there is one and a line that says what is drawn, and its axes.
+    """A figure `height` inches high with an optional title and a line `about` its content, and its axes.
 
-    It belongs to no window and no global state.
+    It has no window and no global state.
     """
     figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
@@ -38,7 +38,7 @@ def new_figure(title: str, about: str, height: float) -> tuple[Figure, Axes]:
 
 
 def readable(name: str, at_most: int = 34) -> str:
-    """`name` as a label: characters that the font lacks as escapes, the middle left out where it is longer.
+    """`name` as a label of at most `at_most` characters, cut in the middle; characters that the font lacks are escaped.
 
     >>> readable("00_fc.bias"), readable("12_blocks.3.attn.qkv.weight", 15), readable("中")
     ('00_fc.bias', '12_bloc….weight', '\\\\u4e2d')
@@ -52,7 +52,7 @@ def readable(name: str, at_most: int = 34) -> str:
 
 
 def rate_text(rate: float) -> str:
-    """`rate` for the axis of a picture, in plain characters.
+    """`rate` as an axis label, in plain characters instead of mathtext.
 
     >>> rate_text(0.01), rate_text(2e-5), rate_text(0.25)
     ('10⁻²', '2×10⁻⁵', '2.5×10⁻¹')
@@ -64,16 +64,17 @@ def rate_text(rate: float) -> str:
 
 
 class _LogLabels(LogFormatterSciNotation):
-    """Labels the ticks that matplotlib would label, with `rate_text`."""
+    """Labels the same ticks as its base class, with `rate_text`."""
 
     def __call__(self, x: float, pos: int | None = None) -> str:
         return rate_text(x) if super().__call__(x, pos) else ""
 
 
 def rate_span(rates: NDArray[np.float64], decades: float) -> tuple[float, float] | None:
-    """The lowest and highest positive rate, the lowest no more than `decades` below the lowest group's highest.
+    """The lowest and highest positive rate of `rates` [steps, groups]; None if all are 0.
 
-    Neither is beyond 1e±100, where matplotlib's ticks overflow; 0.5**1000 gets there.
+    The lowest is at most `decades` below the smallest of the groups' highest rates. Both are clipped to 1e±100, beyond
+    which matplotlib's ticks overflow.
     """
     peaks = rates.max(axis=0)
     if not (peaks > 0).any():
@@ -84,16 +85,16 @@ def rate_span(rates: NDArray[np.float64], decades: float) -> tuple[float, float]
 
 
 def widened(low: float, high: float) -> tuple[float, float]:
-    """The same limits, apart from each other also where all rates are (nearly) one."""
+    """The same limits, widened where they are (nearly) equal."""
     return (low, high) if high > 1.2 * low else (low / 2, high * 2)
 
 
 def scale_rates(axes: Axes, span: tuple[float, float], log: bool) -> None:
-    """Limits with some air; a linear axis starts at 0, so that ratios between rates are seen as they are."""
+    """Limits with a margin; a linear axis starts at 0, so that ratios between rates are visible."""
     low, high = widened(*span)
     if log:
         air = (high / low) ** 0.06
-        axes.set_ylim(low / air, high * air)  # before the scale, which would else fit limits of its own and warn
+        axes.set_ylim(low / air, high * air)  # before the scale, which would otherwise choose limits and warn
         axes.set_yscale("log")
     else:
         axes.set_ylim(0, span[1] * 1.08)
@@ -101,7 +102,7 @@ def scale_rates(axes: Axes, span: tuple[float, float], log: bool) -> None:
 
 
 def label_rates(axes: Axes, log: bool) -> None:
-    """Rates as plain characters on the vertical axis."""
+    """Label rates on the vertical axis in plain characters."""
     if log:
         axes.yaxis.set_major_formatter(_LogLabels())
         axes.yaxis.set_minor_formatter(_LogLabels())
@@ -111,7 +112,7 @@ def label_rates(axes: Axes, log: bool) -> None:
 
 
 def label_steps(axes: Axes) -> None:
-    """Optimizer steps as whole numbers on the horizontal axis."""
+    """Label optimizer steps on the horizontal axis with integers."""
     axes.set_xlabel("optimizer step")
     axes.xaxis.set_major_locator(_whole_numbers(8))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
@@ -119,7 +120,7 @@ def label_steps(axes: Axes) -> None:
 
 
 def label_depths(axes: Axes, depths: Sequence[int], names: Sequence[str]) -> None:
-    """Depths as whole numbers on the horizontal axis, with the groups' names below where there are few."""
+    """Label depths on the horizontal axis with integers, and with the groups' names if there are few."""
     axes.set_xlabel("depth (0 = stem)")
     low, high = min(depths), max(depths)
     air = max(0.6, 0.015 * (high - low))
@@ -133,16 +134,16 @@ def label_depths(axes: Axes, depths: Sequence[int], names: Sequence[str]) -> Non
 
 
 def label_groups(axes: Axes, labels: Sequence[str], pale: Sequence[bool], room: float) -> None:
-    """One label a row from the top on the vertical axis, `room` points high each, thinned where they would overlap."""
+    """Label rows from the top on the vertical axis, each `room` points high; labels that would overlap are omitted."""
     shown = _spaced(len(labels), room, needed=9.2)
     axes.set_yticks(shown, labels=[labels[g] for g in shown], fontsize=7.5, parse_math=False, fontfamily=FONT)
     for label, group in zip(axes.get_yticklabels(), shown, strict=True):
-        label.set_color(GREY if pale[group] else "black")
+        label.set_color(GRAY if pale[group] else "black")
     axes.set_ylabel("group (head first)")
 
 
 def _spaced(count: int, room: float, needed: float) -> list[int]:
-    """Which of `count` labels to show so that each has `needed` points where each row has `room`; both ends stay."""
+    """Which of `count` labels to show so that each has `needed` points if a row has `room`; always both ends."""
     stride = max(1, int(np.ceil(needed / room)))
     kept = list(range(0, count, stride))
     if kept[-1] != count - 1:
@@ -155,7 +156,7 @@ def _whole_numbers(at_most: int) -> MaxNLocator:
 
 
 def legend(axes: Axes, handles: list[Any], labels: list[str], **place: Any) -> None:
-    """A legend, above the axes at the right unless placed; texts are put in afterwards: any text, `_` first too."""
+    """A legend, above the axes on the right by default; its texts are set afterwards, so one may begin with `_`."""
     place = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "ncols": len(handles), **place}
     made = axes.legend(handles, ["-"] * len(labels), frameon=False, fontsize=8.5, borderaxespad=0.2, **place)
     for text, label in zip(made.get_texts(), labels, strict=True):
@@ -163,22 +164,22 @@ def legend(axes: Axes, handles: list[Any], labels: list[str], **place: Any) -> N
 
 
 def depth_norm(depths: Sequence[int]) -> Normalize:
-    """Depths to colours, from the lowest to the highest; one depth alone lies in the middle."""
+    """Normalizes depths for a colormap; a single depth is in the middle."""
     low, high = min(depths), max(depths)
     return Normalize(low, high) if high > low else Normalize(low - 0.5, high + 0.5)
 
 
 def rate_bar(figure: Figure, axes: Axes, image: ScalarMappable, pointed: bool) -> None:
-    """A colour bar of rates on a log scale, its lower end `pointed` where rates go on below it."""
+    """A color bar of rates on a log scale, its lower end `pointed` if there are rates below it."""
     point = 0.14 / float(figure.get_size_inches()[1])
     bar = _bar(figure, axes, image, extend="min" if pointed else "neither", extendfrac=point)
     label_rates(bar.ax, log=True)
     bar.set_label("learning rate", fontfamily=FONT)
 
 
-def depth_bar(figure: Figure, axes: Axes, norm: Normalize, colours: Colormap) -> None:
-    """A colour bar of depths."""
-    bar = _bar(figure, axes, ScalarMappable(norm, colours))
+def depth_bar(figure: Figure, axes: Axes, norm: Normalize, colors: Colormap) -> None:
+    """A color bar of depths."""
+    bar = _bar(figure, axes, ScalarMappable(norm, colors))
     bar.locator = _whole_numbers(8)
     bar.update_ticks()
     bar.ax.tick_params(labelsize=8.5, labelfontfamily=FONT)

@@ -1,4 +1,4 @@
-"""The interactive page of rates: one HTML file with everything in it, no network, safe whatever the names are."""
+"""The interactive page of rates: one self-contained HTML file, without network access, safe for any names."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from .rate_table import Floats, RateTable, thinned
 _TEMPLATE = Path(__file__).with_name("rates.html")
 _PLACE = "@@RATES@@"
 _ROWS = 1000  # steps in the page at most
-_NUMBERS = 12_000  # numbers in all curves of the page at most, so that it stays around a hundred kilobytes
+_NUMBERS = 12_000  # values in all curves at most, which keeps the page at about 100 kB
 _COMPARED = 16
 
 
 def render_html(table: RateTable) -> str:
-    """The page as text. Steps are thinned evenly where they would make it large; rates keep 6 significant digits.
+    """The page as text. A large table is thinned evenly over steps; rates keep 6 significant digits.
 
-    The data is JSON in a script element that is not executed, with `<`, `>` and `&` escaped, so nothing in it can end
-    the element; the page puts names in as text only.
+    The data is JSON in a script element that is not executed, with `<`, `>` and `&` escaped so that nothing can end the
+    element; the page inserts names as text only.
     """
     data = json.dumps(page_data(table), separators=(",", ":"), allow_nan=False)  # ASCII: U+2028 is escaped as well
     for character in "<>&":
@@ -33,9 +33,9 @@ def render_html(table: RateTable) -> str:
 
 
 def page_data(table: RateTable) -> dict[str, Any]:
-    """What the page shows: rate of group g at row t = `scale[g] * shapes[shape[g]][t]`, but 0 in `zeros[g]`.
+    """The data of the page: rate of group g at row t = `scale[g] * shapes[shape[g]][t]`, but 0 in `zeros[g]`.
 
-    `zeros[g]` holds row ranges [start, stop, start, stop, …]. `highest[g]` is over all rows, also those not kept.
+    `zeros[g]` holds row ranges [start, stop, start, stop, …]. `highest[g]` is over all rows, before thinning.
     """
     kept = thinned(table, _ROWS)
     curves = _factored(kept.rates)
@@ -67,14 +67,14 @@ class _Curves:
 def _factored(rates: Floats) -> _Curves:
     """`rates` [rows, groups] as few shapes [rows] times a scale per group.
 
-    Under a policy all groups follow one shape (rate = lr * scale * factor(t)), masked by gradual unfreezing, so the
-    page needs one curve instead of one for each group; groups that events moved get shapes of their own.
+    Under a policy all groups have one shape (rate = lr * scale * factor(t)), masked by gradual unfreezing, so the page
+    needs one curve instead of one per group; groups with events have further shapes.
     """
     shapes: list[Floats] = []
     index, scale = [], []
     for column in rates.T:
         moving = column > 0
-        # The policy's own shape is among the first; more than a few are compared in vain, and that takes time.
+        # The policy's own shape is among the first; comparing with all others would be slow.
         candidates = [k for k in range(len(shapes)) if k < _COMPARED // 2 or k >= len(shapes) - _COMPARED // 2]
         for k in candidates:
             both = moving & (shapes[k] > 0)
@@ -98,6 +98,6 @@ def _ranges(mask: np.ndarray[Any, np.dtype[np.bool_]]) -> list[int]:
 
 
 def _rounded(values: Iterable[float], digits: int) -> list[float]:
-    """`values` to so many significant digits, whole numbers without `.0`."""
+    """`values` to `digits` significant digits, integers without `.0`."""
     short = [float(f"{value:.{digits - 1}e}") for value in values]
     return [int(value) if value.is_integer() and value < 1e6 else value for value in short]

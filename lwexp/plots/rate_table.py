@@ -1,4 +1,4 @@
-"""A table of rates [steps, groups] to be drawn, and fewer of its rows."""
+"""A table of rates [steps, groups] to be plotted, and selecting some of its rows."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class RateTable:
-    """The rate of every group at every step shown; `ValueError` where the parts do not fit together.
+    """The rate of every group at every plotted step; raises `ValueError` for inconsistent shapes or values.
 
-    `names` head first, `depths` with 0 for the stem (groups may share one), `rates` [steps, groups] finite and not
-    below 0 (0: frozen, or not yet unfrozen), `steps` [steps] the optimizer step of each row, increasing.
+    `names` from the head to the stem, `depths` with 0 for the stem (groups may share one), `rates` [steps, groups]
+    finite and at least 0 (0: frozen, or not yet unfrozen), `steps` [steps] the optimizer step of each row, increasing.
     """
 
     title: str
@@ -27,7 +27,7 @@ class RateTable:
     steps: NDArray[np.int64]
 
     def __post_init__(self) -> None:
-        """Refuse parts that do not belong together."""
+        """Check shapes and values."""
         shape = (len(self.steps), len(self.names))
         if self.rates.shape != shape or 0 in shape:
             raise ValueError(f"rates {self.rates.shape} for {shape[0]} steps and {shape[1]} groups, at least one each")
@@ -42,7 +42,7 @@ class RateTable:
 
 
 def subsample(steps: NDArray[np.int64], at_most: int = 2000) -> NDArray[np.int64]:
-    """The first, the last and evenly spaced ones of `steps`, no more than `at_most` (2 or more) in all.
+    """The first, the last and evenly spaced `steps`, at most `at_most` (2 or more) in all.
 
     >>> subsample(np.arange(100), 4).tolist(), subsample(np.arange(3)).tolist()
     ([0, 33, 66, 99], [0, 1, 2])
@@ -54,5 +54,5 @@ def subsample(steps: NDArray[np.int64], at_most: int = 2000) -> NDArray[np.int64
 
 
 def thinned(table: RateTable, at_most: int) -> RateTable:
-    """`table` with no more than `at_most` rows: first, last and evenly spaced ones."""
+    """`table` with at most `at_most` rows: the first, the last and evenly spaced ones."""
     return table.at(subsample(np.arange(len(table.steps)), at_most))

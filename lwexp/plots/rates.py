@@ -1,8 +1,7 @@
-"""Pictures of a table of rates [steps, groups]: a heatmap, rate by depth, rate by step, and the interactive page.
+"""Plots of a table of rates [steps, groups]: a heatmap, rate by depth, rate by step, and the interactive page.
 
-Everything is drawn through `Figure` objects, never through pyplot, and no label goes through matplotlib's mathtext: no
-global state is touched (the mathtext parser is one shared object), so a plot may be drawn in any thread, and a name
-such as `a$b_c$` is shown as it is.
+Plots use `Figure` objects, never pyplot, and no label is parsed as mathtext, whose parser is a shared object: without
+global state a plot can be drawn in any thread, and a name such as `a$b_c$` is shown literally.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from numpy.typing import NDArray
 from .axes import (
     DPI,
     FONT,
-    GREY,
+    GRAY,
     LEGEND_LIMIT,
     depth_bar,
     depth_norm,
@@ -44,20 +43,24 @@ from .axes import (
 from .rate_table import Floats, RateTable, subsample, thinned
 
 _ZERO = "0.87"
-_SERIES = (("#0072B2", "o", "-"), ("#D55E00", "s", "--"), ("#009E73", "^", ":"))  # Okabe and Ito: safe if colour-blind
+_SERIES = (
+    ("#0072B2", "o", "-"),
+    ("#D55E00", "s", "--"),
+    ("#009E73", "^", ":"),
+)  # by Okabe and Ito, safe for color blindness
 _DASHES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (3, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (1, 3)), (0, (5, 4, 1, 4)))
 
 
 def draw_heatmap(table: RateTable) -> Figure:
-    """Layer × step, head at the top, rate on a log colour scale; rate 0 in grey.
+    """Layer × step, head at the top, rate on a log color scale; rate 0 in gray.
 
-    The scale ends two decades below the lowest group's highest rate, or a policy that falls to almost 0 would leave no
-    colours for the differences between layers; the colour bar's pointed end says so.
+    The scale ends two decades below the smallest of the groups' highest rates: a policy that decays to almost 0 would
+    leave no colors for the differences between layers. The color bar's pointed end marks this.
     """
     groups = len(table.names)
     height = min(max(0.125 * groups + 1.7, 3.4), 9.5)
     figure, axes = _figure(table, height)
-    # A picture has equal columns, rows of the table need not be equally far apart: each column shows the nearest row.
+    # An image has equal columns, but rows of the table may be unevenly spaced: each column shows the nearest row.
     columns = np.linspace(table.steps[0], table.steps[-1], len(subsample(table.steps, 1500)))
     middles = (table.steps[1:] + table.steps[:-1]) / 2
     values = np.ma.masked_equal(table.rates[np.searchsorted(middles, columns)].T, 0)
@@ -74,7 +77,7 @@ def draw_heatmap(table: RateTable) -> Figure:
     if span:
         rate_bar(figure, axes, image, pointed=bool(values.min() < span[0]))
     if values.mask.any():
-        legend(axes, [Patch(facecolor=_ZERO, edgecolor=GREY, linewidth=0.5)], ["rate 0"])
+        legend(axes, [Patch(facecolor=_ZERO, edgecolor=GRAY, linewidth=0.5)], ["rate 0"])
     label_steps(axes)
     labels = [_marked(table, g, 34) for g in range(groups)]
     label_groups(axes, labels, table.frozen, room=(height - 1.5) * 72 / groups)
@@ -84,7 +87,7 @@ def draw_heatmap(table: RateTable) -> Figure:
 def draw_rates_by_depth(table: RateTable) -> Figure:
     """Rate of each group against its depth, log scale: at the first step, its highest, at the last; frozen crossed.
 
-    The lines join the (geometric) mean of the groups at each depth; rates of 0 lie in a strip of their own.
+    Lines connect the geometric mean of the groups at each depth; rates of 0 are in a separate strip.
     """
     first, last, highest = table.rates[0], table.rates[-1], table.rates.max(axis=0)
     still = len(table.steps) > 1 and bool((table.rates == first).all())
@@ -110,11 +113,11 @@ def draw_rates_by_depth(table: RateTable) -> Figure:
     handles: list[Any] = []
     size = float(np.clip(250 / len(depths), 2.2, 5.5))
     cross: dict[str, Any] = {"color": "black", "marker": "x", "markersize": size + 3, "linestyle": "none"}
-    for row, ((_, values), (colour, marker, dash)) in enumerate(zip(series, _SERIES, strict=False)):
-        style: dict[str, Any] = {"color": colour, "marker": marker, "markersize": size, "linestyle": "none"}
+    for row, ((_, values), (color, marker, dash)) in enumerate(zip(series, _SERIES, strict=False)):
+        style: dict[str, Any] = {"color": color, "marker": marker, "markersize": size, "linestyle": "none"}
         moving = values > 0
         axes.plot(depths[moving], values[moving], **style)
-        axes.plot(*_mean_by_depth(depths[moving], values[moving]), color=colour, linestyle=dash, linewidth=1.3)
+        axes.plot(*_mean_by_depth(depths[moving], values[moving]), color=color, linestyle=dash, linewidth=1.3)
         bottom.plot(depths[~moving], np.full((~moving).sum(), -row), **style, fillstyle="none")
         if frozen.any():
             up, down = frozen & moving, frozen & ~moving
@@ -140,26 +143,26 @@ def draw_rates_by_depth(table: RateTable) -> Figure:
 
 
 def draw_rates_by_step(table: RateTable) -> Figure:
-    """One line per group, coloured by depth, broken where the rate is 0; log scale where rates span more than ten.
+    """One line per group, colored by depth, broken where the rate is 0; log scale where rates span more than ten.
 
-    The log scale ends three decades below the lowest group's highest rate.
+    The log scale ends three decades below the smallest of the groups' highest rates.
     """
     figure, axes = _figure(table, 4.8)
     table = thinned(table, max(300, min(2000, 400_000 // len(table.names))))
-    if _alike(table):  # else the last line drawn would hide the others and pass for the only one
+    if _alike(table):  # otherwise the last line would hide the others
         together = f"all {len(table.names):,} groups"
         table = RateTable("", [together], [0], [all(table.frozen)], table.rates[:, :1], table.steps)
     named = len(table.names) <= LEGEND_LIMIT
     positive = np.where(table.rates > 0, table.rates, np.nan)
-    colours = ListedColormap(colormaps["viridis"](np.linspace(0, 0.92, 256)))  # its last yellow is too pale for a line
+    colors = ListedColormap(colormaps["viridis"](np.linspace(0, 0.92, 256)))  # its last yellow is too pale for a line
     norm = depth_norm(table.depths)
-    rgba = [colours(norm(depth)) for depth in table.depths]
-    # Groups at one depth share its colour, so a legend has to tell them apart by their dashes.
+    rgba = [colors(norm(depth)) for depth in table.depths]
+    # Groups at one depth share its color, so the legend distinguishes them by dashes.
     dashes: list[Any] = [_DASHES[list(table.depths[:g]).count(d)] if named else "-" for g, d in enumerate(table.depths)]
     width = 1.8 if named else float(np.clip(60 / len(table.names), 0.5, 1.2))
     lines = [np.column_stack([table.steps, positive[:, g]]) for g in range(len(table.names))]
     axes.add_collection(LineCollection(lines, colors=rgba, linestyles=dashes, linewidths=width), autolim=False)
-    alone_rows, alone_groups = np.nonzero(_alone(positive))  # a line of a single point would not be seen
+    alone_rows, alone_groups = np.nonzero(_alone(positive))  # a line of a single point is invisible
     if len(alone_rows):
         points = table.rates[alone_rows, alone_groups]
         axes.scatter(table.steps[alone_rows], points, s=22, color=[rgba[g] for g in alone_groups], zorder=3)
@@ -168,14 +171,14 @@ def draw_rates_by_step(table: RateTable) -> Figure:
         scale_rates(axes, span, log=bool(np.nanmax(positive) > 10 * np.nanmin(positive)))
     else:
         axes.set_yticks([0])
-        axes.text(0.5, 0.55, "every rate is 0", transform=axes.transAxes, ha="center", color=GREY)
+        axes.text(0.5, 0.55, "every rate is 0", transform=axes.transAxes, ha="center", color=GRAY)
     if named:
         seen: list[Any] = [d if line.any() else "none" for d, line in zip(dashes, table.rates.T, strict=True)]
         handles = [Line2D([], [], color=c, linestyle=d, linewidth=1.8) for c, d in zip(rgba, seen, strict=True)]
         labels = [_marked(table, g, 24) for g in range(len(table.names))]
         legend(axes, handles, labels, loc="upper left", bbox_to_anchor=(1.01, 1.0), ncols=1)
     else:
-        depth_bar(figure, axes, norm, colours)
+        depth_bar(figure, axes, norm, colors)
     axes.grid(True, color="0.92", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.set_ylabel("learning rate")
@@ -186,7 +189,7 @@ def draw_rates_by_step(table: RateTable) -> Figure:
 
 
 def write_plots(table: RateTable, folder: Path) -> list[Path]:
-    """Write `rates_heatmap.png`, `rates_by_depth.png`, `rates_by_step.png`, `rates.html` into `folder`, made if new."""
+    """Write `rates_heatmap.png`, `rates_by_depth.png`, `rates_by_step.png` and `rates.html` to `folder`; creates it."""
     from .html import render_html
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -215,7 +218,7 @@ def _alike(table: RateTable) -> bool:
 
 
 def _marked(table: RateTable, group: int, at_most: int) -> str:
-    """The label of a group, with a note where it is frozen or never moves."""
+    """The label of a group, with a note if it is frozen or its rate is always 0."""
     note = "  (frozen)" if table.frozen[group] else "" if table.rates[:, group].any() else "  (rate 0)"
     return readable(table.names[group], at_most) + note
 
@@ -227,14 +230,14 @@ def _mean_by_depth(depths: NDArray[np.int64], rates: Floats) -> tuple[NDArray[np
 
 
 def _alone(values: Floats) -> NDArray[np.bool_]:
-    """Where a column of `values` has a number with none before and after it."""
+    """Where a column of `values` has a finite value between non-finite ones."""
     there = np.pad(np.isfinite(values), ((1, 1), (0, 0)))
     result: NDArray[np.bool_] = there[1:-1] & ~there[:-2] & ~there[2:]
     return result
 
 
 def main() -> None:
-    """Draw the table on standard input, as `lwexp.plots.process` sends it, into the folder named."""
+    """Draw the table from standard input, as `lwexp.plots.process` sends it, to the folder in `argv`."""
     with np.load(io.BytesIO(sys.stdin.buffer.read())) as sent:
         table = RateTable(**json.loads(str(sent["texts"])), rates=sent["rates"], steps=sent["steps"])
     print(json.dumps([str(path) for path in write_plots(table, Path(sys.argv[1]))]))

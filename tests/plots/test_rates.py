@@ -90,8 +90,8 @@ def test_heatmap_shows_every_rate_at_its_group_and_step_on_a_log_scale_and_zero_
     np.testing.assert_array_equal(shown.filled(0), rates.T)
     np.testing.assert_array_equal(shown.mask, rates.T == 0)
     assert isinstance(image.norm, LogNorm)
-    grey = image.cmap(shown)[0, -1, :3]
-    assert grey.max() - grey.min() == 0  # no colour of the scale is a grey
+    gray = image.cmap(shown)[0, -1, :3]
+    assert gray.max() - gray.min() == 0  # no color of the scale is a gray
     assert legend(figure) == ["rate 0"]
     assert legend(draw_heatmap(table(constant(3)))) == []
 
@@ -134,17 +134,17 @@ def test_rate_by_step_breaks_lines_at_zero_and_shows_a_point_that_stands_alone()
     np.testing.assert_array_equal(points.get_offsets(), [[1, 1e-2]])
 
 
-def test_rate_by_step_names_up_to_eight_groups_and_colours_more_by_depth() -> None:
+def test_rate_by_step_names_up_to_eight_groups_and_colors_more_by_depth() -> None:
     few, many = draw_rates_by_step(table(constant(8))), draw_rates_by_step(table(constant(9)))
     assert legend(few) == [f"{g:02d}_layer{g}.weight" for g in range(8)]
     assert len(few.axes) == 1
     assert legend(many) == []
     assert "depth (0 = stem)" in texts(many)
-    colours = many.axes[0].collections[0].get_colors()
-    assert len({tuple(colour) for colour in colours}) == 9
+    colors = many.axes[0].collections[0].get_colors()
+    assert len({tuple(color) for color in colors}) == 9
 
 
-def test_groups_at_one_depth_share_the_colour_and_differ_in_dashes() -> None:
+def test_groups_at_one_depth_share_the_color_and_differ_in_dashes() -> None:
     figure = picture("shared depths", draw_rates_by_step)
     handles = figure.axes[0].get_legend().legend_handles
     assert handles[0].get_color() == handles[1].get_color() != handles[3].get_color()

@@ -115,7 +115,7 @@ def _classifier(model: nn.Module, names: Names) -> set[str]:
 def _placed(
     missed: Iterable[str], described: Mapping[str, int], head: int, names: Names, order: Mapping[str, int]
 ) -> dict[str, int]:
-    """Depth of each of `missed` from its neighbours in `order` (first name -> index; smaller is earlier).
+    """Depth of each of `missed` from its neighbors in `order` (first name -> index; smaller is earlier).
 
     Before the first block: 0. After the last described parameter of the last block: `head`. In between: the depth of
     the following block; of the preceding one where both are the same or the parameter belongs to a lone norm.

@@ -76,7 +76,7 @@ def find_depths(model: nn.Module, source: str = "auto", example_input: object | 
         return _renamed(Depths(by_name, "registration", tuple(notes)), prefix, names)
     for depth in sorted({by_name[name] for name in unused}):
         shown = shown_names(name for name in unused if by_name[name] == depth)
-        notes.append(f"never used in the forward pass, so with its like or its neighbour: {shown} (depth {depth})")
+        notes.append(f"never used in the forward pass, so with its like or its neighbor: {shown} (depth {depth})")
     return _renamed(Depths(by_name, "execution", tuple(notes)), prefix, names)
 
 

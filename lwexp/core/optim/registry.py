@@ -10,6 +10,7 @@ from typing import Any, get_args, get_type_hints
 import torch
 
 from lwexp.errors import ConfigError, UnknownNameError, UnknownOptionError
+from lwexp.formatting import one_line
 
 from .fused import FUSED
 
@@ -67,7 +68,7 @@ def make_optimizer(
     built = build(options)
     if not isinstance(built, Exception):
         return built
-    reason = f"{name} refuses: {' '.join(str(built).split()) or type(built).__name__}"
+    reason = f"{name} refuses: {one_line(built, None)}"
     for option, value in options.items():
         without = build({key: other for key, other in options.items() if key != option})
         if not isinstance(without, Exception):
@@ -120,7 +121,8 @@ def _find(name: str) -> Any:
     try:
         return timm.optim.get_optimizer_class(key, bind_defaults=True)  # type: ignore[attr-defined]
     except AssertionError as error:  # how timm reports a missing package or GPU
-        raise ConfigError("optimizer", name, " ".join(str(error).split()) or "cannot be used here") from error
+        why = one_line(error, None) if str(error) else "cannot be used here"
+        raise ConfigError("optimizer", name, why) from error
 
 
 def _fusible(groups: Sequence[dict[str, Any]]) -> bool:

@@ -16,8 +16,8 @@ from tests.helpers.depth_networks import Block, ByValue, Choosy, Functional, Hea
 def test_parameters_that_are_never_used_are_listed() -> None:
     notes = find_depths(HeadFirst()).notes
     assert notes == (
-        "never used in the forward pass, so with its like or its neighbour: unused.{weight,bias} (depth 1)",
-        "never used in the forward pass, so with its like or its neighbour: auxiliary.{weight,bias} (depth 3)",
+        "never used in the forward pass, so with its like or its neighbor: unused.{weight,bias} (depth 1)",
+        "never used in the forward pass, so with its like or its neighbor: auxiliary.{weight,bias} (depth 3)",
     )
 
 
@@ -84,7 +84,7 @@ def test_a_network_that_holds_something_uncopyable_is_run_all_the_same() -> None
     assert find_depths(model) == find_depths(HeadFirst())
 
 
-def test_lazy_layers_are_placed_without_being_initialised() -> None:
+def test_lazy_layers_are_placed_without_being_initialized() -> None:
     model = nn.Sequential(nn.LazyLinear(8), nn.ReLU(), nn.LazyLinear(2))
     assert modules(find_depths(model, "execution", torch.zeros(4, 5))) == [{"0"}, {"2"}]
     assert all(isinstance(p, nn.UninitializedParameter) for p in model.parameters())
