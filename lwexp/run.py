@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 
 def run(config: DictConfig) -> float:
-    """One job of Hydra's: train and return the best validation accuracy, which a sweeper may maximise."""
-    from .experiment.job import run_job
+    """One job of Hydra's: train and return the best validation accuracy, which a sweeper may maximize."""
+    from .sweep.task import run_composed
 
-    return run_job(config)
+    return run_composed(config).accuracy
 
 
 def main() -> None:

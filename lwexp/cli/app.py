@@ -17,7 +17,10 @@ from lwexp.distributed import launch
 from lwexp.errors import ConfigError, LwexpError, UnknownNameError, UnknownOptionError
 from lwexp.host.signals import Interrupted, handle_in_command
 
-_OPEN = ("model", "grouping", "decay", "policy", "optimizer", "data", "weights", "tracking", "lr_overrides", "loss")
+_OPEN = (
+    "model", "grouping", "decay", "policy", "optimizer", "data", "weights", "tracking", "lr_overrides", "loss",
+    "callbacks",
+)  # fmt: skip
 
 
 @redaction.redacted_output()

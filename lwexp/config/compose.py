@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lwexp.errors import ConfigError, UnknownNameError, UnknownOptionError
 from lwexp.formatting import one_line
 
-from .schema import OpenSection, RunConfig
+from .schema import CallbackConfig, OpenSection, RunConfig
 from .validation import check
 
 if TYPE_CHECKING:
@@ -44,6 +44,16 @@ def plain(config: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in values.items()}
 
 
+def callback(section: CallbackConfig, name: str) -> Any:
+    """The object that `callbacks.<name>` describes. Raises `ConfigError` for what its class refuses."""
+    found = _located(str(section.target), section.options, f"callbacks.{name}", "class")
+    try:
+        return found(**section.options)
+    except Exception as error:  # a class of the user's may raise anything
+        why = f"cannot be made: {one_line(error, kind=True)}"
+        raise ConfigError(f"callbacks.{name}", section.target, why) from error
+
+
 def choice(section: OpenSection, group: str, options_apart: bool = False) -> tuple[Any, dict[str, Any]]:
     """A name and its options, or a callable of the user's own: a function with its options bound, or an instance."""
     options = dict(section.options)
@@ -57,20 +67,14 @@ def choice(section: OpenSection, group: str, options_apart: bool = False) -> tup
 
 
 def _own(target: str, options: dict[str, Any], group: str, options_apart: bool) -> tuple[Any, dict[str, Any]]:
-    from .targets import located
 
     key = f"{group}._target_"
-    found = located(target, key, "class or function")
     shared: dict[str, Any] = {}
     if group == "policy":
         from lwexp.core.policy import COMMON
 
         shared = {name: options.pop(name) for name in list(options) if name in COMMON}
-    parameters = inspect.signature(found).parameters
-    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        for name, value in options.items():
-            if name not in parameters:
-                raise UnknownOptionError(f"{group}.{name}", value, parameters, f"{target} has no such argument")
+    found = _located(target, options, group, "class or function")
     if isinstance(found, type):
         try:
             return found(**options), shared
@@ -79,6 +83,19 @@ def _own(target: str, options: dict[str, Any], group: str, options_apart: bool) 
     if options_apart:
         return found, options
     return (_named_partial(found, options) if options else found), shared
+
+
+def _located(target: str, options: Mapping[str, Any], section: str, what: str) -> Callable[..., Any]:
+    """What `target` names, whose arguments `options` must be."""
+    from .targets import located
+
+    found = located(target, f"{section}._target_", what)
+    parameters = inspect.signature(found).parameters
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        for name, value in options.items():
+            if name not in parameters:
+                raise UnknownOptionError(f"{section}.{name}", value, parameters, f"{target} has no such argument")
+    return found
 
 
 def _named_partial(function: Callable[..., Any], options: Mapping[str, Any]) -> Callable[..., Any]:
@@ -105,6 +122,8 @@ def _check_sections(config: RunConfig) -> None:
     if isinstance(policy, str) and policy not in POLICIES:
         raise UnknownNameError("policy", policy, POLICIES, "no such policy")
     make_policy(policy, options, lr=config.lr, steps=10**12)  # how long the training is, only the data tell
+    for name, callback in config.callbacks.items():
+        _located(str(callback.target), callback.options, f"callbacks.{name}", "class")
     if config.optimizer.name is None:
         raise ConfigError("optimizer.name", None, "must be given")
 

@@ -8,7 +8,9 @@ from typing import Any
 # Sections that are one choice of a config group
 GROUPS = ("data", "model", "weights", "grouping", "decay", "optimizer", "policy", "tracking")
 # Mappings whose keys the user chose and in which the order counts
-USER_KEYED = ("lr_overrides", "decay.rates", "grouping.patterns", "policy.options", "loss.options", "data.options")
+USER_KEYED = (
+    "lr_overrides", "decay.rates", "grouping.patterns", "policy.options", "loss.options", "data.options", "callbacks",
+)  # fmt: skip
 # Settings of how the rate falls with depth; a run and its uniform twin agree in everything else
 LAYERWISE = ("mult", "decay", "grouping", "lr_overrides")
 

@@ -219,6 +219,12 @@ class PreviewConfig(Section):
     json_: str | None = Field(alias="json")
 
 
+class CallbackConfig(OpenSection):
+    """A callback of the user's own; other keys are arguments of its class."""
+
+    target: str = Field(alias="_target_")
+
+
 class RunConfig(Section):
     """Everything a run is told."""
 
@@ -260,6 +266,7 @@ class RunConfig(Section):
     nonfinite: Literal["stop", "skip"]
     progress: bool
     resume: str | None
+    callbacks: dict[str, CallbackConfig]
     checkpoint: CheckpointConfig
     sweep: SweepConfig
     preview: PreviewConfig

@@ -74,6 +74,10 @@ class ParallelModel:
         """Norms of the full gradients from those of this rank's shards."""
         return norms
 
+    def no_grad(self) -> AbstractContextManager[Any]:
+        """Context of an evaluation."""
+        return torch.inference_mode()
+
 
 class ReplicatedModel(ParallelModel):
     """A replica on every rank, by `DistributedDataParallel`."""
@@ -112,6 +116,10 @@ class ShardedModel(ParallelModel):
         for unit in (*_blocks(model), model):
             fully_shard(unit, mesh=mesh, reshard_after_forward=True)
         self.forward = model
+
+    def no_grad(self) -> AbstractContextManager[Any]:
+        """Not inference mode: FSDP reuses the parameters' buffers in training."""
+        return torch.no_grad()
 
     def gradient_sync(self, last: bool) -> AbstractContextManager[Any]:
         """FSDP's own switch."""

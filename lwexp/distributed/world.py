@@ -9,7 +9,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import torch
 from torch import Tensor
@@ -68,9 +68,19 @@ class World:
 
     def agree(self, failure: Exception | None, numbers: Sequence[float]) -> list[float]:
         """The sums of `numbers` (the same count on each rank) over all ranks; if one has a `failure`, all raise."""
-        if failure is not None:
-            raise failure
-        return list(numbers)
+        failed, *sums = self.sum_numbers([failure is not None, *numbers])
+        if failed:
+            self.raise_failure(failure)
+        return sums
+
+    def sum_numbers(self, numbers: Sequence[float]) -> list[float]:
+        """The sums of `numbers` (the same count on each rank) over all ranks."""
+        return [float(number) for number in numbers]
+
+    def raise_failure(self, failure: Exception | None) -> NoReturn:
+        """Raise this rank's `failure`, or where it has none, that of the first rank that has one."""
+        assert failure is not None
+        raise failure
 
     def all_gather(self, value: T) -> list[T]:
         """The `value` of each rank, in rank order."""
@@ -147,15 +157,16 @@ class DistributedWorld(World):
         self.agree(failure, [])
         return result  # type: ignore[no-any-return]
 
-    def agree(self, failure: Exception | None, numbers: Sequence[float]) -> list[float]:
+    def sum_numbers(self, numbers: Sequence[float]) -> list[float]:
         """One all-reduce, on the CPU."""
-        failed, *sums = self.sum(torch.tensor([failure is not None, *numbers], dtype=torch.float64)).tolist()
-        if failed:
-            others = self.all_gather(None if failure is None else RemoteError(failure))
-            if failure is not None:
-                raise failure
-            raise next(other for other in others if other is not None)
-        return sums
+        return self.sum(torch.tensor(numbers, dtype=torch.float64)).tolist()
+
+    def raise_failure(self, failure: Exception | None) -> NoReturn:
+        """Errors of other ranks are raised as `RemoteError`."""
+        others = self.all_gather(None if failure is None else RemoteError(failure))
+        if failure is not None:
+            raise failure
+        raise next(other for other in others if other is not None)
 
     def all_gather(self, value: T) -> list[T]:
         """`value` is pickled."""

@@ -55,8 +55,8 @@ def changes_numbers(key: str) -> bool:
     return not _harmless(key)
 
 
-def finished(config: RunConfig, values: Mapping[str, Any], folder: Path, base: Path) -> float | None:
-    """The best validation accuracy of the run in `folder` if it had finished, what is left of it delivered now.
+def finished(config: RunConfig, values: Mapping[str, Any], folder: Path, base: Path) -> dict[str, float] | None:
+    """The metrics of the run in `folder` if it had finished, what is left of it delivered now.
 
     Raises `ConfigError` where `values` ask for other numbers than its own.
     """
@@ -67,11 +67,12 @@ def finished(config: RunConfig, values: Mapping[str, Any], folder: Path, base: P
         changes(before, values, remap=False, way_on="it has finished, so another run is needed for that")
     deliver_rest(config.tracking, folder, base)
     try:
-        best = float(json.loads((folder / _RESULT).read_text(encoding="utf-8"))["val/accuracy"])
+        metrics: dict[str, float] = json.loads((folder / _RESULT).read_text(encoding="utf-8"))
+        best = float(metrics["val/accuracy"])
     except (OSError, ValueError, KeyError, TypeError):
-        best = float("nan")
+        metrics, best = {}, float("nan")
     log.info("the run in %s had finished, with a best validation accuracy of %.2f%%", folder, 100 * best)
-    return best
+    return metrics
 
 
 def keep_config(folder: Path, values: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lwexp.config.compose import choice
+from lwexp.config.compose import callback, choice
 from lwexp.config.schema import (
     ImageFolderConfig,
     PretrainedConfig,
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from lwexp.core.schedule import Schedule
     from lwexp.data import CacheSettings, DataSource, Preprocessing
     from lwexp.models.build import BuiltModel
+    from lwexp.training.callbacks import Callback
     from lwexp.training.loss import ClassLoss
 
 
@@ -192,7 +193,7 @@ def build_plan(config: RunConfig, built: BuiltModel) -> Plan:
 def build_schedule(config: RunConfig, plan: Plan, steps: int, steps_per_epoch: int) -> Schedule:
     """The plan's rates at every step: policy, gradual unfreezing and events."""
     from lwexp.core.torch_policy import MetricPolicy
-    from lwexp.training.trainer import METRICS
+    from lwexp.training.evaluation import METRICS
 
     policy, options = choice(config.policy, "policy")
     every = config.unfreeze.every_steps
@@ -245,6 +246,18 @@ def build_loss(config: RunConfig, source: DataSource) -> ClassLoss:
         labels=source.labels("train"),
         options=config.loss.options,
     )
+
+
+def build_callbacks(config: RunConfig) -> dict[str, Callback]:
+    """The user's callbacks, by name. Raises `ConfigError`."""
+    from lwexp.training.callbacks import Callback
+
+    found = {name: callback(section, name) for name, section in config.callbacks.items()}
+    for name, made in found.items():
+        if not isinstance(made, Callback):
+            target = config.callbacks[name].target
+            raise ConfigError(f"callbacks.{name}._target_", target, "must be a class that derives from lwexp.Callback")
+    return found
 
 
 def check_machine(config: RunConfig) -> None:

@@ -23,7 +23,8 @@ from lwexp.models.build import build_model
 from lwexp.models.weights import load_checkpoint
 from lwexp.tracking import NoTracker
 from lwexp.training.loss import make_loss
-from lwexp.training.trainer import Trainer
+from lwexp.training.state import Learner, Progress
+from lwexp.training.trainer import Trainer, TrainerOptions
 
 from .instantiate import Experiment, cache_settings, open_whole_data
 
@@ -72,22 +73,25 @@ def _pretrain(experiment: Experiment, device: torch.device, path: Path, base: Pa
         loading: dict[str, Any] = {"batch_size": size, "workers": config.data.workers, "device": device}
         train = train_loader(data.train, seed=seed, **loading)
         steps = config.weights.epochs * len(train)
-        best = Trainer(
+        learner = Learner(
             model=built.module,
             plan=plan,
             optimizer=optimizer,
             scheduler=plan.scheduler(optimizer, steps=steps),
             loss=make_loss("CrossEntropyLoss", len(source.info.classes)).to(device),
-            train=train,
-            val=eval_loader(data.val, **loading),
-            tracker=NoTracker("source task"),
-            folder=Path(folder),
             device=device,
-            steps=steps,
-            epochs=config.weights.epochs,
             precision=config.precision,
-            progress=config.progress,
-        ).fit()
+        )
+        trainer = Trainer(
+            learner,
+            train,
+            eval_loader(data.val, **loading),
+            Progress(steps, config.weights.epochs),
+            folder=Path(folder),
+            tracker=NoTracker("source task"),
+            options=TrainerOptions(progress_bar=config.progress),
+        )
+        best = trainer.fit()
         shutil.move(Path(folder) / "best.safetensors", path)
         log.info("source task: best validation accuracy %.2f %%", 100 * best["val/accuracy"])
 

@@ -201,7 +201,7 @@ def _train(order: dict[str, Any]) -> Any:
     """The job's training, in what the launcher's process has: environment, folder, Hydra's config and logging."""
     from hydra.core.utils import configure_log
 
-    from lwexp.experiment.job import run_job
+    from .task import run_composed
 
     os.environ.clear()
     os.environ.update(order["environment"])
@@ -214,7 +214,7 @@ def _train(order: dict[str, Any]) -> Any:
     HydraConfig.instance().set_config(OmegaConf.create({"hydra": hydra}))
     configure_log(hydra.job_logging, hydra.verbose)
     _quiet_console()
-    return run_job(OmegaConf.create(order["config"]), draw_in_process=True)
+    return run_composed(OmegaConf.create(order["config"]), draw_in_process=True).accuracy
 
 
 def _quiet_console() -> None:

@@ -1,4 +1,4 @@
-"""Judging a model on a split: loss, accuracy and macro F1, and which of two results is the better."""
+"""Evaluation of a model on a split: loss, accuracy and macro F1, and which of two results is better."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from lwexp.distributed.world import SINGLE, World
 
 from .loss import BatchWeight
 
+METRICS = ("val/loss", "val/accuracy", "val/macro_f1")  # of an evaluation on the validation split
+
 
 def evaluate(
     model: nn.Module,
@@ -28,8 +30,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Mean loss, accuracy and macro F1 over a split, as `<split>/loss`, …
 
-    `batches` come in the order of `sampler`: with several processes, of each batch this one's part. The forward passes
-    are made in `context`.
+    `batches` come in the order of `sampler`; where several processes evaluate, each has its shard of every batch.
+    Forward passes run in `context`.
     """
     model.eval()
     weigh, sizes = BatchWeight(loss), sampler.batch_sizes()
@@ -57,7 +59,7 @@ def evaluate(
 
 
 def _whole_means(means: Tensor, weights: Tensor, world: World) -> Tensor:
-    """The mean loss of each whole batch, [batches], from those of this process's parts and the parts' weights."""
+    """The mean loss of each whole batch, [batches], from those of this process's shards and the shards' weights."""
     sums = torch.where(weights > 0, means.double().cpu() * weights, 0.0)
     loss, weight = world.sum(torch.stack([sums, weights]))
     whole: Tensor = loss / weight

@@ -1,4 +1,4 @@
-"""The states of all random generators as plain values and tensors, which a file can hold without pickled objects."""
+"""Seeds, and the states of all random generators as plain values and tensors, which need no pickled objects."""
 
 from __future__ import annotations
 
@@ -10,6 +10,13 @@ import numpy as np
 import torch
 
 from lwexp.data.keys import sample_seed
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python's, NumPy's and torch's generators."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
 
 
 def random_state() -> dict[str, Any]:
@@ -27,7 +34,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: Mapping[str, Any]) -> None:
-    """Continue from `state`; states of GPUs that this machine lacks are left out."""
+    """Continue from `state`; states of GPUs that this machine lacks are ignored."""
     version, numbers, gauss = state["python"]
     random.setstate((version, tuple(numbers.tolist()), gauss))
     kind, keys, position, has_gauss, cached = state["numpy"]
@@ -40,8 +47,8 @@ def set_random_state(state: Mapping[str, Any]) -> None:
         torch.mps.set_rng_state(state["mps"])
 
 
-def own_random_state(state: Mapping[str, Any], rank: int) -> Mapping[str, Any] | None:
-    """That of process `rank` in a training's `state`; None where it was saved by fewer processes."""
+def random_state_of(state: Mapping[str, Any], rank: int) -> Mapping[str, Any] | None:
+    """The random state of `rank` in a training's `state`; None if it was saved by fewer processes."""
     if rank == 0:
         return state["random"]  # type: ignore[no-any-return]
     others: list[Mapping[str, Any]] = state.get("random_of_others", [])
@@ -49,7 +56,7 @@ def own_random_state(state: Mapping[str, Any], rank: int) -> Mapping[str, Any] |
 
 
 def seed_apart(rank: int, step: int) -> None:
-    """Seed the generators of process `rank` apart from those of the others, from optimizer step `step` on."""
+    """Give `rank` other random numbers than the other ranks have, from optimizer step `step` on."""
     seed = sample_seed(torch.initial_seed(), step, rank) % 2**32
     random.seed(seed)
     np.random.seed(seed)

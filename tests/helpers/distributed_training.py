@@ -20,13 +20,16 @@ from torch import Tensor, nn
 from lwexp import make_plan
 from lwexp.data import SampleKey, eval_loader, train_loader
 from lwexp.data.images import CorruptImageError, SampleDataset
+from lwexp.distributed.parallel import Parallel, parallelize
 from lwexp.distributed.world import SINGLE, World, join
 from lwexp.errors import LwexpError
 from lwexp.host.signals import Interrupted
-from lwexp.training.checkpoint.files import Checkpoints
+from lwexp.training.checkpoint.files import CheckpointFiles
+from lwexp.training.checkpoint.snapshot import restore
 from lwexp.training.loss import make_loss
-from lwexp.training.trainer import Trainer
-from tests.helpers.tiny_training import Recorder, flat
+from lwexp.training.state import Learner, Progress
+from lwexp.training.trainer import Trainer, TrainerOptions
+from tests.helpers.tiny_training import Recorder, WatchedStep, flat
 
 SAMPLES, BATCH, STEPS, EPOCHS = 31, 7, 7, 2  # 4 batches of 7 in an epoch: parts of 3 and 4
 
@@ -114,33 +117,31 @@ class Case:
 
 
 def poisoned(*steps: int) -> Callable[[Trainer], None]:
-    """At these optimizer steps the last process's loss is no number."""
+    """At these optimizer steps the last rank's loss is not finite."""
 
     def poison(trainer: Trainer) -> None:
-        forward = trainer.loss.forward
+        learner, progress, world = trainer.learner, trainer.progress, trainer.world
+        forward = learner.loss.forward
 
         def poisoned_forward(scores: Tensor, labels: Tensor) -> Tensor:
             loss = forward(scores, labels)
-            bad = trainer.step in steps and trainer.model.training and trainer.world.rank == trainer.world.size - 1
+            bad = progress.step in steps and learner.model.training and world.rank == world.size - 1
             return loss * torch.nan if bad else loss
 
-        trainer.loss.forward = poisoned_forward  # type: ignore[method-assign]
+        learner.loss.forward = poisoned_forward  # type: ignore[method-assign]
 
     return poison
 
 
-def signalled(signum: int, step: int) -> Callable[[Trainer], None]:
-    """The last process gets a signal during this optimizer step."""
+def signaled(signum: int, step: int) -> Callable[[Trainer], None]:
+    """The last rank gets a signal during this optimizer step."""
 
     def install(trainer: Trainer) -> None:
-        begin = trainer._train_step
-
-        def step_with_signal(*arguments: Any) -> float:
-            if trainer.step == step and trainer.world.rank == trainer.world.size - 1:
+        def send(number: int) -> None:
+            if number == step and trainer.world.rank == trainer.world.size - 1:
                 os.kill(os.getpid(), signum)
-            return begin(*arguments)
 
-        trainer._train_step = step_with_signal  # type: ignore[method-assign]
+        trainer.step = WatchedStep(trainer.step, before=send)
 
     return install
 
@@ -156,37 +157,59 @@ CASES = {
     "skipped": Case(before=poisoned(0, 3), options={"nonfinite": "skip", "clip_grad_norm": 0.05}),
     "float32": Case(Images, dtype=torch.float32, optimizer="sgd", optimizer_options={"momentum": 0.9}, slow=True),
     "batch norms, frozen statistics": Case(
-        Images, plan={"freeze": ["layer1", "bn1"]}, options={"freeze_stats": True, "read_late": True}, slow=True),
+        Images, plan={"freeze": ["layer1", "bn1"]}, options={"freeze_stats": True, "defer": True}, slow=True),
     "rmsprop": Case(optimizer="rmsprop", slow=True),
 }  # fmt: skip
 
 
-def make_trainer(folder: Path, case: Case, world: World = SINGLE, **options: Any) -> Trainer:
+def make_trainer(
+    folder: Path,
+    case: Case,
+    world: World = SINGLE,
+    *,
+    parallel: Parallel = "ddp",
+    saved: Path | None = None,
+    precision: Any = "fp32",
+    **options: Any,
+) -> Trainer:
+    """The trainer of `case`, resumed from the file `saved`."""
     torch.manual_seed(3)
     model = case.model().to(case.dtype)
     plan = make_plan(model, **{**PLAN, **case.plan})
     plan.apply_freeze(model)
     optimizer = plan.optimizer(case.optimizer, **case.optimizer_options)
-    loss = make_loss("CrossEntropyLoss", 3, class_weights=case.weights).loss.to(case.dtype)
-    loading: dict[str, Any] = {"batch_size": BATCH, "workers": 0, "device": "cpu", "shard": world.shard}
-    folder.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(
+    learner = Learner(
         model=model,
         plan=plan,
         optimizer=optimizer,
         scheduler=plan.scheduler(optimizer, "cosine", steps=STEPS, warmup_steps=2),
-        loss=loss,
-        train=train_loader(Vectors(SAMPLES, case.dtype, case.broken), seed=5, **loading),
-        val=eval_loader(Vectors(15, case.dtype), **loading),  # the last batch has one sample
-        tracker=Recorder(),
-        folder=folder,
+        loss=make_loss("CrossEntropyLoss", 3, class_weights=case.weights).loss.to(case.dtype),
         device=torch.device("cpu"),
-        steps=STEPS,
-        epochs=EPOCHS,
-        progress=False,
-        checkpoints=Checkpoints(folder / "checkpoints", every_steps=case.every_steps, every_minutes=None, keep=100),
+        precision=precision,
+    )
+    progress = Progress(STEPS, EPOCHS)
+    state = None if saved is None else torch.load(saved, weights_only=True)
+    if state is not None:
+        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+        restore(learner, progress, state)
+    given = TrainerOptions(progress_bar=False, **{**case.options, **options})
+    if world.size > 1:
+        learner.parallel, learner.plan = parallelize(
+            model, plan, optimizer, learner.device, world, parallel, given.sync_batchnorm
+        )
+    loading: dict[str, Any] = {"batch_size": BATCH, "workers": 0, "device": "cpu", "shard": world.shard}
+    folder.mkdir(parents=True, exist_ok=True)
+    trainer = Trainer(
+        learner,
+        train_loader(Vectors(SAMPLES, case.dtype, case.broken), seed=5, **loading),
+        eval_loader(Vectors(15, case.dtype), **loading),  # the last batch has one sample
+        progress,
+        folder=folder,
+        tracker=Recorder(),
+        checkpoints=CheckpointFiles(folder / "checkpoints", every_steps=case.every_steps, every_minutes=None, keep=100),
         world=world,
-        **{**case.options, **options},
+        options=given,
+        resumed=state,
     )
     if case.before is not None:
         case.before(trainer)
@@ -201,27 +224,24 @@ def outcome(trainer: Trainer) -> dict[str, Any]:
     except (LwexpError, KeyboardInterrupt, Interrupted) as error:
         ended = f"{type(error).__name__}: {error}"
     assert isinstance(trainer.tracker, Recorder)
-    assert trainer.checkpoints is not None
-    state = trainer.state()
-    saved = [path.name for path in trainer.checkpoints.paths()]
+    assert trainer.checkpointer.files is not None
+    state = trainer.checkpointer.state()
+    saved = [path.name for path in trainer.checkpointer.files.paths()]
     return {
         "ended": ended, "logged": trainer.tracker.values, "model": state["model"], "optimizer": state["optimizer"],
-        "random": flat([state["random"], state["random_of_others"]]), "labels": trainer.plan.labels, "saved": saved,
-        "step": state["step"],
+        "random": flat([state["random"], state["random_of_others"]]), "saved": saved,
+        "labels": trainer.learner.plan.labels, "step": state["step"],
     }  # fmt: skip
 
 
 def resumed(folder: Path, case: Case, world: World, saved: Path, **options: Any) -> dict[str, Any]:
-    """The training of `case` gone on with from the file `saved`."""
-    trainer = make_trainer(folder, case, world, **options)
-    (folder / "checkpoints").mkdir(exist_ok=True)
-    trainer.load_state(torch.load(saved, weights_only=True))
-    return outcome(trainer)
+    """The training of `case` resumed from the file `saved`."""
+    return outcome(make_trainer(folder, case, world, saved=saved, **options))
 
 
 def until(step: int) -> Callable[[Trainer], None]:
     """Ends the training with a checkpoint after `step` optimizer steps."""
-    return signalled(signal.SIGTERM, step - 1)
+    return signaled(signal.SIGTERM, step - 1)
 
 
 def made(folder: Path, world: World, *, slow: bool) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -238,7 +258,7 @@ def made(folder: Path, world: World, *, slow: bool) -> Iterator[tuple[str, dict[
                 yield run(name, case)
         if slow:
             for signum in (signal.SIGINT, signal.SIGUSR1):
-                yield run(signum.name, Case(before=signalled(signum, 2)))
+                yield run(signum.name, Case(before=signaled(signum, 2)))
             for precision in ("bf16", "fp16"):
                 options = {"precision": precision, "clip_grad_norm": 0.5}
                 yield run(precision, Case(dtype=torch.float32, options=options))

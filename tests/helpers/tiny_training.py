@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,13 @@ from lwexp import Event, make_plan
 from lwexp.data import eval_loader, train_loader
 from lwexp.data.images import SampleDataset
 from lwexp.data.keys import SampleKey, uniforms
-from lwexp.training.checkpoint.files import Checkpoints
-from lwexp.training.trainer import Trainer
+from lwexp.training.batches import Batches
+from lwexp.training.callbacks import Callback
+from lwexp.training.checkpoint.files import CheckpointFiles
+from lwexp.training.checkpoint.snapshot import restore
+from lwexp.training.state import Learner, Progress, StepResult
+from lwexp.training.step import Step
+from lwexp.training.trainer import Trainer, TrainerOptions
 
 SIZE = 4
 BATCHES = 5  # in an epoch
@@ -91,6 +96,7 @@ def make_trainer(
     steps: int = 13,
     epochs: int = 3,
     workers: int = 0,
+    batch_size: int = 4,
     every_steps: int | None = 1,
     keep: int = 100,
     optimizer: str = "adam",
@@ -101,11 +107,16 @@ def make_trainer(
     unfreeze: int | None = None,
     events: Sequence[Event] = (),
     model: nn.Module | None = None,
+    train: SampleDataset | None = None,
+    val: SampleDataset | None = None,
     tracker: Recorder | None = None,
     device: str = "cpu",
+    precision: Any = "fp32",
+    checkpoints: bool = True,
+    callbacks: Mapping[str, Callback] | None = None,
     **options: Any,
 ) -> Trainer:
-    """Everything anew, as a process does that starts; `options` are further ones of the trainer."""
+    """Build everything, as a process that starts does; `options` are those of `TrainerOptions`."""
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
@@ -114,43 +125,80 @@ def make_trainer(
     plan.apply_freeze(model)
     built = plan.optimizer(optimizer, **(optimizer_options or {}))
     schedule: dict[str, Any] = {"steps": steps, "unfreeze_every_steps": unfreeze, "lr_events": list(events)}
-    if policy == "plateau":
-        options.setdefault("seen_rates", [])
-    loading: dict[str, Any] = {"workers": workers, "device": device}
-    folder.mkdir(parents=True, exist_ok=True)
-    return Trainer(
+    learner = Learner(
         model=model,
         plan=plan,
         optimizer=built,
         scheduler=plan.scheduler(built, policy, **schedule, **(policy_options or {})),
         loss=nn.CrossEntropyLoss(),
-        train=train_loader(Noisy(4 * BATCHES + 1), batch_size=4, seed=seed, **loading),
-        val=eval_loader(Noisy(6, augment=False), batch_size=4, **loading),
-        tracker=tracker or Recorder(),
-        folder=folder,
         device=torch.device(device),
-        steps=steps,
-        epochs=epochs,
-        progress=False,
-        checkpoints=Checkpoints(folder / "checkpoints", every_steps=every_steps, every_minutes=None, keep=keep),
-        **options,
+        precision=precision,
     )
+    loading: dict[str, Any] = {"workers": workers, "device": device}
+    folder.mkdir(parents=True, exist_ok=True)
+    files = CheckpointFiles(folder / "checkpoints", every_steps=every_steps, every_minutes=None, keep=keep)
+    return Trainer(
+        learner,
+        train_loader(train or Noisy(4 * BATCHES + 1), batch_size=batch_size, seed=seed, **loading),
+        eval_loader(val or Noisy(6, augment=False), batch_size=4, **loading),
+        Progress(steps, epochs, seen_rates=[] if policy == "plateau" else None),
+        folder=folder,
+        tracker=tracker or Recorder(),
+        checkpoints=files if checkpoints else None,
+        callbacks=callbacks,
+        options=TrainerOptions(progress_bar=False, **options),
+    )
+
+
+def load(trainer: Trainer, state: Mapping[str, Any] | None = None, *, remap: bool = False) -> Trainer:
+    """Restore `state`, by default that of the newest checkpoint, as a resumed run does."""
+    state = newest(trainer) if state is None else state
+    restore(trainer.learner, trainer.progress, state, remap=remap)
+    trainer.resumed = state
+    return trainer
+
+
+def newest(trainer: Trainer) -> dict[str, Any]:
+    """The state of the newest checkpoint."""
+    assert trainer.checkpointer.files is not None
+    state = trainer.checkpointer.files.newest()
+    assert state is not None
+    return state
 
 
 class Killed(BaseException):
     """Stands for the end of the process."""
 
 
+class WatchedStep:
+    """A step with something before and after it."""
+
+    def __init__(
+        self,
+        step: Step,
+        before: Callable[[int], None] = lambda number: None,
+        after: Callable[[int], None] = lambda number: None,
+    ) -> None:
+        self._step, self._before, self._after = step, before, after
+
+    def __call__(self, number: int, batches: Batches, rates: list[float]) -> list[StepResult]:
+        self._before(number)
+        results = self._step(number, batches, rates)
+        self._after(number)
+        return results
+
+    def flush(self) -> list[StepResult]:
+        return self._step.flush()
+
+
 def die_before(trainer: Trainer, step: int) -> None:
-    """Let the training end when optimizer step `step` begins, or, where it is the last, when all else is done."""
-    begin = trainer._train_step
+    """Let the training end when optimizer step `step` begins; never, if there are fewer."""
 
-    def mortal(*arguments: Any) -> Any:
-        if trainer.step == step:
+    def die(number: int) -> None:
+        if number == step:
             raise Killed
-        return begin(*arguments)
 
-    trainer._train_step = mortal  # type: ignore[method-assign]
+    trainer.step = WatchedStep(trainer.step, before=die)
 
 
 def close(trainer: Trainer) -> None:

@@ -17,9 +17,11 @@ import pytest
 
 from lwexp.cli import app
 from lwexp.host.signals import Interrupted, Requests, handle_in_command, tell_of
+from lwexp.training.callbacks import Callback
+from lwexp.training.state import Progress
 from lwexp.training.trainer import Trainer
 from tests.helpers.commands import ROOT
-from tests.helpers.tiny_training import BATCHES, flat, make_trainer
+from tests.helpers.tiny_training import BATCHES, WatchedStep, flat, load, make_trainer
 
 ENDS = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Interrupted}
 ALL = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
@@ -38,18 +40,31 @@ def handlers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         signal.signal(number, handler)
 
 
-def send(trainer: Trainer, at: int, *signals: int, inside: str = "_backward") -> None:
-    """Send `signals` to this process in the middle of optimizer step `at`, or in the evaluation after it."""
-    inner = getattr(trainer, inside)
+class Send(Callback):
+    """Sends signals to this process in the middle of an optimizer step, or when the evaluation after it starts."""
 
-    def signalled(*arguments: Any) -> Any:
-        result = inner(*arguments)
-        if trainer.step == at:
-            for number in signals:
+    def __init__(self, at: int, *signals: int, evaluation: bool = False) -> None:
+        self.at, self.signals, self.evaluation, self.step = at, signals, evaluation, 0
+
+    def gradients_ready(self, progress: Progress) -> None:
+        self.step = progress.step
+        if not self.evaluation:
+            self.send()
+
+    def evaluation_start(self, split: str) -> None:
+        self.step += 1
+        if self.evaluation:
+            self.send()
+
+    def send(self) -> None:
+        if self.step == self.at:
+            for number in self.signals:
                 os.kill(os.getpid(), number)
-        return result
 
-    setattr(trainer, inside, signalled)
+
+def signaled(folder: Path, at: int, *signals: int, evaluation: bool = False, **setting: Any) -> Trainer:
+    callbacks = {"send": Send(at, *signals, evaluation=evaluation)}
+    return make_trainer(folder, callbacks=callbacks, **{"every_steps": None, **setting})
 
 
 def steps_saved(folder: Path) -> list[int]:
@@ -57,12 +72,7 @@ def steps_saved(folder: Path) -> list[int]:
 
 
 def resumed(folder: Path, **setting: Any) -> Trainer:
-    trainer = make_trainer(folder, **setting)
-    assert trainer.checkpoints is not None
-    state = trainer.checkpoints.newest()
-    assert state is not None
-    trainer.load_state(state)
-    return trainer
+    return load(make_trainer(folder, **setting))
 
 
 @pytest.mark.parametrize("number", ENDS)
@@ -70,8 +80,7 @@ def resumed(folder: Path, **setting: Any) -> Trainer:
 def test_the_step_is_finished_and_saved_and_then_the_training_ends(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], number: signal.Signals, at: int
 ) -> None:
-    trainer = make_trainer(tmp_path, every_steps=None)
-    send(trainer, at, number)
+    trainer = signaled(tmp_path, at, number)
     with pytest.raises(ENDS[number]) as caught:
         trainer.fit()
     if isinstance(caught.value, Interrupted):
@@ -84,36 +93,33 @@ def test_the_step_is_finished_and_saved_and_then_the_training_ends(
     whole.fit()
     second = resumed(tmp_path, every_steps=None)
     second.fit()
-    assert flat(second.state()["model"]) == flat(whole.state()["model"])
-    assert second.best == whole.best
+    assert flat(second.checkpointer.state()["model"]) == flat(whole.checkpointer.state()["model"])
+    assert second.progress.best == whole.progress.best
 
 
 @pytest.mark.parametrize("number", ENDS)
 def test_an_evaluation_is_given_up_and_made_anew(tmp_path: Path, number: signal.Signals) -> None:
-    trainer = make_trainer(tmp_path, every_steps=None)
-    send(trainer, BATCHES, number, inside="_autocast")  # where the first evaluation begins
+    trainer = signaled(tmp_path, BATCHES, number, evaluation=True)
     with pytest.raises(ENDS[number]):
         trainer.fit()
     assert steps_saved(tmp_path) == [BATCHES]
-    assert trainer.best == {}
+    assert trainer.progress.best == {}
     second = resumed(tmp_path, every_steps=None)
-    assert (second.step, second.batches) == (BATCHES, BATCHES)
+    assert (second.progress.step, second.progress.batches) == (BATCHES, BATCHES)
     second.fit()
     assert ("val/loss", BATCHES - 1) in second.tracker.values  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2])
 def test_a_clusters_signal_saves_and_the_training_goes_on(tmp_path: Path, number: signal.Signals) -> None:
-    trainer = make_trainer(tmp_path, every_steps=None)
-    send(trainer, 3, number)
+    trainer = signaled(tmp_path, 3, number)
     trainer.fit()
-    assert trainer.step == 13
+    assert trainer.progress.step == 13
     assert steps_saved(tmp_path) == [4]
 
 
 def test_a_second_ctrl_c_stops_at_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    trainer = make_trainer(tmp_path, every_steps=None)
-    send(trainer, 3, signal.SIGINT, signal.SIGINT)
+    trainer = signaled(tmp_path, 3, signal.SIGINT, signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         trainer.fit()
     assert steps_saved(tmp_path) == []
@@ -121,8 +127,7 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path: Path, capfd: pytest.CaptureFixt
 
 
 def test_a_second_sigterm_changes_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    trainer = make_trainer(tmp_path, every_steps=None)
-    send(trainer, 3, signal.SIGTERM, signal.SIGTERM, signal.SIGINT)
+    trainer = signaled(tmp_path, 3, signal.SIGTERM, signal.SIGTERM, signal.SIGINT)
     with pytest.raises(Interrupted):
         trainer.fit()
     assert steps_saved(tmp_path) == [4]
@@ -130,24 +135,23 @@ def test_a_second_sigterm_changes_nothing(tmp_path: Path, capfd: pytest.CaptureF
 
 
 def test_a_checkpoint_that_was_due_anyway_is_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer = make_trainer(tmp_path, every_steps=1)
-    assert trainer.checkpoints is not None
+    trainer = signaled(tmp_path, 3, signal.SIGTERM, every_steps=1)
+    assert trainer.checkpointer.files is not None
     saved = []
-    save = trainer.checkpoints.save
-    monkeypatch.setattr(trainer.checkpoints, "save", lambda s, step, best: saved.append(step) or save(s, step, best))
-    send(trainer, 3, signal.SIGTERM)
+    save = trainer.checkpointer.files.save
+    monkeypatch.setattr(
+        trainer.checkpointer.files, "save", lambda s, step, best: saved.append(step) or save(s, step, best)
+    )
     with pytest.raises(Interrupted):
         trainer.fit()
     assert saved == [1, 2, 3, 4]
 
 
 def test_without_checkpoints_a_signal_ends_the_training_at_once(tmp_path: Path) -> None:
-    trainer = make_trainer(tmp_path)
-    trainer.checkpoints = None
-    send(trainer, 3, signal.SIGUSR1, signal.SIGINT)
+    trainer = signaled(tmp_path, 3, signal.SIGUSR1, signal.SIGINT, checkpoints=False)
     with pytest.raises(KeyboardInterrupt):
         trainer.fit()
-    assert trainer.step == 3
+    assert trainer.progress.step == 3
 
 
 def test_handlers_are_put_back(tmp_path: Path) -> None:
@@ -157,8 +161,7 @@ def test_handlers_are_put_back(tmp_path: Path) -> None:
     signal.signal(signal.SIGTERM, own)
     inside = []
     trainer = make_trainer(tmp_path)
-    begin = trainer._backward
-    trainer._backward = lambda batches: (inside.append([signal.getsignal(n) for n in ALL]), begin(batches))[1]  # type: ignore[method-assign]
+    trainer.step = WatchedStep(trainer.step, before=lambda number: inside.append([signal.getsignal(n) for n in ALL]))
     trainer.fit()
     assert inside[0][1:3] == [own, own]
     assert inside[0][0] != signal.default_int_handler
@@ -178,7 +181,7 @@ def test_only_the_main_thread_installs_handlers(tmp_path: Path) -> None:
     thread = threading.Thread(target=trainer.fit)
     thread.start()
     thread.join()
-    assert trainer.step == 13
+    assert trainer.progress.step == 13
 
 
 def test_a_signal_that_nobody_heeded_is_raised_at_the_end() -> None:
@@ -209,14 +212,12 @@ import sys, time
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from tests.helpers.tiny_training import make_trainer, close
+from tests.helpers.tiny_training import WatchedStep, close, make_trainer
 trainer = make_trainer(Path(sys.argv[1]), every_steps=None, workers=1, steps=400, epochs=80)
-step = trainer._log_step
-def slowly(*arguments):
-    step(*arguments)
-    print(trainer.step, flush=True)
+def slowly(number):
+    print(number, flush=True)
     time.sleep(0.02)
-trainer._log_step = slowly
+trainer.step = WatchedStep(trainer.step, after=slowly)
 try:
     trainer.fit()
 finally:

@@ -11,9 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lwexp.data import eval_loader, train_loader
 from lwexp.data.images import Inputs, SampleDataset
-from tests.helpers.tiny_training import TinyNorms, make_trainer
+from tests.helpers.tiny_training import TinyNorms, load, make_trainer
 
 GROUPINGS = ["per_parameter", "top_module", "depth_index"]
 
@@ -48,12 +47,12 @@ def test_gradual_unfreezing_accumulation_and_a_resume_compile_the_model_once_eac
     trainer.fit()
     assert len(compilations) == 1
     again = make_trainer(tmp_path / "again", compile=True, unfreeze=3, accumulate=2, steps=8)
-    assert trainer.checkpoints is not None
-    again.load_state(torch.load(trainer.checkpoints.paths()[4], weights_only=True))
+    assert trainer.checkpointer.files is not None
+    load(again, torch.load(trainer.checkpointer.files.paths()[4], weights_only=True))
     again.fit()
     assert len(compilations) <= 2, "a new model of the same kind may take the graph of the first"
-    for name, value in trainer.model.state_dict().items():
-        assert torch.equal(value, again.model.state_dict()[name])
+    for name, value in trainer.learner.model.state_dict().items():
+        assert torch.equal(value, again.learner.model.state_dict()[name])
 
 
 class Words(SampleDataset):
@@ -79,9 +78,7 @@ class Bag(nn.Module):
 
 
 def test_texts_of_many_lengths_compile_the_model_twice(tmp_path: Path, compilations: list[Any]) -> None:
-    trainer = make_trainer(tmp_path, compile=True, model=Bag())
-    trainer.train = train_loader(Words(21), batch_size=2, seed=0, workers=0, device="cpu")
-    trainer.val = eval_loader(Words(6), batch_size=4, workers=0, device="cpu")
+    trainer = make_trainer(tmp_path, compile=True, model=Bag(), train=Words(21), val=Words(6), batch_size=2)
     lengths = {max(2 + key.sample % 7 for key in keys) for keys in trainer.train.epoch_sampler}
     assert len(lengths) > 2
     trainer.fit()
@@ -97,7 +94,7 @@ def test_the_real_compiler_gives_the_numbers_of_the_plain_model(tmp_path: Path) 
             tmp_path / str(compiled), compile=compiled, model=without_dropout(), optimizer="sgd", steps=4
         )
         trainer.fit()
-        trained.append(trainer.model.state_dict())
+        trained.append(trainer.learner.model.state_dict())
     assert trained[0].keys() == trained[1].keys()
     for name, value in trained[0].items():
         torch.testing.assert_close(trained[1][name], value, rtol=1e-4, atol=1e-5)

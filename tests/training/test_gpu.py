@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -12,7 +11,7 @@ import torch
 from lwexp import make_plan
 from tests.helpers.commands import Outcome
 from tests.helpers.networks import TinyNet
-from tests.helpers.tiny_training import make_trainer
+from tests.helpers.tiny_training import WatchedStep, make_trainer
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
@@ -42,15 +41,10 @@ def test_plan_follows_the_model_to_the_gpu(tiny: TinyNet, name: str) -> None:
 
 def test_a_step_waits_for_the_gpu_nowhere(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, device="cuda", every_steps=None)
-    launch = trainer._launch_step
-
-    def watched(*arguments: Any) -> None:
-        torch.cuda.set_sync_debug_mode("error")
-        try:
-            launch(*arguments)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
-
-    trainer._launch_step = watched  # type: ignore[method-assign]
+    trainer.step = WatchedStep(
+        trainer.step,
+        before=lambda number: torch.cuda.set_sync_debug_mode("error"),
+        after=lambda number: torch.cuda.set_sync_debug_mode("default"),
+    )
     trainer.fit()
-    assert trainer.step == trainer.steps
+    assert trainer.progress.step == trainer.progress.steps

@@ -12,33 +12,42 @@ from torch import Tensor
 from lwexp.errors import RunError
 from lwexp.training.nonfinite import all_finite, gradient_norms
 from lwexp.training.trainer import Trainer
-from tests.helpers.tiny_training import Killed, Recorder, TinyNorms, die_before, flat, make_trainer
+from tests.helpers.tiny_training import (
+    Killed,
+    Recorder,
+    TinyNorms,
+    WatchedStep,
+    die_before,
+    flat,
+    load,
+    make_trainer,
+)
 
 
 def poison_loss(trainer: Trainer, *steps: int, value: float = math.nan) -> None:
     """At these optimizer steps the loss is no number, and neither are the norms' running statistics."""
-    loss = trainer.loss.forward
+    loss = trainer.learner.loss.forward
 
     def poisoned(scores: Tensor, targets: Tensor) -> Tensor:
-        if trainer.step in steps and trainer.model.training:
-            trainer.model.blocks[0].norm.running_mean.data.fill_(value)  # type: ignore[union-attr,index]
+        if trainer.progress.step in steps and trainer.learner.model.training:
+            trainer.learner.model.blocks[0].norm.running_mean.data.fill_(value)  # type: ignore[union-attr,index]
             return loss(scores, targets) * value
         return loss(scores, targets)
 
-    trainer.loss.forward = poisoned  # type: ignore[method-assign]
+    trainer.learner.loss.forward = poisoned  # type: ignore[method-assign]
 
 
 def poison_gradient(trainer: Trainer, name: str, *steps: int, value: float = math.inf) -> None:
     """At these optimizer steps one value of the gradient of the parameter `name` is no number."""
 
     def poisoned(gradient: Tensor) -> Tensor:
-        if trainer.step not in steps:
+        if trainer.progress.step not in steps:
             return gradient
         gradient = gradient.clone()
         gradient.view(-1)[-1] = value
         return gradient
 
-    dict(trainer.model.named_parameters())[name].register_hook(poisoned)
+    dict(trainer.learner.model.named_parameters())[name].register_hook(poisoned)
 
 
 def values(trainer: Trainer) -> dict[tuple[str, int], float]:
@@ -48,13 +57,13 @@ def values(trainer: Trainer) -> dict[tuple[str, int], float]:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("clip", [None, 1.0])
-@pytest.mark.parametrize(("precision", "read_late"), [("fp32", False), ("fp32", True), ("bf16", False)])
+@pytest.mark.parametrize(("precision", "defer"), [("fp32", False), ("fp32", True), ("bf16", False)])
 def test_bad_gradient_stops_before_the_weights_and_names_step_group_rate_and_checkpoint(
-    tmp_path: Path, value: float, clip: float | None, precision: str, read_late: bool
+    tmp_path: Path, value: float, clip: float | None, precision: str, defer: bool
 ) -> None:
-    trainer = make_trainer(tmp_path, every_steps=3, clip_grad_norm=clip, precision=precision, read_late=read_late)
+    trainer = make_trainer(tmp_path, every_steps=3, clip_grad_norm=clip, precision=precision, defer=defer)
     poison_gradient(trainer, "blocks.0.linear.weight", 7, value=value)
-    rates = trainer.plan.lr_table("cosine", steps=13)
+    rates = trainer.learner.plan.lr_table("cosine", steps=13)
     with pytest.raises(RunError) as caught:
         trainer.fit()
     hints = "a smaller lr or nonfinite=skip" if clip else "a smaller lr, clip_grad_norm=1 or nonfinite=skip"
@@ -70,18 +79,18 @@ def test_bad_gradient_stops_before_the_weights_and_names_step_group_rate_and_che
     die_before(good, 7)
     with pytest.raises(Killed):
         good.fit()
-    assert flat(dict(trainer.model.named_parameters())) == flat(dict(good.model.named_parameters()))
+    assert flat(dict(trainer.learner.model.named_parameters())) == flat(dict(good.learner.model.named_parameters()))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("accumulate", [1, 2])
-@pytest.mark.parametrize("read_late", [False, True])
+@pytest.mark.parametrize("defer", [False, True])
 def test_bad_loss_stops_and_names_step_and_rate_of_the_head(
-    tmp_path: Path, value: float, accumulate: int, read_late: bool
+    tmp_path: Path, value: float, accumulate: int, defer: bool
 ) -> None:
-    trainer = make_trainer(tmp_path, every_steps=None, accumulate=accumulate, steps=6, read_late=read_late)
+    trainer = make_trainer(tmp_path, every_steps=None, accumulate=accumulate, steps=6, defer=defer)
     poison_loss(trainer, 2, value=value)
-    before = trainer.plan.lr_table("cosine", steps=6)[2][0].item()
+    before = trainer.learner.plan.lr_table("cosine", steps=6)[2][0].item()
     text = (
         rf"the loss is {value} at optimizer step 2, where the head \(00_head.bias\) has the rate {before:g}; a smaller"
     )
@@ -94,23 +103,22 @@ def test_skipped_steps_leave_everything_but_step_and_rates_as_it_was(tmp_path: P
     trainer = make_trainer(tmp_path, every_steps=None, nonfinite="skip")
     poison_loss(trainer, 0, 7)
     poison_gradient(trainer, "stem.weight", 4)
-    update, seen = trainer._train_step, []
+    states: list[Any] = []
 
-    def watched(*arguments: Any) -> float:
-        before = flat([trainer.model.state_dict(), trainer.optimizer.state_dict()])
-        loss = update(*arguments)
-        seen.append(before == flat([trainer.model.state_dict(), trainer.optimizer.state_dict()]))
-        return loss
+    def note(number: int) -> None:
+        states.append(flat([trainer.learner.model.state_dict(), trainer.learner.optimizer.state_dict()]))
 
-    trainer._train_step = watched  # type: ignore[method-assign]
+    trainer.step = WatchedStep(trainer.step, before=note, after=note)
     trainer.fit()
-    assert [step for step, same in enumerate(seen) if same] == [0, 4, 7]
+    assert [i for i, (before, after) in enumerate(zip(states[::2], states[1::2], strict=True)) if before == after] == [
+        0, 4, 7,
+    ]  # fmt: skip
     logged = values(trainer)
     assert {key: value for key, value in logged.items() if key[0] == "train/skipped"} == {
         ("train/skipped", step): 1.0 for step in (0, 4, 7)
     }
     assert {step for name, step in logged if name == "train/loss"} == set(range(13)) - {0, 7}
-    rates = trainer.plan.lr_table("cosine", steps=13)[:, 0].tolist()
+    rates = trainer.learner.plan.lr_table("cosine", steps=13)[:, 0].tolist()
     assert [logged["lr/00_head.bias", step] for step in range(13)] == rates
     assert all(math.isfinite(value) for value in logged.values())
 
@@ -119,10 +127,10 @@ def test_twenty_skipped_in_a_row_stop(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, steps=40, epochs=10, nonfinite="skip", every_steps=5)
     poison_gradient(trainer, "head.bias", *range(3, 22), *range(23, 99))  # 19, a good one, and then all
     text = (
-        r"^20 optimizer steps in a row were left out; the gradient of group 00_head.bias \(rate .*\) is not finite at "
-        r"optimizer step 42, .*; a smaller lr or clip_grad_norm=1 may help"
+        r"^20 consecutive optimizer steps were skipped; the gradient of group 00_head.bias \(rate .*\) is not finite "
+        r"at optimizer step 42, .*; a smaller lr or clip_grad_norm=1 may help"
     )
-    trainer.steps = 50
+    trainer.progress.steps = 50
     with pytest.raises(RunError, match=text):
         trainer.fit()
 
@@ -136,9 +144,9 @@ def test_skipped_steps_in_a_row_count_across_a_resume(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="at optimizer step 22,"):
         build().fit()
     resumed = build()
-    assert resumed.checkpoints is not None
-    resumed.load_state(resumed.checkpoints.newest() or {})
-    assert (resumed.step, resumed.skipped) == (20, 17)
+    assert resumed.checkpointer.files is not None
+    load(resumed)
+    assert (resumed.progress.step, resumed.progress.skipped) == (20, 17)
     with pytest.raises(RunError, match="at optimizer step 22,"):
         resumed.fit()
 
@@ -148,7 +156,7 @@ def test_infinities_that_a_scaler_handles_are_left_to_it(tmp_path: Path, clip: f
     trainer = make_trainer(tmp_path, every_steps=None, precision="fp16", clip_grad_norm=clip)
     poison_gradient(trainer, "stem.weight", 0, 4)
     trainer.fit()
-    assert trainer.scaler.get_scale() == 2.0**14
+    assert trainer.learner.scaler.get_scale() == 2.0**14
     assert not any(name == "train/skipped" for name, _ in values(trainer))
 
 
@@ -160,7 +168,7 @@ def test_infinities_that_no_scale_removes_stop(tmp_path: Path, clip: float | Non
         RunError, match=r"the gradient of group 09_stem.weight .* at optimizer step 16, .*00000016.ckpt"
     ):
         trainer.fit()
-    weights = dict(trainer.model.named_parameters())
+    weights = dict(trainer.learner.model.named_parameters())
     torch.manual_seed(0)
     assert flat(weights) == flat(dict(TinyNorms().named_parameters())), "no step has been made"
 
@@ -170,7 +178,7 @@ def test_finite_gradient_whose_norm_overflows_is_no_bad_number(tmp_path: Path) -
     poison_gradient(trainer, "stem.weight", 3, value=1e38)
     poison_gradient(trainer, "blocks.0.linear.weight", 3, value=3e38)
     trainer.fit()
-    assert trainer.step == 13
+    assert trainer.progress.step == 13
 
 
 @pytest.mark.parametrize(
@@ -182,18 +190,16 @@ def test_finite_gradient_whose_norm_overflows_is_no_bad_number(tmp_path: Path) -
 )
 def test_weights_that_are_no_numbers_are_not_saved_over_good_ones(tmp_path: Path, name: str, text: str) -> None:
     trainer = make_trainer(tmp_path, every_steps=2, keep=1)
-    log = trainer._log_step
 
-    def spoil(*arguments: Any) -> None:
-        log(*arguments)
-        if trainer.step == 5:
-            trainer.model.state_dict()[name].view(-1)[0] = math.nan
+    def spoil(number: int) -> None:
+        if number == 5:
+            trainer.learner.model.state_dict()[name].view(-1)[0] = math.nan
 
-    trainer._log_step = spoil  # type: ignore[method-assign]
+    trainer.step = WatchedStep(trainer.step, after=spoil)
     with pytest.raises(RunError, match=f"^{text}the last good checkpoint is .*step_00000004.ckpt"):
         trainer.fit()
-    assert trainer.checkpoints is not None
-    state = trainer.checkpoints.newest()
+    assert trainer.checkpointer.files is not None
+    state = trainer.checkpointer.files.newest()
     assert state is not None
     assert state["step"] == 4
     assert all_finite(list(state["model"].values()))
@@ -209,20 +215,20 @@ def test_norms_are_those_of_torch_and_take_sparse_gradients() -> None:
 
 @pytest.mark.parametrize("clip", [None, 0.1])
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
-def test_numbers_that_are_read_late_change_nothing(tmp_path: Path, optimizer: str, clip: float | None) -> None:
+def test_numbers_that_are_defer_change_nothing(tmp_path: Path, optimizer: str, clip: float | None) -> None:
     """Neither weights nor what is tracked, nor where a checkpoint goes on."""
     options: dict[str, Any] = {"optimizer": optimizer, "clip_grad_norm": clip, "every_steps": 4, "accumulate": 2}
-    now = make_trainer(tmp_path / "now", read_late=False, **options)
+    now = make_trainer(tmp_path / "now", defer=False, **options)
     now.fit()
-    late = make_trainer(tmp_path / "late", read_late=True, **options)
+    late = make_trainer(tmp_path / "late", defer=True, **options)
     late.fit()
-    assert flat(dict(now.model.named_parameters())) == flat(dict(late.model.named_parameters()))
+    assert flat(dict(now.learner.model.named_parameters())) == flat(dict(late.learner.model.named_parameters()))
     assert list(values(now).items()) == list(values(late).items())
-    resumed = make_trainer(tmp_path / "late", read_late=True, **options)
-    assert resumed.checkpoints is not None
-    state = resumed.checkpoints.newest()
+    resumed = make_trainer(tmp_path / "late", defer=True, **options)
+    assert resumed.checkpointer.files is not None
+    state = resumed.checkpointer.files.newest()
     assert state is not None
-    resumed.load_state(state)
+    load(resumed, state)
     resumed.fit()
-    assert flat(dict(resumed.model.named_parameters())) == flat(dict(now.model.named_parameters()))
+    assert flat(dict(resumed.learner.model.named_parameters())) == flat(dict(now.learner.model.named_parameters()))
     assert values(resumed).items() <= values(now).items()

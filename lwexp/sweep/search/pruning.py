@@ -1,4 +1,4 @@
-"""A search's word on a training that is under way: each evaluation is reported, and a hopeless run is given up.
+"""Reports the evaluations of a trial to its study, which may prune the run.
 
 Optuna is imported only where a run belongs to a study.
 """
@@ -12,6 +12,9 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from lwexp.config.schema import SearchConfig
+from lwexp.formatting import one_line
+from lwexp.training.callbacks import Callback, Pruned
+from lwexp.training.state import Progress
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -21,31 +24,24 @@ METRIC = "val/accuracy"
 log = logging.getLogger(__name__)
 
 
-class Pruned(Exception):  # noqa: N818 (nothing went wrong)
-    """The search has given this run up; the text says when and against what."""
+class TrialReporter(Callback):
+    """Reports a run's evaluations to its trial, and ends the run where the study's pruner says so.
 
-
-class Judge:
-    """Reports a run's evaluations to the trial that the run belongs to, and asks whether it should go on.
-
-    A study that cannot be reached, or whose trial has an end already, gives nothing up: the run goes on to its end.
+    A study that cannot be reached, or whose trial has ended, prunes nothing.
     """
 
-    def __init__(self, search: SearchConfig, folder: Path, last_step: int) -> None:
-        """`folder` is the sweep's, which holds the study where `search` names no storage.
+    def __init__(self, search: SearchConfig, folder: Path) -> None:
+        """`folder` is the sweep's, which holds the study where `search` names no storage."""
+        self._search, self._folder = search, folder
 
-        After `last_step`, the training's last optimizer step, there is nothing left to save.
-        """
-        self._search, self._folder, self._last_step = search, folder, last_step
-
-    def __call__(self, epoch: int, step: int, metrics: Mapping[str, float]) -> None:
-        """Report the evaluation after `epoch` epochs, the last optimizer step being `step`; raises `Pruned`."""
+    def evaluation_end(self, progress: Progress, metrics: Mapping[str, float]) -> None:
+        """Report the evaluation; raises `Pruned`, but not after the last step, where nothing is left to save."""
         try:
-            reason = self._report(epoch, step, metrics[METRIC])
-        except Exception as error:  # storages raise errors of their drivers; a training does not end for them
-            log.warning("the search's study does not answer, the run goes on: %s", " ".join(str(error).split())[:200])
+            reason = self._report(progress.epoch + 1, progress.step - 1, metrics[METRIC])
+        except Exception as error:  # storages raise errors of their drivers, which must not end a training
+            log.warning("the search's study does not answer, the run continues: %s", one_line(error))
             return
-        if reason is not None and step < self._last_step:
+        if reason is not None and progress.step < progress.steps:
             raise Pruned(reason)
 
     def _report(self, epoch: int, step: int, value: float) -> str | None:
@@ -80,6 +76,6 @@ def _against(study: Study, trial: FrozenTrial, epoch: int, pruner: str | None) -
     return f"{METRIC} {best:.4f} is {side} {median(others):.4f}, the median of {len(others)} trials at that epoch"
 
 
-def judge(search: SearchConfig, folder: Path, last_step: int) -> Judge | None:
-    """The judge of the run in `folder`, if it belongs to a trial of a study."""
-    return Judge(search, folder.parent, last_step) if search.trial is not None else None
+def trial_reporter(search: SearchConfig, folder: Path) -> dict[str, Callback]:
+    """The callback of the run in `folder`, by its name, if the run belongs to a trial of a study."""
+    return {"search": TrialReporter(search, folder.parent)} if search.trial is not None else {}

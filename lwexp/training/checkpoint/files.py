@@ -30,7 +30,7 @@ _NAME = re.compile(r"step_(\d+)\.ckpt")
 _TEMPORARY = ".writing-"
 
 
-class Checkpoints:
+class CheckpointFiles:
     """The checkpoints in one folder, which belongs to one training."""
 
     def __init__(self, folder: Path, *, every_steps: int | None, every_minutes: float | None, keep: int) -> None:

@@ -1,78 +1,95 @@
-"""The whole state of a training as one mapping of plain values and tensors, and the way back."""
+"""The whole state of a training as one mapping of plain values and tensors, and back."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lwexp.core.plan import Plan
+from lwexp.distributed.world import World
 from lwexp.errors import ConfigError, nearest
 from lwexp.training.seeding import random_state
+from lwexp.training.state import Learner, Progress
 
 from .optimizer_state import load_optimizer
 from .plan_diff import plan_difference, plan_record
 
-if TYPE_CHECKING:
-    from lwexp.training.trainer import Trainer
-
 log = logging.getLogger(__name__)
 
 
-def training_state(trainer: Trainer) -> dict[str, Any]:
-    """All that continues `trainer` exactly. Tensors are the trainer's own, not copies: save them before it goes on."""
-    seen, randoms = trainer.seen_rates, trainer.world.all_gather(random_state())
+def snapshot(
+    learner: Learner,
+    progress: Progress,
+    callbacks: Mapping[str, Any],
+    journal: int,
+    world: World,
+    config: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Everything that continues the training exactly, as state of format 1.
+
+    `callbacks` are the states of the callbacks, `journal` is how much of the record is on the disk, in bytes.
+    Tensors are the learner's own, not copies: save them before the next step.
+    """
+    seen, randoms = progress.seen_rates, world.all_gather(random_state())
     return {
-        "step": trainer.step,
-        "epoch": trainer.epoch,
-        "batches": trainer.batches,
-        "skipped": trainer.skipped,
-        "plan": plan_record(trainer.plan, optimizer_names(trainer.plan, trainer.optimizer)),
-        "labels": list(trainer.plan.labels),
-        "model": trainer.model.state_dict(),
-        "optimizer_class": _class_name(trainer.optimizer),
-        "optimizer": trainer.optimizer.state_dict(),
-        "scheduler": trainer.scheduler.state_dict(),
-        "scaler": trainer.scaler.state_dict(),
+        "step": progress.step,
+        "epoch": progress.epoch,
+        "batches": progress.batches,
+        "skipped": progress.skipped,
+        "plan": plan_record(learner.plan, optimizer_names(learner.plan, learner.optimizer)),
+        "labels": list(learner.plan.labels),
+        "model": learner.model.state_dict(),
+        "optimizer_class": _class_name(learner.optimizer),
+        "optimizer": learner.optimizer.state_dict(),
+        "scheduler": learner.scheduler.state_dict(),
+        "scaler": learner.scaler.state_dict(),
         "random": randoms[0],
         "random_of_others": randoms[1:],
-        "best": dict(trainer.best),
+        "best": dict(progress.best),
         "seen_rates": None if seen is None else torch.tensor(seen, dtype=torch.float64),
-        "journal": trainer.tracker.position(),
-        "config": dict(trainer.config),
+        "callbacks": dict(callbacks),
+        "journal": journal,
+        "config": dict(config),
     }
 
 
-def load_training_state(trainer: Trainer, state: Mapping[str, Any], *, remap: bool) -> None:
-    """Put `state` into `trainer`, all but the random states. Raises `ConfigError`, with nothing changed."""
-    check_model(trainer.model, state["model"], trainer.plan)
-    names = optimizer_names(trainer.plan, trainer.optimizer)
-    same_plan = state["plan"]["hash"] == trainer.plan.hash and state["plan"]["optimizer_names"] == names
+def restore(learner: Learner, progress: Progress, state: Mapping[str, Any], *, remap: bool = False) -> None:
+    """Put `state` into an equal learner in a single process, or with `remap` into one with another plan.
+
+    The tensors in `state` become the learner's own. Optimizer state follows the parameters' names. With `remap`, rates,
+    freezing and the optimizer's options are the learner's own. Random states and callbacks are restored when the
+    training starts. Raises `ConfigError`, with nothing changed, if the model or, without `remap`, the plan differs.
+    """
+    plan = learner.plan
+    check_model(learner.model, state["model"], plan)
+    names = optimizer_names(plan, learner.optimizer)
+    same_plan = state["plan"]["hash"] == plan.hash and state["plan"]["optimizer_names"] == names
     if not same_plan and not remap:
-        changes = plan_difference(state["plan"], trainer.plan)
+        changes = plan_difference(state["plan"], plan)
         why = f"the plan is not that of the checkpoint of step {state['step']}: {changes}; true takes the new plan"
         raise ConfigError("checkpoint.remap", False, why)
-    trainer.model.load_state_dict(state["model"])
-    kind = _class_name(trainer.optimizer)
+    kind = _class_name(learner.optimizer)
+    if kind != state["optimizer_class"] and not remap:
+        raise ConfigError("optimizer", kind, f"the checkpoint was made with {state['optimizer_class']}")
+    learner.model.load_state_dict(state["model"])
     if kind == state["optimizer_class"]:
         saved_names = state["plan"]["optimizer_names"]
-        load_optimizer(trainer.optimizer, names, state["optimizer"], saved_names, remap=remap)
-    elif remap:
-        log.warning("the optimizer was %s and is now %s: its state starts fresh", state["optimizer_class"], kind)
+        load_optimizer(learner.optimizer, names, state["optimizer"], saved_names, remap=remap)
     else:
-        raise ConfigError("optimizer", kind, f"the checkpoint was made with {state['optimizer_class']}")
-    trainer.scheduler.load_state_dict(state["scheduler"], remap=remap)
-    if trainer.scaler.is_enabled() and state["scaler"]:
-        trainer.scaler.load_state_dict(state["scaler"])
-    trainer.step, trainer.epoch, trainer.batches = state["step"], state["epoch"], state["batches"]
-    trainer.skipped = state["skipped"]
-    trainer.best = dict(state["best"])
-    if trainer.seen_rates is not None:
-        trainer.seen_rates = _seen_rates(state, trainer.plan)
+        log.warning("the optimizer was %s and is now %s: its state starts fresh", state["optimizer_class"], kind)
+    learner.scheduler.load_state_dict(state["scheduler"], remap=remap)
+    if learner.scaler.is_enabled() and state["scaler"]:
+        learner.scaler.load_state_dict(state["scaler"])
+    progress.step, progress.epoch, progress.batches = state["step"], state["epoch"], state["batches"]
+    progress.skipped = state["skipped"]
+    progress.best = dict(state["best"])
+    if progress.seen_rates is not None:
+        progress.seen_rates = _seen_rates(state, plan)
 
 
 def optimizer_names(plan: Plan, optimizer: torch.optim.Optimizer) -> list[str]:
@@ -104,7 +121,7 @@ def check_model(model: nn.Module, saved: Mapping[str, Any], plan: Plan) -> None:
 
 
 def _seen_rates(state: Mapping[str, Any], plan: Plan) -> list[list[float]]:
-    """The rates of all steps so far, in the order of `plan`; 0 for groups that there were not."""
+    """The rates of all steps so far, in the order of `plan`; 0 for groups that did not exist."""
     seen = state["seen_rates"]
     if seen is None:
         return [[0.0] * len(plan.groups)] * state["step"]

@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 
 from lwexp import ConfigError, Event
 from lwexp.training.trainer import Trainer
-from tests.helpers.tiny_training import BATCHES, Killed, Recorder, close, die_before, flat, make_trainer
+from tests.helpers.tiny_training import BATCHES, Killed, Recorder, close, die_before, flat, load, make_trainer
 
 STEPS = 13
 
 
 def final(trainer: Trainer) -> Any:
     """All that must not depend on where a training was interrupted."""
-    state = trainer.state()
+    state = trainer.checkpointer.state()
     tracker = trainer.tracker
     assert isinstance(tracker, Recorder)
     weights = {name: (trainer.folder / f"{name}.safetensors").read_bytes() for name in ("model", "best")}
@@ -42,9 +42,9 @@ def killed_and_resumed(folder: Path, kills: list[int], **setting: Any) -> Any:
     tracker = Recorder()
     for step in [*kills, None]:
         trainer = make_trainer(folder, tracker=tracker, **setting)
-        state = trainer.checkpoints.newest() if trainer.checkpoints else None
-        if state is not None:
-            trainer.load_state(state)
+        assert trainer.checkpointer.files is not None
+        if trainer.checkpointer.files.paths():
+            load(trainer)
             random.seed(99)  # whatever happens between loading and going on
             np.random.seed(99)
             torch.manual_seed(99)
@@ -57,11 +57,7 @@ def killed_and_resumed(folder: Path, kills: list[int], **setting: Any) -> Any:
 
 
 def resumed(folder: Path, tracker: Any, **setting: Any) -> Any:
-    trainer = make_trainer(folder, tracker=tracker, **setting)
-    assert trainer.checkpoints is not None
-    state = trainer.checkpoints.newest()
-    assert state is not None
-    trainer.load_state(state)
+    trainer = load(make_trainer(folder, tracker=tracker, **setting))
     trainer.fit()
     return final(trainer)
 
@@ -158,17 +154,17 @@ def test_every_optimizer_goes_on_exactly(tmp_path: Path) -> None:
 def test_rates_set_while_training_go_on(tmp_path: Path) -> None:
     def fit(folder: Path, kill: int | None) -> Trainer:
         trainer = make_trainer(folder)
-        state = trainer.checkpoints.newest() if trainer.checkpoints else None
-        if state:
-            trainer.load_state(state)
-        advance = trainer.scheduler.advance
+        assert trainer.checkpointer.files is not None
+        if trainer.checkpointer.files.paths():
+            load(trainer)
+        advance = trainer.learner.scheduler.advance
 
         def hand() -> None:
             advance()
-            if trainer.scheduler.last_epoch == 4:
-                trainer.scheduler.set_lr("head.bias", 0.7)
+            if trainer.learner.scheduler.last_epoch == 4:
+                trainer.learner.scheduler.set_lr("head.bias", 0.7)
 
-        trainer.scheduler.advance = hand  # type: ignore[method-assign]
+        trainer.learner.scheduler.advance = hand  # type: ignore[method-assign]
         if kill is not None:
             die_before(trainer, kill)
         with suppress(Killed):
@@ -178,8 +174,8 @@ def test_rates_set_while_training_go_on(tmp_path: Path) -> None:
     whole = final(fit(tmp_path / "whole", None))
     fit(tmp_path / "killed", 6)
     second = fit(tmp_path / "killed", None)
-    assert second.scheduler.group_lr("head.bias") == 0.7
-    assert flat(second.state()["model"]) == whole[0]["model"]
+    assert second.learner.scheduler.group_lr("head.bias") == 0.7
+    assert flat(second.checkpointer.state()["model"]) == whole[0]["model"]
 
 
 def test_evaluation_that_was_pending_is_made_at_resume(tmp_path: Path) -> None:
@@ -209,12 +205,9 @@ def test_best_weights_are_those_of_the_checkpoint_after_a_resume(tmp_path: Path)
     first = best.read_bytes()
     best.unlink()  # the file of a later step takes its place, as safetensors are written: never into the old file
     best.write_bytes(b"of a step that will not have been")
-    second = make_trainer(tmp_path)
-    assert second.checkpoints is not None
-    state = second.checkpoints.newest()
-    assert state is not None
-    assert state["best"]
-    second.load_state(state)
+    second = load(make_trainer(tmp_path))
+    assert second.progress.best
+    second.checkpointer.start(second.resumed)
     assert best.read_bytes() == first
 
 
@@ -225,11 +218,10 @@ def test_best_counts_anew_where_its_weights_are_gone(tmp_path: Path, caplog: pyt
         trainer.fit()
     for path in [tmp_path / "best.safetensors", *(tmp_path / "checkpoints").glob("*.best.safetensors")]:
         path.unlink()
-    second = make_trainer(tmp_path)
-    assert second.checkpoints is not None
-    second.load_state(second.checkpoints.newest() or {})
-    assert second.best == {}
-    assert "the best weights up to step 7 are gone" in caplog.text
+    second = load(make_trainer(tmp_path))
+    second.checkpointer.start(second.resumed)
+    assert second.progress.best == {}
+    assert "the best weights up to step 7 are missing" in caplog.text
 
 
 def test_training_that_was_done_is_not_trained_further(tmp_path: Path) -> None:

@@ -17,14 +17,14 @@ import pytest
 import torch
 
 from lwexp.errors import RunError
-from lwexp.training.checkpoint.files import Checkpoints
+from lwexp.training.checkpoint.files import CheckpointFiles
 from tests.helpers.tiny_training import flat
 
 STATE = {"step": 3, "weights": torch.arange(1000.0), "names": ["ä", "b"], "config": {"lr": 0.1}}
 
 
-def folder_of(path: Path, keep: int = 2, **due: Any) -> Checkpoints:
-    return Checkpoints(path / "checkpoints", **{"every_steps": None, "every_minutes": None, **due}, keep=keep)
+def folder_of(path: Path, keep: int = 2, **due: Any) -> CheckpointFiles:
+    return CheckpointFiles(path / "checkpoints", **{"every_steps": None, "every_minutes": None, **due}, keep=keep)
 
 
 def test_one_is_due_after_so_many_steps_or_minutes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from lwexp import ConfigError
 from lwexp.training.trainer import Trainer
-from tests.helpers.tiny_training import Killed, TinyNorms, die_before, flat, make_trainer
+from tests.helpers.tiny_training import Killed, TinyNorms, die_before, flat, load, make_trainer, newest
 
 
 def checkpoint_of(folder: Path, step: int = 7, **setting: Any) -> dict[str, Any]:
@@ -18,15 +18,14 @@ def checkpoint_of(folder: Path, step: int = 7, **setting: Any) -> dict[str, Any]
     die_before(trainer, step)
     with pytest.raises(Killed):
         trainer.fit()
-    assert trainer.checkpoints is not None
-    state = trainer.checkpoints.newest()
-    assert state is not None
-    return state
+    return newest(trainer)
 
 
 def moments(trainer: Trainer) -> dict[str, torch.Tensor]:
-    names = {id(p): name for name, p in trainer.model.named_parameters()}
-    return {names[id(p)]: state["exp_avg"] for p, state in trainer.optimizer.state.items() if "exp_avg" in state}
+    names = {id(p): name for name, p in trainer.learner.model.named_parameters()}
+    return {
+        names[id(p)]: state["exp_avg"] for p, state in trainer.learner.optimizer.state.items() if "exp_avg" in state
+    }
 
 
 @pytest.mark.parametrize(
@@ -42,15 +41,15 @@ def moments(trainer: Trainer) -> dict[str, torch.Tensor]:
 def test_changed_plan_is_refused_with_the_difference(tmp_path: Path, changed: dict[str, Any], shown: str) -> None:
     state = checkpoint_of(tmp_path)
     trainer = make_trainer(tmp_path, plan_options=changed)
-    before = flat(trainer.state())
+    before = flat(trainer.checkpointer.state())
     with pytest.raises(ConfigError) as caught:
-        trainer.load_state(state)
+        load(trainer, state)
     message = str(caught.value)
     assert message.startswith("checkpoint.remap=False: the plan is not that of the checkpoint of step 7: ")
     assert shown in message
     assert "\n" not in message
     assert len(message) < 500
-    assert flat(trainer.state()) == before
+    assert flat(trainer.checkpointer.state()) == before
 
 
 def test_parameters_that_moved_are_named(tmp_path: Path) -> None:
@@ -65,33 +64,33 @@ def test_parameters_that_moved_are_named(tmp_path: Path) -> None:
     rest = [name for name in names if not name.startswith("head") and name not in norms]
     state = checkpoint_of(tmp_path, plan_options={"grouping": halves})
     with pytest.raises(ConfigError, match=r"blocks\.1\.norm\.bias moved from 00_late to 01_early"):
-        make_trainer(tmp_path, plan_options={"grouping": other}).load_state(state)
+        load(make_trainer(tmp_path, plan_options={"grouping": other}), state)
 
 
 def test_remap_takes_rates_from_the_new_plan_and_moments_by_name(tmp_path: Path) -> None:
     state = checkpoint_of(tmp_path / "old", plan_options={"freeze": ["stem"]})
     old = make_trainer(tmp_path / "old", plan_options={"freeze": ["stem"]})
-    old.load_state(state)
+    load(old, state)
     new = make_trainer(
         tmp_path / "old",
         plan_options={"grouping": "top_module", "freeze": ["blocks.1"], "lr": 0.3},
         optimizer_options={"betas": (0.5, 0.6)},
     )
-    new.load_state(state, remap=True)
+    load(new, state, remap=True)
     followed = moments(new)
     assert {name for name in followed if name.startswith(("stem", "blocks.1"))} == set()
     for name, moment in moments(old).items():
         if not name.startswith("blocks.1"):
             assert torch.equal(followed[name], moment), name
-    assert new.step == new.scheduler.last_epoch == 7
-    assert new.scheduler.rates() == new.plan.lr_table("cosine", steps=13)[7].tolist()
-    assert all(group["betas"] == (0.5, 0.6) for group in new.optimizer.param_groups)
-    frozen = {name for name, p in new.model.named_parameters() if not p.requires_grad}
+    assert new.progress.step == new.learner.scheduler.last_epoch == 7
+    assert new.learner.scheduler.rates() == new.learner.plan.lr_table("cosine", steps=13)[7].tolist()
+    assert all(group["betas"] == (0.5, 0.6) for group in new.learner.optimizer.param_groups)
+    frozen = {name for name, p in new.learner.model.named_parameters() if not p.requires_grad}
     assert frozen == {"blocks.1.linear.weight", "blocks.1.norm.weight", "blocks.1.norm.bias"}
-    before = {name: p.detach().clone() for name, p in new.model.named_parameters()}
-    assert flat(before) == flat(dict(old.model.named_parameters()))
+    before = {name: p.detach().clone() for name, p in new.learner.model.named_parameters()}
+    assert flat(before) == flat(dict(old.learner.model.named_parameters()))
     new.fit()
-    moved = {name for name, p in new.model.named_parameters() if not torch.equal(p, before[name])}
+    moved = {name for name, p in new.learner.model.named_parameters() if not torch.equal(p, before[name])}
     assert moved == before.keys() - frozen
 
 
@@ -99,11 +98,10 @@ def test_remap_of_an_equal_plan_changes_nothing(tmp_path: Path) -> None:
     ends = []
     for remap in (False, True):
         state = checkpoint_of(tmp_path)
-        trainer = make_trainer(tmp_path)
-        trainer.load_state(state, remap=remap)
-        trainer.checkpoints = None
+        trainer = make_trainer(tmp_path, checkpoints=False)
+        load(trainer, state, remap=remap)
         trainer.fit()
-        ends.append(flat(trainer.state()))
+        ends.append(flat(trainer.checkpointer.state()))
     assert ends[0] == ends[1]
 
 
@@ -114,23 +112,23 @@ def test_remap_keeps_what_a_plateau_has_seen_and_takes_its_new_options(tmp_path:
     new = make_trainer(
         tmp_path, policy="plateau", policy_options={"patience": 5, "factor": 0.1}, plan_options={"lr": 0.2}
     )
-    new.load_state(state, remap=True)
-    shape = new.scheduler.schedule.policy.shape
+    load(new, state, remap=True)
+    shape = new.learner.scheduler.schedule.policy.shape
     now = shape.state_dict()  # type: ignore[attr-defined]
     assert now["scheduler"]["best"] == seen["scheduler"]["best"]
     assert now["scheduler"]["patience"] == 5
     assert now["factor"] == pytest.approx(seen["factor"])
-    assert new.scheduler.rates()[0] == pytest.approx(0.2 * seen["factor"])
-    assert new.seen_rates is not None
-    assert len(new.seen_rates) == 11
+    assert new.learner.scheduler.rates()[0] == pytest.approx(0.2 * seen["factor"])
+    assert new.progress.seen_rates is not None
+    assert len(new.progress.seen_rates) == 11
 
 
 def test_remap_to_another_optimizer_starts_its_state_fresh(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     state = checkpoint_of(tmp_path, optimizer="sgd")
     with pytest.raises(ConfigError, match=r"^optimizer=torch.optim.adam.Adam: the checkpoint was made with .*SGD"):
-        make_trainer(tmp_path).load_state(state)
+        load(make_trainer(tmp_path), state)
     trainer = make_trainer(tmp_path)
-    trainer.load_state(state, remap=True)
+    load(trainer, state, remap=True)
     assert "its state starts fresh" in caplog.text
     trainer.fit()
 
@@ -138,7 +136,7 @@ def test_remap_to_another_optimizer_starts_its_state_fresh(tmp_path: Path, caplo
 def test_remap_with_another_kind_of_moments_starts_them_fresh(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     state = checkpoint_of(tmp_path)
     trainer = make_trainer(tmp_path, optimizer_options={"amsgrad": True})
-    trainer.load_state(state, remap=True)
+    load(trainer, state, remap=True)
     assert "optimizer.amsgrad has changed" in caplog.text
     trainer.fit()
 
@@ -148,10 +146,10 @@ def test_another_model_is_refused_with_the_first_difference(tmp_path: Path) -> N
     with pytest.raises(
         ConfigError, match=r"^model=TinyNorms: .*stem.weight is \[4, 4\] in the checkpoint, \[6, 4\] in"
     ):
-        make_trainer(tmp_path, model=TinyNorms(width=6)).load_state(state, remap=True)
+        load(make_trainer(tmp_path, model=TinyNorms(width=6)), state, remap=True)
     renamed = TinyNorms()
     renamed.heads = renamed.head
     del renamed.head
     renamed.forward = lambda x: renamed.heads(renamed.blocks(renamed.stem(x)))  # type: ignore[method-assign]
     with pytest.raises(ConfigError, match=r"heads.weight is not in the checkpoint .*did you mean head.weight"):
-        make_trainer(tmp_path, model=renamed).load_state(state)
+        load(make_trainer(tmp_path, model=renamed), state)

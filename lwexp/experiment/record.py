@@ -1,0 +1,130 @@
+"""The record of a run in its folder and in its tracking store: begin, describe, conclude."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from lwexp.config.keys import USER_KEYED, flatten
+from lwexp.config.schema import RunConfig
+from lwexp.plots.plan import draw_plan, draw_recorded
+from lwexp.sweep.launchers.slurm import cluster_tags
+from lwexp.tracking import Tracker, start
+from lwexp.tracking.keys import HEAD_RATE_TAG, STEM_RATE_TAG
+from lwexp.training.state import Progress
+
+from .folder import keep_config, keep_result
+from .instantiate import Experiment
+from .manifest import place_in_sweep
+from .place import JobPlace
+
+log = logging.getLogger(__name__)
+_PACKAGES = ("lwexp", "torch", "timm", "torchvision", "transformers", "mlflow")
+
+
+def begin(experiment: Experiment, place: JobPlace, *, resumed: bool, answers: bool, processes: int) -> Tracker:
+    """Start the run's record, or continue it.
+
+    `answers`: whether the store answered to `lwexp.tracking.prepare`. Raises what `lwexp.tracking.start` raises.
+    """
+    config = experiment.config
+    if not resumed:
+        keep_config(place.folder, place.values)  # first: every run with a journal can be resumed
+    parent, name, tags = place_in_sweep(place.folder)
+    return start(
+        config.tracking,
+        folder=place.folder,
+        base=place.base,
+        run_name=name or run_name(config),
+        params=flat_params(place.values),
+        tags={**_tags(experiment, place, processes), **tags},
+        description=experiment.plan.to_markdown(8000),
+        parent=parent,
+        answers=answers,
+    )
+
+
+def describe(experiment: Experiment, place: JobPlace, tracker: Tracker, *, seen_rates: bool) -> None:
+    """Record what is known before the first step. `seen_rates`: no table of rates exists before training."""
+    folder, tokens = place.folder, experiment.source.info.tokens
+    (folder / "plan.csv").write_text(experiment.plan.to_csv(), encoding="utf-8")
+    if tokens is not None:
+        tokens.tokenizer.save_pretrained(folder / "tokenizer")
+    for name in ("config.yaml", "plan.csv"):
+        tracker.artifact(folder / name)
+    if not seen_rates:
+        for path in draw_plan(
+            experiment.plan, experiment.schedule, experiment.steps, folder, in_process=place.draw_in_process
+        ):
+            tracker.artifact(path)
+
+
+def conclude(
+    experiment: Experiment, place: JobPlace, tracker: Tracker, progress: Progress, metrics: Mapping[str, float]
+) -> None:
+    """Record what is known after the last step."""
+    folder = place.folder
+    if progress.seen_rates is not None:
+        for path in draw_recorded(experiment.plan, progress.seen_rates, folder, in_process=place.draw_in_process):
+            tracker.artifact(path)
+    tracker.artifact(folder / "best.safetensors")
+    keep_result(folder, metrics)
+
+
+def run_name(config: RunConfig) -> str:
+    """A run's name outside of a sweep."""
+    parts = [config.model.label, str(config.grouping.name), str(config.decay.name or config.decay.target)]
+    if config.decay.name == "linear":
+        parts.append(f"mult={config.mult:g}")
+    return " ".join([*parts, f"seed={config.seed}"])
+
+
+def flat_params(values: Mapping[str, Any]) -> dict[str, str]:
+    """The resolved config with dotted keys; lists and mappings of the user's own keys as JSON.
+
+    >>> flat_params({"lr": 0.1, "decay": {"name": "explicit", "rates": {"fc": 1.0}}})
+    {'lr': '0.1', 'decay.name': 'explicit', 'decay.rates': '{"fc": 1.0}'}
+    """
+    return {
+        key: json.dumps(value) if isinstance(value, (Mapping, list)) else str(value)
+        for key, value in flatten(values, keep=USER_KEYED).items()
+    }
+
+
+def _tags(experiment: Experiment, place: JobPlace, processes: int) -> dict[str, str]:
+    tags = {} if processes == 1 else {"lwexp.processes": f"{processes} ({experiment.config.parallel})"}
+    tags |= {
+        "lwexp.overrides": " ".join(place.overrides),
+        "lwexp.plan": experiment.plan.hash,
+        "lwexp.folder": str(place.folder),
+        "lwexp.python": sys.version.split()[0],
+        HEAD_RATE_TAG: f"{experiment.plan.groups[0].lr:.7g}",
+        STEM_RATE_TAG: f"{experiment.plan.groups[-1].lr:.7g}",
+        **cluster_tags(),
+    }
+    for package in _PACKAGES:
+        try:
+            tags[f"lwexp.version.{package}"] = version(package)
+        except PackageNotFoundError:
+            continue  # run from a checkout that is not installed
+    commit = _git_commit(place.base)
+    if commit:
+        tags["mlflow.source.git.commit"] = commit
+    return tags
+
+
+def _git_commit(folder: Path) -> str | None:
+    """The commit of the folder where the command was started, if it is in a git checkout."""
+    try:
+        found = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, timeout=5, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() or None if found.returncode == 0 else None

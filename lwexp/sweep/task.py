@@ -1,0 +1,35 @@
+"""One training, from the config that Hydra composed: the task of a single run, and of each job of a sweep."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from lwexp.redaction import redact_addresses, redact_values
+
+if TYPE_CHECKING:
+    from lwexp.experiment.job import RunResult
+
+
+def run_composed(composed: DictConfig, *, draw_in_process: bool = False) -> RunResult:
+    """Train in Hydra's run folder as `composed` says. `draw_in_process`: matplotlib is imported here already."""
+    from lwexp.config.compose import plain, settings
+    from lwexp.experiment.job import run_job
+    from lwexp.experiment.place import JobPlace
+    from lwexp.experiment.resume import asked
+
+    from .search.pruning import trial_reporter
+
+    config, hydra = settings(composed), HydraConfig.get()
+    values = {**plain(composed), "lr_overrides": dict(config.lr_overrides)}  # in the order that counts
+    place = JobPlace(
+        folder=Path(hydra.runtime.output_dir),
+        base=Path(hydra.runtime.cwd),
+        values=redact_values(values, redact_addresses),
+        overrides=asked(list(hydra.overrides.task)),
+        draw_in_process=draw_in_process,
+    )
+    return run_job(config, place, trial_reporter(config.sweep.search, place.folder))
