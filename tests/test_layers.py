@@ -37,10 +37,10 @@ ALLOWED: dict[str, set[str]] = {  # from the ground up; a module may also import
         "errors", "formatting", "redaction", "host", "core", "config", "distributed", "data", "models", "tracking",
         "plots", "training",
     },
-    "sweep": {"errors", "formatting", "redaction", "host", "config", "tracking", "experiment"},
+    "sweep": {"errors", "formatting", "redaction", "host", "config", "tracking", "training", "experiment"},
     "report": {"errors", "formatting", "redaction", "config", "tracking", "plots"},
     "cli": {"errors", "formatting", "redaction", "host", "config", "models", "distributed", "experiment", "sweep"},
-    "lwexp": {"errors", "core"},  # the public interface
+    "lwexp": {"errors", "core", "training", "cli"},  # the public interface
 }  # fmt: skip
 COMMANDS = {"__main__", "run", "preview", "ui", "sync", "report.__main__", "report.command"}  # they may import anything
 HYDRA = {"cli", "config", "sweep", *COMMANDS}
@@ -63,29 +63,22 @@ THIRD_PARTY: dict[str, set[str]] = {  # packages or modules that may import it
 # Violations of today. The list may only shrink: one that is gone must be struck out.
 KNOWN: dict[str, set[str]] = {
     "layers": {
-        "experiment.job -> sweep.launchers.slurm",
-        "experiment.job -> sweep.search.pruning",
         "sweep.planning -> cli.app",
         "sweep.warm -> models.build",
         "sweep.warm -> plots.rates",
     },
     "third party": {
         "cli.choices -> timm",
-        "experiment.job -> hydra",
-        "experiment.job -> omegaconf",
         "experiment.resume -> hydra",
         "experiment.resume -> omegaconf",
         "sweep.warm -> timm",
     },
 }
 KNOWN_CIRCLES = {  # modules that import themselves through others
-    "training.checkpoint.snapshot",
-    "training.trainer",
 }
 KNOWN_LONG = {
     "lwexp/experiment/job.py",
     "lwexp/experiment/resume.py",
-    "lwexp/training/trainer.py",
 }
 KNOWN_BRIEF = {  # their docstring has yet to be written
     "cli",

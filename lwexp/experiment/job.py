@@ -19,7 +19,6 @@ from lwexp.distributed.world import World, join
 from lwexp.formatting import one_line
 from lwexp.host.resources import set_threads
 from lwexp.host.signals import Interrupted
-from lwexp.sweep.launchers.slurm import cluster_tags
 from lwexp.tracking import NoTracker, Tracker, begun_in, open_hint, prepare
 from lwexp.training.callbacks import Callback, Pruned
 from lwexp.training.checkpoint.files import CheckpointFiles
@@ -254,7 +253,7 @@ class _Job:
             return note_resumed(place.folder, progress.step, found.changed)
 
         noted = self.world.on_rank_zero(note)
-        tracker.tag({"lwexp.resumed": noted, "lwexp.folder": str(place.folder), **cluster_tags()})
+        tracker.tag({"lwexp.resumed": noted, "lwexp.folder": str(place.folder), **record.cluster_tags()})
         changed = f" with {' '.join(found.changed)}" if found.changed else ""
         log.info("resuming at optimizer step %d%s", progress.step, changed)
         return found.state

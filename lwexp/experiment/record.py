@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -14,7 +15,6 @@ from typing import Any
 from lwexp.config.keys import USER_KEYED, flatten
 from lwexp.config.schema import RunConfig
 from lwexp.plots.plan import draw_plan, draw_recorded
-from lwexp.sweep.launchers.slurm import cluster_tags
 from lwexp.tracking import Tracker, start
 from lwexp.tracking.keys import HEAD_RATE_TAG, STEM_RATE_TAG
 from lwexp.training.state import Progress
@@ -95,6 +95,17 @@ def flat_params(values: Mapping[str, Any]) -> dict[str, str]:
         key: json.dumps(value) if isinstance(value, (Mapping, list)) else str(value)
         for key, value in flatten(values, keep=USER_KEYED).items()
     }
+
+
+def cluster_tags() -> dict[str, str]:
+    """Tags of a run in MLflow that lead to its job on the cluster and to its log; none elsewhere."""
+    name = os.environ.get("SLURM_JOB_ID")
+    if name is None:
+        return {}
+    if "SLURM_ARRAY_TASK_ID" in os.environ:
+        name = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    folder = os.environ.get("SUBMITIT_FOLDER")
+    return {"lwexp.slurm.job": name, **({} if folder is None else {"lwexp.slurm.log": folder.replace("%j", name)})}
 
 
 def _tags(experiment: Experiment, place: JobPlace, processes: int) -> dict[str, str]:

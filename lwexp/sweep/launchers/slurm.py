@@ -116,14 +116,3 @@ class _SlurmJob(Job):
 def _arrays(names: Iterable[str]) -> list[str]:
     """The ids of the arrays of the jobs `names`, and of jobs outside an array."""
     return list(dict.fromkeys(name.partition("_")[0] for name in names))
-
-
-def cluster_tags() -> dict[str, str]:
-    """Tags of a run in MLflow that lead to its job on the cluster and to its log; none elsewhere."""
-    name = os.environ.get("SLURM_JOB_ID")
-    if name is None:
-        return {}
-    if "SLURM_ARRAY_TASK_ID" in os.environ:
-        name = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
-    folder = os.environ.get("SUBMITIT_FOLDER")
-    return {"lwexp.slurm.job": name, **({} if folder is None else {"lwexp.slurm.log": folder.replace("%j", name)})}

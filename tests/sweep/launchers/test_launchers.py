@@ -17,11 +17,11 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
 from lwexp.errors import ConfigError
+from lwexp.experiment.record import cluster_tags
 from lwexp.sweep.launchers import registry
 from lwexp.sweep.launchers.base import Job, loss_reason
 from lwexp.sweep.launchers.joblib_launcher import JoblibLauncher
 from lwexp.sweep.launchers.registry import check_launcher, parallel_jobs
-from lwexp.sweep.launchers.slurm import cluster_tags
 from lwexp.sweep.launchers.slurm_queue import wait_for_results
 from tests.helpers.commands import ROOT, Outcome
 
