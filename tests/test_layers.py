@@ -74,20 +74,16 @@ KNOWN: dict[str, set[str]] = {
         "sweep.warm -> timm",
     },
 }
-KNOWN_CIRCLES = {  # modules that import themselves through others
-}
+KNOWN_CIRCLES: set[str] = set()  # modules that import themselves through others
 KNOWN_LONG = {
-    "lwexp/experiment/job.py",
     "lwexp/experiment/resume.py",
 }
 KNOWN_BRIEF = {  # their docstring has yet to be written
     "cli",
     "config",
     "data",
-    "experiment",
     "host",
     "report",
-    "training",
 }
 
 

@@ -12,8 +12,6 @@ from typing import Any
 
 from lwexp.config.schema import MLflowConfig, RunConfig, SourceTaskConfig, TorchvisionConfig
 from lwexp.core.policy import is_metric_driven
-from lwexp.core.scheduler import PlanScheduler
-from lwexp.data import EpochLoader, eval_loader, train_loader, workers_note
 from lwexp.distributed.parallel import parallelize
 from lwexp.distributed.world import World, join
 from lwexp.formatting import one_line
@@ -30,17 +28,9 @@ from lwexp.training.trainer import Trainer, TrainerOptions
 from . import record
 from .cross_checks import check_processes
 from .folder import check_place, finished, keep_config, keep_result, note_resumed
-from .instantiate import (
-    Experiment,
-    build_callbacks,
-    build_loss,
-    build_optimizer,
-    cache_settings,
-    make_experiment,
-    open_whole_data,
-    put_channels_last,
-)
+from .instantiate import Experiment, build_callbacks, make_experiment, open_whole_data
 from .manifest import point_of
+from .on_device import Loaders, build_learner, open_loaders
 from .place import JobPlace
 from .restore import Found, look
 from .resume import command
@@ -98,9 +88,9 @@ def _run(config: RunConfig, place: JobPlace, callbacks: Mapping[str, Callback], 
     experiment = on_all_ranks(lambda: make_experiment(config, place.base))
     log.info("%s\n", experiment.plan)
     callbacks = {**build_callbacks(config), **callbacks}
-    loaders = on_all_ranks(lambda: _open_loaders(experiment, place.base, device, world))
+    loaders = on_all_ranks(lambda: open_loaders(experiment, place.base, device, world))
     with loaders:
-        learner = on_all_ranks(lambda: _build_learner(experiment, device, world))
+        learner = on_all_ranks(lambda: build_learner(experiment, device, world))
         files = CheckpointFiles(
             folder / "checkpoints",
             every_steps=config.checkpoint.every_steps,
@@ -111,65 +101,13 @@ def _run(config: RunConfig, place: JobPlace, callbacks: Mapping[str, Callback], 
 
 
 @dataclass
-class _Loaders:
-    """The batches of each split."""
-
-    train: EpochLoader
-    val: EpochLoader
-    test: EpochLoader | None
-
-    def __enter__(self) -> None:
-        """Stop the workers at the end of the block."""
-
-    def __exit__(self, *_: object) -> None:
-        for loader in (self.train, self.val, self.test):
-            if loader is not None:
-                loader.close()
-
-
-def _open_loaders(experiment: Experiment, base: Path, device: Any, world: World) -> _Loaders:
-    config, source = experiment.config, experiment.source
-    cache = cache_settings(config, base, experiment.steps / experiment.steps_per_epoch)
-    data = source.datasets(experiment.preprocessing, config.data.augment, config.seed, cache)
-    if config.data.workers == "auto":
-        log.info("data: %s", workers_note(data, device))
-    loading: dict[str, Any] = {
-        "batch_size": config.batch_size, "workers": config.data.workers, "device": device,
-        "channels_last": config.channels_last, "shard": world.shard,
-    }  # fmt: skip
-    return _Loaders(
-        train_loader(data.train, seed=config.seed, **loading),
-        eval_loader(data.val, **loading),
-        eval_loader(data.test, **loading) if data.test is not None else None,
-    )
-
-
-def _build_learner(experiment: Experiment, device: Any, world: World) -> Learner:
-    config, module = experiment.config, experiment.built.module
-    # what is sharded later need not fit on one GPU
-    module.to("cpu" if world.size > 1 and config.parallel == "fsdp" else device)
-    if config.channels_last:
-        put_channels_last(module)
-    optimizer = build_optimizer(config, experiment.plan)
-    return Learner(
-        model=module,
-        plan=experiment.plan,
-        optimizer=optimizer,
-        scheduler=PlanScheduler(optimizer, experiment.schedule),
-        loss=build_loss(config, experiment.source).to(device),
-        device=device,
-        precision=config.precision,
-    )
-
-
-@dataclass
 class _Job:
     """The training of an experiment and its record."""
 
     experiment: Experiment
     place: JobPlace
     world: World
-    loaders: _Loaders
+    loaders: Loaders
     learner: Learner
     files: CheckpointFiles
     callbacks: Mapping[str, Callback]

@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from lwexp import Plan
-from lwexp.experiment import job
+from lwexp.experiment import on_device
 from lwexp.plots import process
 from tests.run.runs import Start, Store
 
@@ -28,13 +28,13 @@ def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 def starts(monkeypatch: pytest.MonkeyPatch) -> list[Start]:
     """The starts of all runs of a test, in order."""
     found: list[Start] = []
-    build = job.build_optimizer
+    build = on_device.build_optimizer
 
     def recorded(config: Any, plan: Plan) -> Any:
         found.append(Start(plan, {name: p.detach().clone() for name, p in plan._parameters.items()}))
         return build(config, plan)
 
-    monkeypatch.setattr(job, "build_optimizer", recorded)
+    monkeypatch.setattr(on_device, "build_optimizer", recorded)
     return found
 
 

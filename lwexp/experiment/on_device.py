@@ -1,0 +1,74 @@
+"""An experiment's batches and its learner, on the device that trains."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lwexp.core.scheduler import PlanScheduler
+from lwexp.data import EpochLoader, eval_loader, train_loader, workers_note
+from lwexp.distributed.world import World
+from lwexp.training.state import Learner
+
+from .instantiate import Experiment, build_loss, build_optimizer, cache_settings, put_channels_last
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Loaders:
+    """The batches of each split."""
+
+    train: EpochLoader
+    val: EpochLoader
+    test: EpochLoader | None
+
+    def __enter__(self) -> None:
+        """Stop the workers at the end of the block."""
+
+    def __exit__(self, *_: object) -> None:
+        """Stop them."""
+        for loader in (self.train, self.val, self.test):
+            if loader is not None:
+                loader.close()
+
+
+def open_loaders(experiment: Experiment, base: Path, device: torch.device, world: World) -> Loaders:
+    """The batches of `experiment`, of each this rank's shard; relative paths start at `base`."""
+    config, source = experiment.config, experiment.source
+    cache = cache_settings(config, base, experiment.steps / experiment.steps_per_epoch)
+    data = source.datasets(experiment.preprocessing, config.data.augment, config.seed, cache)
+    if config.data.workers == "auto":
+        log.info("data: %s", workers_note(data, device))
+    loading: dict[str, Any] = {
+        "batch_size": config.batch_size, "workers": config.data.workers, "device": device,
+        "channels_last": config.channels_last, "shard": world.shard,
+    }  # fmt: skip
+    return Loaders(
+        train_loader(data.train, seed=config.seed, **loading),
+        eval_loader(data.val, **loading),
+        eval_loader(data.test, **loading) if data.test is not None else None,
+    )
+
+
+def build_learner(experiment: Experiment, device: torch.device, world: World) -> Learner:
+    """The model of `experiment` with its optimizer, schedule and loss on `device`."""
+    config, module = experiment.config, experiment.built.module
+    # what is sharded later need not fit on one GPU
+    module.to("cpu" if world.size > 1 and config.parallel == "fsdp" else device)
+    if config.channels_last:
+        put_channels_last(module)
+    optimizer = build_optimizer(config, experiment.plan)
+    return Learner(
+        model=module,
+        plan=experiment.plan,
+        optimizer=optimizer,
+        scheduler=PlanScheduler(optimizer, experiment.schedule),
+        loss=build_loss(config, experiment.source).to(device),
+        device=device,
+        precision=config.precision,
+    )
