@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
@@ -17,13 +18,20 @@ from omegaconf import OmegaConf, open_dict, read_write
 
 from lwexp import redaction
 from lwexp.config.hydra_files import write_hydra_files
+from lwexp.config.overrides import SAVED_REST
 from lwexp.distributed import launch
 from lwexp.errors import ConfigError, UnknownOptionError
+
+from .task import Task, refuse
 
 if TYPE_CHECKING:
     from hydra.core.utils import JobReturn
     from omegaconf import DictConfig
 
+    from lwexp.config.schema import RunConfig
+    from lwexp.experiment.folder import NewFolder
+
+T = TypeVar("T")
 # Hydra takes plugins only by names that begin so; the modules are imported when they are chosen
 _ALIAS = "hydra_plugins.lwexp."
 _PLUGINS = {"GridSweeper": "lwexp.sweep.sweeper", "OptunaSweeper": "lwexp.sweep.search.sweeper"}
@@ -34,11 +42,14 @@ _BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 class LwexpCallback(Callback):
     """Checks a config before a folder is made, and makes the chosen sweeper and launcher known to Hydra."""
 
+    _new_folder: NewFolder | None = None  # of the one run that this process starts
+
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuse a mistaken config while there is nothing to clean up."""
         HydraConfig.instance().set_config(config)  # ${hydra:…} in the config is looked up there
         _or_refuse(lambda: _check(config))
         if launch.is_rank_zero():
+            self._new_folder = _or_refuse(lambda: _check_folder(config))
             _or_refuse(lambda: _check_hydra(config, "run"))
         else:
             _silence(config)
@@ -52,6 +63,9 @@ class LwexpCallback(Callback):
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Write what Hydra would write (`hydra.output_subdir`), without secrets."""
+        task = kwargs.get("task_function")
+        if isinstance(task, Task):
+            task.new_folder = self._new_folder
         if launch.is_rank_zero():
             write_hydra_files(config)
 
@@ -69,31 +83,42 @@ def _silence(config: DictConfig) -> None:
     warnings.simplefilter("ignore")
 
 
-def _check(config: DictConfig) -> None:
+def _check(config: DictConfig) -> RunConfig:
+    """The typed config. Raises `ConfigError`, also for a `resume=<run>` that `cli/arguments.py` has not looked up."""
     from lwexp.config.compose import settings
-    from lwexp.experiment.folder import check_place, note_missing
 
     checked = settings(config)
-    if not launch.is_rank_zero():  # rank 0 checks the folder
-        return
+    if checked.resume not in (None, "", "auto") and not _resumes_named_run(config):
+        raise ConfigError("resume", checked.resume, "can be given on the command line only")
+    return checked
+
+
+def _check_folder(config: DictConfig) -> NewFolder:
+    """Refuse a folder in which this run must not start; returns what of its path is yet to be made."""
+    from lwexp.experiment.folder import NewFolder, check_place
+
     folder = Path(str(config.hydra.run.dir)).absolute()
-    check_place(folder, checked.resume)
-    note_missing(folder)
+    if _trains() or not _resumes_named_run(config):  # a preview of a run leaves that run's folder alone
+        check_place(folder, config.resume)
+    return NewFolder.before_made(folder)
+
+
+def _resumes_named_run(config: DictConfig) -> bool:
+    return SAVED_REST in config.hydra.overrides.task
 
 
 def _check_sweep(config: DictConfig) -> None:
-    from lwexp.config.compose import settings
     from lwexp.experiment.folder import check_sweep_place
     from lwexp.sweep.launchers.registry import check_launcher
 
-    checked = settings(config)
+    checked = _check(config)
     check_launcher(config)
     check_sweep_place(Path(str(config.hydra.sweep.dir)).absolute(), checked.resume, checked.sweep.resume)
     if OmegaConf.select(config, "hydra.sweeper._target_") == _BASIC:
         why = "lwexp sweeps with grid (what basic does, and jobs that fail alone), or searches with optuna"
         raise ConfigError("hydra/sweeper", "basic", why)
     for part in ("sweeper", "launcher"):
-        # previews train nothing that could be carried on or compared
+        # previews leave nothing to resume or compare
         plain = _PLAIN if part == "sweeper" and not _trains() else None
         _register(str(OmegaConf.select(config, f"hydra.{part}._target_")), plain)
 
@@ -124,14 +149,14 @@ def _check_hydra(config: DictConfig, mode: Literal["run", "sweep"]) -> None:
         raise ConfigError(f"hydra.{mode}.dir", folder, f"cannot be made: {error}") from error
 
 
-def _or_refuse(action: Callable[[], object]) -> None:
+def _or_refuse(action: Callable[[], T]) -> T:
     """End the process where `action` meets a mistake: Hydra swallows what callbacks raise, but not an exit."""
-    from .app import explained, refuse
-
     try:
-        action()
+        return action()
     except Exception as error:
-        known = explained(error)
+        from lwexp.config.hydra_errors import as_lwexp_error
+
+        known = as_lwexp_error(error, sys.argv[1:])
         if known is None:
             raise
         refuse(known)

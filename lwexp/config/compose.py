@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lwexp.errors import ConfigError, UnknownNameError, UnknownOptionError
 from lwexp.formatting import one_line
 
+from .overrides import keys_below
 from .schema import CallbackConfig, OpenSection, RunConfig
 from .validation import check
 
@@ -25,8 +26,8 @@ def settings(config: DictConfig) -> RunConfig:
     values = plain(config)
     overrides = values.get("lr_overrides")
     if isinstance(overrides, dict):
-        typed = _typed_keys("lr_overrides")
-        values["lr_overrides"] = {key: overrides[key] for key in sorted(overrides, key=lambda k: str(k) not in typed)}
+        given = _given_overrides()
+        values["lr_overrides"] = {key: overrides[key] for key in sorted(overrides, key=lambda k: str(k) not in given)}
     checked = check(values)
     if checked.unfreeze.every_epochs and checked.unfreeze.every_steps:
         raise ConfigError("unfreeze", "every_epochs and every_steps", "give one of the two")
@@ -46,7 +47,7 @@ def plain(config: DictConfig) -> dict[str, Any]:
 
 def callback(section: CallbackConfig, name: str) -> Any:
     """The object that `callbacks.<name>` describes. Raises `ConfigError` for what its class refuses."""
-    found = _located(str(section.target), section.options, f"callbacks.{name}", "class")
+    found = _import_with(str(section.target), section.options, f"callbacks.{name}", "class")
     try:
         return found(**section.options)
     except Exception as error:  # a class of the user's may raise anything
@@ -74,7 +75,7 @@ def _own(target: str, options: dict[str, Any], group: str, options_apart: bool) 
         from lwexp.core.policy import COMMON
 
         shared = {name: options.pop(name) for name in list(options) if name in COMMON}
-    found = _located(target, options, group, "class or function")
+    found = _import_with(target, options, group, "class or function")
     if isinstance(found, type):
         try:
             return found(**options), shared
@@ -85,11 +86,11 @@ def _own(target: str, options: dict[str, Any], group: str, options_apart: bool) 
     return (_named_partial(found, options) if options else found), shared
 
 
-def _located(target: str, options: Mapping[str, Any], section: str, what: str) -> Callable[..., Any]:
+def _import_with(target: str, options: Mapping[str, Any], section: str, what: str) -> Callable[..., Any]:
     """What `target` names, whose arguments `options` must be."""
-    from .targets import located
+    from .targets import import_object
 
-    found = located(target, f"{section}._target_", what)
+    found = import_object(target, f"{section}._target_", what)
     parameters = inspect.signature(found).parameters
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         for name, value in options.items():
@@ -123,23 +124,13 @@ def _check_sections(config: RunConfig) -> None:
         raise UnknownNameError("policy", policy, POLICIES, "no such policy")
     make_policy(policy, options, lr=config.lr, steps=10**12)  # how long the training is, only the data tell
     for name, callback in config.callbacks.items():
-        _located(str(callback.target), callback.options, f"callbacks.{name}", "class")
+        _import_with(str(callback.target), callback.options, f"callbacks.{name}", "class")
     if config.optimizer.name is None:
         raise ConfigError("optimizer.name", None, "must be given")
 
 
-def _typed_keys(section: str) -> set[str]:
-    """Keys below `section` that the command line gave."""
+def _given_overrides() -> set[str]:
+    """The keys of `lr_overrides` that the command line gives."""
     from hydra.core.hydra_config import HydraConfig
-    from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    if not HydraConfig.initialized():
-        return set()
-    keys: set[str] = set()
-    for override in OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task)):
-        value = override.value()
-        if override.key_or_group == section and isinstance(value, dict):
-            keys |= {str(key) for key in value}
-        elif override.key_or_group.startswith(f"{section}."):
-            keys.add(override.key_or_group.removeprefix(f"{section}.").split(".")[0])
-    return keys
+    return keys_below("lr_overrides", HydraConfig.get().overrides.task) if HydraConfig.initialized() else set()

@@ -19,23 +19,23 @@ SECONDS = 10.0  # for the hub's first answer
 
 
 @dataclass(frozen=True)
-class Place:
+class HubEntry:
     """Where a name leads; `arguments` go to `from_pretrained` besides the name."""
 
     name: str
     arguments: dict[str, Any]
 
 
-def located_on_hub(
+def find_on_hub(
     name: str, key: str, *, file: str = "config.json", revision: str | None = None, kind: str = "model"
-) -> Place:
+) -> HubEntry:
     """Where `name` leads, by looking for its `file`; `key` is the option that gave it, `kind` model or dataset.
 
     Files in the cache are taken where the hub does not answer. Raises `ConfigError`.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
-        return Place(str(folder), {"local_files_only": True})
+        return HubEntry(str(folder), {"local_files_only": True})
     if folder.exists():
         raise ConfigError(key, name, "is a file, not a folder")
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
@@ -69,8 +69,8 @@ def located_on_hub(
         if not cached:
             where = "is neither a folder here nor in the cache, and the hub does not answer"
             raise ConfigError(key, name, f"{where} ({one_line(error, kind=True)})") from error
-        return Place(name, {"revision": revision, "local_files_only": True})
-    return Place(name, {"revision": revision})
+        return HubEntry(name, {"revision": revision, "local_files_only": True})
+    return HubEntry(name, {"revision": revision})
 
 
 @contextmanager

@@ -1,4 +1,7 @@
-"""Objects named by a dotted path, `_target_` in the config: found, or refused with what is wrong with the path."""
+"""Objects named by a dotted path, `_target_` in the config: imported, or refused with what is wrong with the path.
+
+By hand, since `hydra.utils.get_object` says neither which part of the path is missing nor what is near it.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from lwexp.errors import ConfigError, nearest
 from lwexp.formatting import one_line
 
 
-def located(path: str, key: str, what: str) -> Callable[..., Any]:
+def import_object(path: str, key: str, what: str) -> Callable[..., Any]:
     """The class or function at the dotted `path`, looked for in Python's path and the current folder.
 
     `what` says in an error what was wanted; raises `ConfigError` on `key`.

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lwexp.config.hub import located_on_hub
+from lwexp.config.hub import find_on_hub
 from lwexp.errors import ConfigError, UnknownNameError
 from lwexp.formatting import one_line
 
@@ -60,8 +60,8 @@ def _loaded(config: TextConfig, name: str) -> Mapping[str, Any]:
         if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
             found: Any = datasets.load_from_disk(str(folder))
         else:
-            place = located_on_hub(name, KEY, file="README.md", kind="dataset")
-            found = datasets.load_dataset(place.name, config.subset)
+            entry = find_on_hub(name, KEY, file="README.md", kind="dataset")
+            found = datasets.load_dataset(entry.name, config.subset)
     except ConfigError:
         raise
     except Exception as error:  # the library raises what its many readers do

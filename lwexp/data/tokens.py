@@ -58,13 +58,13 @@ def find_tokenizer(name: str, key: str, max_length: int) -> Tokens:
     """The tokenizer of a hub name or a local folder; `key` is the option that gave it. Raises `ConfigError`."""
     from transformers import AutoTokenizer
 
-    from lwexp.config.hub import located_on_hub, quiet
+    from lwexp.config.hub import find_on_hub, quiet
     from lwexp.formatting import one_line
 
-    place = located_on_hub(name, key)
+    entry = find_on_hub(name, key)
     try:
         with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(place.name, trust_remote_code=False, **place.arguments)
+            tokenizer = AutoTokenizer.from_pretrained(entry.name, trust_remote_code=False, **entry.arguments)
     except Exception as error:  # whatever a folder without a tokenizer, or with a damaged one, makes it raise
         hint = "" if key == "data.tokenizer" else "; data.tokenizer names another"
         raise ConfigError(key, name, f"no tokenizer could be loaded: {one_line(error, kind=True)}{hint}") from error

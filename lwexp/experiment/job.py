@@ -27,13 +27,13 @@ from lwexp.training.trainer import Trainer, TrainerOptions
 
 from . import record
 from .cross_checks import check_processes
-from .folder import check_place, finished, keep_config, keep_result, note_resumed
+from .folder import check_place, finished, note_resumed, save_result
 from .instantiate import Experiment, build_callbacks, make_experiment, open_whole_data
 from .manifest import point_of
 from .on_device import Loaders, build_learner, open_loaders
 from .place import JobPlace
 from .restore import Found, look
-from .resume import command
+from .saved_config import resume_command, save_config
 from .source_task import load_source_weights
 
 log = logging.getLogger(__name__)
@@ -187,7 +187,7 @@ class _Job:
             restore(self.learner, progress, found.state, remap=remap)
 
         def note() -> str:
-            keep_config(place.folder, place.values)
+            save_config(place.folder, place.values)
             return note_resumed(place.folder, progress.step, found.changed)
 
         noted = self.world.on_rank_zero(note)
@@ -243,7 +243,7 @@ class _Job:
         except Pruned as pruned:
             reason = str(pruned)
             tracker.tag({"lwexp.pruned": reason})
-            keep_result(place.folder, progress.best, pruned=reason)
+            save_result(place.folder, progress.best, pruned=reason)
             log.info("%s was pruned %s", tracker.run_name, reason)
             return RunResult(place.folder, progress.best, tracker.run_id, reason)
         closing = f"best validation accuracy {best['val/accuracy']:.2%}"
@@ -261,6 +261,6 @@ class _Job:
         """Log the command, unless the sweep does."""
         if point_of(self.place.folder) is not None:
             return
-        log.info("resume with: %s", command(self.place.folder, Path.cwd(), self.place.values))
+        log.info("resume with: %s", resume_command(self.place.folder, Path.cwd(), self.place.values))
         if "***" in str(self.place.values["tracking"].get("uri")):
             log.info("and give tracking.uri=… again: its password is stored nowhere")

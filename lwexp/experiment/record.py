@@ -19,10 +19,11 @@ from lwexp.tracking import Tracker, start
 from lwexp.tracking.keys import HEAD_RATE_TAG, STEM_RATE_TAG
 from lwexp.training.state import Progress
 
-from .folder import keep_config, keep_result
+from .folder import save_result
 from .instantiate import Experiment
 from .manifest import place_in_sweep
 from .place import JobPlace
+from .saved_config import save_config
 
 log = logging.getLogger(__name__)
 _PACKAGES = ("lwexp", "torch", "timm", "torchvision", "transformers", "mlflow")
@@ -35,7 +36,7 @@ def begin(experiment: Experiment, place: JobPlace, *, resumed: bool, answers: bo
     """
     config = experiment.config
     if not resumed:
-        keep_config(place.folder, place.values)  # first: every run with a journal can be resumed
+        save_config(place.folder, place.values)  # first: every run with a journal can be resumed
     parent, name, tags = place_in_sweep(place.folder)
     return start(
         config.tracking,
@@ -74,7 +75,7 @@ def conclude(
         for path in draw_recorded(experiment.plan, progress.seen_rates, folder, in_process=place.draw_in_process):
             tracker.artifact(path)
     tracker.artifact(folder / "best.safetensors")
-    keep_result(folder, metrics)
+    save_result(folder, metrics)
 
 
 def run_name(config: RunConfig) -> str:

@@ -11,7 +11,8 @@ from typing import Any
 from lwexp.tracking import ended, has_run
 from lwexp.training.checkpoint.files import CheckpointFiles
 
-from .folder import changes, config_before
+from .changes import changes
+from .saved_config import config_before
 
 log = logging.getLogger(__name__)
 

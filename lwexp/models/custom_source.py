@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lwexp.config.schema import ModelConfig
-from lwexp.config.targets import located
+from lwexp.config.targets import import_object
 from lwexp.errors import ConfigError, UnknownOptionError
 
 from .blueprint import Blueprint, ModelRequest, Variant, channel_choices, parameters, required
@@ -18,7 +18,7 @@ def custom_blueprint(config: ModelConfig, request: ModelRequest) -> Blueprint:
     `ConfigError` for a path that cannot be imported, and for unknown and missing arguments.
     """
     path = required(config.target, "model._target_")
-    target = located(path, "model._target_", "class or function that returns a model")
+    target = import_object(path, "model._target_", "class or function that returns a model")
     options = {**config.options, **({} if config.name is None else {"name": config.name})}
     known = parameters(target)
     tokens = request.tokens

@@ -15,7 +15,7 @@ import transformers
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from lwexp.config.hub import Place, located_on_hub, quiet
+from lwexp.config.hub import HubEntry, find_on_hub, quiet
 from lwexp.config.schema import ModelConfig
 from lwexp.errors import ConfigError, RunError, UnknownNameError, nearest
 from lwexp.formatting import one_line
@@ -84,15 +84,15 @@ def _from_class(class_name: str, given: dict[str, Any], auto: str | None, reques
 
 
 def _from_name(name: str, given: dict[str, Any], auto: str | None, request: ModelRequest) -> Blueprint:
-    place = located_on_hub(name, "model.name", revision=request.tag)
-    published = published_config(name, place)
+    entry = find_on_hub(name, "model.name", revision=request.tag)
+    published = published_config(name, entry)
     kind = type(published)
     check_arguments(kind, given, FROM_DATA)
     builder = _builder(kind, "model.name", name, auto, request)
 
     def config_with(arguments: dict[str, Any]) -> PretrainedConfig:
         own, facts = _split_arguments(arguments)
-        config = published_config(name, place, **own)
+        config = published_config(name, entry, **own)
         fit_images(config, facts)
         if request.tokens is not None:
             config.pad_token_id = request.tokens.pad_id
@@ -107,7 +107,7 @@ def _from_name(name: str, given: dict[str, Any], auto: str | None, request: Mode
         return _created(builder, config_with(arguments), request.tokens)
 
     def load(**arguments: Any) -> nn.Module:
-        module = _loaded(builder, name, place, config_with(arguments), request.classes)
+        module = _loaded(builder, name, entry, config_with(arguments), request.classes)
         _check_length(module, request.tokens)
         return module
 
@@ -121,7 +121,7 @@ def _from_name(name: str, given: dict[str, Any], auto: str | None, request: Mode
     how: dict[str, Any] = {"options_key": "model.config"}
     if request.pretrained:
         how["load"] = load
-        found = None if request.tokens else _preprocessing(place)
+        found = None if request.tokens else _preprocessing(entry)
         how["preprocessing"] = (lambda module: found) if found else None
     return Blueprint("model.name", name, own_size, given, variants, create, **how)
 
@@ -175,18 +175,18 @@ def _created(builder: Any, config: PretrainedConfig, tokens: Tokens | None) -> n
     return returns_logits(module, builder.__name__)
 
 
-def _loaded(builder: Any, name: str, place: Place, config: PretrainedConfig, classes: int) -> nn.Module:
+def _loaded(builder: Any, name: str, entry: HubEntry, config: PretrainedConfig, classes: int) -> nn.Module:
     """The model with published weights; a head that is missing or for other classes is randomly initialized."""
     try:
         with quiet():
             module, found = builder.from_pretrained(
-                place.name,
+                entry.name,
                 config=_lean(config),
                 dtype=torch.float32,
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
                 trust_remote_code=False,
-                **place.arguments,
+                **entry.arguments,
             )
     except Exception as error:
         raise RunError(f"the weights of {name} could not be loaded: {one_line(error, kind=True)}") from error
@@ -246,14 +246,14 @@ def _check_length(module: nn.Module, tokens: Tokens | None) -> None:
                 raise ConfigError("data.max_length", tokens.max_length, f"the network has {room} positions ({name})")
 
 
-def _preprocessing(place: Place) -> dict[str, Any] | None:
+def _preprocessing(entry: HubEntry) -> dict[str, Any] | None:
     """Preprocessing that the published weights were trained with; None where it is not published."""
     try:
         values, _ = transformers.image_processing_utils.BaseImageProcessor.get_image_processor_dict(
-            place.name, **place.arguments
+            entry.name, **entry.arguments
         )
     except Exception:  # without one, the standard preprocessing applies
-        log.info("%s does not publish its image preprocessing; ImageNet's is used", place.name)
+        log.info("%s does not publish its image preprocessing; ImageNet's is used", entry.name)
         return None
     found = {name: values[f"image_{name}"] for name in ("mean", "std") if values.get(f"image_{name}") is not None}
     if len(found) < 2:

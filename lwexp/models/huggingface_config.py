@@ -10,7 +10,7 @@ import transformers
 from transformers import PretrainedConfig
 from transformers.models.auto import configuration_auto
 
-from lwexp.config.hub import Place, quiet
+from lwexp.config.hub import HubEntry, quiet
 from lwexp.errors import ConfigError, UnknownNameError, UnknownOptionError
 from lwexp.formatting import one_line
 
@@ -53,12 +53,12 @@ def check_arguments(
             check_arguments(nested, value, reserved, f"{key}.{name}")
 
 
-def published_config(name: str, place: Place, **changes: Any) -> PretrainedConfig:
+def published_config(name: str, entry: HubEntry, **changes: Any) -> PretrainedConfig:
     """The config at `place`, with `changes`; none of its own code runs."""
     try:
         with quiet():
             found: PretrainedConfig = transformers.AutoConfig.from_pretrained(
-                place.name, trust_remote_code=False, **place.arguments, **changes
+                entry.name, trust_remote_code=False, **entry.arguments, **changes
             )
     except Exception as error:  # no config, a damaged one, or one that needs its own code
         raise ConfigError("model.name", name, f"its config cannot be read: {one_line(error, kind=True)}") from error

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from lwexp.config.keys import is_layerwise
+
 from .runs import Sweep, SweepRun
 from .statistics import NOTHING, Comparison, Floats, Summary, compare, summarize
 
-# What makes rates layer-wise: a run and its uniform twin differ in these alone
-LAYERWISE = ("mult", "decay", "grouping", "lr_overrides")
 _LOWER_IS_BETTER = ("loss",)
 
 Key = tuple[tuple[str, str], ...]  # swept keys with their values, seed apart
@@ -123,15 +123,6 @@ def analyse(sweep: Sweep, metric: str = "accuracy", confidence: float = 0.95) ->
     if best is not None and best_uniform is not None and best_uniform.base != best.base:
         duel = on_test[every.index((best, best_uniform))]
     return Analysis(sweep, metric, confidence, settings, best, best_uniform, duel, few + few_uniform)
-
-
-def is_layerwise(key: str) -> bool:
-    """Whether the config key `key` belongs to what makes rates layer-wise.
-
-    >>> [is_layerwise(key) for key in ("mult", "decay.rates", "lr_overrides", "lr", "multiple")]
-    [True, True, True, False, False]
-    """
-    return key.partition(".")[0] in LAYERWISE
 
 
 def number(text: str) -> float | None:

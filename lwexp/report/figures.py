@@ -15,9 +15,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from lwexp.config.keys import is_layerwise
 from lwexp.plots.axes import FONT, LEGEND_LIMIT, label_steps, legend, new_figure, readable
 
-from .analysis import Analysis, Setting, is_layerwise, number, same
+from .analysis import Analysis, Setting, number, same
 from .scale import SMALL, Scale, log_spaced, pale_grid
 from .statistics import Floats
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -10,12 +11,14 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from lwexp import redaction
 from lwexp.config.compose import settings
+from lwexp.config.hydra_errors import as_lwexp_error
+from lwexp.config.keys import is_layerwise
 from lwexp.config.schema import RunConfig
 from lwexp.errors import LwexpError
-from lwexp.experiment.folder import changes_numbers
+from lwexp.experiment.changes import changes_numbers
 from lwexp.experiment.manifest import Arm, Point, SweepManifest
 
-from .points import expand, identity, is_layerwise, is_uniform, missing_twins, split, values_of, varying_keys
+from .points import expand, identity, is_uniform, missing_twins, split, values_of, varying_keys
 
 if TYPE_CHECKING:
     from hydra.core.config_loader import ConfigLoader
@@ -52,13 +55,11 @@ class Planner:
 
     def config_of(self, job: Job) -> RunConfig | LwexpError:
         """The config of a job, or why it is refused."""
-        from lwexp.cli.app import explained
-
         if job not in self._composed:
             try:
                 self._composed[job] = settings(self._loader.load_sweep_config(self._config, self.overrides_of(job)))
             except Exception as error:
-                known = explained(error)
+                known = as_lwexp_error(error, sys.argv[1:])
                 if known is None:
                     raise
                 self._composed[job] = known

@@ -7,15 +7,13 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from lwexp.config.keys import is_layerwise
 from lwexp.errors import ConfigError
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
 
     from lwexp.config.schema import RunConfig
-
-# Settings of how the rate falls with depth; a run and its uniform twin agree in everything else
-LAYERWISE = ("mult", "decay", "grouping", "lr_overrides")
 
 
 def expand(overrides: Sequence[Override]) -> list[tuple[str, ...]]:
@@ -61,11 +59,6 @@ def values_of(job: Sequence[str], keys: Sequence[str]) -> dict[str, str]:
 
 
 # ------------------------------------------------------------------------------------------------------- uniform twins
-
-
-def is_layerwise(key: str) -> bool:
-    """Whether the option `key` says how the rate falls with depth."""
-    return key.partition(".")[0] in LAYERWISE
 
 
 def is_uniform(config: RunConfig, job: Sequence[str], swept: Sequence[str]) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lwexp.errors import ConfigError
+from lwexp.experiment.find import find_by_id
 from lwexp.experiment.manifest import FILE, read_manifest
 
 from .points import split
@@ -18,8 +19,6 @@ def find_sweep(value: str, typed: dict[str, Any]) -> Path:
 
     An id is looked for below outputs/, then in the store that the options `typed` name. Raises `ConfigError`.
     """
-    from lwexp.experiment.resume import find_by_id
-
     path = Path(os.path.abspath(Path(value).expanduser()))  # noqa: PTH100 (resolve() would follow links)
     if (path / FILE).is_file():
         return path

@@ -17,6 +17,7 @@ from lwexp.config.compose import settings
 from lwexp.config.hydra_files import write_multirun_file
 from lwexp.config.schema import MLflowConfig
 from lwexp.errors import RunError
+from lwexp.experiment.find import shown_path
 from lwexp.experiment.manifest import Point, SweepManifest, read_manifest
 from lwexp.tracking.courier import courier
 
@@ -148,7 +149,5 @@ class Session:
             raise SweepFailedError(text, 2 if all(outcome.exit_code == 2 for outcome in failed) else 1)
 
     def _resume_hint(self) -> str:
-        from lwexp.experiment.resume import shown_path
-
         shown = self.config.sweep.resume or shown_path(self.folder, Path.cwd())  # absolute, wherever it was started
         return f"resume with: python -m lwexp.run -m sweep.resume={shown}"

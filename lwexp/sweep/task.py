@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from lwexp.config.overrides import user_overrides
 from lwexp.redaction import redact_addresses, redact_values
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ def run_composed(composed: DictConfig, *, draw_in_process: bool = False) -> RunR
     from lwexp.config.compose import plain, settings
     from lwexp.experiment.job import run_job
     from lwexp.experiment.place import JobPlace
-    from lwexp.experiment.resume import asked
 
     from .search.pruning import trial_reporter
 
@@ -29,7 +29,7 @@ def run_composed(composed: DictConfig, *, draw_in_process: bool = False) -> RunR
         folder=Path(hydra.runtime.output_dir),
         base=Path(hydra.runtime.cwd),
         values=redact_values(values, redact_addresses),
-        overrides=asked(list(hydra.overrides.task)),
+        overrides=user_overrides(hydra.overrides.task),
         draw_in_process=draw_in_process,
     )
     return run_job(config, place, trial_reporter(config.sweep.search, place.folder))

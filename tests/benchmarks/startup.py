@@ -21,7 +21,7 @@ from pathlib import Path
 
 from report import cell, interleave, machine, ratio, spread, table
 
-from lwexp.cli.app import CONF
+from lwexp.config.defaults import CONF
 
 APPLICATION = """
 import hydra

@@ -246,8 +246,8 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
         r"policy\.options=.*: fails at step 1: ZeroDivisionError",
     ),
     # what Hydra would tell over several lines
-    "list_for_a_mapping": (["lr_overrides=[1]"], r"lr_overrides=\[1\]: is of another kind"),
-    "mapping_for_a_list": (["freeze={a: 1}"], r"freeze=\{a: 1\}: is of another kind"),
+    "list_for_a_mapping": (["lr_overrides=[1]"], r"lr_overrides=\[1\]: is of the wrong type"),
+    "mapping_for_a_list": (["freeze={a: 1}"], r"freeze=\{a: 1\}: is of the wrong type"),
     "number_for_a_choice": (["optimizer=5"], r"optimizer=5: must be the name of a choice"),
     "several_values_without_a_sweep": (["lr=0.1,0.2"], r"lr=0\.1,0\.2: several values are for a sweep: add -m"),
     "interpolation_of_nothing": (["lr=${nope}"], r"lr=\$\{nope\}: Interpolation key 'nope' not found"),

@@ -16,7 +16,7 @@ from mlflow import MlflowClient
 from omegaconf import OmegaConf
 
 from lwexp.errors import ConfigError
-from lwexp.experiment import folder, job, resume
+from lwexp.experiment import changes, job, saved_config
 from lwexp.host.lock import Lock
 from lwexp.tracking import ended, has_run, tracker
 from tests.experiment.resumed_runs import RUN, one_line
@@ -41,7 +41,7 @@ def test_auto_starts_anew_goes_on_and_leaves_a_finished_run_alone(
         assert outcome.code == 0, outcome.err
         assert (
             outcome.out
-            == f"the run in {tmp_path / 'here'} had finished, with a best validation accuracy of {best:.2%}\n"
+            == f"the run in {tmp_path / 'here'} is finished, with a best validation accuracy of {best:.2%}\n"
         )
     line = one_line(lwexp_here("run", *options, "lr=0.5", "checkpoint.remap=true"))
     assert line.startswith("lr=0.5: the run was made with other values: lr was 0.001, is 0.5; it has finished")
@@ -88,14 +88,14 @@ def test_a_sweep_goes_on_with_each_jobs_own_run(
     assert "2 jobs, 1 finished before" in outcome.out
     line = one_line(lwexp_here("run", *options))
     here = tmp_path / "here"
-    assert line == f"hydra.sweep.dir={here}: holds a sweep already; sweep.resume={here} carries it on"
+    assert line == f"hydra.sweep.dir={here}: holds a sweep already; sweep.resume={here} resumes it"
     assert lwexp_here("run", *options, "resume=auto").code == 0
 
 
 def test_a_folder_with_a_run_is_refused_without_resume(lwexp_here: RunHere, killed: Path) -> None:
     before = {path: path.read_bytes() for path in killed.rglob("*") if path.is_file()}
     line = one_line(lwexp_here("run", *RUN, f"hydra.run.dir={killed}", "seed=5"))
-    assert line.startswith(f"hydra.run.dir={killed}: holds a run already; resume=auto goes on with it")
+    assert line.startswith(f"hydra.run.dir={killed}: holds a run already; resume=auto resumes it")
     assert before == {path: path.read_bytes() for path in killed.rglob("*") if path.is_file()}
 
 
@@ -184,7 +184,7 @@ def test_a_value_that_changes_the_numbers_is_refused_unless_asked_for(lwexp_here
     line = one_line(lwexp_here("run", *command))
     assert line == (
         "lr=0.5: the run was made with other values: lr was 0.001, is 0.5, max_steps was 6, is 2, "
-        "batch_size was 256, is 128; checkpoint.remap=true goes on with the new"
+        "batch_size was 256, is 128; checkpoint.remap=true resumes with the new"
     )
     assert ended(killed) == "KILLED"
     outcome = lwexp_here("run", *command, "checkpoint.remap=true")
@@ -214,29 +214,29 @@ def test_values_that_leave_the_numbers_alone_may_differ(lwexp_here: RunHere, kil
     ({}, {"accumulate": 2}, "accumulate"),
 ])  # fmt: skip
 def test_every_difference_is_seen(before: dict[str, Any], now: dict[str, Any], key: str) -> None:
-    defaults = folder._with_defaults({})
+    defaults = changes.with_defaults({})
     complete = {**defaults, **now, "loss": {**defaults["loss"], "name": "a", **now.get("loss", {})}}
     before = {"loss": {"name": "a"}, **before}
     with pytest.raises(ConfigError) as refused:
-        folder.changes(before, complete, remap=False)
+        changes.changes(before, complete, remap=False)
     assert refused.value.key == key
-    assert len(folder.changes(before, complete, remap=True)) == 1
+    assert len(changes.changes(before, complete, remap=True)) == 1
 
 
 def test_a_key_that_is_new_in_this_version_is_no_difference() -> None:
-    now = folder._with_defaults({"policy": {"name": "constant"}})
+    now = changes.with_defaults({"policy": {"name": "constant"}})
     before = {key: value for key, value in now.items() if key not in ("nonfinite", "checkpoint", "unfreeze")}
-    assert folder.changes(before, now, remap=False) == []
+    assert changes.changes(before, now, remap=False) == []
 
 
 def test_compile_may_differ_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    now = folder._with_defaults({})
-    assert folder.changes(now, {**now, "compile": True}, remap=False) == ["compile=true"]
+    now = changes.with_defaults({})
+    assert changes.changes(now, {**now, "compile": True}, remap=False) == ["compile=true"]
     assert "compile=true differs" in caplog.text
 
 
 def test_the_printed_command_allows_the_code_of_the_config(tmp_path: Path) -> None:
     values = {"model": {"_target_": "a.B"}, "grouping": {"_target_": "a.c"}, "decay": {"name": "linear"}}
-    words = shlex.split(resume.command(tmp_path / "runs" / "a b", tmp_path, values))
+    words = shlex.split(saved_config.resume_command(tmp_path / "runs" / "a b", tmp_path, values))
     assert words == ["python", "-m", "lwexp.run", "resume=runs/a b", "checkpoint.allow_targets=[a.B,a.c]"]
-    assert resume.command(Path("/x/y"), tmp_path, {}) == "python -m lwexp.run resume=/x/y"
+    assert saved_config.resume_command(Path("/x/y"), tmp_path, {}) == "python -m lwexp.run resume=/x/y"

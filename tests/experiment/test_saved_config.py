@@ -148,8 +148,8 @@ def test_code_is_found_wherever_a_config_names_it(values: dict[str, Any], lwexp_
 @pytest.mark.parametrize(("text", "why"), [
     ("lr: !!python/object/apply:pathlib.Path.touch [executed]", "cannot be read"),
     ("a: [", "cannot be read"),
-    ("- 1", "is no config of a run"),
-    ("", "is no config of a run"),
+    ("- 1", "is not the config of a run"),
+    ("", "is not the config of a run"),
     ("a: &x [*x]", "cannot be read"),
     ("data: {name: '${oc.env:SECRET}'}", r"refers to something else: data.name=\$\{oc.env:SECRET\}"),
     ("hydra: {callbacks: {x: {_target_: evil.f}}}", "has a part 'hydra'"),

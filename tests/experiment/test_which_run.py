@@ -100,10 +100,10 @@ def test_what_is_no_run_is_refused_with_the_newest_runs(
 
 
 @pytest.mark.parametrize(("arguments", "line"), [
-    (["-m"], "resume=outputs/runs/one: is one run, and -m starts many; resume=auto goes on with each job's own"),
+    (["-m"], "resume=outputs/runs/one: is one run, and -m starts many; resume=auto resumes each job's own"),
     (["hydra.mode=MULTIRUN"], "resume=outputs/runs/one: is one run, and -m starts many; resume=auto goes on .*"),
-    (["~unfreeze"], "~unfreeze=null: nothing can be deleted from the config of a run that goes on"),
-    (["hydra.run.dir=x"], "hydra.run.dir=x: resume goes on in the run's own folder"),
+    (["~unfreeze"], "~unfreeze=null: nothing can be deleted from the config of a resumed run"),
+    (["hydra.run.dir=x"], "hydra.run.dir=x: a run is resumed in its own folder"),
     (["polcy=cosine"], "polcy=cosine: unknown option; did you mean policy\\?"),
     (["policy=cosin"], "policy=cosin: no such choice; did you mean cosine\\?"),
     (["lr=-1"], "lr=-1.*: should be greater than 0"),

@@ -270,7 +270,7 @@ def test_a_folder_with_a_sweep_is_not_begun_in(lwexp_here: RunHere, client: Mlfl
     again = lwexp_here(*options)
     assert again.code == 2
     assert again.err == (
-        f"error: hydra.sweep.dir={tmp_path}/mine: holds a sweep already; sweep.resume={tmp_path}/mine carries it on\n"
+        f"error: hydra.sweep.dir={tmp_path}/mine: holds a sweep already; sweep.resume={tmp_path}/mine resumes it\n"
     )
     assert lwexp_here(*options, "resume=auto").code == 0
 

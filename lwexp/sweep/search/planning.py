@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lwexp.config.keys import is_layerwise
 from lwexp.config.schema import RunConfig
 from lwexp.errors import ConfigError, LwexpError
-from lwexp.experiment.folder import changes_numbers
+from lwexp.experiment.changes import changes_numbers
 from lwexp.experiment.manifest import Point
 from lwexp.sweep.planning import Job, Planner
-from lwexp.sweep.points import is_layerwise, is_uniform, missing_twins, split, uniform_twin, values_of, varying_keys
+from lwexp.sweep.points import is_uniform, missing_twins, split, uniform_twin, values_of, varying_keys
 
 from .loop import Arm
 from .settings import SearchSettings

@@ -1,0 +1,58 @@
+"""A command's function as Hydra calls it: errors end the process with one line, jobs of a sweep run in their own."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from lwexp import redaction
+from lwexp.distributed import launch
+from lwexp.errors import LwexpError
+from lwexp.host.signals import Interrupted
+
+if TYPE_CHECKING:
+    from lwexp.experiment.folder import NewFolder
+
+
+class Task:
+    """`function(config)` as one job of Hydra's. Its own errors end the process: Hydra would add lines to them.
+
+    In a multirun the other jobs continue, so errors are left to Hydra, which hands them to the sweeper.
+    """
+
+    def __init__(self, function: Callable[[Any], Any], *, trains: bool) -> None:
+        """`trains`: the jobs of a multirun are trainings, which `sweep.worker` runs."""
+        functools.update_wrapper(self, function)
+        self.function, self.trains = function, trains
+        self.new_folder: NewFolder | None = None  # set by the callback before the function is called
+
+    def __call__(self, config: Any) -> Any:
+        """Run the job."""
+        from hydra.core.hydra_config import HydraConfig
+        from hydra.types import RunMode
+
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            if not self.trains:
+                return self.function(config)
+            from lwexp.sweep.worker import run_in_sweep
+
+            return run_in_sweep(self.function, config)
+        try:
+            return self.function(config)
+        except (LwexpError, KeyboardInterrupt, Interrupted) as error:
+            if self.new_folder is not None:
+                self.new_folder.remove_if_unused()
+            if not isinstance(error, LwexpError):
+                raise
+            refuse(error)
+
+
+def refuse(error: LwexpError) -> NoReturn:
+    """End the process with the error's line and code; of several ranks only rank 0 prints it."""
+    if launch.is_rank_zero():
+        print(redaction.redact(f"error: {error}"), file=sys.stderr)
+    else:
+        launch.wait_for_rank_zero()
+    sys.exit(error.exit_code)

@@ -1,0 +1,70 @@
+"""Hydra's and OmegaConf's errors as errors of lwexp: one line with the key, the value and the nearest choices."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from omegaconf.errors import OmegaConfBaseException
+
+from lwexp.errors import ConfigError, LwexpError, UnknownNameError, UnknownOptionError
+from lwexp.formatting import one_line
+
+from .defaults import CONF, defaults
+from .overrides import given_value, user_overrides
+
+
+def as_lwexp_error(error: BaseException, arguments: Sequence[str]) -> LwexpError | None:
+    """`error` as one of lwexp's if it is a mistake in the config or in the command line's `arguments`, else None."""
+    if isinstance(error, LwexpError):
+        return error
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
+        group, _, name = str(error.missing_cfg_file).removesuffix(".yaml").rpartition("/")
+        return UnknownNameError(group or "config", name, list(error.options), "no such choice")
+    if isinstance(error, OverrideParseException):
+        return ConfigError("override", error.override, _text(error).split("See https")[0])
+    if isinstance(error, ConfigCompositionException):
+        return _composition_error(error, arguments)
+    if isinstance(error, ValueError) and "Config group override must be" in str(error):
+        given = [text.partition("=") for text in arguments]
+        key, _, value = next((g for g in given if (CONF / g[0]).is_dir() and not g[2].isidentifier()), given[0])
+        return ConfigError(key, value, "must be the name of a choice")
+    if isinstance(error, OmegaConfBaseException) and error.full_key:
+        reason = _text(error).partition(" full_key:")[0]
+        return ConfigError(error.full_key, given_value(error.full_key, arguments), reason)
+    if isinstance(error, (HydraException, OmegaConfBaseException)):
+        return ConfigError("config", " ".join(user_overrides(arguments)), _text(error))
+    return None
+
+
+def _composition_error(error: ConfigCompositionException, arguments: Sequence[str]) -> LwexpError:
+    text = str(error)
+    unknown = re.search(r"Could not override '([^']+)'", text)
+    if unknown and "No match in the defaults list" not in text:
+        return UnknownOptionError(unknown[1], given_value(unknown[1], arguments), _known_keys())
+    several = re.search(r"(?:argument|parameters) '[+~]*([^'=]+)=", text)
+    if several:
+        why = "several values are for a sweep: add -m; a list is written [a,b]"
+        return ConfigError(several[1], given_value(several[1], arguments), why)
+    merging = re.search(r"Error merging override \+*([^=\s]+)=", text)
+    if merging:
+        value = given_value(merging[1], arguments)
+        return ConfigError(merging[1], value, "is of the wrong type (list, mapping, single value)")
+    return ConfigError("config", " ".join(user_overrides(arguments)), _text(error))
+
+
+def _known_keys() -> list[str]:
+    """What may stand on the left of `=`: the keys of config.yaml and the groups."""
+    config = defaults()
+    groups = [path.name for path in CONF.iterdir() if path.is_dir()]
+    sections = ("unfreeze", "loss", "checkpoint", "sweep", "preview")
+    nested = [f"{key}.{inner}" for key in sections for inner in config[key]]
+    return [*groups, *nested, *config]
+
+
+def _text(error: BaseException) -> str:
+    """The error's text with that of its cause, if it does not have it."""
+    cause = error.__cause__
+    text = f"{error} {cause}" if cause is not None and str(cause) not in str(error) else str(error)
+    return one_line(text, limit=None)

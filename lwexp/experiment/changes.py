@@ -1,0 +1,68 @@
+"""How the configs of a run and of the command that resumes it differ, and whether that changes results."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from lwexp.config.defaults import defaults
+from lwexp.config.keys import USER_KEYED, flatten
+from lwexp.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+# Sections and keys that do not change the numbers of a training
+_HARMLESS_SECTIONS = ("tracking", "checkpoint", "preview", "sweep")
+_HARMLESS = (
+    "resume", "progress", "device", "threads", "compile", "channels_last", "parallel", "data.workers", "data.cache",
+)  # fmt: skip
+_REMAP = "checkpoint.remap=true resumes with the new"
+
+
+def changes_numbers(key: str) -> bool:
+    """Whether the option `key` changes the numbers of a training."""
+    return key not in _HARMLESS and key.partition(".")[0] not in _HARMLESS_SECTIONS
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any], *, remap: bool, advice: str = _REMAP) -> list[str]:
+    """The options in which `now` differs from the run's config `before`, as `key=value`; both are plain and redacted.
+
+    Raises `ConfigError`, which ends with `advice`, for one that changes the numbers, unless `remap`.
+    """
+    old, new = _flat(with_defaults(before)), _flat(now)
+    differing = [key for key in [*new, *(key for key in old if key not in new)] if old.get(key) != new.get(key)]
+    relevant = [key for key in differing if changes_numbers(key)]
+    if relevant and not remap:
+        shown = [f"{key} was {_shown(old.get(key))}, is {_shown(new.get(key))}" for key in relevant[:4]]
+        more = f" and {len(relevant) - 4} more" if len(relevant) > 4 else ""
+        why = f"the run was made with other values: {', '.join(shown)}{more}; {advice}"
+        raise ConfigError(relevant[0], _shown(new.get(relevant[0])), why)
+    for key in ("threads", "compile", "channels_last"):
+        if key in differing:
+            log.warning("%s=%s differs from the run's: the last bits of its numbers may too", key, _shown(new[key]))
+    return [f"{key}={_shown(new.get(key))}" for key in differing if key not in ("resume", "checkpoint.allow_targets")]
+
+
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys; a mapping of the user's own keys as the list of its items, since their order counts."""
+    flat = flatten(values, keep=USER_KEYED)
+    for key in USER_KEYED:
+        if isinstance(flat.get(key), Mapping):
+            flat[key] = [[str(name), value] for name, value in flatten(flat[key]).items()]
+    return flat
+
+
+def with_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`values`, also of an earlier version of lwexp, with the defaults of the keys that it did not have."""
+    complete = defaults() | dict(values)
+    for key, value in defaults().items():
+        if isinstance(value, dict) and isinstance(values.get(key), Mapping) and key not in USER_KEYED:
+            complete[key] = {**value, **values[key]}
+    return complete
+
+
+def _shown(value: Any) -> str:
+    """`value` as it is typed, shortened."""
+    text = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

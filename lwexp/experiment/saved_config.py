@@ -1,0 +1,94 @@
+"""The `config.yaml` in a run's folder, read safely: no interpolation, no code, no secrets.
+
+The file may come from somebody else, so it is read as plain YAML, and what Hydra would resolve or obey is refused.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lwexp.config.defaults import dump, load
+from lwexp.config.keys import GROUPS, leaves
+from lwexp.errors import ConfigError, RunError
+from lwexp.formatting import one_line
+from lwexp.host.files import atomic_write
+
+from .find import shown_path
+
+FILE = "config.yaml"
+_TARGETS = {f"{group}.target" for group in GROUPS}  # the schema's own name of `_target_`, which it accepts too
+_CODE_KEYS = ("trust_remote_code",)  # options of libraries that let them run code of others
+
+
+def save_config(folder: Path, values: Mapping[str, Any]) -> None:
+    """Write the run's config, without the folder that it was resumed from. Raises `RunError`."""
+    shown = {**values, "resume": values["resume"] if values.get("resume") == "auto" else None}
+    try:
+        atomic_write(folder / FILE, dump(shown))
+    except OSError as error:
+        raise RunError(f"{folder / FILE} cannot be written: {error.strerror or error}") from error
+
+
+def saved_config(folder: Path) -> dict[str, Any]:
+    """The plain values of the run in `folder`, without the options that each command gives again.
+
+    Raises `ConfigError` for a file that is not such a config, or that holds what Hydra would resolve or obey.
+    """
+    try:
+        values = load(folder / FILE)
+    except Exception as error:  # the file's, YAML's and OmegaConf's errors have no common parent
+        raise ConfigError("resume", folder, f"its {FILE} cannot be read: {one_line(error)}") from None
+    if not isinstance(values, dict) or not values:
+        raise ConfigError("resume", folder, f"its {FILE} is not the config of a run")
+    for key, value in leaves(values):
+        if isinstance(value, str) and "${" in value:
+            raise ConfigError("resume", folder, f"its {FILE} refers to something else: {key}={value}")
+    for section in (values, *(values.get(group) for group in GROUPS)):
+        if section is not None and not isinstance(section, Mapping):
+            raise ConfigError("resume", folder, f"its {FILE} is not the config of a run: a group is not a section")
+        for key in ("hydra", "defaults"):
+            if section is not None and key in section:
+                raise ConfigError("resume", folder, f"its {FILE} has a part {key!r}, which no run writes")
+    for key in ("resume", "preview"):
+        values.pop(key, None)
+    if isinstance(values.get("checkpoint"), dict):
+        for key in ("remap", "allow_targets"):  # of the one command that gave them
+            values["checkpoint"].pop(key, None)
+    return {str(key): value for key, value in values.items()}
+
+
+def config_before(folder: Path) -> dict[str, Any] | None:
+    """The config with which the run in `folder` was started; None if there is none."""
+    return saved_config(folder) if (folder / FILE).is_file() else None
+
+
+def code_in(values: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Dotted key and name of everything in the config `values` that would run code which the config itself names.
+
+    >>> list(code_in({"model": {"_target_": "my.Net", "trust_remote_code": True}}))
+    [('model._target_', 'my.Net'), ('model.trust_remote_code', 'model.trust_remote_code')]
+    """
+    for key, value in leaves(values, path):
+        last = key.rpartition(".")[2]
+        if (last == "_target_" or key in _TARGETS) and value is not None:
+            yield key, str(value)
+        elif last in _CODE_KEYS and value not in (False, None):
+            yield key, key
+
+
+def allow_targets(names: Sequence[str]) -> str:
+    """The option by which a command allows `names` in a resumed run's config."""
+    shown = (name if re.fullmatch(r"[A-Za-z_][\w.]*", name) else f"'{name}'" for name in names)
+    return f"checkpoint.allow_targets=[{','.join(shown)}]"
+
+
+def resume_command(folder: Path, base: Path, values: Mapping[str, Any]) -> str:
+    """The shell command that resumes the run in `folder` from the folder `base`; `values` is the run's config."""
+    shown = shown_path(folder, base)
+    words = ["python", "-m", "lwexp.run", f"resume={f'./{shown}' if shown == 'auto' else shown}"]
+    targets = sorted({name for _, name in code_in(values)})
+    return shlex.join([*words, *([allow_targets(targets)] if targets else [])])
