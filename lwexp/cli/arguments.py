@@ -16,10 +16,6 @@ def check_arguments(arguments: Sequence[str], *, own_folder: bool) -> list[str]:
     """
     from hydra._internal.utils import get_args_parser
 
-    from lwexp.sweep.resume import carried_on
-
-    from .resume_option import with_saved_config
-
     parser = get_args_parser()
 
     def fail(message: str) -> NoReturn:
@@ -31,8 +27,21 @@ def check_arguments(arguments: Sequence[str], *, own_folder: bool) -> list[str]:
         flags = [flag for action in parser._actions for flag in action.option_strings]
         raise UnknownNameError("command line", unknown[0], flags, "no such flag (options are written key=value)")
     flags = [argument for argument in arguments if argument not in known.overrides]
-    given = carried_on(known.overrides) if own_folder else list(known.overrides)
-    if given != known.overrides and not known.multirun:
-        flags.append("-m")
-    overrides = with_saved_config(given, multirun="-m" in flags or known.multirun, own_folder=own_folder)
+    overrides: list[str] = list(known.overrides)
+    multirun: bool = known.multirun
+    if own_folder and _gives(overrides, "sweep.resume"):
+        from lwexp.sweep.resume import carried_on
+
+        overrides = carried_on(overrides)
+        if overrides != known.overrides and not multirun:
+            flags, multirun = [*flags, "-m"], True
+    if _gives(overrides, "resume"):
+        from .resume_option import with_saved_config
+
+        overrides = with_saved_config(overrides, multirun=multirun, own_folder=own_folder)
     return [*overrides, *flags]
+
+
+def _gives(overrides: Sequence[str], key: str) -> bool:
+    """Also keeps what looks a run up from being imported by commands that need none."""
+    return any(override.lstrip("+~").partition("=")[0] == key for override in overrides)

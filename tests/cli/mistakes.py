@@ -103,7 +103,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "optimizer_refuses": (["optimizer.betas=[0.9,2]"], r"optimizer\.betas=\[0\.9, 2\]: adam refuses: .*beta"),
     "optimizer_needs_a_closure": (["optimizer=lbfgs"], r"optimizer=lbfgs: needs a closure"),
     "lstm_without_width": (["model.hidden_size=0"], r"model\.hidden_size=0: must be at least 1"),
-    "meta_device": (["device=meta"], r"device=meta: holds no numbers to train"),
+    "meta_device": (["device=meta"], r"device=meta: has no storage to train on"),
     # mandatory values
     "image_folder_without_path": (["data=image_folder"], r"data\.path=\?\?\?: must be given"),
     "torchvision_without_dataset": (["data=torchvision"], r"data\.dataset=\?\?\?: must be given"),
