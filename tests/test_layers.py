@@ -76,7 +76,6 @@ KNOWN_LONG: set[str] = set()
 KNOWN_BRIEF = {  # their docstring has yet to be written
     "cli",
     "config",
-    "data",
     "host",
     "report",
 }

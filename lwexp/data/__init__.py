@@ -1,6 +1,9 @@
-"""Data: open it (`open_data`), make datasets for a model's preprocessing, and loaders that can resume anywhere.
+"""Data sources, datasets with a model's preprocessing, and loaders that can resume at any batch.
 
-open_data(config) -> DataSource -> .datasets(preprocessing, augment, seed) -> Splits -> train_loader, eval_loader
+    open_data(config) -> DataSource -> .datasets(preprocessing, augment, seed) -> Splits -> train_loader, eval_loader
+
+May import `errors`, `formatting`, `host`, `config` and `distributed`. Begin with `opening.py`; a kind of data has its
+own module (`digits.py`, `image_folder.py`, `torchvision_sets.py`, `text.py`).
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Decoded images in one memory-mapped file, whose pages the workers and all runs on a machine share.
+"""Cache of decoded images: one memory-mapped file, shared by the workers and by all runs on a machine.
 
-What is kept is the part of preprocessing that draws no random numbers, so a run's numbers are the same with and
-without. A file holds, for each image, where its pixels begin, its height and its width (int64 [n, 3]), then the pixels
-of all images, uint8 [H, W, C].
+It holds the result of the deterministic part of preprocessing, so a run's numbers do not depend on it. Format: for each
+image the offset of its pixels, its height and its width (int64 [n, 3]), then the pixels of all, uint8 [H, W, C].
 """
 
 from __future__ import annotations
@@ -32,18 +31,18 @@ log = logging.getLogger(__name__)
 Pixels = NDArray[np.uint8]
 """One image, [H, W, C]."""
 
-AUTO_BYTES = 2 * 2**30  # some 10,000 photographs of 256 pixels, which two cores decode in ten seconds
-AUTO_PASSES = 2.0  # the first pass over the data alone gains nothing
-_DAYS_UNUSED = 14  # after so many days a file is removed when another is made
-_SAMPLED = 8  # images whose size the estimate looks at
-_FORMAT = 1  # another one whenever the same images and steps would give other bytes
+AUTO_BYTES = 2 * 2**30  # about 10,000 photographs of 256 pixels, which two cores decode in ten seconds
+AUTO_PASSES = 2.0  # a single pass over the data gains nothing
+_DAYS_UNUSED = 14  # unused files older than this are removed when a new one is written
+_SAMPLED = 8  # images from which the size of the file is estimated
+_FORMAT = 1  # increase when the same images and steps would give other bytes
 
 
 @dataclass(frozen=True)
 class CacheSettings:
-    """Where decoded images are kept, and when: always (True), never, or ("auto") where it is small and pays off.
+    """Where decoded images are cached, and when: always (True), never (False), or if small and useful ("auto").
 
-    `passes`: how often the training goes through its images.
+    `passes`: epochs of the training.
     """
 
     folder: Path
@@ -52,10 +51,10 @@ class CacheSettings:
 
 
 class ImageCache:
-    """The images of one file, by their index; it can be pickled, and is opened anew where it is unpickled."""
+    """The images of one file, by index. Pickling keeps only the path; unpickling opens the file again."""
 
     def __init__(self, path: Path, count: int, channels: int) -> None:
-        """Raises `ValueError` for a file that does not hold `count` such images, `OSError` if there is none."""
+        """Raises `ValueError` for a file without `count` such images, `FileNotFoundError` if there is none."""
         self.path, self._count, self._channels = path, count, channels
         self._table = np.fromfile(path, dtype=np.int64, count=3 * count).reshape(count, 3)
         start = self._table.nbytes
@@ -64,13 +63,13 @@ class ImageCache:
         self._pixels: Pixels = np.asarray(np.memmap(path, dtype=np.uint8, mode="r", offset=start))
 
     def __getitem__(self, index: int) -> Pixels:
-        """The image `index`, a view of the file."""
+        """Image `index`, a view of the file."""
         start, height, width = self._table[index].tolist()
         stop = start + height * width * self._channels
         return self._pixels[start:stop].reshape(height, width, self._channels)
 
     def __reduce__(self) -> Any:
-        """Not the pixels."""
+        """Without the pixels."""
         return ImageCache, (self.path, self._count, self._channels)
 
 
@@ -83,11 +82,11 @@ def cached(
     threads: int,
     settings: CacheSettings,
 ) -> ImageCache | None:
-    """The cache of `read(0)`, … `read(count - 1)`, made now if need be; None where there should or can be none.
+    """Cache of `read(0)`, … `read(count - 1)`, written now if necessary; None if `settings` or the disk rule it out.
 
-    `identity` says everything that the images depend on. One process makes a file, others that want the same wait for
-    it; it appears whole or not at all. So many `threads` read. Where an image cannot be read
-    there is no cache; a folder or disk that refuses is a warning.
+    `identity` returns a text of everything that the images depend on. One process writes a file, with `threads`
+    threads; others that need it wait. An image that cannot be read means no cache; a full or read-only disk is a
+    warning.
     """
     if settings.choice is False:
         return None
@@ -115,7 +114,7 @@ def cached(
             log.info("data: decoding %d images once (about %s) into %s", count, _shown(size), path)
             _write(path, read, count, threads)
         return ImageCache(path, count, channels)
-    except ConfigError:  # an image that cannot be read: the training names it, if it comes to it
+    except ConfigError:  # an image that cannot be read: reported when a batch needs it
         return None
     except OSError as error:
         log.warning("data.cache: images are decoded each time: %s: %s", settings.folder, error.strerror or error)
@@ -123,24 +122,24 @@ def cached(
 
 
 def _opened(path: Path, count: int, channels: int) -> ImageCache | None:
-    """The cache in `path`, noted as used; None where there is none or a damaged one."""
+    """The cache at `path`, marked as used; None if it is missing or damaged."""
     try:
         found = ImageCache(path, count, channels)
     except (FileNotFoundError, ValueError):
         return None
-    with suppress(OSError):  # somebody else's, which may only be read
+    with suppress(OSError):  # another user's file, which is read-only
         os.utime(path)
     return found
 
 
 def _estimated(read: Callable[[int], Pixels], count: int) -> int:
-    """Bytes of all images, from a few that lie evenly among them."""
+    """Bytes of all images, estimated from a few at equal distances."""
     sample = sorted({i * (count - 1) // (_SAMPLED - 1) for i in range(_SAMPLED)})
     return sum(read(index).nbytes for index in sample) * count // len(sample)
 
 
 def _write(path: Path, read: Callable[[int], Pixels], count: int, threads: int) -> None:
-    """Write the file under another name, then give it its own; the caller holds the lock for both names."""
+    """Write the file whole or not at all; the caller holds its lock."""
     table = np.zeros((count, 3), dtype=np.int64)
     with (
         replacing(path, temporary=f".{path.name}.part") as temporary,
@@ -149,7 +148,7 @@ def _write(path: Path, read: Callable[[int], Pixels], count: int, threads: int) 
     ):
         file.seek(table.nbytes)
         start = 0
-        for first in range(0, count, 8 * threads):  # not all at once: they would be in memory at once
+        for first in range(0, count, 8 * threads):  # in chunks, to bound memory
             indices = range(first, min(first + 8 * threads, count))
             for index, image in zip(indices, pool.map(read, indices), strict=True):
                 table[index] = start, *image.shape[:2]
@@ -159,7 +158,7 @@ def _write(path: Path, read: Callable[[int], Pixels], count: int, threads: int) 
 
 
 def _remove_unused(folder: Path) -> None:
-    """Remove what no run has used for long, and what killed processes left half written."""
+    """Remove files that no run has used for long, and unfinished ones of killed processes."""
     for path in folder.glob("*.images*"):
         with suppress(OSError):
             if path.stat().st_mtime < time.time() - _DAYS_UNUSED * 86400:
@@ -175,7 +174,7 @@ def _shown(size: float) -> str:
 
 
 def stats_of(files: Iterable[str]) -> str:
-    """The paths, sizes and times of change of `files`; `OSError` for one that is gone."""
+    """Paths, sizes and modification times of `files`. Raises `OSError` for one that does not exist."""
     found = []
     for file in files:
         stat = os.stat(file)  # noqa: PTH116  a million of them: strings, not Path objects

@@ -1,4 +1,4 @@
-"""scikit-learn's digits: 1,797 grey images of handwritten digits, 8×8, part of the package: nothing is downloaded."""
+"""scikit-learn's digits: 1,797 gray images of handwritten digits, 8×8, part of its package: nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
     from lwexp.config.schema import DigitsConfig
 
 FILE = "sklearn/datasets/data/digits.csv.gz"  # where scikit-learn keeps the images
-IMAGE_SIZE = 32  # the smallest side that the usual networks, which halve it five times, take
+IMAGE_SIZE = 32  # smallest side for the usual networks, which halve it five times
 
-# A training image is turned by at most so many degrees, moved by so much of its side (one pixel of 32), and made
-# smaller or larger by so much. More costs accuracy in the few steps of a short run: these images are centred already.
+# Augmentation: largest rotation in degrees, shift as a fraction of the side (one pixel of 32), and change of scale.
+# More costs accuracy in the few steps of a short run: these images are centered already.
 MAX_DEGREES = 3.0
 MAX_SHIFT = 1 / 32
 MAX_ZOOM = 0.03
 
 
 def open_digits(config: DigitsConfig) -> DataSource:
-    """Train, validation and test: 70, 15 and 15 %, stratified, decided by `data.split_seed`."""
+    """Train, validation and test: 70, 15 and 15 %, stratified, by `data.split_seed`."""
     table = _table()
     images = torch.from_numpy(table[:, :64].reshape(-1, 1, 8, 8) * (255 / 16)).round().to(torch.uint8)
     labels = torch.from_numpy(table[:, 64]).to(torch.int64)
@@ -61,7 +61,7 @@ def open_digits(config: DigitsConfig) -> DataSource:
 def _table() -> NDArray[np.float64]:
     """The rows of scikit-learn's file: 64 pixels, 0 to 16, and the digit. [1797, 65].
 
-    `load_digits` reads the same file, but its import takes over a second; it is asked where the file is elsewhere.
+    `load_digits` reads the same file, but its import takes over a second; it is used if the file is elsewhere.
     """
     file = Path(str(distribution("scikit-learn").locate_file(FILE)))
     if file.is_file():
@@ -76,7 +76,7 @@ class TensorStore:
     """Images in memory, uint8 [n, C, H, W]."""
 
     def __init__(self, images: Tensor) -> None:
-        """`images` are kept as they are; a dataset resizes its own part once."""
+        """`images` keep their size; a dataset resizes its own samples once."""
         self._images = images
 
     def dataset(
@@ -90,7 +90,7 @@ class TensorStore:
         seed: int,
         cache: CacheSettings | None = None,
     ) -> SampleDataset:
-        """The images at `positions`, resized here and now; `style` is that of characters, nothing is left to cache."""
+        """The images at `positions`, resized in memory; `style` and `cache` do not apply."""
         size = preprocessing.image_size
         images = functional.interpolate(
             self._images[positions].float(), (size, size), mode=preprocessing.interpolation, antialias=True
@@ -101,7 +101,7 @@ class TensorStore:
 
 
 class TensorDataset(SampleDataset):
-    """Resized images in memory; a whole batch is augmented at once, which is some ten times as fast as one by one."""
+    """Resized images in memory; a batch is augmented at once, about ten times as fast as one by one."""
 
     def __init__(self, images: Tensor, labels: Tensor, preprocessing: Preprocessing, augment: bool, seed: int) -> None:
         """`images`: uint8 [n, C, size, size]."""
@@ -114,27 +114,27 @@ class TensorDataset(SampleDataset):
         self._offset = -torch.tensor(preprocessing.mean).view(1, -1, 1, 1) / std
 
     def inputs(self, keys: Sequence[SampleKey]) -> Tensor:
-        """Augmented where asked for, repeated to the model's channels, normalised: [keys, channels, size, size]."""
+        """Augmented if enabled, repeated to the model's channels, normalized: [keys, channels, size, size]."""
         batch = self._images[[key.sample for key in keys]].float()
         if self._augment:
-            batch = jittered(batch, uniforms(self._seed, keys, 4))
+            batch = jitter(batch, uniforms(self._seed, keys, 4))
         batch = batch.expand(-1, self._channels, -1, -1)
         return (batch * self._factor).add_(self._offset)
 
 
-def jittered(images: Tensor, uniform: Sequence[NDArray[np.float64]]) -> Tensor:
-    """Each image turned, resized and shifted a little, as four arrays of numbers in [0, 1) say, one for each image.
+def jitter(images: Tensor, uniform: Sequence[NDArray[np.float64]]) -> Tensor:
+    """Rotate, scale and shift each image a little, by four arrays of n random numbers in [0, 1).
 
-    Both images and result are [n, C, H, W].
+    Images and result are [n, C, H, W]; pixels from outside are 0, the background.
 
-    What comes in from outside is 0, the background. An image's result does not depend on the others of its batch, to
-    the last bit: sine and cosine come from `math`, all else is one multiplication or addition per element (a batched
-    matrix product, as in `affine_grid`, may round differently for another batch).
+    An image's result does not depend on the others of its batch, to the last bit: sine and cosine come from `math`, all
+    else is one multiplication or addition per element (a batched matrix product, as in `affine_grid`, may round
+    differently for another batch).
     """
     matrices = torch.from_numpy(np.stack(_inverse_affine(*uniform))).float().view(2, 3, -1)
     of_x, of_y, offset = matrices.permute(1, 2, 0).contiguous()[..., None, None]  # each [n, 2, 1, 1]
     height, width = images.shape[-2:]
-    x = (torch.arange(width) * 2 + 1) / width - 1  # centres of pixels; the image spans [-1, 1]
+    x = (torch.arange(width) * 2 + 1) / width - 1  # pixel centers; the image spans [-1, 1]
     y = (torch.arange(height) * 2 + 1) / height - 1
     grid = (of_x * x + of_y * y[:, None] + offset).permute(0, 2, 3, 1)
     return functional.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
@@ -143,7 +143,7 @@ def jittered(images: Tensor, uniform: Sequence[NDArray[np.float64]]) -> Tensor:
 def _inverse_affine(
     turn: NDArray[np.float64], zoom: NDArray[np.float64], right: NDArray[np.float64], down: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], ...]:
-    """Where a point of the result comes from: rows of 2×3 matrices, in units where the image spans [-1, 1]."""
+    """Inverse affine maps, from result to source: rows of 2×3 matrices; the image spans [-1, 1]."""
     angles = math.radians(MAX_DEGREES) * (2 * turn - 1)
     scale = 1 + MAX_ZOOM * (2 * zoom - 1)
     x, y = 2 * MAX_SHIFT * (2 * right - 1), 2 * MAX_SHIFT * (2 * down - 1)

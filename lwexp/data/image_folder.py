@@ -1,4 +1,4 @@
-"""Folders of images as users have them: `<path>/{train,val,test}/<class>/<image>`, or `<path>/<class>/<image>`."""
+"""Folders of images: `<path>/{train,val,test}/<class>/<image>`, or `<path>/<class>/<image>`."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ LAYOUT = "expected <path>/train/<class>/<image> or <path>/<class>/<image>"
 
 
 def open_image_folder(config: ImageFolderConfig) -> DataSource:
-    """Scan `data.path`; a missing validation split is cut from train, stratified, as `data.split_seed` decides.
+    """Scan `data.path`; a missing validation split is cut from train, stratified, by `data.split_seed`.
 
     Raises `ConfigError` for a folder that is missing, unreadable or without images, a class without images, a class
-    that train does not have, a single class.
+    that is not in train, and a single class.
     """
     folders = _split_folders(config.path)
     found = {name: _classes(config.path, folders[name]) for name in SPLIT_NAMES if name in folders}
     classes = tuple(sorted(found["train"]))
     if len(classes) == 1:
-        raise ConfigError(KEY, config.path, f"a single class only ({classes[0]}){_deeper(config.path, classes[0])}")
+        raise ConfigError(KEY, config.path, f"a single class only ({classes[0]}){_hint(config.path, classes[0])}")
     for name, images in found.items():
         for unknown in sorted(set(images) - set(classes)):
             place = _shown(config.path, folders[name] / unknown)
@@ -69,17 +69,17 @@ def open_image_folder(config: ImageFolderConfig) -> DataSource:
 
 
 class FileStore(PILStore):
-    """Image files, by position; `root` is what the user gave, `files` are full paths."""
+    """Image files by position; `root` is the user's path, `files` are full paths."""
 
-    threads = usable_cores()  # Pillow lets others run while it decodes
+    threads = usable_cores()  # Pillow releases the GIL while it decodes
 
     def __init__(self, root: str, files: list[str]) -> None:
-        """Nothing is read yet."""
+        """Reads nothing."""
         super().__init__(channels=3)
         self._root, self._files = root, files
 
     def identity(self, positions: Sequence[int]) -> str:
-        """The files with their sizes and times of change."""
+        """The files with their sizes and modification times."""
         return stats_of(self._files[position] for position in positions)
 
     def load(self, position: int, channels: int) -> PILImage:
@@ -87,12 +87,12 @@ class FileStore(PILStore):
         path = Path(self._files[position])
         try:
             return read_image(path, channels)
-        except Exception as error:  # Pillow's decoders raise whatever they stumble over
+        except Exception as error:  # Pillow's decoders raise many types
             raise CorruptImageError.of(KEY, self._root, _shown(self._root, path), error) from error
 
 
 def _split_folders(path: str) -> dict[SplitName, Path]:
-    """The folder of each split; with class folders directly below `path`, that is the folder of "train"."""
+    """The folder of each split; for class folders directly below `path`, that of "train" alone."""
     root = Path(path).expanduser()
     if not root.exists():
         raise ConfigError(KEY, path, f"there is no such folder (looked for {root.absolute()})")
@@ -107,7 +107,7 @@ def _split_folders(path: str) -> dict[SplitName, Path]:
         if split is not None:
             folders[split] = folder
     others = [folder for folder in below if folder not in folders.values()]
-    # a folder "train" beside other classes, with images and no folders in it, is the class of railway trains
+    # a folder "train" beside other folders, with images but no folders in it, is a class (railway trains)
     if "train" in folders and (_subfolders(path, folders["train"]) or not others):
         return folders
     if folders and "train" not in folders:
@@ -119,7 +119,7 @@ def _split_folders(path: str) -> dict[SplitName, Path]:
 
 
 def _classes(path: str, folder: Path) -> dict[str, list[str]]:
-    """Class name -> image files, sorted, for one split's folder."""
+    """Class name -> sorted image files, in the folder of one split."""
     images = {sub.name: list(_images(path, sub)) for sub in _subfolders(path, folder)}
     if not any(images.values()):
         place = "" if folder == Path(path).expanduser() else f" in {_shown(path, folder)}"
@@ -132,7 +132,7 @@ def _classes(path: str, folder: Path) -> dict[str, list[str]]:
 
 
 def _images(path: str, folder: Path) -> Iterator[str]:
-    """Image files in `folder` and below it, in the order of their names; links are followed, once each."""
+    """Image files in and below `folder`, in the order of their names; each link is followed once."""
     visited: set[str] = set()
     for here, below, names in os.walk(folder, followlinks=True, onerror=lambda error: _refuse(path, error)):
         real = os.path.realpath(here)
@@ -154,7 +154,7 @@ def _subfolders(path: str, folder: Path) -> list[Path]:
 
 
 def _ignored(name: str) -> bool:
-    """Hidden files and folders (`.ipynb_checkpoints`, macOS's `._cat.jpg`) are nobody's images."""
+    """Whether it is hidden (`.ipynb_checkpoints`, macOS's `._cat.jpg`)."""
     return name.startswith(".") or name == "__MACOSX"
 
 
@@ -166,13 +166,13 @@ def _refusal(path: str, error: OSError) -> ConfigError:
     return ConfigError(KEY, path, f"cannot read {error.filename}: {(error.strerror or str(error)).lower()}")
 
 
-def _deeper(path: str, name: str) -> str:
-    """A hint for whoever named the folder above the one that was meant."""
+def _hint(path: str, name: str) -> str:
+    """A hint for a path that is one level too high."""
     below = Path(path).expanduser() / name
     return f"; did you mean {Path(path) / name}?" if (below / "train").is_dir() else "; there is nothing to classify"
 
 
 def _shown(path: str, place: Path) -> str:
-    """`place` relative to `path`, as the user would look for it."""
+    """`place` relative to `path`, for messages."""
     root = Path(path).expanduser()
     return str(place.relative_to(root)) if place.is_relative_to(root) else str(place)

@@ -1,4 +1,4 @@
-"""Reading single images: colour modes, orientation, files that cannot be read; and the dataset of decoded images."""
+"""Reading single images (color modes, orientation, unreadable files), and the dataset of decoded images."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _EXIF = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
 
 
 class CorruptImageError(ConfigError):
-    """An image that cannot be read, named.
+    """An image that cannot be read; the message names it.
 
-    Built from one string, because torch's DataLoader raises a worker's exception anew as `type(text)`, where `text`
-    holds the worker's whole traceback; only its last line, the message, is kept.
+    Constructed from one string, because torch's DataLoader re-raises a worker's exception as `type(text)`, where `text`
+    is the worker's traceback; only its last line, the message, is kept.
     """
 
     def __init__(self, text: str) -> None:
@@ -43,7 +43,7 @@ class CorruptImageError(ConfigError):
 
     @classmethod
     def of(cls, key: str, value: str, image: str, error: Exception) -> CorruptImageError:
-        """`image` names the file (or the position in the set) under what `key` was given as `value`."""
+        """`image`: the file, or the position in the set; `key` and `value`: the option that led to it."""
         return cls(" ".join(f"{key}={value}{_UNREADABLE}{image}: {_reason(error)}".split()))
 
 
@@ -56,7 +56,7 @@ def _reason(error: Exception) -> str:
 
 
 def read_image(path: Path, channels: int) -> PILImage:
-    """The image file `path`, upright, as RGB (`channels` = 3) or grey (1). Of an animation, the first frame."""
+    """The image file `path`, upright, as RGB (`channels` = 3) or gray (1); the first frame of an animation."""
     if path.stat().st_size == 0:
         raise ValueError("the file is empty")
     with Image.open(path) as image:
@@ -74,10 +74,10 @@ def upright(image: PILImage) -> PILImage:
 
 
 def as_mode(image: PILImage, channels: int) -> PILImage:
-    """`image` as 8-bit RGB (`channels` = 3) or grey (1).
+    """Convert `image` to 8-bit RGB (`channels` = 3) or gray (1).
 
-    Transparent parts become white. 16-bit grey is scaled from [0, 65535], integers and floats of a wider type from the
-    smallest of [0, 1] (floats), [0, 255], [0, 65535] that holds the image (Pillow alone would clip them at 255).
+    Transparent parts become white. 16-bit gray is scaled from [0, 65535]; 32-bit integers and floats from the smallest
+    of [0, 1] (floats), [0, 255], [0, 65535] that holds all values (Pillow alone would clip them at 255).
     """
     target = "RGB" if channels == 3 else "L"
     if image.mode.startswith(("I", "F")):
@@ -102,13 +102,13 @@ def _eight_bits(image: PILImage) -> PILImage:
 
 
 Inputs = Tensor | dict[str, Tensor]
-"""What a model takes: images, float32 [B, C, H, W], or its keyword arguments, for texts int64 [B, tokens]."""
+"""Input of a model: images, float32 [B, C, H, W], or keyword arguments, for texts int64 [B, tokens]."""
 Batch = tuple[Inputs, Tensor]
 """Inputs, and labels, int64 [B]."""
 
 
 class SampleStore(Protocol):
-    """Random access to samples, by position; a split is a list of positions."""
+    """Random access to samples by position; a split is a list of positions."""
 
     def dataset(
         self,
@@ -121,17 +121,17 @@ class SampleStore(Protocol):
         seed: int,
         cache: CacheSettings | None,
     ) -> SampleDataset:
-        """The samples at `positions` with `labels`, preprocessed; `cache` is for images that are decoded."""
+        """The samples at `positions` with `labels`, preprocessed; `cache` applies to images that are decoded."""
 
 
 class SampleDataset(Dataset[tuple[Tensor, int]]):
-    """Maps a `SampleKey` (or an index: epoch 0) to (input, label), a pure function of (seed, key).
+    """Maps a `SampleKey` (or an index, in epoch 0) to (input, label), a pure function of (seed, key).
 
     An image is float32 [C, H, W], a text int64 [tokens].
     """
 
-    slow = False  # whether a batch takes so long that processes should make it ahead
-    how = "in memory"  # where the samples come from, for messages
+    slow = False  # whether workers are useful
+    how = "in memory"  # how samples are made, for messages
 
     def __init__(self, labels: Tensor) -> None:
         """`labels`: int64 [n]."""
@@ -146,7 +146,7 @@ class SampleDataset(Dataset[tuple[Tensor, int]]):
         return self.__getitems__([key])[0]
 
     def __getitems__(self, keys: Sequence[int | SampleKey]) -> list[tuple[Tensor, int]]:
-        """Several at once: each is bit for bit what `__getitem__` gives."""
+        """Several at once; each equals that of `__getitem__` bit for bit."""
         full = [key if isinstance(key, SampleKey) else SampleKey(0, range(len(self))[key]) for key in keys]
         return [(sample, self._labels[key.sample]) for key, sample in zip(full, self.inputs(full), strict=True)]
 
@@ -155,29 +155,29 @@ class SampleDataset(Dataset[tuple[Tensor, int]]):
         return self.collate(self.inputs(keys)), torch.tensor([self._labels[key.sample] for key in keys])
 
     def inputs(self, keys: Sequence[SampleKey]) -> Tensor | Sequence[Tensor]:
-        """The inputs of `keys`, one by one or, where all have one shape, as one tensor."""
+        """The inputs of `keys`: a list, or one tensor if all have the same shape."""
         raise TypeError(f"{type(self).__name__} does not say how its inputs are made")
 
     def collate(self, inputs: Tensor | Sequence[Tensor]) -> Inputs:
-        """What `inputs` returned, as a model takes it."""
+        """The result of `inputs` as a model's input."""
         return inputs if isinstance(inputs, Tensor) else torch.stack(list(inputs))
 
 
 class PILStore:
-    """Images that are decoded one by one: what a subclass's `load` returns for a position."""
+    """Images that are decoded one by one, by a subclass's `load`."""
 
-    threads = 1  # that may call `load` at once
+    threads = 1  # that may call `load` concurrently
 
     def __init__(self, channels: int) -> None:
-        """`channels`: 3 for colour, 1 for grey."""
+        """`channels`: 3 for color, 1 for gray."""
         self.channels = channels
 
     def load(self, position: int, channels: int) -> PILImage:
-        """The image at `position` as RGB (3) or grey (1); `CorruptImageError` names one that cannot be read."""
+        """The image at `position` as RGB (`channels` = 3) or gray (1). Raises `CorruptImageError`."""
         raise TypeError(f"{type(self).__name__} does not say how its images are read")
 
     def identity(self, positions: Sequence[int]) -> str:
-        """Another text whenever one of the images at `positions` is another; `OSError` for a file that is gone."""
+        """A text that changes when one of the images at `positions` does. Raises `OSError` for a missing file."""
         raise TypeError(f"{type(self).__name__} does not say what its images depend on")
 
     def dataset(
@@ -191,7 +191,7 @@ class PILStore:
         seed: int,
         cache: CacheSettings | None = None,
     ) -> SampleDataset:
-        """The images at `positions` with `labels`, decoded when asked for or, with `cache`, once for all runs."""
+        """The images at `positions` with `labels`, decoded on access or, with `cache`, once for all runs."""
         return PILDataset(self, positions, labels, preprocessing, style=style, augment=augment, seed=seed, cache=cache)
 
 
@@ -233,19 +233,19 @@ class PILDataset(SampleDataset):
         self.how = f"{kept}, augmented one by one" if self._cache and self._transform.random else kept
 
     def inputs(self, keys: Sequence[SampleKey]) -> Tensor:
-        """Decoded, augmented, normalised: [keys, channels, size, size]; the global generators are left as they were."""
+        """Decoded, augmented, normalized: [keys, channels, size, size]. Restores the global generator."""
         read = self._decoded if self._cache is None else self._cache.__getitem__
         images = [read(key.sample) for key in keys]
         if self._transform.random is not None:
             with torch.random.fork_rng(devices=[]):
                 for i, key in enumerate(keys):
-                    # not torch.manual_seed: that would seed CUDA's generators as well
+                    # torch.manual_seed would seed CUDA's generators as well
                     torch.default_generator.manual_seed(sample_seed(self._seed, *key))
                     images[i] = _pixels(self._transform.random(_image(images[i])))
         return self._transform.finish(torch.from_numpy(np.stack(images)))
 
     def _decoded(self, index: int) -> Pixels:
-        """Everything up to where random numbers come in."""
+        """The image after the deterministic part of preprocessing."""
         image = self._store.load(self._positions[index], self._channels)
         return _pixels(image if self._transform.fixed is None else self._transform.fixed(image))
 

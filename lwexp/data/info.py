@@ -13,10 +13,9 @@ from .tokens import Tokens
 class DataInfo:
     """What a model needs to know about the data.
 
-    `channels`: 1 (grey) or 3 (RGB); `classes`: their names, by label; `sizes`: samples in "train", "val" and, where
-    there is one, "test"; `image_size`: pixels, None where the model should decide; `mean`, `std`: of the training
-    images' values in [0, 1], one per channel, None where nobody measured them. `tokens`: how texts become token ids,
-    None where the inputs are images; of texts, `channels` is 0.
+    `channels`: 1 (gray) or 3 (RGB), 0 for texts; `classes`: names by label; `sizes`: samples in "train", "val" and, if
+    it exists, "test"; `image_size`: side in pixels, None for the model's own; `mean`, `std`: of the training images'
+    values in [0, 1], one per channel, None if not measured; `tokens`: the tokenizer, None for images.
     """
 
     channels: int
@@ -29,5 +28,5 @@ class DataInfo:
 
     @property
     def kind(self) -> Literal["image", "text"]:
-        """What the inputs are."""
+        """Kind of the inputs."""
         return "image" if self.tokens is None else "text"

@@ -1,4 +1,4 @@
-"""Loaders: batches in an order, and with an augmentation, that are pure functions of (seed, epoch)."""
+"""Loaders: the order of batches and their augmentation are pure functions of (seed, epoch)."""
 
 from __future__ import annotations
 
@@ -25,12 +25,11 @@ if TYPE_CHECKING:
 Workers = int | Literal["auto"]
 
 
-def chosen_workers(workers: Workers, dataset: SampleDataset, device: torch.device | str) -> int:
-    """How many processes make batches ahead; "auto" means as many as help.
+def worker_count(workers: Workers, dataset: SampleDataset, device: torch.device | str) -> int:
+    """Number of DataLoader workers; "auto" picks the useful maximum.
 
-    None for what is quickly made, where handing a batch over takes longer than making it, and none on a single core.
-    Else one for each core: at most 2 beside a training that wants the cores itself, at most 8 beside a GPU. Processes
-    of one training on a machine divide its cores among them.
+    0 for data that are made faster than they are sent between processes, and on a single core. Otherwise one per core,
+    at most 2 if the training itself needs the CPU, at most 8 with a GPU. The ranks on a machine share its cores.
     """
     if workers != "auto":
         return workers
@@ -41,46 +40,46 @@ def chosen_workers(workers: Workers, dataset: SampleDataset, device: torch.devic
 
 
 def workers_note(splits: Splits, device: torch.device | str) -> str:
-    """What `data.workers=auto` came to, and why, on one line."""
+    """What `data.workers=auto` chose, and why, on one line."""
     found: dict[str, list[str]] = {}
     for name, dataset in vars(splits).items():
         if dataset is not None:
-            count = chosen_workers("auto", dataset, device)
+            count = worker_count("auto", dataset, device)
             found.setdefault(f"{dataset.how}, {count or 'no'} worker{'' if count == 1 else 's'}", []).append(name)
     return "; ".join(f"{', '.join(names)}: {what}" for what, names in found.items())
 
 
 class EpochSampler(Sampler[list[SampleKey]]):
-    """Batches of sample keys; the keys carry the epoch, so that workers, however many, know it."""
+    """Batches of sample keys; a key contains the epoch, so that workers know it."""
 
     def __init__(self, count: int, batch_size: int, seed: int | None, shard: BatchShard = WHOLE_BATCH) -> None:
-        """With a `seed`: shuffled anew in each epoch, full batches only. Without: in order, all `count` samples.
+        """With a `seed`: reshuffled every epoch, full batches only. Without: in order, all `count` samples.
 
-        Of each batch, `shard`; the first sample of a last batch that is too small to have one for it.
+        Yields `shard` of each batch; of a last batch that is too small for all shards, its first sample.
         """
         self._count, self._batch_size, self._seed, self.shard = count, batch_size, seed, shard
         self._epoch = self._start = 0
 
     @property
     def batches_per_epoch(self) -> int:
-        """How many batches a whole epoch has."""
+        """Number of batches of a full epoch."""
         return self._count // self._batch_size if self._seed is not None else -(-self._count // self._batch_size)
 
     def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
-        """The next iteration is that of `epoch`, without its first `start_batch` batches."""
+        """Let the next iteration be `epoch`, without its first `start_batch` batches."""
         self._epoch, self._start = epoch, start_batch
 
     def batch_sizes(self) -> list[int]:
-        """Samples in each whole batch of the next iteration, all parts together."""
+        """Samples of each batch of the next iteration, all shards together."""
         starts = range(self._start * self._batch_size, self.batches_per_epoch * self._batch_size, self._batch_size)
         return [min(self._batch_size, self._count - start) for start in starts]
 
     def __len__(self) -> int:
-        """Return the number of batches that the next iteration yields."""
+        """Return the number of batches of the next iteration."""
         return max(0, self.batches_per_epoch - self._start)
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
-        """The batches of the epoch, from its start or from the batch that was set."""
+        """Yield the batches of the epoch, from its start or from the batch that was set."""
         epoch, size = self._epoch, self._batch_size
         starts = range(self._start * size, self.batches_per_epoch * size, size)
         order: Sequence[int] = range(self._count)
@@ -88,15 +87,15 @@ class EpochSampler(Sampler[list[SampleKey]]):
             generator = torch.Generator().manual_seed(order_seed(self._seed, epoch))
             order = torch.randperm(self._count, generator=generator).tolist()
         batches = ([SampleKey(epoch, index) for index in order[start : start + size]] for start in starts)
-        return batches if self.shard == WHOLE_BATCH else map(self._own, batches)
+        return batches if self.shard == WHOLE_BATCH else map(self._own_shard, batches)
 
-    def _own(self, batch: list[SampleKey]) -> list[SampleKey]:
+    def _own_shard(self, batch: list[SampleKey]) -> list[SampleKey]:
         first, last = self.shard.bounds(len(batch))
         return batch[first:last] or batch[:1]
 
 
 class _Batches(Dataset[Batch]):
-    """Whole batches by their keys, so that nothing is done for each sample that can be done for all at once."""
+    """Batches by their keys, so that samples are processed together where possible."""
 
     def __init__(self, dataset: SampleDataset, channels_last: bool) -> None:
         self._dataset, self._channels_last = dataset, channels_last
@@ -117,7 +116,7 @@ _open: weakref.WeakSet[EpochLoader] = weakref.WeakSet()
 
 @atexit.register
 def _close_all() -> None:
-    """Before Python itself waits for worker processes, which ignore the signal that it sends them."""
+    """Runs before Python joins the workers, which ignore SIGTERM."""
     for loader in list(_open):
         loader.close()
 
@@ -133,37 +132,40 @@ class EpochLoader(DataLoader[Batch]):
         device: torch.device | str,
         channels_last: bool,
     ) -> None:
-        """`workers` processes make batches ahead (0: none); memory is pinned only where `device` is a GPU of CUDA.
+        """`workers`: processes that prepare batches (0: none). Memory is pinned only for a CUDA `device`.
 
-        With `channels_last` images come in that order in memory, [B, C, H, W] as ever.
+        `channels_last`: memory format of the images, whose shape stays [B, C, H, W].
         """
         self.epoch_sampler = sampler
-        workers = chosen_workers(workers, dataset, device)
+        workers = worker_count(workers, dataset, device)
         super().__init__(
             _Batches(dataset, channels_last),
-            batch_size=None,  # an item is a batch already
+            batch_size=None,  # an item is a batch
             sampler=sampler,
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=torch.device(device).type == "cuda",
-            collate_fn=_as_it_is,  # type: ignore[arg-type]  # torch thinks of lists of samples only
+            collate_fn=_as_it_is,  # type: ignore[arg-type]  # typed for lists of samples
             worker_init_fn=ignore_in_worker,
-            generator=torch.Generator(),  # else each new iterator would draw from the global generator
+            generator=torch.Generator(),  # otherwise each iterator draws from the global generator
         )
         _open.add(self)
 
     def close(self) -> None:
-        """Stop the workers now: freed later, in a cycle with an exception's traceback, torch waits 5 s for each."""
+        """Stop the workers now; in a reference cycle with a traceback, torch would later wait 5 s for each.
+
+        By private attributes of torch, tried with torch 2.14.
+        """
         iterator: Any = getattr(self, "_iterator", None)
         self._iterator = None
         if iterator is not None:
             iterator._shutdown_workers()
             for worker in getattr(iterator, "_workers", ()):
-                if worker.is_alive():  # it hangs, and ignores the signal by which torch ends it
+                if worker.is_alive():  # hangs, and ignores torch's SIGTERM
                     worker.kill()
 
     def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
-        """The next iteration is that of `epoch`, from its batch `start_batch` on."""
+        """Let the next iteration be `epoch`, from batch `start_batch` on."""
         self.epoch_sampler.set_epoch(epoch, start_batch)
 
 
@@ -177,7 +179,7 @@ def train_loader(
     channels_last: bool = False,
     shard: BatchShard = WHOLE_BATCH,
 ) -> EpochLoader:
-    """Shuffled full batches, or `shard` of each; call `set_epoch` before each epoch. A last, smaller one is dropped."""
+    """Shuffled full batches, or `shard` of each, without a smaller last one. Call `set_epoch` before each epoch."""
     return EpochLoader(dataset, EpochSampler(len(dataset), batch_size, seed, shard), workers, device, channels_last)
 
 
@@ -190,12 +192,12 @@ def eval_loader(
     channels_last: bool = False,
     shard: BatchShard = WHOLE_BATCH,
 ) -> EpochLoader:
-    """All samples once, in their order, or `shard` of each batch."""
+    """Batches of all samples in order, or `shard` of each."""
     return EpochLoader(dataset, EpochSampler(len(dataset), batch_size, None, shard), workers, device, channels_last)
 
 
 def to_device(batch: Batch, device: torch.device | str) -> Batch:
-    """`batch` on `device`; to a GPU of CUDA without waiting, which the loaders' pinned memory allows."""
+    """Move `batch` to `device`; asynchronously for CUDA, from the loaders' pinned memory."""
     inputs, labels = batch
     how: dict[str, Any] = {"device": device, "non_blocking": torch.device(device).type == "cuda"}
     if isinstance(inputs, dict):
@@ -204,5 +206,5 @@ def to_device(batch: Batch, device: torch.device | str) -> Batch:
 
 
 def call(model: Callable[..., Any], inputs: Inputs) -> Any:
-    """`model` on `inputs`: a mapping as keyword arguments, a tensor as the only one."""
+    """Call `model` with `inputs`: a dict as keyword arguments, a tensor as the only argument."""
     return model(**inputs) if isinstance(inputs, dict) else model(inputs)

@@ -1,4 +1,4 @@
-"""From the config's data section to a data source."""
+"""Opens the data source of the config's data section."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from .source import DataSource
 
 
 def open_data(config: DataConfig, model: str | None = None) -> DataSource:
-    """Open what `config` names: scan, check and split it. Images are decoded later, when a batch needs them.
+    """Scan, check and split the data of `config`. Images are decoded later, when a batch needs them.
 
-    `model`: hub name or folder of a text model, whose tokenizer texts then get unless `config` names another.
+    `model`: hub name or folder of a text model, whose tokenizer is used unless `config` names another.
 
     Raises `ConfigError` for data that is missing, empty or contradicts itself, `RunError` for a failed download.
     """

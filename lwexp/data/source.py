@@ -1,4 +1,4 @@
-"""A data source: what is known about the data, its splits, and the datasets made from them."""
+"""A data source: its splits, and the datasets made from them."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ SPLIT_NAMES: tuple[SplitName, ...] = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Split:
-    """One split: positions in `store` and their labels, int64 [n] both."""
+    """One split: positions in `store`, and their labels; both int64 [n]."""
 
     store: SampleStore
     positions: Tensor
     labels: Tensor
 
     def only(self, mask: Tensor, labels: Tensor) -> Split:
-        """The part where `mask` (bool [n]) holds; `labels` (int64 [n]) replace the old ones."""
+        """The samples where `mask` (bool [n]) is true, with new `labels` (int64 [n])."""
         return Split(self.store, self.positions[mask], labels[mask])
 
 
@@ -59,7 +59,7 @@ class DataSource:
         std: tuple[float, ...] | None = None,
         tokens: Tokens | None = None,
     ) -> None:
-        """`splits` has "train" and "val", and may have "test"; labels count from 0 in the order of `classes`."""
+        """`splits` has "train" and "val", and optionally "test"; labels index `classes`."""
         self._splits = {name: splits[name] for name in SPLIT_NAMES if name in splits}
         self._style = style
         sizes = {str(name): len(split.labels) for name, split in self._splits.items()}
@@ -72,9 +72,9 @@ class DataSource:
     def datasets(
         self, preprocessing: Preprocessing | None, augment: bool, seed: int, cache: CacheSettings | None = None
     ) -> Splits:
-        """Map-style datasets. Only "train" is augmented, as `seed` decides; texts need no preprocessing.
+        """Map-style datasets. Only "train" is augmented, by `seed`; for texts, `preprocessing` is None.
 
-        Images that are decoded are kept as `cache` says; None: nowhere. They are the same either way.
+        `cache`: where decoded images are kept, which does not change them; None: not at all.
         """
         made = {
             name: split.store.dataset(
@@ -91,13 +91,13 @@ class DataSource:
         return Splits(made["train"], made["val"], made.get("test"))
 
     def restricted(self, labels: list[int]) -> DataSource:
-        """The same data with the classes `labels` only, relabelled 0, 1, … in that order."""
+        """The same data with only the classes `labels`, relabeled 0, 1, … in that order."""
         new = torch.full((len(self.info.classes),), -1, dtype=torch.int64)
         new[labels] = torch.arange(len(labels))
         splits: dict[SplitName, Split] = {}
         for name, split in self._splits.items():
-            relabelled = new[split.labels]
-            part = split.only(relabelled >= 0, relabelled)
+            relabeled = new[split.labels]
+            part = split.only(relabeled >= 0, relabeled)
             if len(part.labels) or name != "test":
                 splits[name] = part
         classes = tuple(self.info.classes[label] for label in labels)
@@ -114,10 +114,10 @@ class DataSource:
 
 
 def half_of_classes(source: DataSource, half: Literal["source", "target"], seed: int) -> DataSource:
-    """`source` with one half of its classes; the halves are disjoint, `seed` decides which class is in which.
+    """`source` with one of two disjoint halves of its classes, chosen by `seed`.
 
-    Of an odd number of classes the "target" half has one more. Raises `ConfigError` below four classes, since a task
-    needs two, and where a half has nothing to validate on.
+    Of an odd number of classes the "target" half has one more. Raises `ConfigError` for fewer than four classes, since
+    a task needs two, and for a half without validation samples.
     """
     count = len(source.info.classes)
     if count < 4:

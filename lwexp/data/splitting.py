@@ -1,4 +1,4 @@
-"""Cutting one list of labelled samples into two, stratified."""
+"""Stratified split of labeled samples into two."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from lwexp.errors import ConfigError
 
 
 def stratified_cut(labels: Tensor, fraction: float, seed: int, what: str = "image") -> tuple[Tensor, Tensor]:
-    """Positions to keep and positions cut off, about `fraction` of all, with every class in proportion.
+    """Positions to keep, and positions to cut, about `fraction` of all; every class in proportion.
 
-    `labels`: int64 [n]; both results are sorted. A class with one sample stays with those kept; of the others, at
-    least as many samples as classes go to either side. The choice is scikit-learn's `train_test_split`, by `seed`.
-    Raises `ConfigError` where no class has two; `what` says of what.
+    `labels`: int64 [n]; both results are sorted. A class with one sample is kept; of the others, each side gets at
+    least as many samples as there are classes. The choice is that of scikit-learn's `train_test_split` with `seed`.
+    Raises `ConfigError` if no class has two samples; `what` names a sample in the message.
     """
     if seed >= 2**32:
         raise ConfigError("data.split_seed", seed, "must be below 2**32")
@@ -25,16 +25,16 @@ def stratified_cut(labels: Tensor, fraction: float, seed: int, what: str = "imag
         raise ConfigError("data", f"{len(labels)} {what}s", why)
     classes = len(torch.bincount(labels[divisible]).nonzero())
     size = min(max(round(fraction * len(divisible)), classes), len(divisible) - classes)
-    cut = divisible[_drawn(labels[divisible].numpy(), size, seed)]
+    cut = divisible[_draw(labels[divisible].numpy(), size, seed)]
     is_cut = torch.zeros(len(labels), dtype=torch.bool)
     is_cut[cut] = True
     return torch.nonzero(~is_cut).flatten(), torch.nonzero(is_cut).flatten()
 
 
-def _drawn(labels: NDArray[np.int64], size: int, seed: int) -> Tensor:
-    """`size` positions, every class in proportion: those that `train_test_split(test_size=size, stratify=labels)` cuts.
+def _draw(labels: NDArray[np.int64], size: int, seed: int) -> Tensor:
+    """`size` positions, every class in proportion, as `train_test_split(test_size=size, stratify=labels)` draws them.
 
-    Drawn here with the same random numbers, since importing scikit-learn takes longer than opening the data.
+    The same random numbers without scikit-learn, whose import takes longer than opening the data.
     """
     random = np.random.RandomState(seed)
     _, classes, counts = np.unique(labels, return_inverse=True, return_counts=True)
@@ -47,7 +47,7 @@ def _drawn(labels: NDArray[np.int64], size: int, seed: int) -> Tensor:
 
 
 def _shares(counts: NDArray[np.int64], total: int, random: np.random.RandomState) -> NDArray[np.int64]:
-    """How many of each class make `total` in proportion to `counts`; the lot decides between equal remainders."""
+    """How many of each class, `total` in all, in proportion to `counts`; ties between remainders are drawn."""
     exact = counts / counts.sum() * total
     shares: NDArray[np.int64] = np.floor(exact).astype(np.int64)
     remainders = exact - shares

@@ -1,4 +1,4 @@
-"""Texts with one label each: from CSV, TSV or JSONL files, or any set of the `datasets` library."""
+"""Texts with one label each: from CSV, TSV or JSONL files, or any dataset of the `datasets` library."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from .images import Inputs, SampleDataset
 from .keys import SampleKey
 from .source import DataSource, Split, SplitName
 from .splitting import stratified_cut
-from .text_files import LabeledTexts, read_tables
+from .text_files import LabeledTexts, read_files
 from .text_library import read_library
 from .tokens import Tokens, find_tokenizer, word_tokenizer
 
 if TYPE_CHECKING:
     from lwexp.config.schema import TextConfig
 
-KEPT_TOKENS = 2**25  # of a split, in memory: 256 MiB
+KEPT_TOKENS = 2**25  # kept in memory per split: 256 MiB
 
 
 def open_text(config: TextConfig, model: str | None = None) -> DataSource:
     """The texts that `config` names; splits that are missing are cut from train, stratified, by `data.split_seed`.
 
-    The tokenizer is `data.tokenizer`, else that of `model` (a hub name or folder), else made of the training texts.
-    Raises `ConfigError` for data that are missing, empty or contradict themselves.
+    The tokenizer is `data.tokenizer`, else that of `model` (a hub name or folder), else built from the training texts.
+    Raises `ConfigError` for data that are missing, empty or inconsistent.
     """
     if (config.path is None) == (config.dataset is None):
         raise ConfigError("data.path", config.path, "give either data.path or data.dataset")
     if config.path is not None:
-        key, value, tables = "data.path", config.path, read_tables(config.path, config.text, config.label)
+        key, value, tables = "data.path", config.path, read_files(config.path, config.text, config.label)
         names = None
     else:
         key, value = "data.dataset", str(config.dataset)
@@ -49,10 +49,7 @@ def open_text(config: TextConfig, model: str | None = None) -> DataSource:
         texts.extend(table.texts)
     whole = torch.cat([labels[name] for name in tables])
     _cut_missing(positions, whole, config)
-    if config.workers not in (
-        0,
-        "auto",
-    ):  # processes that are forked off while the tokenizer's own threads run may hang
+    if config.workers not in (0, "auto"):  # forking while the tokenizer's threads run may deadlock
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     chosen = config.tokenizer or model
     if chosen is not None:
@@ -65,7 +62,7 @@ def open_text(config: TextConfig, model: str | None = None) -> DataSource:
 
 
 def _cut_missing(positions: dict[SplitName, Tensor], labels: Tensor, config: TextConfig) -> None:
-    """Cut "test" and "val" from "train" where there are none; both fractions are of the whole."""
+    """Cut missing "test" and "val" splits from "train"; both fractions are of all samples."""
     fractions: dict[SplitName, float] = {"test": config.test_fraction, "val": config.val_fraction}
     missing = {name: part for name, part in fractions.items() if name not in positions and part}
     if sum(missing.values()) >= 1:
@@ -81,7 +78,7 @@ def _cut_missing(positions: dict[SplitName, Tensor], labels: Tensor, config: Tex
 def _classes(
     key: str, value: str, tables: Mapping[SplitName, LabeledTexts], names: Sequence[str] | None
 ) -> tuple[tuple[str, ...], dict[SplitName, Tensor]]:
-    """The names of the classes, whole numbers in their order, and the labels of each split as int64 numbers."""
+    """Names of the classes, sorted (integers by value), and the labels of each split, int64 [n]."""
     known = set(tables["train"].labels)
     if names is None:
         numbers = all(re.fullmatch(r"-?\d+", label) for label in known)
@@ -101,10 +98,10 @@ def _classes(
 
 
 class TextStore:
-    """Texts by position, and what makes token ids of them."""
+    """Texts by position, and their tokenizer."""
 
     def __init__(self, texts: Sequence[str], tokens: Tokens) -> None:
-        """Nothing is tokenised yet."""
+        """Tokenizes nothing."""
         self.texts, self.tokens = texts, tokens
 
     def dataset(
@@ -118,12 +115,12 @@ class TextStore:
         seed: int,
         cache: CacheSettings | None = None,
     ) -> SampleDataset:
-        """The texts at `positions` with `labels`; the other arguments are for images."""
+        """The texts at `positions` with `labels`; the other arguments apply to images."""
         return TextDataset(self, positions, labels)
 
 
 class TextDataset(SampleDataset):
-    """Token ids, made when a batch first asks for them, kept up to `KEPT_TOKENS`, and padded to the batch's longest."""
+    """Token ids: made on first access, kept up to `KEPT_TOKENS`, and padded to the longest of a batch."""
 
     def __init__(self, store: TextStore, positions: Tensor, labels: Tensor) -> None:
         """See `TextStore.dataset`."""

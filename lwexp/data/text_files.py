@@ -1,4 +1,4 @@
-"""Tables of labelled texts in CSV, TSV and JSONL files, one file or one for each split."""
+"""Labeled texts in CSV, TSV and JSONL files: one file, or one for each split."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ SPLIT_FILES: dict[str, SplitName] = {
 
 @dataclass(frozen=True)
 class LabeledTexts:
-    """Texts and their labels, of one split."""
+    """The texts of one split and their labels."""
 
     texts: list[str]
     labels: list[str]
 
 
-def read_tables(path: str, text: str, label: str) -> dict[SplitName, LabeledTexts]:
-    """The table of each split that there is under `path`; a single file is "train". `text`, `label`: column names.
+def read_files(path: str, text: str, label: str) -> dict[SplitName, LabeledTexts]:
+    """The texts of each split under `path`; a single file is "train". `text`, `label`: column names.
 
-    Raises `ConfigError` for what is missing, empty or cannot be read, with the file and line.
+    Raises `ConfigError` for what is missing, empty or unreadable, with the file and line.
     """
-    return {name: _table(path, file, text, label) for name, file in _split_files(path).items()}
+    return {name: _read_file(path, file, text, label) for name, file in _split_files(path).items()}
 
 
 def _split_files(path: str) -> dict[SplitName, Path]:
@@ -64,7 +64,7 @@ def _split_files(path: str) -> dict[SplitName, Path]:
     return {name: found[name] for name in SPLIT_NAMES if name in found}
 
 
-def _table(path: str, file: Path, text: str, label: str) -> LabeledTexts:
+def _read_file(path: str, file: Path, text: str, label: str) -> LabeledTexts:
     texts: list[str] = []
     labels: list[str] = []
     try:
@@ -86,11 +86,11 @@ def _table(path: str, file: Path, text: str, label: str) -> LabeledTexts:
 
 
 def _rows(path: str, file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """Line numbers and rows by column; empty lines are skipped."""
+    """Line numbers, and rows by column name; empty lines are skipped."""
     with file.open(encoding="utf-8-sig", newline="") as stream:
         if file.suffix.lower() in (".csv", ".tsv"):
             csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-            # in TSV a quotation mark is one like any other, as GLUE's files have them
+            # quotation marks in TSV are literal, as in GLUE's files
             tabs: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
             reader = csv.DictReader(stream, strict=True, **(tabs if file.suffix.lower() == ".tsv" else {}))
             for row in reader:
@@ -113,14 +113,14 @@ def _rows(path: str, file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
 
 
 def as_text(value: object, where: str) -> str:
-    """A text as it is; `where` says in an error where it stands."""
+    """`value`, which must be a string; `where` gives its place for the error."""
     if not isinstance(value, str):
         raise ConfigError("data.text", value, f"is a {type(value).__name__}, not a text ({where})")
     return value
 
 
 def as_label(value: object, where: str) -> str:
-    """A label, a whole number or a name, as text."""
+    """A label, an integer or a name, as a string; `where` gives its place for the error."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int) or (isinstance(value, float) and value.is_integer()):

@@ -1,4 +1,4 @@
-"""Labelled texts from any set of the `datasets` library: of the hub, of a folder of files, or saved to disk."""
+"""Labeled texts from the `datasets` library: of the hub, of a folder of files, or saved to disk."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KEY = "data.dataset"
 
 
 def read_library(config: TextConfig, name: str) -> tuple[dict[SplitName, LabeledTexts], list[str] | None]:
-    """The tables of the set `name`, and the names of its classes where it tells them; labels then are their numbers.
+    """The texts of each split of `name`, and the names of its classes if it has them; labels are then their indices.
 
     Raises `ConfigError`.
     """
@@ -42,18 +42,18 @@ def read_library(config: TextConfig, name: str) -> tuple[dict[SplitName, Labeled
         if not labels:
             raise ConfigError(KEY, name, f"the {split} split holds no texts")
         if split == "test" and set(labels) == {"-1"}:
-            continue  # as GLUE's: the answers are kept secret
+            continue  # hidden labels, as in GLUE
         tables[split] = LabeledTexts([as_text(text, where) for text in chosen[split][config.text]], labels)
     return tables, list(getattr(features[config.label], "names", None) or []) or None
 
 
 def _loaded(config: TextConfig, name: str) -> Mapping[str, Any]:
-    """The splits of the set."""
+    """The splits of the dataset by name."""
     try:
         import datasets as exported
     except ImportError:
         raise ConfigError(KEY, name, "needs the datasets library: pip install 'lwexp[datasets]'") from None
-    datasets: Any = exported  # it does not mark for type checkers what it exports
+    datasets: Any = exported  # untyped exports
     folder = Path(name).expanduser()
     try:
         datasets.disable_progress_bars()
@@ -64,6 +64,6 @@ def _loaded(config: TextConfig, name: str) -> Mapping[str, Any]:
             found = datasets.load_dataset(entry.name, config.subset)
     except ConfigError:
         raise
-    except Exception as error:  # the library raises what its many readers do
+    except Exception as error:  # its readers raise many types
         raise ConfigError(KEY, name, f"cannot be loaded: {one_line(error, kind=True)}") from error
     return found if isinstance(found, Mapping) else {"train": found}

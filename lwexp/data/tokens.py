@@ -21,7 +21,7 @@ class Tokens:
 
     tokenizer: Any  # transformers.PreTrainedTokenizerBase
     max_length: int
-    label: str  # where the tokenizer comes from, for messages
+    label: str  # origin of the tokenizer, for messages
 
     @cached_property
     def vocabulary(self) -> int:
@@ -30,7 +30,7 @@ class Tokens:
 
     @property
     def pad_id(self) -> int:
-        """The id that fills up a batch."""
+        """The id of padding."""
         return int(self.tokenizer.pad_token_id)
 
     def encode(self, texts: Sequence[str]) -> list[Tensor]:
@@ -55,7 +55,7 @@ class Tokens:
 
 
 def find_tokenizer(name: str, key: str, max_length: int) -> Tokens:
-    """The tokenizer of a hub name or a local folder; `key` is the option that gave it. Raises `ConfigError`."""
+    """The tokenizer of a hub name or a local folder; `key` is the option that names it. Raises `ConfigError`."""
     from transformers import AutoTokenizer
 
     from lwexp.config.hub import find_on_hub, quiet
@@ -65,19 +65,19 @@ def find_tokenizer(name: str, key: str, max_length: int) -> Tokens:
     try:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(entry.name, trust_remote_code=False, **entry.arguments)
-    except Exception as error:  # whatever a folder without a tokenizer, or with a damaged one, makes it raise
+    except Exception as error:  # a missing or damaged tokenizer raises many types
         hint = "" if key == "data.tokenizer" else "; data.tokenizer names another"
         raise ConfigError(key, name, f"no tokenizer could be loaded: {one_line(error, kind=True)}{hint}") from error
     if tokenizer.pad_token_id is None:
         instead = tokenizer.eos_token or tokenizer.unk_token
         if instead is None:
-            raise ConfigError(key, name, "its tokenizer has no token to fill up a batch with")
+            raise ConfigError(key, name, "its tokenizer has no token to pad a batch with")
         tokenizer.pad_token = instead
     return _checked(Tokens(tokenizer, max_length, name))
 
 
 def word_tokenizer(texts: Sequence[str], vocabulary: int, max_length: int) -> Tokens:
-    """Whole words and punctuation marks of `texts` in lower case, the `vocabulary` most frequent, else `[UNK]`."""
+    """A tokenizer of lower-case words and punctuation: the `vocabulary` most frequent in `texts`, else `[UNK]`."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -92,19 +92,19 @@ def word_tokenizer(texts: Sequence[str], vocabulary: int, max_length: int) -> To
     words.post_processor = processors.TemplateProcessing(
         single=f"{SPECIAL['cls']} $A {SPECIAL['sep']}", special_tokens=ends
     )
-    made: Any = PreTrainedTokenizerFast  # without annotations
+    made: Any = PreTrainedTokenizerFast  # untyped
     tokenizer = made(
         tokenizer_object=words,
         model_max_length=max_length,
         **{f"{name}_token": token for name, token in SPECIAL.items()},
-        bos_token=SPECIAL["cls"],  # as BERT's, for models that look for a first and a last token
+        bos_token=SPECIAL["cls"],  # as in BERT, for models that need a first and a last token
         eos_token=SPECIAL["sep"],
     )
     return _checked(Tokens(tokenizer, max_length, "the words of the training texts"))
 
 
 def _checked(tokens: Tokens) -> Tokens:
-    """Refuse a length that leaves no room for a text."""
+    """Raise `ConfigError` for a length that leaves no room for a text."""
     own = tokens.tokenizer.num_special_tokens_to_add()
     if tokens.max_length <= own:
         raise ConfigError("data.max_length", tokens.max_length, f"the tokenizer itself adds {own} tokens")

@@ -1,4 +1,7 @@
-"""Labels and class names of torchvision's sets, which each keep them under a name of their own. No image is decoded."""
+"""Labels and class names of torchvision's datasets, which have no common attribute for them. No image is decoded.
+
+Some attributes are private; they exist in torchvision 0.21 to 0.29.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from .torchvision_layouts import SetLayout
 
 
 def labels_of(dataset: Any) -> Tensor | None:
-    """The labels as torchvision counts them, int64 [n]; None where the split has none. No image is decoded."""
+    """The labels in torchvision's numbering, int64 [n]; None if the split has none."""
     for name in ("targets", "labels", "_labels", "y"):
         values = getattr(dataset, name, None)
         if values is not None:
@@ -36,14 +39,14 @@ def _labels_elsewhere(dataset: Any) -> Any:
         return [label for _, label in dataset._flat_character_images]
     if hasattr(dataset, "_samples"):
         return [label for _, label in dataset._samples]
-    return [int(dataset[i][1]) for i in range(len(dataset))]  # FakeData draws its labels with its images
+    return [int(dataset[i][1]) for i in range(len(dataset))]  # FakeData makes labels and images together
 
 
 def classes_of(dataset: Any, layout: SetLayout, labels: Tensor) -> tuple[tuple[str, ...], Tensor]:
-    """Names of the classes that have images, and their labels in torchvision's count, in the order of our labels."""
+    """Names of the classes that have images, and their labels in torchvision's numbering; both in our order."""
     used = torch.bincount(labels).nonzero().flatten()
     names = _names(dataset) or list(layout.classes) or [str(label) for label in range(int(used.max()) + 1)]
-    if layout.unordered:  # the order of the labels may differ from one machine to the next
+    if layout.unordered:  # torchvision's numbering follows the file system
         used = torch.tensor(sorted(used.tolist(), key=lambda label: names[label]))
     return tuple(names[label] for label in used.tolist()), used
 

@@ -1,7 +1,7 @@
-"""Which of torchvision's data sets are image classification, and how each of them names its splits.
+"""torchvision's image classification datasets, and how each names its splits.
 
-torchvision has no common way to ask: some constructors take `train`, some `split` with words of their own, some give
-all images at once. What is written here follows its documentation, https://docs.pytorch.org/vision/stable/datasets.html.
+There is no common interface: some constructors take `train`, some `split` with their own names, some have all images in
+one. This table follows the documentation, https://docs.pytorch.org/vision/stable/datasets.html.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ Arguments = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class SetLayout:
-    """How to open one data set: the constructor's arguments for each split, None where the set has none of its own.
+    """How to open one dataset: the constructor's arguments for each split, None if it has no such split.
 
-    `image_size`: pixels to which the images are brought, None where they are large or of many sizes; `classes`: names
-    where torchvision has none; `unordered`: torchvision lists the files in whatever order the file system has.
+    `image_size`: default side in pixels, None for large images or several sizes; `classes`: names, if torchvision has
+    none; `unordered`: torchvision lists the files in the file system's order.
     """
 
     train: Arguments = field(default_factory=dict)
@@ -46,22 +46,22 @@ def _by_split(train: str, val: str | None, test: str | None, **other: Any) -> Se
     )
 
 
-_GREY_CHARACTERS: dict[str, Any] = {"channels": 1, "style": "character"}
+_GRAY_CHARACTERS: dict[str, Any] = {"channels": 1, "style": "character"}
 _DIGITS = tuple("0123456789")
 _FACES = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 
 LAYOUTS: Mapping[str, SetLayout] = {
-    # grey characters of 16 to 28 pixels; 32 is the smallest side that networks which halve it five times take
-    "MNIST": _by_train(32, **_GREY_CHARACTERS),
+    # gray characters of 16 to 28 pixels; 32 is the smallest side for networks that halve it five times
+    "MNIST": _by_train(32, **_GRAY_CHARACTERS),
     "FashionMNIST": _by_train(32, channels=1),
-    "KMNIST": _by_train(32, **_GREY_CHARACTERS),
-    "EMNIST": _by_train(32, **_GREY_CHARACTERS),
+    "KMNIST": _by_train(32, **_GRAY_CHARACTERS),
+    "EMNIST": _by_train(32, **_GRAY_CHARACTERS),
     "QMNIST": SetLayout(
-        {"what": "train", "train": True}, test={"what": "test", "train": False}, image_size=32, **_GREY_CHARACTERS
+        {"what": "train", "train": True}, test={"what": "test", "train": False}, image_size=32, **_GRAY_CHARACTERS
     ),
-    "USPS": _by_train(32, classes=_DIGITS, **_GREY_CHARACTERS),
-    "SEMEION": SetLayout(image_size=32, classes=_DIGITS, **_GREY_CHARACTERS),
-    "Omniglot": SetLayout(image_size=64, unordered=True, **_GREY_CHARACTERS),
+    "USPS": _by_train(32, classes=_DIGITS, **_GRAY_CHARACTERS),
+    "SEMEION": SetLayout(image_size=32, classes=_DIGITS, **_GRAY_CHARACTERS),
+    "Omniglot": SetLayout(image_size=64, unordered=True, **_GRAY_CHARACTERS),
     # small images
     "CIFAR10": _by_train(32),
     "CIFAR100": _by_train(32),
@@ -72,7 +72,7 @@ LAYOUTS: Mapping[str, SetLayout] = {
     "FER2013": _by_split("train", None, "test", image_size=48, channels=1, classes=_FACES),
     "GTSRB": _by_split("train", None, "test", image_size=64, style="character"),  # an arrow must not be mirrored
     # photographs
-    "CLEVRClassification": _by_split("train", "val", None),  # how many objects; its test split has no labels
+    "CLEVRClassification": _by_split("train", "val", None),  # number of objects; its test split has no labels
     "Caltech101": SetLayout(),
     "Caltech256": SetLayout(),
     "Country211": _by_split("train", "valid", "test"),
@@ -83,7 +83,7 @@ LAYOUTS: Mapping[str, SetLayout] = {
     "INaturalist": SetLayout(unordered=True),
     "ImageNet": _by_split("train", "val", None),
     "Imagenette": _by_split("train", "val", None),
-    "LFWPeople": _by_split("10fold", None, None),  # who it is; its own train and test sets share no person
+    "LFWPeople": _by_split("10fold", None, None),  # the person; its own train and test sets share no person
     "OxfordIIITPet": _by_split("trainval", None, "test"),
     "Places365": _by_split("train-standard", "val", None),
     "RenderedSST2": _by_split("train", "val", "test", style="character"),  # sentences as pictures

@@ -1,4 +1,4 @@
-"""torchvision's image classification sets, by class name, with their own splits."""
+"""torchvision's image classification datasets by class name, with their own splits."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from lwexp.config.schema import TorchvisionConfig
 
-# Constructor arguments that are not for `data.options`, and why
+# Constructor arguments that `data.options` may not have, and why
 _RESERVED = {
     "root": "write data.root",
     "download": "write data.download",
@@ -41,17 +41,17 @@ _RESERVED = {
     "target_type": "the labels are the set's classes",
     "target_types": "the labels are the set's classes",
 }
-_DOWNLOAD_TIMEOUT_SECONDS = 30.0  # per read; without it a silent server would block for ever
+_DOWNLOAD_TIMEOUT_SECONDS = 30.0  # per read; a server that does not answer would block forever
 
 
 def open_torchvision(config: TorchvisionConfig) -> DataSource:
     """Open `data.dataset` below `data.root`; a missing validation split is cut from train, stratified.
 
-    Raises `ConfigError` for a set that torchvision does not have, that is not image classification, that is not there
-    (and `data.download` is false), or options that its constructor does not take; `RunError` for a failed download.
+    Raises `ConfigError` for a dataset that torchvision does not have, that is not image classification, that is missing
+    on disk (and `data.download` is false), and for unknown options; `RunError` for a failed download.
     """
     name = config.dataset
-    kind, layout = _looked_up(name)
+    kind, layout = _look_up(name)
     parameters = _parameters(kind)
     _check_options(config, kind, layout, parameters)
     channels, image_size = layout.channels, layout.image_size
@@ -63,7 +63,7 @@ def open_torchvision(config: TorchvisionConfig) -> DataSource:
         arguments: Arguments | None = getattr(layout, split)
         if arguments is None:
             continue
-        dataset, labels = _opened(config, kind, parameters, arguments)
+        dataset, labels = _open(config, kind, parameters, arguments)
         if labels is not None:
             stores[split] = SetStore(dataset, name, config.root, channels, [config.options, arguments])
             found[split] = labels
@@ -94,15 +94,15 @@ def open_torchvision(config: TorchvisionConfig) -> DataSource:
 
 
 class SetStore(PILStore):
-    """A torchvision data set; its transforms are off, its labels are not used here."""
+    """The images of a torchvision dataset, without its transforms and labels."""
 
     def __init__(self, images: Any, name: str, root: str, channels: int, made_with: Any) -> None:
-        """`images[position]` is (PIL image, label); `made_with`: what its constructor was given, for a cache."""
+        """`images[position]` is (PIL image, label); `made_with`: arguments of its constructor, for the cache."""
         super().__init__(channels)
         self.images, self._name, self._root, self._made_with = images, name, root, made_with
 
     def identity(self, positions: Sequence[int]) -> str:
-        """How the set was made, and all files in its folder; which of them are its own only torchvision knows."""
+        """The constructor's arguments, and all files in the folder: only torchvision knows which are used."""
         folder = Path(getattr(self.images, "root", None) or os.devnull)
         files = sorted(os.path.join(here, name) for here, _, names in os.walk(folder) for name in names)  # noqa: PTH118
         return f"{self._name} {self._made_with} {list(positions)} {stats_of(files)}"
@@ -112,11 +112,11 @@ class SetStore(PILStore):
         try:
             image: PILImage = self.images[position][0]
             return as_mode(image, channels)
-        except Exception as error:  # Pillow's decoders raise whatever they stumble over
+        except Exception as error:  # Pillow's decoders raise many types
             raise CorruptImageError.of("data.root", self._root, f"{position} of {self._name}", error) from error
 
 
-def _looked_up(name: str) -> tuple[type[Any], SetLayout]:
+def _look_up(name: str) -> tuple[type[Any], SetLayout]:
     from torchvision import datasets
 
     available = [known for known in LAYOUTS if hasattr(datasets, known)]
@@ -134,7 +134,7 @@ def _looked_up(name: str) -> tuple[type[Any], SetLayout]:
 
 
 def _parameters(kind: type[Any]) -> dict[str, inspect.Parameter]:
-    """The constructor's parameters, with those of its parents where it passes `**kwargs` on."""
+    """The constructor's parameters, with those of parent classes that get its `**kwargs`."""
     found: dict[str, inspect.Parameter] = {}
     for parent in kind.__mro__:
         if "__init__" not in vars(parent):
@@ -165,30 +165,30 @@ def _check_options(
             raise ConfigError(f"data.options.{name}", "???", f"{config.dataset} needs it{choices}")
 
 
-def _opened(
+def _open(
     config: TorchvisionConfig, kind: type[Any], parameters: dict[str, inspect.Parameter], arguments: Arguments
 ) -> tuple[Any, Tensor | None]:
-    """The data set with `arguments`, downloaded where that is asked for, and its labels."""
+    """The dataset with `arguments`, downloaded if enabled, and its labels."""
     given: dict[str, Any] = {**config.options, **arguments}
     if "root" in parameters:
         given["root"] = str(Path(config.root).expanduser())
     downloads = "download" in parameters
     if downloads:
-        given["download"] = config.download  # always: one set downloads unless it is told not to
+        given["download"] = config.download  # always: one dataset downloads by default
     elif config.download and "root" in parameters:
         raise ConfigError("data.download", True, f"torchvision cannot download {config.dataset}")
     try:
-        with _no_endless_wait(), _one_downloads(config):
+        with _socket_timeout(), _download_lock(config):
             dataset = kind(**given)
         return dataset, labels_of(dataset)
     except (ValueError, TypeError) as error:
-        if downloads and config.download and not config.options:  # sets that are no longer offered say so like this
+        if downloads and config.download and not config.options:  # no longer available for download
             raise ConfigError("data.download", True, _line(error)) from error
         raise ConfigError("data.options", config.options, f"{config.dataset}: {_line(error)}") from error
     except ImportError as error:
         raise ConfigError("data.dataset", config.dataset, f"needs a package: {_line(error)}") from error
     except (OSError, RuntimeError, EOFError, HTTPException) as error:
-        if "pip install" in str(error):  # a package that only this set needs; torchvision says it like this
+        if "pip install" in str(error):  # an optional package of this dataset
             raise ConfigError("data.dataset", config.dataset, _line(error)) from error
         if downloads and config.download:
             raise RunError(
@@ -199,8 +199,8 @@ def _opened(
 
 
 @contextlib.contextmanager
-def _one_downloads(config: TorchvisionConfig) -> Iterator[None]:
-    """One process at a time where files may be downloaded: the others find them there."""
+def _download_lock(config: TorchvisionConfig) -> Iterator[None]:
+    """Lock for downloading: one process downloads, the others wait and find the files."""
     if not config.download:
         yield
         return
@@ -211,7 +211,7 @@ def _one_downloads(config: TorchvisionConfig) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _no_endless_wait() -> Iterator[None]:
+def _socket_timeout() -> Iterator[None]:
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_DOWNLOAD_TIMEOUT_SECONDS)
     try:
@@ -221,7 +221,7 @@ def _no_endless_wait() -> Iterator[None]:
 
 
 def _line(error: BaseException) -> str:
-    """What `error` says, on one line, without torchvision's own advice (its option is ours under another name)."""
+    """The text of `error` on one line, without torchvision's advice (the option is `data.download` here)."""
     text = one_line(error, limit=None)
     for advice in ("You can use download=True to download it", "You can set download=True to download it"):
         text = text.replace(advice, "")
@@ -229,7 +229,7 @@ def _line(error: BaseException) -> str:
 
 
 def _fake_shape(config: TorchvisionConfig) -> tuple[int, int | None]:
-    """Channels and side of FakeData's images."""
+    """Number of channels and side of FakeData's images."""
     shape = config.options.get("image_size", (3, 224, 224))
     whole = isinstance(shape, list | tuple) and len(shape) == 3 and all(isinstance(n, int) and n > 0 for n in shape)
     if not whole or shape[0] not in (1, 3):

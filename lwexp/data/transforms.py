@@ -1,4 +1,4 @@
-"""From a decoded image to the model's input: preprocessing, augmentation of photographs and of characters."""
+"""From a decoded image to the model's input: preprocessing, and augmentation of photographs and characters."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from .info import DataInfo
 
 Style = Literal["photograph", "character"]
-"""What may be done to an image: a photograph can be cropped and mirrored, a character (digit, letter, sign) cannot."""
+"""Which augmentation an image allows: a photograph crops and flips, a character (digit, letter, sign) does not."""
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-# Characters: at most so much turned (degrees), moved (part of the side), and made smaller or larger. A 6 stays a 6.
+# Characters: largest rotation (degrees), shift (fraction of the side) and change of scale. A 6 stays a 6.
 MAX_DEGREES = 10.0
 MAX_SHIFT = 0.1
 MAX_ZOOM = 0.1
@@ -28,9 +28,10 @@ MAX_ZOOM = 0.1
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What the model expects: square images of `image_size` pixels, `channels` planes, (x - mean) / std of x in [0, 1].
+    """Input format of a model: square images of `image_size` pixels, values (x - mean) / std of x in [0, 1].
 
-    `mean` and `std` have one value per channel. `crop_pct` is the part of the shorter side that evaluation keeps.
+    `mean` and `std` have one value for each of `channels`. `crop_pct`: fraction of the shorter side that the center
+    crop of an evaluation keeps, in (0, 1].
     """
 
     image_size: int
@@ -41,7 +42,7 @@ class Preprocessing:
     crop_pct: float = 0.875
 
     def __post_init__(self) -> None:
-        """Refuse what would fail, or broadcast silently, at the first batch."""
+        """Raise `ValueError` for what would fail, or broadcast silently, at the first batch."""
         if not len(self.mean) == len(self.std) == self.channels:
             raise ValueError(f"mean={self.mean} and std={self.std} need one value for each of {self.channels} channels")
         if self.interpolation not in ("bilinear", "bicubic"):
@@ -51,11 +52,11 @@ class Preprocessing:
 
 
 def standard_preprocessing(info: DataInfo, image_size: int, channels: int) -> Preprocessing:
-    """The usual choice for a model that asks for nothing else.
+    """The default for a model without preprocessing of its own.
 
-    Colour: ImageNet's mean and standard deviation; the centre 7/8 is kept above 96 pixels, the whole image below (small
-    images have no margin to spare). One channel: the data's own mean and standard deviation where they were measured
-    (digits), else 0.5 and 0.5, so that [0, 1] becomes [-1, 1]; the whole image is kept.
+    Color: ImageNet's mean and standard deviation; above 96 pixels the center crop keeps 7/8, below it the whole image
+    (small images have no margin). One channel: the data's mean and standard deviation if measured (digits), else 0.5
+    and 0.5, so that [0, 1] becomes [-1, 1]; the whole image.
     """
     if info.channels == 1 or channels != 3:
         mean: tuple[float, ...] = (0.5,)
@@ -68,7 +69,7 @@ def standard_preprocessing(info: DataInfo, image_size: int, channels: int) -> Pr
 
 
 def decoded_channels(available: int, wanted: int) -> int:
-    """How many planes to decode so that `wanted` can be made of `available`: grey is repeated, colour made grey."""
+    """Channels to decode for a model with `wanted`: gray is repeated, color converted to gray. Raises `ConfigError`."""
     if available == 1 or wanted == 1:
         return 1
     if wanted != available:
@@ -80,9 +81,8 @@ def decoded_channels(available: int, wanted: int) -> int:
 class ImageTransform:
     """From a PIL image to the model's input, in three parts.
 
-    `fixed` and `random` take and return PIL images; `fixed` draws no random numbers, `random` draws from torch's global
-    CPU generator alone, so whoever seeds that decides it; None where there is nothing to do. `identity` says all that
-    the result of `fixed` depends on, besides the image.
+    `fixed` (deterministic) and `random` (uses only torch's global CPU generator) map PIL images to PIL images; None if
+    there is nothing to do. `identity` is a text of all that the result of `fixed` depends on, besides the image.
     """
 
     fixed: Any | None
@@ -91,7 +91,7 @@ class ImageTransform:
     preprocessing: Preprocessing
 
     def finish(self, images: Tensor) -> Tensor:
-        """Pixels, uint8 [n, H, W, C], normalised and repeated to the model's channels: float32 [n, channels, H, W]."""
+        """Pixels, uint8 [n, H, W, C], normalized and repeated to the model's channels: float32 [n, channels, H, W]."""
         to = self.preprocessing
         values = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format).mul_(1 / 255)
         mean, std = (torch.tensor(numbers).view(-1, 1, 1) for numbers in (to.mean, to.std))
@@ -99,15 +99,15 @@ class ImageTransform:
 
 
 def image_transform(preprocessing: Preprocessing, style: Style, augment: bool) -> ImageTransform:
-    """The `torchvision.transforms.v2` steps for images of a `style`.
+    """The `torchvision.transforms.v2` steps for images of `style`.
 
-    Photographs: random resized crop and horizontal flip (He et al., 2016), else resize and centre crop.
-    Characters: squeezed to the square, with small random rotations, shifts and changes of size.
+    Photographs: random resized crop and horizontal flip (He et al., 2016), else resize and center crop.
+    Characters: resized to the square, with small random rotations, shifts and changes of scale.
     """
     from torchvision.transforms import InterpolationMode
     from torchvision.transforms import v2 as exported
 
-    v2: Any = exported  # torchvision does not mark for type checkers what it exports
+    v2: Any = exported  # untyped exports
     size, mode = preprocessing.image_size, InterpolationMode(preprocessing.interpolation)
     fixed = random = None
     if style == "photograph" and augment:

@@ -1,6 +1,6 @@
 """Networks of the `transformers` library: published ones by name, or any config class, offline.
 
-Beyond its documented functions: `_model_mapping` of the Auto classes, tried with transformers 5.0 to 5.24.
+What it does not document (`_model_mapping` of the Auto classes) exists in transformers 5.0 to 5.24.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Models of timm: any name, with or without a tag. https://huggingface.co/docs/timm
 
-Beyond timm's documented functions: names from `timm.models` and `pretrained_cfg`, tried with timm 1.0.15 to 1.0.31.
+What timm does not document (from `timm.models` and `timm.data.config`, `pretrained_cfg`) exists in 1.0.15 to 1.0.31.
 """
 
 from __future__ import annotations
