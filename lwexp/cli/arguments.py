@@ -30,9 +30,9 @@ def check_arguments(arguments: Sequence[str], *, own_folder: bool) -> list[str]:
     overrides: list[str] = list(known.overrides)
     multirun: bool = known.multirun
     if own_folder and _gives(overrides, "sweep.resume"):
-        from lwexp.sweep.resume import carried_on
+        from lwexp.sweep.resume import with_resumed_sweep
 
-        overrides = carried_on(overrides)
+        overrides = with_resumed_sweep(overrides)
         if overrides != known.overrides and not multirun:
             flags, multirun = [*flags, "-m"], True
     if _gives(overrides, "resume"):

@@ -1,6 +1,6 @@
-"""Sweeps: many jobs from one command, one parent run in MLflow, each point exactly once however often it is cut off.
+"""Sweeps: many jobs from one command, with one parent run in MLflow; each point runs once, however often it resumes.
 
-`points` turns a command into points; `plan_of_work` keeps them in the sweep's folder; `sweeper` has Hydra's launcher
-run what is not done; `worker` is a job's side, in a process of its own; `outcome` tells from a job's folder what became
-of it; `parent` is the sweep's own run in MLflow; `table` what people are shown.
+May import Hydra and everything up to `lwexp.experiment`; no part of the training itself. Begin with `sweeper`
+(a grid: plan, run, report), then `session`, `planning`, `running` and `monitor`; `worker` is a job's own process,
+`launchers` say where jobs run, and `search` draws points with Optuna.
 """

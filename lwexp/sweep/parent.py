@@ -1,4 +1,4 @@
-"""A sweep's own run in MLflow, the parent of its jobs' runs, and what a job's run is told by its place in the sweep."""
+"""A sweep's own run in MLflow, the parent of its jobs' runs; and the runs of jobs that could not record themselves."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 
 class Parent:
-    """The parent run: made before the first job, shown as the jobs go on, ended after the last."""
+    """The parent run: created before the first job, updated as jobs end, ended after the last."""
 
     def __init__(self, tracking: MLflowConfig, folder: Path, base: Path, manifest: SweepManifest) -> None:
-        """Begin the run of the sweep in `folder`, or go on with it. Raises `ConfigError`, `RunError`."""
+        """Start or resume the run of the sweep in `folder`. Raises `ConfigError`, `RunError`."""
         typed = " ".join(manifest.overrides)
-        # what is swept first: MLflow's list shows the beginning
+        # the swept keys first: MLflow truncates names in its list
         own = [override for override in manifest.overrides if split(override)[0] in manifest.swept]
         name = " ".join([*own, *(override for override in manifest.overrides if override not in own)]) or "sweep"
         self._shown: tuple[int, ...] = ()
@@ -50,11 +50,11 @@ class Parent:
             params={},
             answers=prepare(tracking, base),
         )
-        self.update_manifest(folder, manifest)  # it may have grown
+        self.update_manifest(folder, manifest)  # a resumed sweep may have more points
 
     @property
     def run_id(self) -> str | None:
-        """MLflow's id; None until the store has made the run."""
+        """MLflow's id; None until the store has created the run."""
         return self._tracker.run_id
 
     def update_manifest(self, folder: Path, manifest: SweepManifest) -> None:
@@ -63,7 +63,7 @@ class Parent:
         self._tracker.artifact(folder / FILE)
 
     def show(self, outcomes: Sequence[Outcome], total: int) -> None:
-        """How many of the `total` jobs have finished and failed, where that has changed."""
+        """Log how many of the `total` jobs have finished, failed and are running, if that has changed."""
         finished = sum(outcome.status == "FINISHED" for outcome in outcomes)
         failed = sum(outcome.failed for outcome in outcomes)
         running = sum(outcome.status == "RUNNING" for outcome in outcomes)
@@ -72,24 +72,24 @@ class Parent:
             return
         self._shown = tuple(counts.values())
         progress = f"{finished} of {total} finished" + (f", {failed} failed" if failed else "")
-        begun = self._tracker.journal.run["time_ms"] if self._tracker.journal.run else 0
-        seconds = int(time.time() - begun / 1000)  # a step of its own, which grows also where failed jobs run again
+        started = self._tracker.journal.run["time_ms"] if self._tracker.journal.run else 0
+        seconds = int(time.time() - started / 1000)  # a step that grows even when failed jobs run again
         self._tracker.log({f"sweep/{name}": float(count) for name, count in counts.items()}, seconds)
         self._tracker.tag({"lwexp.progress": progress + (f", {running} running" if running else "")})
 
     def keep(self, path: Path) -> None:
-        """Keep a file with the run."""
+        """Attach a file to the run."""
         self._tracker.artifact(path)
 
     def where_to_look(self) -> str:
-        """Lines for people: where the runs are, and how to open MLflow's page on them."""
+        """Lines to print: where the runs are, and how to open MLflow's page of them."""
         where = f"tracked in {self._tracker.where} as {self.run_id}\n" if self.run_id is not None else ""
         return where + open_hint(self._tracking, self._base)
 
     def report(self) -> str:
-        """What `lwexp.report` says of the sweep, which has ended; in a process of its own, since it imports mlflow."""
+        """The output of `lwexp.report` on the sweep, which has ended; in a subprocess, since it imports mlflow."""
         command = [sys.executable, "-m", "lwexp.report", str(self.run_id)]
-        # an address may hold a password, and a command line is for all to see
+        # an address may hold a password, and other users see a command line
         environment = {**os.environ, "MLFLOW_TRACKING_URI": resolve_uri(self._tracking, self._base)}
         done = subprocess.run(command, cwd=self._base, env=environment, capture_output=True, text=True, check=False)
         return "\n".join(part for part in (done.stdout.strip(), done.stderr.strip()) if part)
@@ -100,9 +100,9 @@ class Parent:
 
 
 def record_failure(config: DictConfig, folder: Path, status: Status, reason: str) -> None:
-    """See to it that MLflow has a run of the job in `folder` that says how it failed, if the job has not.
+    """Record in MLflow how the job in `folder` failed, unless the job did so itself.
 
-    A store that does not take it is told of in one line; the job has failed for another reason.
+    If the store does not accept it, one line says so: the job has failed for another reason.
     """
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
@@ -122,7 +122,7 @@ def record_failure(config: DictConfig, folder: Path, status: Status, reason: str
 def record_run(tracking: MLflowConfig, folder: Path, base: Path, status: Status, reason: str) -> None:
     """A run of the job in `folder` that ends with `status` and `reason`.
 
-    A run that is there gets that end, unless it has one, and its store what it lacks of it.
+    An existing run gets that end unless it has one, and its store whatever was not delivered yet.
     """
     if has_run(folder):
         deliver_rest(tracking, folder, base, status, reason)

@@ -1,4 +1,4 @@
-"""Hydra's own grid, for commands whose jobs leave nothing to carry on or compare: previews."""
+"""Hydra's own grid, for commands whose jobs leave nothing to resume or compare: previews."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class PlainSweeper(Sweeper):
 
     def __init__(self, **options: Any) -> None:
         """`options` are those of Hydra's sweeper."""
-        # here, since Hydra makes the class anew whenever it looks for its plugins
+        # here, since Hydra creates the class again each time it scans its plugins
         from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
         self._basic = BasicSweeper(**options)
@@ -28,6 +28,6 @@ class PlainSweeper(Sweeper):
         self._basic.setup(hydra_context=hydra_context, task_function=task_function, config=config)
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Run the jobs one after the other; the launcher has the real config."""
+        """Run the jobs one after another; the launcher has the config with its secrets."""
         self._basic.config = redact_config(self._basic.config)
         return self._basic.sweep(arguments)

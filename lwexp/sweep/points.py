@@ -1,4 +1,4 @@
-"""Points: what the jobs of a sweep set, which of them are uniform, and the uniform twins that are missing."""
+"""Points as overrides: the combinations of a grid, which jobs are the same, and the missing uniform twins."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 def expand(overrides: Sequence[Override]) -> list[tuple[str, ...]]:
-    """The overrides of each job of a grid, the last key moving fastest; the last of several for one key counts.
+    """The overrides of each job of a grid, the last key varying fastest; the last override of a key wins.
 
-    Raises `ConfigError` for a range of values without steps, which a search is for.
+    Raises `ConfigError` for a range of values without steps, which is for a search.
     """
     choices: dict[str, list[str]] = {}
     for override in overrides:
@@ -35,25 +35,25 @@ def expand(overrides: Sequence[Override]) -> list[tuple[str, ...]]:
 
 
 def identity(overrides: Iterable[Override]) -> str:
-    """The same for two jobs that ask for the same, however it was typed (0.9, 0.90; another order)."""
+    """Equal for two jobs that ask for the same, however it was typed (0.9, 0.90; another order)."""
     return json.dumps(sorted((o.get_key_element(), json.dumps(_plain(o), sort_keys=True)) for o in overrides))
 
 
 def varying_keys(jobs: Sequence[Sequence[str]], before: Sequence[str] = ()) -> list[str]:
-    """The keys whose values differ among `jobs`, or that some lack; those of `before` come first."""
+    """The keys whose values differ between `jobs`, or that some lack; those of `before` come first."""
     sets = [dict(split(override) for override in job) for job in jobs]
     keys = dict.fromkeys(itertools.chain(before, *sets))
     return [key for key in keys if key in before or len({values.get(key) for values in sets}) > 1]
 
 
 def split(override: str) -> tuple[str, str]:
-    """Key and value; the key without what says how it gets into the config."""
+    """Key and value of an override; the key without the signs that add or delete it."""
     key, _, value = override.partition("=")
     return key.lstrip("+~"), value
 
 
 def values_of(job: Sequence[str], keys: Sequence[str]) -> dict[str, str]:
-    """What `job` gives the keys that set jobs apart."""
+    """The values of `keys` in `job`, as typed."""
     own = dict(split(override) for override in job)
     return {key: own[key] for key in keys if key in own}
 
@@ -62,9 +62,9 @@ def values_of(job: Sequence[str], keys: Sequence[str]) -> dict[str, str]:
 
 
 def is_uniform(config: RunConfig, job: Sequence[str], swept: Sequence[str]) -> bool:
-    """Whether the decay gives every group the same rate, and no rate is swept for a part alone.
+    """Whether the decay gives every group the same rate and no `lr_overrides` are swept.
 
-    Rates of parts that all jobs share stay out of this: what is compared is the rest.
+    `lr_overrides` that all jobs share do not count: they are no part of the comparison.
     """
     parts = [key for key in values_of(job, swept) if key.partition(".")[0] == "lr_overrides"]
     decay = config.decay.name
@@ -72,7 +72,7 @@ def is_uniform(config: RunConfig, job: Sequence[str], swept: Sequence[str]) -> b
 
 
 def uniform_twin(config: RunConfig, job: Sequence[str], swept: Sequence[str]) -> tuple[str, ...]:
-    """`job` with uniform rates: `mult=1`, or, where the decay does not follow `mult`, `decay=none`; the rest as is."""
+    """`job` with uniform rates: `mult=1`, or `decay=none` if the decay does not use `mult`; the rest is unchanged."""
     linear = config.decay.name == "linear"
     kept: list[str] = []
     placed = False
@@ -92,9 +92,9 @@ def uniform_twin(config: RunConfig, job: Sequence[str], swept: Sequence[str]) ->
 def missing_twins(
     jobs: Sequence[tuple[tuple[str, ...], RunConfig]], swept: Sequence[str], same: Callable[[Sequence[str]], str]
 ) -> list[tuple[str, ...]]:
-    """The uniform twins that `jobs` lack: one for each seed, base rate and whatever else they differ in.
+    """The uniform twins that `jobs` lack: one for each seed, base rate and other setting in which they differ.
 
-    `same` gives jobs that ask for the same one text (`identity`).
+    `same` maps a job to its `identity`.
     """
 
     def rest(job: Sequence[str]) -> str:

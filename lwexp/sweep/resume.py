@@ -15,9 +15,9 @@ from .points import split
 
 
 def find_sweep(value: str, typed: dict[str, Any]) -> Path:
-    """The absolute folder of the sweep `value`: its path, or its MLflow run id or the first six or more digits.
+    """The absolute folder of the sweep `value`: a path, an MLflow run id, or the first six or more digits of one.
 
-    An id is looked for below outputs/, then in the store that the options `typed` name. Raises `ConfigError`.
+    An id is searched below outputs/, then in the store that the options `typed` name. Raises `ConfigError`.
     """
     path = Path(os.path.abspath(Path(value).expanduser()))  # noqa: PTH100 (resolve() would follow links)
     if (path / FILE).is_file():
@@ -37,11 +37,11 @@ def _sweep_folders() -> Sequence[Path]:
     return [path.parent.absolute() for path in Path("outputs").glob(f"*/*/{FILE}")]
 
 
-def carried_on(overrides: Sequence[str]) -> list[str]:
-    """The command line's `overrides` with `sweep.resume=<sweep>` looked up, so that Hydra takes the sweep's folder.
+def with_resumed_sweep(overrides: Sequence[str]) -> list[str]:
+    """The command line's `overrides` with `sweep.resume=<sweep>` resolved to the sweep's folder, for Hydra to use.
 
-    Where they ask for nothing else, the overrides of the sweep's last command come in. The process goes to the folder
-    that the sweep was begun in. Without `sweep.resume`, `overrides` come back as they are. Raises `ConfigError`.
+    If they set nothing else, the overrides of the sweep's last command are added. The process changes to the folder in
+    which the sweep was started. Without `sweep.resume`, `overrides` are returned unchanged. Raises `ConfigError`.
     """
     given = [override for override in overrides if split(override)[0] == "sweep.resume"]
     value = given[-1].partition("=")[2].strip("'\"") if given else ""
@@ -50,12 +50,12 @@ def carried_on(overrides: Sequence[str]) -> list[str]:
     others = [override for override in overrides if override not in given]
     typed = {split(override)[0]: split(override)[1] for override in others}
     if "hydra.sweep.dir" in typed:
-        raise ConfigError("hydra.sweep.dir", typed["hydra.sweep.dir"], "sweep.resume goes on in the sweep's own folder")
+        raise ConfigError("hydra.sweep.dir", typed["hydra.sweep.dir"], "sweep.resume uses the sweep's own folder")
     folder = find_sweep(value, typed)
     manifest = read_manifest(folder)
     assert manifest is not None
     if Path(manifest.cwd).is_dir() and not Path(manifest.cwd).samefile(Path.cwd()):
-        print(f"the sweep was begun in {manifest.cwd}; relative paths count from there")
+        print(f"the sweep was started in {manifest.cwd}; paths are relative to that folder")
         os.chdir(manifest.cwd)
     own = [key for key in typed if key.partition(".")[0] not in ("hydra", "sweep") and not key.startswith("hydra/")]
     if not own:
@@ -66,14 +66,14 @@ def carried_on(overrides: Sequence[str]) -> list[str]:
 
 
 def _refuse_code(saved: Sequence[str]) -> None:
-    """What a file names is not executed, and secrets are not in it: those must be typed again."""
+    """Code named in a file is not executed, and secrets are in no file: both must be typed again."""
     for override in saved:
         if "_target_" in override or "trust_remote_code" in override or "${" in override:
             raise ConfigError(
                 "sweep.resume", override, "would run code that a file names; give the sweep's whole command"
             )
         if "***" in override:
-            raise ConfigError("sweep.resume", override, "its secret is kept nowhere; give the sweep's whole command")
+            raise ConfigError("sweep.resume", override, "its secret is not stored; give the sweep's whole command")
 
 
 def _quoted(folder: Path) -> str:

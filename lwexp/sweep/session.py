@@ -28,7 +28,7 @@ from .outcome import Outcome
 from .parent import Parent
 from .planning import Planner
 from .running import JobRunner, Records
-from .worker import warm_up
+from .worker import start_fork_server
 
 if TYPE_CHECKING:
     from hydra.types import HydraContext, TaskFunction
@@ -72,7 +72,7 @@ class Session:
         if self._records.tracking is not None:
             courier.start()
         if self.config.sweep.isolate and is_basic(self.config.hydra.launcher):
-            warm_up()
+            start_fork_server()
         return read_manifest(self.folder)
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""What people are shown of a sweep: a line for each job that ends, and at the end a table of all."""
+"""The texts of a sweep: a line per job that ends, and the table of all jobs, printed and as CSV."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ _WORDS = {"MISSING": "not run", "RUNNING": "running", "FINISHED": "finished", "F
 
 
 def line(point: Point, outcome: Outcome, done: int, total: int) -> str:
-    """One line about a job that has just ended."""
+    """The line of a job that has ended, the `done`-th of `total`."""
     width = len(str(total))
-    return f"[{done:{width}}/{total}] {point.name or 'job'}: {_told(outcome)}"
+    return f"[{done:{width}}/{total}] {point.name or 'job'}: {_result(outcome)}"
 
 
 def summary(outcomes: Mapping[Point, Outcome]) -> str:
-    """How many of the jobs finished, failed, and were not run."""
+    """How many jobs finished, failed, and were not run."""
     counts = {word: sum(_status(o) == word for o in outcomes.values()) for word in (*_WORDS.values(), "pruned")}
     parts = [f"{count} {word}" for word, count in counts.items() if count]
     return f"{len(outcomes)} jobs: {', '.join(parts)}"
 
 
 def text(outcomes: Mapping[Point, Outcome]) -> str:
-    """The table; of a long one the jobs that did not finish, then the best."""
+    """The table; if it is long, the jobs that did not finish, then the best."""
     rows = list(outcomes.items())
-    left_out = ""
+    rest = ""
     if len(rows) > _MOST:
         bad = [row for row in rows if row[1].status != "FINISHED"][: _MOST // 2]
         good = [row for row in rows if row[1].status == "FINISHED"]
         good = sorted(good, key=lambda row: -(row[1].value or 0.0))[: _MOST - len(bad)]
-        left_out = f"\n… {len(rows) - len(bad) - len(good)} more, all in jobs.csv"
+        rest = f"\n… {len(rows) - len(bad) - len(good)} more, all in jobs.csv"
         rows = [*bad, *good]
     titles = ["job", "point", "status", "validation", "time", "why"]
     cells = [_cells(*row) for row in rows]
     if not any(row[-1] for row in cells):
         titles[-1] = ""
     lines = aligned(titles, cells, left=(1, 2), ragged=True)
-    return "\n".join(lines) + left_out
+    return "\n".join(lines) + rest
 
 
 def as_csv(outcomes: Mapping[Point, Outcome], swept: Sequence[str]) -> str:
@@ -54,14 +54,14 @@ def as_csv(outcomes: Mapping[Point, Outcome], swept: Sequence[str]) -> str:
     for point, outcome in outcomes.items():
         value = "" if outcome.value is None else repr(outcome.value)
         own = [point.values.get(key, "") for key in swept]
-        told = [_status(outcome), value, f"{outcome.seconds:.1f}", outcome.attempts, outcome.host]
+        result = [_status(outcome), value, f"{outcome.seconds:.1f}", outcome.attempts, outcome.host]
         why = outcome.pruned or outcome.reason or ""
-        writer.writerow([point.number, *own, point.arm, str(point.baseline).lower(), *told, why])
+        writer.writerow([point.number, *own, point.arm, str(point.baseline).lower(), *result, why])
     return file.getvalue()
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people.
+    """Seconds in readable units.
 
     >>> duration(7.4), duration(200), duration(7300)
     ('7 s', '3 min 20 s', '2 h 1 min')
@@ -85,7 +85,7 @@ def _status(outcome: Outcome) -> str:
     return "pruned" if outcome.pruned else _WORDS[outcome.status]
 
 
-def _told(outcome: Outcome) -> str:
+def _result(outcome: Outcome) -> str:
     what = _status(outcome)
     if outcome.status == "FINISHED":
         value = "" if outcome.value is None else f", validation accuracy {outcome.value:.2%}"

@@ -1,8 +1,8 @@
-"""A job of a sweep, as Hydra's launcher runs it: in a process of its own, which nothing that happens to it outlives.
+"""A job of a sweep, as Hydra's launcher runs it: in its own process, so a crash affects nothing else.
 
-The launcher's process (of the sweep itself, of a pool, of a cluster) starts the job's process, waits for it and writes
-down what became of it. A job that is killed for want of memory takes neither the launcher nor its siblings along, no
-job inherits threads, random states or GPU memory from another one, and its signals are lwexp's own.
+The launcher's process (the sweep's own, one of a pool, one of a cluster) starts the job's process, waits for it and
+records its outcome. A job that runs out of memory ends neither the launcher nor its siblings, no job inherits threads,
+random states or GPU memory from another, and its signal handlers are lwexp's own.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,11 +28,13 @@ from omegaconf import DictConfig, OmegaConf
 from lwexp import redaction
 from lwexp.errors import LwexpError, RunError
 from lwexp.experiment.folder import pruned_in
+from lwexp.experiment.preload import MODULES
 from lwexp.host.lock import Lock
 from lwexp.host.signals import Interrupted, handle_in_command, held_back, take_signals, tell_of
 from lwexp.tracking.courier import courier
 from lwexp.tracking.delivery import RUN_LOCK
 
+from .launchers.base import is_basic
 from .outcome import JobRecord
 from .parent import record_failure
 
@@ -39,12 +42,12 @@ if TYPE_CHECKING:
     from multiprocessing.context import ForkServerContext, SpawnContext
 
 Task = Callable[[Any], Any]
-_ORPHAN_SECONDS = 60.0  # for the process of a launcher that was killed to end after its step
-_LOOK_SECONDS = 0.5  # between looks at what only Python knows: Ray interrupts its tasks without a signal
+_ORPHAN_SECONDS = 60.0  # for a job to end after its step when its launcher was killed
+_POLL_SECONDS = 0.5  # between two returns to Python's own loop: Ray interrupts its tasks without a signal
 
 
 class JobFailedError(RunError):
-    """A job's process has ended otherwise than well; the text is its own error's."""
+    """A job's process has failed; the text is that of its own error."""
 
     def __init__(self, text: str, exit_code: int = 1) -> None:
         """`exit_code` is what a single run would have returned."""
@@ -59,14 +62,14 @@ class JobFailedError(RunError):
 def run_in_sweep(task: Task, config: DictConfig) -> Any:
     """The training of `config` as a job of the present sweep; its outcome is written to its folder.
 
-    With `sweep.isolate` it runs in a process of its own, else as `task(config)` in this one.
+    With `sweep.isolate` it runs in its own process, else as `task(config)` in this one.
 
-    Raises what the task raises, in short; KeyboardInterrupt and `Interrupted` where this process is told to end.
+    Raises the error of the task, shortened; KeyboardInterrupt and `Interrupted` if this process is interrupted.
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
     with JobRecord(folder) as record:
         try:
-            value = _run_apart(config, folder) if config.sweep.isolate else task(config)
+            value = _run_isolated(config, folder) if config.sweep.isolate else task(config)
         except (KeyboardInterrupt, Interrupted):
             record.end("KILLED", reason="interrupted", code=1)
             raise
@@ -84,43 +87,54 @@ class _KilledError(JobFailedError):
     """A signal has ended the job's process."""
 
 
-def _run_apart(config: DictConfig, folder: Path) -> Any:
-    """The training of `config` in a process of its own."""
+@dataclass(frozen=True)
+class _Order:
+    """All that the job's process takes from the launcher's."""
+
+    config: Any
+    hydra: Any
+    environment: dict[str, str]
+    cwd: str
+    delivery: Any  # one process delivers for all jobs of this launcher: importing mlflow takes seconds
+
+
+def _run_isolated(config: DictConfig, folder: Path) -> Any:
+    """The training of `config` in its own process."""
     _await_orphan(folder)
     context = _context()
     ours, theirs = context.Pipe(duplex=False)
     values: Any = OmegaConf.to_container(config, resolve=True)
-    if "BasicLauncher" not in str(HydraConfig.get().launcher._target_):
+    alone = is_basic(HydraConfig.get().launcher)
+    if not alone:
         values["progress"] = False  # bars of jobs side by side would overwrite each other
-    order = {
-        "config": values,
-        "hydra": OmegaConf.to_container(HydraConfig.instance().cfg, resolve=True),
-        "environment": dict(os.environ),
-        "cwd": str(Path.cwd()),
-        # one process delivers for all jobs of this launcher: to import mlflow takes seconds
-        "delivery": courier.share() if OmegaConf.select(config, "tracking.name") == "mlflow" else None,
-    }
+    order = _Order(
+        config=values,
+        hydra=OmegaConf.to_container(HydraConfig.instance().cfg, resolve=True),
+        environment=dict(os.environ),
+        cwd=str(Path.cwd()),
+        delivery=courier.share() if OmegaConf.select(config, "tracking.name") == "mlflow" else None,
+    )
     # daemon=False: it may have data workers. It ends by itself when this process is gone
     process = context.Process(target=_serve, args=(order, theirs), daemon=False)
     with held_back():
         process.start()
     theirs.close()
-    answer = _answer(process, ours, tells="BasicLauncher" in str(HydraConfig.get().launcher._target_))
+    answer = _answer(process, ours, reports_signals=alone)
     if answer is None:
-        raise _KilledError(_how_it_died(process.exitcode))
+        raise _KilledError(_death(process.exitcode))
     if isinstance(answer, BaseException):
         raise answer
     return answer[0]
 
 
-def _answer(process: Any, connection: Connection, *, tells: bool) -> Any:
-    """What the job's process sends, None where it died before. Where this process is told to end, so is that one.
+def _answer(process: Any, connection: Connection, *, reports_signals: bool) -> Any:
+    """The answer of the job's process, None if it died before. If this process is interrupted, so is the job's.
 
-    With `tells` people hear of it from here, not from their launcher.
+    `reports_signals`: the interrupt is reported here and not by the launcher.
     """
     try:
         try:
-            while not connection.poll(_LOOK_SECONDS):
+            while not connection.poll(_POLL_SECONDS):
                 pass
             answer = connection.recv()
         except EOFError:
@@ -128,26 +142,26 @@ def _answer(process: Any, connection: Connection, *, tells: bool) -> Any:
         process.join()
         return answer
     except BaseException as stopped:  # a launcher's handler may raise SystemExit
-        if tells and process.is_alive():
+        if reports_signals and process.is_alive():
             tell_of(stopped)
         process.terminate()
-        while process.is_alive():  # it writes its checkpoint; a second Ctrl-C does not wait for that
+        while process.is_alive():  # it saves a checkpoint; a second Ctrl-C does not wait for that
             with suppress(Interrupted):
                 process.join()
         raise
 
 
 def _context() -> ForkServerContext | SpawnContext:
-    """Processes forked from one that has imported everything and has neither threads nor a GPU."""
+    """Forks from a process that has imported everything and has neither threads nor a CUDA context."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["lwexp.sweep.warm"])
+    context.set_forkserver_preload(list(MODULES))
     return context
 
 
-def warm_up() -> None:
-    """Have the process that jobs are forked from start its imports now."""
+def start_fork_server() -> None:
+    """Start the process from which jobs are forked, so that it imports in the background."""
     if _context().get_start_method() == "forkserver":
         from multiprocessing.forkserver import ensure_running
 
@@ -155,31 +169,32 @@ def warm_up() -> None:
 
 
 def _await_orphan(folder: Path) -> None:
-    """A job whose launcher was killed ends after its step; until then its folder is not free."""
+    """Wait for a former process of the job: it ends after its step when its launcher was killed."""
     lock = Lock(folder / RUN_LOCK)
     if lock.path.parent.is_dir() and lock.acquire(_ORPHAN_SECONDS):
         lock.release()
 
 
 def _line(error: BaseException) -> str:
-    """One line without secrets; that of an error nobody foresaw begins with its kind."""
+    """One line without secrets; that of an unexpected error begins with its type."""
     text = str(error) if isinstance(error, LwexpError) else f"{type(error).__name__}: {error}"
     return redaction.redact(" ".join(text.split()))
 
 
-def _how_it_died(code: int | None) -> str:
+def _death(code: int | None) -> str:
+    """How a process ended that sent no answer."""
     if code is None or code >= 0:
-        return f"its process ended with exit code {code} and without a word"
+        return f"its process died unexpectedly with exit code {code}"
     name = signal.Signals(-code).name if -code in signal.valid_signals() else f"signal {-code}"
-    hint = ", which the system sends where memory runs out" if name == "SIGKILL" else ""
+    hint = ", which the system sends when memory runs out" if name == "SIGKILL" else ""
     return f"its process was killed by {name}{hint}"
 
 
 # ------------------------------------------------------------------------------------------------ the job's own process
 
 
-def _serve(order: dict[str, Any], connection: Connection) -> None:
-    """Run the job and send `[result]`, or the error that it ended with."""
+def _serve(order: _Order, connection: Connection) -> None:
+    """Run the job and send `[result]`, or its error."""
     _end_with_the_launcher()
     handle_in_command(told_by_launcher=True)
     take_signals()
@@ -193,39 +208,39 @@ def _serve(order: dict[str, Any], connection: Connection) -> None:
         print(redaction.redact(traceback.format_exc()), file=sys.stderr)
         answer = JobFailedError(_line(error))
     sys.stdout.flush()
-    with suppress(OSError):  # nobody waits any more
+    with suppress(OSError):  # the launcher is gone
         connection.send(answer)
 
 
-def _train(order: dict[str, Any]) -> Any:
-    """The job's training, in what the launcher's process has: environment, folder, Hydra's config and logging."""
+def _train(order: _Order) -> Any:
+    """Train with the environment, folder, Hydra config and logging of the launcher's process."""
     from hydra.core.utils import configure_log
 
     from .task import run_composed
 
     os.environ.clear()
-    os.environ.update(order["environment"])
-    os.chdir(order["cwd"])
-    if order["delivery"] is not None:
-        courier.attach(order["delivery"])
+    os.environ.update(order.environment)
+    os.chdir(order.cwd)
+    if order.delivery is not None:
+        courier.attach(order.delivery)
     hydra = OmegaConf.structured(HydraConf)
     OmegaConf.set_struct(hydra, False)  # Hydra adds keys of its own
-    hydra.merge_with(order["hydra"]["hydra"])
+    hydra.merge_with(order.hydra["hydra"])
     HydraConfig.instance().set_config(OmegaConf.create({"hydra": hydra}))
     configure_log(hydra.job_logging, hydra.verbose)
     _quiet_console()
-    return run_composed(OmegaConf.create(order["config"]), draw_in_process=True).accuracy
+    return run_composed(OmegaConf.create(order.config), draw_in_process=True).accuracy
 
 
 def _quiet_console() -> None:
-    """Only warnings reach the terminal, where the sweep tells of all its jobs; a job's log is in its folder."""
+    """Only warnings reach the terminal, where the sweep reports its jobs; a job's log is in its folder."""
     for handler in logging.getLogger().handlers:
         if not isinstance(handler, logging.FileHandler):
             handler.setLevel(max(handler.level, logging.WARNING))
 
 
 def _end_with_the_launcher() -> None:
-    """Let the job end after its step, with a checkpoint, when the process that started it is gone."""
+    """End the job after its step, with a checkpoint, when the process that started it is gone."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 

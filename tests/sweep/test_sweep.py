@@ -215,7 +215,7 @@ def test_from_another_folder_a_sweep_goes_on_in_its_own_store(
     monkeypatch.chdir(tmp_path / "elsewhere")
     again = lwexp_here("run", "-m", *options, "mult=0.8", f"sweep.resume=../outputs/sweeps/{folder.name}")
     assert again.code == 2
-    assert f"the sweep was begun in {tmp_path}; relative paths count from there" in again.out
+    assert f"the sweep was started in {tmp_path}; paths are relative to that folder" in again.out
     assert f"resume with: python -m lwexp.run -m sweep.resume={folder}" in again.out
     assert family(client)[1].keys() == {"mult=0.9", "mult=-1", "mult=0.8"}
     assert list((tmp_path / "elsewhere").iterdir()) == []

@@ -1,4 +1,4 @@
-"""The search itself: trials in batches until there are enough of them. It knows nothing of Hydra or of launchers."""
+"""The loop of a search: trials in batches until there are enough. It knows neither Hydra nor launchers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Run = Callable[[Sequence[Point]], Sequence[Outcome]]  # the outcomes in the orde
 
 @dataclass(frozen=True)
 class Arm:
-    """A study, what it draws from, how many trials it gets in all, and the keys that its points are named by.
+    """A study, its search space, its number of trials in all, and the keys that name its points.
 
     `uniform`: all its trials have uniform rates.
     """
@@ -33,22 +33,19 @@ class Arm:
 
 
 class Search:
-    """The arms of a search, one after the other; all that must outlive the process is in their studies."""
+    """The arms of a search, one after another; all state that must survive the process is in their studies."""
 
     def __init__(self, arms: Sequence[Arm], *, seeds: Sequence[int], batch: int, first_number: int, run: Run) -> None:
-        """`seeds` are those of every trial, `batch` trials are run at a time by `run`, as points from `first_number`.
+        """Every trial has all `seeds`; `run` gets `batch` trials at a time, as points from `first_number` on.
 
-        A killed search may have planned jobs of higher numbers, which it goes on with.
+        A killed search may have planned jobs with higher numbers, which it resumes.
         """
         self._arms, self._seeds, self._batch, self._run = arms, seeds, batch, run
         planned = [job.number + 1 for arm in arms for trial in arm.study.planned() for job in trial.jobs]
         self._numbers = itertools.count(max([first_number, *planned]))
 
     def run(self) -> None:
-        """Run trials until each arm has its number of them or nothing is left to try.
-
-        Those that a killed search has left come first.
-        """
+        """Run trials until each arm has enough or its space is exhausted; those of a killed search first."""
         for arm in self._arms:
             arm.study.drop_unplanned()
             left = arm.study.running()
@@ -62,12 +59,12 @@ class Search:
         return arm.study.ask(arm.space.searched, arm.space.shown, jobs)
 
     def _run_trials(self, arm: Arm, trials: Sequence[Trial]) -> None:
-        """Run and tell trials: the first seed of all, then the other seeds of those that it has not ended."""
+        """Run trials and report their results: the first seed of each, then the other seeds of those it did not end."""
         done = self._outcomes({trial.jobs[0].number: _point(arm, trial, trial.jobs[0]) for trial in trials})
-        going = [trial for trial in trials if _goes_on(done[trial.jobs[0].number])]
-        done |= self._outcomes({job.number: _point(arm, trial, job) for trial in going for job in trial.jobs[1:]})
+        continued = [trial for trial in trials if _continues(done[trial.jobs[0].number])]
+        done |= self._outcomes({job.number: _point(arm, trial, job) for trial in continued for job in trial.jobs[1:]})
         for trial in trials:
-            _tell(arm.study, trial, [done[job.number] for job in trial.jobs if job.number in done])
+            _report(arm.study, trial, [done[job.number] for job in trial.jobs if job.number in done])
 
     def _outcomes(self, points: dict[int, Point]) -> dict[int, Outcome]:
         outcomes = self._run(list(points.values())) if points else []
@@ -75,7 +72,7 @@ class Search:
 
 
 def _point(arm: Arm, trial: Trial, job: Job) -> Point:
-    """A trial takes one value an epoch, so it is told of its first seed's alone, and gives up by that one."""
+    """A trial takes one value per epoch: that of its first seed, which also decides on pruning."""
     values = {**trial.values, "seed": str(job.seed)}
     job_itself = (*arm.space.constants, *(f"{key}={value}" for key, value in values.items()))
     reports = (f"sweep.search.study={quoted(arm.study.name)}", f"sweep.search.trial={trial.number}")
@@ -88,12 +85,12 @@ def _point(arm: Arm, trial: Trial, job: Job) -> Point:
     )
 
 
-def _goes_on(outcome: Outcome) -> bool:
+def _continues(outcome: Outcome) -> bool:
     return outcome.status == "FINISHED" and outcome.pruned is None
 
 
-def _tell(study: Study, trial: Trial, outcomes: Sequence[Outcome]) -> None:
-    """Tell the study what became of a trial's runs: the mean of their values, or why there is none."""
+def _report(study: Study, trial: Trial, outcomes: Sequence[Outcome]) -> None:
+    """Report the result of a trial to the study: the mean over its runs, or why there is none."""
     failed = next((outcome for outcome in outcomes if outcome.status != "FINISHED"), None)
     values = [outcome.value for outcome in outcomes if outcome.value is not None and math.isfinite(outcome.value)]
     if failed is not None:

@@ -14,7 +14,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 class SamplerSettings(Section):
-    """Who draws: a sampler of Optuna's by its short name, and its keyword arguments."""
+    """The sampler: one of Optuna's by its short name, and its keyword arguments."""
 
     name: str
     seed: Seed | None
@@ -22,7 +22,7 @@ class SamplerSettings(Section):
 
 
 class PrunerSettings(Section):
-    """Who gives runs up: a pruner of Optuna's by its short name, null for none, and its keyword arguments."""
+    """The pruner: one of Optuna's by its short name, None for none, and its keyword arguments."""
 
     name: str | None
     startup_trials: Annotated[int, Field(ge=0)]
@@ -31,7 +31,7 @@ class PrunerSettings(Section):
 
 
 class RepeatSettings(Section):
-    """How many of the best settings are run again, over which seeds."""
+    """How many of the best settings are repeated, over which seeds."""
 
     best: Annotated[int, Field(ge=0)]
     seeds: Annotated[list[Seed], Field(min_length=1)]

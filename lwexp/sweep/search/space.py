@@ -1,4 +1,4 @@
-"""What a search draws from: Hydra's sweep syntax (`interval`, `range`, `choice`, `tag`) as Optuna's distributions.
+"""The search space: Hydra's sweep syntax (`interval`, `range`, `choice`, `tag`) as Optuna's distributions.
 
 The syntax is that of grids, so `range(1,4)` is 1, 2, 3 here too. `mult` and `lr` are drawn on a log scale without a
 tag: equal steps of log(mult) multiply the stem's rate, lr * mult**(groups - 1), by equal factors, as equal steps of
@@ -26,7 +26,7 @@ _RESOLUTION = 2000  # a drawn number is rounded by less than this part of its in
 class Space:
     """`searched`: a distribution for each override's key; `constants`: overrides of every job.
 
-    `seeds`: those that each trial is run with, as the command line gave them; empty where it gave none.
+    `seeds`: those that each trial is run with, as given on the command line; empty if not set.
     """
 
     searched: Mapping[str, BaseDistribution]
@@ -34,14 +34,14 @@ class Space:
     seeds: tuple[int, ...] = ()
 
     def shown(self, drawn: Mapping[str, Any]) -> dict[str, str]:
-        """The drawn values as texts for overrides."""
+        """The drawn values as overrides have them."""
         return {key: _shown(value, self.searched[key]) for key, value in drawn.items()}
 
 
 def parse_space(overrides: Sequence[Override]) -> Space:
-    """The space of `overrides`; the last of several for one key counts.
+    """The space of `overrides`; the last override of a key wins.
 
-    Several values of `seed` are no search: every trial is run with each. Raises `ConfigError` for what cannot be drawn.
+    Several values of `seed` are not searched: every trial runs with each. Raises `ConfigError` for an invalid space.
     """
     searched: dict[str, BaseDistribution] = {}
     constants: list[str] = []
@@ -87,7 +87,7 @@ def _interval(key: str, low: float, high: float, log: bool) -> BaseDistribution:
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise ConfigError(key, shown, "goes from a number to a larger one")
     if log and low <= 0:
-        raise ConfigError(key, shown, f"a log scale begins above 0; tag(linear,{shown}) is an equal one")
+        raise ConfigError(key, shown, f"a log scale starts above 0; use tag(linear,{shown}) for a linear one")
     if isinstance(low, int) and isinstance(high, int):
         return IntDistribution(low, high, log=log)
     return FloatDistribution(low, high, log=log)
@@ -113,7 +113,7 @@ def _seeds(override: Override) -> tuple[int, ...]:
 
 
 def _shown(value: Any, distribution: BaseDistribution) -> str:
-    """Of a continuous distribution, the fewest digits from four on: people read them and type them again."""
+    """A value of a continuous distribution with few digits, at least four: it is read and typed again."""
     if not isinstance(distribution, FloatDistribution) or distribution.step is not None:
         return f"{value:.12g}" if isinstance(value, float) else str(value)
     low, high = distribution.low, distribution.high

@@ -1,7 +1,7 @@
-"""A study of Optuna's: where it is kept, who draws and who prunes, and its trials from being asked for to being told.
+"""A study of Optuna's: its storage, its sampler and pruner, and its trials from ask to tell.
 
-The launching process writes trials, the jobs report to them from processes of their own, perhaps on other nodes. By
-default all of it is in one file in the sweep's folder, under a lock that works on network file systems.
+The launching process writes trials; jobs report to them from their own processes, perhaps on other nodes. By default
+all of it is in one file in the sweep's folder, under a lock that works on network file systems.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ FILE = "study.journal"
 _POINT = "lwexp.point"  # attribute of a trial: its values as texts, and the seeds and numbers of its jobs
 _FAILURE = "lwexp.failure"
 _OWNER, _PRUNER = "lwexp.owner", "lwexp.pruner"  # attributes of a study
-_TELLING = 10  # complete trials from which importances are told
-_BY_POSITION = ("qmc",)  # samplers whose draws are a sequence that the study counts on: their seed stays the same
+_FEWEST = 10  # complete trials for importances
+_BY_POSITION = ("qmc",)  # samplers that draw one sequence, by the trial's number: their seed stays the same
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Trial:
 
 
 def open_storage(address: str | None, folder: Path) -> BaseStorage:
-    """The storage at `address`, a database as SQLAlchemy names it; None: the file in the sweep's `folder`.
+    """The storage at `address`, a database URL of SQLAlchemy's; None: the file in the sweep's `folder`.
 
     Raises `RunError` if it cannot be opened.
     """
@@ -67,7 +67,7 @@ def open_storage(address: str | None, folder: Path) -> BaseStorage:
 
 
 class Study:
-    """A study and its trials. Each change is kept before the next begins, so that a killed search can go on."""
+    """A study and its trials. Each change is stored before the next one, so that a killed search can resume."""
 
     def __init__(
         self,
@@ -79,10 +79,10 @@ class Study:
         pruner: tuple[str | None, Mapping[str, Any]],
         owner: str | None,
     ) -> None:
-        """Make the study or go on with it; `sampler` is given the number of the trial that it draws.
+        """Create the study or resume it; `sampler` gets the number of the trial that it draws.
 
-        `pruner` is the name and the options that `make_pruner` takes; jobs find them in the study. `owner` names the
-        sweep where several share a storage. Raises `ConfigError` for a study of another sweep.
+        `pruner` is the arguments of `make_pruner`; jobs read them from the study. `owner` names the sweep if several
+        share a storage. Raises `ConfigError` for a study of another sweep.
         """
         try:
             self._study = optuna.create_study(
@@ -91,13 +91,13 @@ class Study:
         except Exception as error:  # as `open_storage`
             raise RunError(f"the study {name} cannot be used: {' '.join(str(error).split())[:200]}") from error
         self.name, self._storage, self._sampler = name, storage, sampler
-        self.exhausted = False  # the sampler has tried everything that there is
+        self.exhausted = False  # the sampler has tried the whole space
         found = self._study.user_attrs.get(_OWNER, owner)
         if found != owner:
-            why = f"is the study of the sweep {found}, which sweep.resume goes on with; give another name"
+            why = f"is the study of the sweep {found}, which sweep.resume resumes; give another name"
             raise ConfigError("hydra.sweeper.study_name", name, why)
         if self._study.direction.name.lower() != direction:
-            raise ConfigError("hydra.sweeper.direction", direction, "the study was begun with the other one")
+            raise ConfigError("hydra.sweeper.direction", direction, "the study was created with the other one")
         self._study.set_user_attr(_OWNER, owner)
         self._study.set_user_attr(_PRUNER, [pruner[0], dict(pruner[1])])
 
@@ -107,9 +107,9 @@ class Study:
         shown: Callable[[Mapping[str, Any]], dict[str, str]],
         jobs: tuple[Job, ...],
     ) -> Trial:
-        """A new trial that is run as `jobs`, with values drawn from `searched`.
+        """A new trial that runs as `jobs`, with values drawn from `searched`.
 
-        Its draw depends on the sampler's seed, its number and the trials told so far, not on when a search was killed.
+        They depend on the sampler's seed, the trial's number and the trials finished so far, not on interruptions.
         """
         self._study.sampler = self._sampler(len(self._trials()))
         asked = self._study.ask(dict(searched))
@@ -119,13 +119,13 @@ class Study:
         return trial
 
     def drop_unplanned(self) -> None:
-        """Take out of the count what a killed search had asked for and not planned: nothing of it has run."""
+        """Fail the trials that a killed search had asked for but not planned: nothing of them has run."""
         for trial in self._trials(TrialState.RUNNING):
             if _POINT not in trial.user_attrs:
-                self.fail(trial.number, "cut off before it began")
+                self.fail(trial.number, "interrupted before it started")
 
     def running(self) -> list[Trial]:
-        """The planned trials that have not been told."""
+        """The planned trials without a result."""
         return [_planned(trial) for trial in self._trials(TrialState.RUNNING) if _POINT in trial.user_attrs]
 
     def planned(self) -> list[Trial]:
@@ -133,20 +133,20 @@ class Study:
         return [_planned(trial) for trial in self._trials() if _POINT in trial.user_attrs]
 
     def complete(self, number: int, value: float) -> None:
-        """Tell the objective of a trial."""
+        """Report the objective of a trial."""
         self._tell(number, values=value)
 
     def prune(self, number: int) -> None:
-        """Tell that a trial was given up."""
+        """Report that a trial was pruned."""
         self._tell(number, state=TrialState.PRUNED)
 
     def fail(self, number: int, reason: str) -> None:
-        """Tell that a trial failed, and why."""
+        """Report that a trial failed, and why."""
         self._storage.set_trial_user_attr(trial_id(self._storage, self.name, number), _FAILURE, reason)
         self._tell(number, state=TrialState.FAIL)
 
     def best(self, count: int) -> list[tuple[Trial, float]]:
-        """The best complete trials and their objectives, the best first, each setting once."""
+        """The best complete trials and their objectives, best first, each setting once."""
         highest = self._study.direction == optuna.study.StudyDirection.MAXIMIZE
         done = [t for t in self._trials(TrialState.COMPLETE) if _POINT in t.user_attrs and t.value is not None]
         ranked = sorted(done, key=lambda t: -_value(t) if highest else _value(t))
@@ -168,22 +168,22 @@ class Study:
         return {trial.number: trial.user_attrs[_FAILURE] for trial in failed}
 
     def importances(self) -> dict[str, float]:
-        """How much of the objective's spread each searched key explains, from 0 to 1; empty where few trials tell."""
-        if len(self._trials(TrialState.COMPLETE)) < _TELLING:
+        """The share of the objective's variance that each searched key explains; empty for few trials."""
+        if len(self._trials(TrialState.COMPLETE)) < _FEWEST:
             return {}
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of trials that are too much alike
+                warnings.simplefilter("ignore")  # of trials that are too similar
                 found = optuna.importance.get_param_importances(self._study)
-        except (ValueError, RuntimeError):  # all alike
+        except (ValueError, RuntimeError):  # all equal
             return {}
         return {key: float(part) for key, part in found.items() if math.isfinite(part)}
 
-    def _tell(self, number: int, **told: Any) -> None:
+    def _tell(self, number: int, **result: Any) -> None:
         try:
-            self._study.tell(number, **told)
+            self._study.tell(number, **result)
         except RuntimeError:
-            # A sampler with nothing left stops the study, which works in Optuna's own loop only; the trial is told
+            # an exhausted sampler stops the study, which Optuna supports in its own loop only; the trial has its result
             if not self._trials()[number].state.is_finished():
                 raise
             self.exhausted = True
@@ -200,13 +200,13 @@ def trial_id(storage: BaseStorage, study: str, number: int) -> int:
 
 
 def study_pruner(study: optuna.Study) -> tuple[str | None, BasePruner]:
-    """The short name and the pruner that the search has chosen."""
+    """The short name and the pruner of the search."""
     name, options = study.user_attrs[_PRUNER]
     return name, make_pruner(name, options)
 
 
 def make_pruner(name: str | None, options: Mapping[str, Any]) -> BasePruner:
-    """A pruner of Optuna's by its short name (`median`); None: one that prunes nothing. Raises `ConfigError`."""
+    """A pruner of Optuna's by its short name (`median`); None: never prune. Raises `ConfigError`."""
     if name is None:
         return optuna.pruners.NopPruner()
     built: BasePruner = _built(_named(optuna.pruners, "Pruner", name), options, {}, "pruner")
@@ -216,7 +216,7 @@ def make_pruner(name: str | None, options: Mapping[str, Any]) -> BasePruner:
 def pruner_options(
     name: str | None, startup_trials: int, warmup_epochs: int, options: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What `make_pruner` takes, with the first two where the pruner knows such; its steps are epochs, from 1 on."""
+    """The options for `make_pruner`; the first two only if the pruner has them. Its steps are epochs, from 1 on."""
     if name is None:
         return {}
     known = inspect.signature(_named(optuna.pruners, "Pruner", name)).parameters
@@ -227,11 +227,11 @@ def pruner_options(
 def make_sampler(name: str, options: Mapping[str, Any], seed: int | None) -> Callable[[int], BaseSampler]:
     """A function from a trial's number to its sampler, one of Optuna's by its short name (`tpe`).
 
-    `seed` None: another search each time. Raises `ConfigError`.
+    `seed` None: a different search each time. Raises `ConfigError`.
     """
     kind = _named(optuna.samplers, "Sampler", name)
     known = inspect.signature(kind).parameters
-    liar = {"constant_liar": True} if "constant_liar" in known else {}  # trials of one batch keep apart
+    liar = {"constant_liar": True} if "constant_liar" in known else {}  # trials of one batch differ
 
     def sampler(number: int) -> BaseSampler:
         own = seed
@@ -253,7 +253,7 @@ def _named(module: Any, kind: str, name: str) -> Any:
 
 
 def _built(kind: Any, options: Mapping[str, Any], ours: Mapping[str, Any], section: str) -> Any:
-    """`options` are the user's and win over `ours`."""
+    """`options` are the user's and override `ours`."""
     known = inspect.signature(kind).parameters
     for key, value in options.items():
         if key not in known:

@@ -1,4 +1,4 @@
-"""What a search has found, for people and for programs."""
+"""The results of a search, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _SHOWN = 3
 
 
 def as_json(arms: Sequence[Arm]) -> list[dict[str, Any]]:
-    """For each arm its study, how its trials ended, the best of them, why some failed, and what mattered."""
+    """For each arm its study, the counts of its trials, the best ones, the failures, and the importances."""
     return [
         {
             "study": arm.study.name,
@@ -43,7 +43,7 @@ def _lines(arm: dict[str, Any]) -> list[str]:
         lines.append(f"  {word}: {values}  validation accuracy {found['objective']:.2%} (trial {found['trial']})")
     if arm["importance"]:
         parts = ", ".join(f"{key} {part:.2f}" for key, part in arm["importance"].items())
-        lines.append(f"  share of the spread explained: {parts}")
+        lines.append(f"  share of the variance explained: {parts}")
     failures = list(arm["failures"].items())
     lines += [f"  trial {number} failed: {reason}" for number, reason in failures[:_SHOWN]]
     lines += [f"  … and {len(failures) - _SHOWN} more, all in search.json"] if len(failures) > _SHOWN else []

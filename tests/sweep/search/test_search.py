@@ -57,7 +57,7 @@ def test_the_last_word_on_a_key_counts_and_constants_stay() -> None:
 
 
 @pytest.mark.parametrize(("override", "line"), [
-    ("lr=interval(0,1)", r"lr=interval\(0.0,1.0\): a log scale begins above 0; tag\(linear,.*\) is an equal one"),
+    ("lr=interval(0,1)", r"lr=interval\(0.0,1.0\): a log scale starts above 0; use tag\(linear,.*\) for a linear one"),
     ("x=interval(2,1)", r"x=interval\(2.0,1.0\): goes from a number to a larger one"),
     ("x=tag(lgo,interval(1,2))", "x=lgo: no such tag; did you mean log"),
     ("x=range(3,3)", r"x=range\(3,3\): holds no value"),
@@ -246,7 +246,7 @@ def test_a_study_of_another_sweep_or_direction_is_refused(tmp_path: Path) -> Non
     Study(open_storage(address, tmp_path), "mine", direction="maximize", owner="one", **options)
     with pytest.raises(ConfigError, match="study_name=mine: is the study of the sweep one, which sweep"):
         Study(open_storage(address, tmp_path), "mine", direction="maximize", owner="two", **options)
-    with pytest.raises(ConfigError, match="direction=minimize: the study was begun with the other one"):
+    with pytest.raises(ConfigError, match="direction=minimize: the study was created with the other one"):
         Study(open_storage(address, tmp_path), "mine", direction="minimize", owner="one", **options)
 
 

@@ -1,0 +1,3 @@
+"""What every run needs and takes seconds to import: for a process from which the processes of many runs are forked."""
+
+MODULES = ("timm", "lwexp.experiment.job", "lwexp.models.build", "lwexp.plots.rates")
