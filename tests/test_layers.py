@@ -73,7 +73,6 @@ KNOWN_BRIEF = {  # their docstring has yet to be written
     "cli",
     "config",
     "host",
-    "report",
 }
 
 

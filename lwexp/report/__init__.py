@@ -1,4 +1,9 @@
-"""`python -m lwexp.report`: what a sweep's runs in MLflow allow to conclude, as text, tables, pictures and a page."""
+"""`python -m lwexp.report`: what can be concluded from a sweep's runs in MLflow, as text, tables, pictures and a page.
+
+It reads runs through `lwexp.tracking` alone, so it works wherever the store can be reached; it also imports errors,
+formatting, redaction, config and plots. Begin with `build.py`, which goes from the sweep (`runs`) to comparisons
+(`analysis`, by `statistics`), sentences (`conclusions`) and files (`tables`, `figures`, `files`).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a sweep's runs to what can be said: settings over seeds, each layer-wise one against its uniform twin."""
+"""The settings of a sweep over seeds, and the comparison of each layer-wise one with its uniform twin."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ Value = Callable[[SweepRun], float]
 
 @dataclass(eq=False)
 class Setting:
-    """Runs that differ in the seed alone. All uniform runs of one base are one setting, whatever gave them its rates.
+    """Runs that differ in the seed alone. All uniform runs with the same other values are one setting.
 
-    `runs` has the compared ones by seed, `left_out` the others with the reason. `validation`, `test` are over seeds;
+    `runs` has the compared ones by seed, `excluded` the others with the reason. `validation`, `test` are over seeds;
     the differences are to the uniform runs of the same seeds and `base`, None where there is no such setting.
     """
 
@@ -32,7 +32,7 @@ class Setting:
     base: Key
     uniform: bool
     runs: dict[str, SweepRun] = field(default_factory=dict)
-    left_out: list[tuple[SweepRun, str]] = field(default_factory=list)
+    excluded: list[tuple[SweepRun, str]] = field(default_factory=list)
     validation: Summary = NOTHING
     test: Summary = NOTHING
     validation_difference: Comparison | None = None
@@ -46,7 +46,7 @@ class Setting:
 
     @property
     def shown(self) -> Key:
-        """The swept keys that tell it apart."""
+        """The swept keys that identify it."""
         return tuple(pair for pair in self.key if not self.uniform or not is_layerwise(pair[0]))
 
     @property
@@ -59,9 +59,9 @@ class Setting:
 class Analysis:
     """A sweep's settings, uniform ones first, and which of them are best on validation.
 
-    `duel`: the best layer-wise against the best uniform setting on test, each chosen freely; None where it is the
-    comparison with the twin, or cannot be made. With several uniform settings all p values on test are corrected for
-    all pairs of a layer-wise and a uniform setting, so that the report as a whole keeps its level.
+    `best_difference`: the best layer-wise minus the best uniform setting on test, each chosen on validation; None where
+    it is the comparison with the twin, or cannot be made. With several uniform settings all p values on test are
+    corrected for all pairs of a layer-wise and a uniform setting, so that the report as a whole keeps its level.
     """
 
     sweep: Sweep
@@ -70,8 +70,8 @@ class Analysis:
     settings: list[Setting]
     best: Setting | None  # layer-wise
     best_uniform: Setting | None
-    duel: Comparison | None
-    passed_over: list[Setting]  # with too few seeds to be chosen as the best
+    best_difference: Comparison | None
+    too_few_seeds: list[Setting]  # to be chosen as the best
 
     @property
     def lower_is_better(self) -> bool:
@@ -93,7 +93,7 @@ class Analysis:
         return next((other for other in self.uniform if other.base == setting.base), None)
 
     def outcome(self, comparison: Comparison | None) -> int:
-        """1 where the corrected test lets us claim that the setting is better, -1 worse, else 0."""
+        """1 if the corrected test shows that the setting is better, -1 worse, else 0."""
         if comparison is None or not comparison.p_adjusted <= self.level:
             return 0
         return 1 if (comparison.mean > 0) != self.lower_is_better else -1
@@ -104,7 +104,7 @@ class Analysis:
         return round(1 - self.confidence, 12)
 
 
-def analyse(sweep: Sweep, metric: str = "accuracy", confidence: float = 0.95) -> Analysis:
+def analyze(sweep: Sweep, metric: str = "accuracy", confidence: float = 0.95) -> Analysis:
     """The settings of `sweep` and their comparisons."""
     settings = _settings(sweep.runs)
     for setting in settings:
@@ -119,14 +119,14 @@ def analyse(sweep: Sweep, metric: str = "accuracy", confidence: float = 0.95) ->
     on_test = _compare(every, _test, confidence, len(twins))
     for (setting, _), validation, test in zip(twins, _compare(twins, _validation, confidence), on_test, strict=False):
         setting.validation_difference, setting.test_difference = validation, test
-    duel = None
+    best_difference = None
     if best is not None and best_uniform is not None and best_uniform.base != best.base:
-        duel = on_test[every.index((best, best_uniform))]
-    return Analysis(sweep, metric, confidence, settings, best, best_uniform, duel, few + few_uniform)
+        best_difference = on_test[every.index((best, best_uniform))]
+    return Analysis(sweep, metric, confidence, settings, best, best_uniform, best_difference, few + few_uniform)
 
 
 def number(text: str) -> float | None:
-    """`text` as a finite number, None where it is none."""
+    """`text` as a finite number; None if it is not one."""
     try:
         value = float(text)
     except ValueError:
@@ -135,12 +135,12 @@ def number(text: str) -> float | None:
 
 
 def ordered(values: Iterable[str]) -> list[str]:
-    """Different ones of `values`, numbers by size before words."""
+    """Distinct `values`, numbers by size before words."""
     return sorted(dict.fromkeys(values), key=_rank)
 
 
 def same(value: str) -> str:
-    """One way to write `value`, so that 1e-3 and 0.001 are one."""
+    """The normal form of `value`: 1e-3 and 0.001 are equal."""
     found = number(value)
     return value.strip() if found is None else repr(found).removesuffix(".0")
 
@@ -149,7 +149,7 @@ def _settings(runs: Sequence[SweepRun]) -> list[Setting]:
     """Settings in the order of their values, uniform ones first; every run is in one of them."""
     found: dict[tuple[bool, Key], Setting] = {}
     of_point: dict[Key, Setting] = {}
-    # a run that failed early does not know its arm: it belongs where the others of its point are
+    # a run that failed early has no arm: it belongs to the setting of its point
     for run in sorted(runs, key=lambda run: (not run.arm, run.started)):
         point = _key(run.point)
         setting = of_point.get(point)
@@ -160,28 +160,28 @@ def _settings(runs: Sequence[SweepRun]) -> list[Setting]:
             setting = of_point[point] = found.setdefault(identity, new)
         _put(setting, run)
     for setting in found.values():
-        setting.left_out = [
+        setting.excluded = [
             (run, f"{why}, repeated since" if run.seed in setting.runs and run.status != "FINISHED" else why)
-            for run, why in setting.left_out
+            for run, why in setting.excluded
         ]
     return sorted(found.values(), key=lambda s: (not s.uniform, [(key, _rank(value)) for key, value in s.shown]))
 
 
 def _put(setting: Setting, run: SweepRun) -> None:
-    """Add a run to its setting; of several with one seed that have trained to the end the first counts."""
+    """Add a run to its setting; of several finished runs with one seed the first counts."""
     if not run.whole:
         what = "pruned" if run.pruned else {"RUNNING": "still running", "SCHEDULED": "not started"}.get(run.status)
-        setting.left_out.append((run, what or run.status.lower()))
+        setting.excluded.append((run, what or run.status.lower()))
     elif run.seed in setting.runs:
-        setting.left_out.append((run, "redundant"))
+        setting.excluded.append((run, "redundant"))
     elif math.isnan(run.validation) and math.isnan(run.test):
-        setting.left_out.append((run, "has no finite metric"))
+        setting.excluded.append((run, "has no finite metric"))
     else:
         setting.runs[run.seed] = run
 
 
 def _best(settings: Sequence[Setting], lower: bool) -> tuple[Setting | None, list[Setting]]:
-    """The best by mean validation among settings with at least half the seeds of the fullest; and those with fewer."""
+    """The best by mean validation among settings with at least half of the most seeds; and those with fewer."""
     most = max((setting.validation.n for setting in settings), default=0)
     able = [setting for setting in settings if setting.validation.n and 2 * setting.validation.n >= most]
     sign = -1 if lower else 1
@@ -192,7 +192,7 @@ def _best(settings: Sequence[Setting], lower: bool) -> tuple[Setting | None, lis
 def _compare(
     pairs: Sequence[tuple[Setting, Setting]], value: Value, confidence: float, together: int | None = None
 ) -> list[Comparison]:
-    """Paired differences of each pair over the seeds that both have, corrected for all pairs."""
+    """Paired differences of each pair over their common seeds, corrected for all pairs."""
     if not pairs:
         return []
     seeds = sorted({seed for setting, _ in pairs for seed in setting.runs})
@@ -222,5 +222,5 @@ def _rank(value: str) -> tuple[bool, float, str]:
 
 
 def reasons(settings: Iterable[Setting]) -> list[tuple[str, int]]:
-    """Why runs were left out, and how many for each reason."""
-    return sorted(Counter(why for setting in settings for _, why in setting.left_out).items())
+    """Why runs were excluded, and how many for each reason."""
+    return sorted(Counter(why for setting in settings for _, why in setting.excluded).items())

@@ -1,4 +1,4 @@
-"""A report made: read from MLflow, judged, written to a folder, and attached to the sweep's run."""
+"""One report: the sweep read from MLflow, analyzed, written to a folder, and attached to the sweep's run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lwexp.config.schema import MLflowConfig
 from lwexp.errors import ConfigError, RunError
 from lwexp.formatting import printable
 
-from .analysis import Analysis, analyse, reasons
+from .analysis import Analysis, analyze, reasons
 from .conclusions import conclusions, progress
 from .files import write_report
 from .runs import SweepReader
@@ -22,7 +22,7 @@ _ROWS, _LISTED = 40, 20  # in the terminal
 class Report:
     """`text` for the terminal; `files` in `folder`; `problem`: why the sweep's run does not have them, None if it does.
 
-    `attached` is False where that was not asked for, or failed.
+    `attached` is False if that was not requested, or failed.
     """
 
     text: str
@@ -51,7 +51,7 @@ def make_report(
     """
     store = SweepReader(config, base)
     read = store.read(store.find(sweep), metric)
-    found = analyse(read, metric, confidence)
+    found = analyze(read, metric, confidence)
     if not any(setting.runs for setting in found.settings):
         left = ", ".join(f"{count} {why}" for why, count in reasons(found.settings))
         name = printable(read.name)
@@ -68,12 +68,12 @@ def make_report(
 
 
 def short_text(found: Analysis) -> str:
-    """Table and conclusions for a terminal, and the reasons of runs that failed or were given up."""
+    """Table and conclusions for a terminal, and the reasons of runs that failed."""
     lines = [f"sweep {printable(found.sweep.name)} ({found.sweep.id[:8]}): {progress(found)}", ""]
     lines += [settings_table(found, short=True).text(_ROWS), "", *map(printable, conclusions(found))]
-    lost = [(run, why) for setting in found.settings for run, why in setting.left_out if run.why and not run.pruned]
+    lost = [(run, why) for setting in found.settings for run, why in setting.excluded if run.why and not run.pruned]
     if lost:
-        lines += ["", "left out:", *(f"  {printable(f'{run.name}: {why}: {run.why}')}" for run, why in lost[:_LISTED])]
+        lines += ["", "excluded:", *(f"  {printable(f'{run.name}: {why}: {run.why}')}" for run, why in lost[:_LISTED])]
     if len(lost) > _LISTED:
         lines.append(f"  … {len(lost) - _LISTED} more, all in runs.csv")
     return "\n".join(lines)

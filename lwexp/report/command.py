@@ -16,7 +16,7 @@ _OPTIONS = ["tracking.uri", "tracking.experiment", "tracking.timeout"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code: 0, 1 for a failure, 2 for a mistake of the user's (one line)."""
+    """Run the command; returns its exit code: 0, 1 for a failure, 2 for invalid arguments (one line)."""
     try:
         return _report(sys.argv[1:] if arguments is None else arguments)
     except LwexpError as error:
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _report(arguments: Sequence[str]) -> int:
     parser = Parser(
         prog="lwexp-report", allow_abbrev=False,
-        description="What a sweep's runs in MLflow allow to conclude: table, words, pictures.",
+        description="Report what can be concluded from a sweep's runs in MLflow: tables, text, figures.",
         epilog=f"Options are written as for lwexp.run: {', '.join(f'{name}=…' for name in _OPTIONS)}.",
     )  # fmt: skip
     parser.add_argument(

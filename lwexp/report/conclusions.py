@@ -1,4 +1,4 @@
-"""What the data allow to conclude, in sentences, and numbers as people read them."""
+"""The conclusions of a report in sentences, and the format of their numbers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _LISTED = 6
 
 
 class Numbers:
-    """How values of a metric are written: shares in percent with two decimals, others with four digits."""
+    """The format of a metric's values: shares in percent with two decimals, others with four digits."""
 
     def __init__(self, metric: str, confidence: float) -> None:
         """`metric` without the split, `confidence` of all intervals."""
@@ -67,23 +67,23 @@ def plural(count: int, what: str) -> str:
 
 
 def conclusions(found: Analysis) -> list[str]:
-    """The sentences, one paragraph each, the most important first."""
-    return [*_verdict(found), *_others(found), *_duel(found), *_cautions(found)]
+    """The sentences, the most important first."""
+    return [*_verdict(found), *_others(found), *_best_of_both(found), *_cautions(found)]
 
 
 def progress(found: Analysis) -> str:
-    """One line: which runs there are, and what became of them."""
+    """One line: how many runs were compared, and why others were not."""
     sweep = found.sweep
     used = sum(len(setting.runs) for setting in found.settings)
     parts = [f"{used} of {plural(max(sweep.total, used), 'run')} compared"]
     parts += [f"{count} {why}" for why, count in reasons(found.settings)]
-    begun = {(setting.key, run.seed) for setting in found.settings for run in setting.runs.values()}
-    begun |= {(tuple(run.point.items()), run.seed) for setting in found.settings for run, _ in setting.left_out}
-    absent = sweep.total - len(begun)
+    started = {(setting.key, run.seed) for setting in found.settings for run in setting.runs.values()}
+    started |= {(tuple(run.point.items()), run.seed) for setting in found.settings for run, _ in setting.excluded}
+    absent = sweep.total - len(started)
     if absent > 0:
-        parts.append(f"{absent} not begun")
+        parts.append(f"{absent} not started")
     if sweep.searched:
-        parts.append(f"{plural(sweep.searched, 'trial')} of the search left out")
+        parts.append(f"{plural(sweep.searched, 'trial')} of the search excluded")
     return ", ".join(parts)
 
 
@@ -92,7 +92,7 @@ def _verdict(found: Analysis) -> Iterator[str]:
     best, numbers = found.best, Numbers(found.metric, found.confidence)
     if best is None:
         arm = "layer-wise" if found.uniform else "finished"
-        yield f"No difference can be claimed: the sweep has no {arm} run to judge."
+        yield f"No difference can be claimed: the sweep has no {arm} run to compare."
         return
     twin = found.twin(best)
     reached = f"it reaches {numbers.value(best.test.mean)}{numbers.unit} on test ({plural(best.test.n, 'seed')})"
@@ -165,7 +165,7 @@ def _seeds(found: Analysis, comparison: Comparison) -> Iterator[str]:
 
 
 def _others(found: Analysis) -> Iterator[str]:
-    """Further settings for which the test says something."""
+    """Other settings for which the test shows a difference."""
     numbers = Numbers(found.metric, found.confidence)
     for sign, word in ((1, "better"), (-1, "worse")):
         others = [s for s in found.layerwise if s is not found.best and found.outcome(s.test_difference) == sign]
@@ -175,42 +175,42 @@ def _others(found: Analysis) -> Iterator[str]:
             yield f"Also {word} than uniform rates on test: {', '.join(named[:_LISTED])}{more}."
 
 
-def _duel(found: Analysis) -> Iterator[str]:
-    """The best of both arms, each with its own base rate."""
+def _best_of_both(found: Analysis) -> Iterator[str]:
+    """The best setting of each arm, each with its own base rate."""
     if len(found.uniform) < 2 or found.best is None or found.best_uniform is None:
         return
-    numbers, other = Numbers(found.metric, found.confidence), found.best_uniform
+    numbers, other, difference = Numbers(found.metric, found.confidence), found.best_uniform, found.best_difference
     tried = f"{plural(len(found.layerwise), 'layer-wise setting')} and {len(found.uniform)} uniform ones were tried"
-    if found.duel is None:
+    if difference is None:
         yield f"{other.label} is also the best uniform setting on validation: both have their best base rate ({tried})."
         return
     measured = (
         f"on test {found.best.label} differs from {other.label}, the best uniform setting on validation, by "
-        f"{numbers.difference(found.duel.mean)} ({numbers.interval_name} "
-        f"{numbers.change(found.duel.low, found.duel.high) or 'unknown'}, {plural(found.duel.n, 'seed')})"
+        f"{numbers.difference(difference.mean)} ({numbers.interval_name} "
+        f"{numbers.change(difference.low, difference.high) or 'unknown'}, {plural(difference.n, 'seed')})"
     )
     verdict = {1: "layer-wise rates are better", -1: "layer-wise rates are worse", 0: "no difference can be claimed"}
     yield (
-        f"With the base rate tuned for both arms ({tried}): {measured}; {verdict[found.outcome(found.duel)]}, exact "
-        f"test p = {p_text(found.duel.p_adjusted)}, corrected for {found.duel.compared} comparisons."
+        f"With the base rate tuned for both arms ({tried}): {measured}; {verdict[found.outcome(difference)]}, exact "
+        f"test p = {p_text(difference.p_adjusted)}, corrected for {difference.compared} comparisons."
     )
 
 
 def _cautions(found: Analysis) -> Iterator[str]:
-    """What a reader must know of the data behind the numbers."""
-    failed = [s for s in found.settings if any(why in ("failed", "killed") for _, why in s.left_out)]
+    """Limits of the data behind the numbers."""
+    failed = [s for s in found.settings if any(why in ("failed", "killed") for _, why in s.excluded)]
     if failed:
         yield (
-            f"Failed runs are in no mean, which flatters settings that break: "
+            f"Failed runs are in no mean, which favors settings that fail: "
             f"{', '.join(s.label for s in failed[:_LISTED])}{' and more' if len(failed) > _LISTED else ''}."
         )
-    if found.passed_over:
-        some = plural(len(found.passed_over), "setting")
+    if found.too_few_seeds:
+        some = plural(len(found.too_few_seeds), "setting")
         yield (
             f"{some} with less than half of the seeds of others could not be chosen as the best. Settings that a "
-            "search repeated were chosen by its seed, which flatters them there."
+            "search repeated were chosen by its seed, which favors them there."
         )
-    if found.sweep.status == "RUNNING" or any("running" in why for s in found.settings for _, why in s.left_out):
+    if found.sweep.status == "RUNNING" or any("running" in why for s in found.settings for _, why in s.excluded):
         yield "The sweep is not complete: these numbers may change."
     if found.best is not None and len(found.layerwise) > 1 and found.best.test.n > 1:
         yield (

@@ -1,6 +1,6 @@
-"""Pictures of a report: settings with intervals, a metric by a swept value, learning curves.
+"""Figures of a report: settings with intervals, a metric by a swept value, learning curves.
 
-Drawn as `lwexp/plots/rates.py` draws: through `Figure` objects, no label through mathtext.
+As in `lwexp/plots/rates.py`: `Figure` objects without pyplot, and no label is parsed as mathtext.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .statistics import Floats
 
 MOST_ROWS = 40
 _UNIFORM, _BEST, _OTHER = "0.25", "#8E2A8B", "#0072B2"
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#8C6BB1", "#A6761D")  # Okabe and Ito's
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#8C6BB1", "#A6761D")  # Okabe and Ito's
 _VERDICT = {1: "#009E73", -1: "#D55E00", 0: "0.45"}
 _PALE = "0.8"
 
@@ -44,10 +44,10 @@ def draw_settings(found: Analysis) -> Figure:
     places = range(len(shown))
     handles, labels = _uniform_band(axes, found, scale, vertical=True)
     for place, setting in zip(places, shown, strict=True):
-        colour = _colour(found, setting)
+        color = _color(found, setting)
         summary = scale.summary(setting)
-        axes.plot(scale.seeds(setting), [place] * len(setting.runs), "o", color=colour, alpha=0.3, markersize=3.5)
-        _interval(axes, place, [value * scale.factor for value in (summary.low, summary.mean, summary.high)], colour)
+        axes.plot(scale.seeds(setting), [place] * len(setting.runs), "o", color=color, alpha=0.3, markersize=3.5)
+        _interval(axes, place, [value * scale.factor for value in (summary.low, summary.mean, summary.high)], color)
     axes.set_yticks(places, labels=[readable(_marked(found, s), 38) for s in shown], **SMALL)
     axes.set_ylim(len(shown) - 0.4, -0.6)
     axes.set_xlabel(f"{scale.name}{scale.unit}", fontfamily=FONT, fontsize=9)
@@ -64,11 +64,11 @@ def _draw_differences(axes: Axes, found: Analysis, scale: Scale, shown: Sequence
         part = setting.test_difference
         if part is None or not part.n:
             continue
-        colour = _VERDICT[found.outcome(part)]
+        color = _VERDICT[found.outcome(part)]
         values = [scale.factor * value for value in (part.low, part.mean, part.high, part.low_all, part.high_all)]
         if part.together > 1:
-            axes.plot(values[3:], [place, place], color=colour, linewidth=0.9)
-        _interval(axes, place, values[:3], colour, width=3.0)
+            axes.plot(values[3:], [place, place], color=color, linewidth=0.9)
+        _interval(axes, place, values[:3], color, width=3.0)
     axes.axvline(0, color=_UNIFORM, linewidth=1)
     unit = ", points" if scale.numbers.percent else ""
     axes.set_xlabel(f"paired difference to uniform{unit}", fontfamily=FONT, fontsize=9)
@@ -105,9 +105,9 @@ def draw_by_value(found: Analysis) -> Figure | None:
     handles, labels = _uniform_band(axes, found, scale, vertical=False) if is_layerwise(key) else ([], [])
     places = np.array(sorted({float(dict(s.key)[key]) for line in lines.values() for s in line}))
     log = log_spaced(places)
-    colours = iter(_COLOURS)
+    colors = iter(_COLORS)
     for row, (name, line) in enumerate(lines.items()):
-        colour, dash = _UNIFORM if name == "uniform" else next(colours), "--" if line[0].uniform else "-"
+        color, dash = _UNIFORM if name == "uniform" else next(colors), "--" if line[0].uniform else "-"
         # neighbours at one value stand side by side
         at = np.array([float(dict(s.key)[key]) for s in line])
         shift = (row - (len(lines) - 1) / 2) * 0.012
@@ -115,9 +115,9 @@ def draw_by_value(found: Analysis) -> Figure | None:
         sums = [scale.summary(setting) for setting in line]
         order = np.argsort(at)
         mean, low, high = (scale.factor * np.array([getattr(s, n) for s in sums]) for n in ("mean", "low", "high"))
-        style: dict[str, Any] = {"color": colour, "marker": "o", "markersize": 5, "linewidth": 1.3, "linestyle": dash}
+        style: dict[str, Any] = {"color": color, "marker": "o", "markersize": 5, "linewidth": 1.3, "linestyle": dash}
         axes.plot(at[order], mean[order], **style)
-        axes.vlines(at, low, high, color=colour, linewidth=1.3)
+        axes.vlines(at, low, high, color=color, linewidth=1.3)
         handles.append(Line2D([], [], **style))
         labels.append(readable(name or "layer-wise", 30))
     if log:
@@ -162,8 +162,8 @@ def draw_curves(found: Analysis) -> Figure | None:
             dots = {"marker": "o", "markersize": 4} if len(steps) < 3 else {}
             axes.plot(steps, mean, **styles[setting], **dots, zorder=3 if setting in named else 1)
             if setting in named:
-                colour = styles[setting]["color"]
-                axes.fill_between(steps, mean - sd, mean + sd, color=colour, alpha=0.12, linewidth=0, zorder=2)
+                color = styles[setting]["color"]
+                axes.fill_between(steps, mean - sd, mean + sd, color=color, alpha=0.12, linewidth=0, zorder=2)
         label_steps(axes)
         axes.tick_params(axis="y", labelsize=8.5, labelfontfamily=FONT)
         pale_grid(axes, "both")
@@ -182,8 +182,8 @@ def _curve_style(found: Analysis, setting: Setting, named: Sequence[Setting]) ->
     if setting not in named:
         return {"color": _PALE, "linewidth": 0.8, "linestyle": dash}
     coloured = [other for other in named if other is not found.best_uniform]
-    colour = "black" if setting is found.best_uniform else _COLOURS[coloured.index(setting)]
-    return {"color": colour, "linewidth": 1.5, "linestyle": dash}
+    color = "black" if setting is found.best_uniform else _COLORS[coloured.index(setting)]
+    return {"color": color, "linewidth": 1.5, "linestyle": dash}
 
 
 def _without(setting: Setting, key: str) -> str:
@@ -224,14 +224,14 @@ def _uniform_band(axes: Axes, found: Analysis, scale: Scale, vertical: bool) -> 
     return [(Patch(facecolor="0.9"), Line2D([], [], color=_UNIFORM, linewidth=1, linestyle="--"))], [readable(name, 40)]
 
 
-def _interval(axes: Axes, place: float, values: Sequence[float], colour: str, width: float = 1.8) -> None:
+def _interval(axes: Axes, place: float, values: Sequence[float], color: str, width: float = 1.8) -> None:
     low, mean, high = values
     if np.isfinite(low):
-        axes.plot([low, high], [place, place], color=colour, linewidth=width, solid_capstyle="butt")
-    axes.plot(mean, place, "o", color=colour, markersize=6, markeredgecolor="white", markeredgewidth=0.8)
+        axes.plot([low, high], [place, place], color=color, linewidth=width, solid_capstyle="butt")
+    axes.plot(mean, place, "o", color=color, markersize=6, markeredgecolor="white", markeredgewidth=0.8)
 
 
-def _colour(found: Analysis, setting: Setting) -> str:
+def _color(found: Analysis, setting: Setting) -> str:
     return _UNIFORM if setting.uniform else _BEST if setting is found.best else _OTHER
 
 

@@ -1,4 +1,4 @@
-"""A report's files: Markdown, CSV, pictures, and one HTML page with everything in it."""
+"""A report's files: Markdown, CSV, figures, and one HTML page with all of it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .statistics import EXACT_SEEDS, RANDOM_FLIPS
 from .tables import Table, runs_csv, runs_table, settings_csv, settings_table
 
 _TEMPLATE = Path(__file__).with_name("report.html")
-_DRAWINGS: dict[str, tuple[str, Callable[[Analysis], Figure | None]]] = {
+DRAWINGS: dict[str, tuple[str, Callable[[Analysis], Figure | None]]] = {
     "settings": ("Intervals", draw_settings),
     "by_value": ("By value", draw_by_value),
     "curves": ("Learning curves", draw_curves),
@@ -36,7 +36,7 @@ def write_report(found: Analysis, folder: Path) -> list[Path]:
     Returns the files; pictures of an earlier report that this one does not have are removed. Raises `ConfigError` for
     a folder that cannot be written.
     """
-    pictures = {name: _png(figure) for name, (_, draw) in _DRAWINGS.items() if (figure := draw(found)) is not None}
+    pictures = {name: _png(figure) for name, (_, draw) in DRAWINGS.items() if (figure := draw(found)) is not None}
     texts = {
         "report.md": markdown(found, list(pictures)),
         "report.html": page(found, pictures),
@@ -47,7 +47,7 @@ def write_report(found: Analysis, folder: Path) -> list[Path]:
     contents |= {f"{name}.png": picture for name, picture in pictures.items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name in {f"{name}.png" for name in _DRAWINGS} - contents.keys():
+        for name in {f"{name}.png" for name in DRAWINGS} - contents.keys():
             (folder / name).unlink(missing_ok=True)
         for name, content in contents.items():
             (folder / name).write_bytes(content)
@@ -61,7 +61,7 @@ def markdown(found: Analysis, pictures: list[str]) -> str:
     parts = [f"# Sweep {escaped(printable(found.sweep.name))}", escaped(progress(found)) + ".", "## Conclusions"]
     parts += ["\n".join(f"- {escaped(printable(sentence))}" for sentence in conclusions(found))]
     parts += ["## Settings", settings_table(found).markdown(), *map(escaped, notes(found))]
-    parts += [f"## {_DRAWINGS[name][0]}\n\n![{_DRAWINGS[name][0]}]({name}.png)" for name in pictures]
+    parts += [f"## {DRAWINGS[name][0]}\n\n![{DRAWINGS[name][0]}]({name}.png)" for name in pictures]
     parts += ["## Runs", runs_table(found).markdown()]
     return "\n\n".join(parts) + "\n"
 
@@ -71,7 +71,7 @@ def page(found: Analysis, pictures: dict[str, bytes]) -> str:
     title = html.escape(printable(found.sweep.name))
     said = "".join(f"<li>{html.escape(printable(sentence))}</li>" for sentence in conclusions(found))
     shown = "".join(
-        f'<h2>{_DRAWINGS[name][0]}</h2>\n<img alt="{_DRAWINGS[name][0]}" '
+        f'<h2>{DRAWINGS[name][0]}</h2>\n<img alt="{DRAWINGS[name][0]}" '
         f'src="data:image/png;base64,{base64.b64encode(content).decode()}">\n'
         for name, content in pictures.items()
     )
@@ -86,7 +86,7 @@ def page(found: Analysis, pictures: dict[str, bytes]) -> str:
 
 
 def notes(found: Analysis) -> list[str]:
-    """How the numbers were made."""
+    """How the numbers were computed."""
     percent = f"{100 * found.confidence:g} %"
     differences = (
         "Differences to uniform are on test, between runs of one seed and one value of all keys that are not "

@@ -1,4 +1,4 @@
-"""A metric by two swept keys: cells, or points where a search's values make no grid."""
+"""A metric by two swept keys: as cells, or as points if the values are not on a grid."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ MOST_FACETS = 6
 _FRAME = "#D55E00"
 _MARKED_CELLS = 160
 
-_Place = tuple[str, str, str]  # values of the keys across and down, and the facet
-_Cells = dict[_Place, float]
+_CellKey = tuple[str, str, str]  # values of the keys across and down, and the facet
+_Cells = dict[_CellKey, float]
 _Values = dict[tuple[str, str], float]  # of one facet
-_Colours = tuple[Normalize, Colormap]
+_Colors = tuple[Normalize, Colormap]
 
 
 def draw_heatmap(found: Analysis) -> Figure | None:
-    """Mean over seeds for two swept keys, as cells, or as points where the values make no grid; the best is framed.
+    """Mean over seeds for two swept keys, as cells, or as points if the values are not on a grid; the best is framed.
 
-    Of more keys the two with the most values are the axes, and each combination of the others is a picture of its own;
+    Of more keys the two with the most values are the axes, and each combination of the others is a facet;
     see `not_drawn`.
     """
     axes_keys, facets = _facets(found)
@@ -45,7 +45,7 @@ def draw_heatmap(found: Analysis) -> Figure | None:
     if not runs:
         return None
     across, down = axes_keys
-    cells: dict[_Place, list[float]] = {}
+    cells: dict[_CellKey, list[float]] = {}
     for run in runs:
         at = (_at(run, across), _at(run, down), _rest(run, axes_keys))
         cells.setdefault(at, []).append(scale.value(run))
@@ -55,13 +55,13 @@ def draw_heatmap(found: Analysis) -> Figure | None:
     lines = -(-len(facets) // columns)
     rows = 8 if scattered else len({at[1] for at in means})
     about = f"{scale.name}{scale.unit}: mean over seeds by {readable(across, 30)} and {readable(down, 30)}"
-    best = _best_place(found, axes_keys)
+    best = _best_cell(found, axes_keys)
     about += "; framed: best on validation" if best in means else ""
     figure, first = new_figure(found.sweep.name, about, min(max(lines * (0.36 * rows + 1.2) + 0.6, 3.2), 12))
     first.remove()
     grid = figure.subplots(lines, columns, squeeze=False)
     norm = Normalize(min(means.values()), max(means.values()))
-    colours = colormaps["viridis_r" if found.lower_is_better else "viridis"]
+    colors = colormaps["viridis_r" if found.lower_is_better else "viridis"]
     for axes, facet in itertools.zip_longest(grid.flat, facets):
         if facet is None:
             axes.remove()
@@ -69,14 +69,14 @@ def draw_heatmap(found: Analysis) -> Figure | None:
         part = {(x, y): value for (x, y, rest), value in means.items() if rest == facet}
         framed = best[:2] if best in means and best[2] == facet else None
         if scattered:
-            _draw_points(axes, part, means, (norm, colours), framed)
+            _draw_points(axes, part, means, (norm, colors), framed)
         else:
-            _draw_cells(axes, part, means, (norm, colours), framed, ".2f" if scale.numbers.percent else ".4g")
+            _draw_cells(axes, part, means, (norm, colors), framed, ".2f" if scale.numbers.percent else ".4g")
         axes.set_xlabel(readable(across, 40), parse_math=False, fontfamily=FONT, fontsize=9)
         axes.set_ylabel(readable(down, 40), parse_math=False, fontfamily=FONT, fontsize=9)
         if facet:
             axes.set_title(readable(facet, 50), **SMALL)
-    bar = figure.colorbar(ScalarMappable(norm, colours), ax=list(figure.axes), pad=0.01, fraction=0.05, aspect=30)
+    bar = figure.colorbar(ScalarMappable(norm, colors), ax=list(figure.axes), pad=0.01, fraction=0.05, aspect=30)
     bar.ax.tick_params(labelsize=8.5, labelfontfamily=FONT)
     return figure
 
@@ -109,7 +109,7 @@ def _rest(run: SweepRun, keys: Sequence[str]) -> str:
     return " ".join(f"{key}={same(value)}" for key, value in run.point.items() if key not in keys)
 
 
-def _best_place(found: Analysis, keys: tuple[str, str]) -> _Place | None:
+def _best_cell(found: Analysis, keys: tuple[str, str]) -> _CellKey | None:
     """Where in the heatmap the best setting on validation is."""
     able = [setting for setting in (found.best, found.best_uniform) if setting is not None]
     sign = 1 if found.lower_is_better else -1
@@ -121,16 +121,16 @@ def _best_place(found: Analysis, keys: tuple[str, str]) -> _Place | None:
 
 
 def _scattered(means: _Cells) -> bool:
-    """Whether the values make no grid: most of its cells would be empty."""
+    """Whether the values are not on a grid: most of its cells would be empty."""
     across, down = ({at[k] for at in means} for k in (0, 1))
     numeric = all(number(value) is not None for value in across | down)
     return numeric and len(means) > 8 and 3 * len(means) < len(across) * len(down)
 
 
 def _draw_cells(
-    axes: Axes, part: _Values, every: _Cells, colours: _Colours, framed: tuple[str, str] | None, digits: str
+    axes: Axes, part: _Values, every: _Cells, colors: _Colors, framed: tuple[str, str] | None, digits: str
 ) -> None:
-    norm, colormap = colours
+    norm, colormap = colors
     across, down = (ordered(at[k] for at in every) for k in (0, 1))
     image = np.full((len(down), len(across)), np.nan)
     for (x, y), value in part.items():
@@ -152,8 +152,8 @@ def _draw_cells(
     axes.set_yticks(range(len(down)), labels=[readable(value or "-", 22) for value in down], **SMALL)
 
 
-def _draw_points(axes: Axes, part: _Values, every: _Cells, colours: _Colours, framed: tuple[str, str] | None) -> None:
-    norm, colormap = colours
+def _draw_points(axes: Axes, part: _Values, every: _Cells, colors: _Colors, framed: tuple[str, str] | None) -> None:
+    norm, colormap = colors
     places = np.array([[float(x), float(y)] for x, y in part])
     axes.scatter(
         places[:, 0],

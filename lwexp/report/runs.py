@@ -1,4 +1,4 @@
-"""A sweep as MLflow holds it: the parent run that is meant, and its children with their metrics over the steps.
+"""A sweep as MLflow has it: its parent run, found by folder, id or name, and its children with their metric histories.
 
 Nothing is read from the runs' folders, so a report can be made on any machine that reaches the store.
 """
@@ -41,7 +41,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class SweepRun:
-    """A child run; `validation` is of the weights that the run judged best, NaN where there is none."""
+    """A child run; `validation` is of the best weights by validation, NaN if it has none."""
 
     id: str
     name: str
@@ -50,7 +50,7 @@ class SweepRun:
     point: dict[str, str]  # the swept keys but seed, as typed
     seed: str
     arm: str  # uniform, layerwise, or empty where the run failed before it was known
-    why: str  # it failed or was given up, in one line
+    why: str  # it failed or was pruned, in one line
     pruned: bool
     validation: float
     test: float
@@ -74,7 +74,7 @@ class Sweep:
     swept: tuple[str, ...]  # the swept keys but seed
     total: int  # jobs in its plan
     runs: list[SweepRun] = field(repr=False)
-    searched: int = 0  # trials of a search that are left out, since their best settings were run again
+    searched: int = 0  # trials of a search, excluded because their best settings were repeated
 
     @property
     def label(self) -> str:
@@ -236,17 +236,17 @@ def _run(child: StoredRun, metric: str, curves: dict[str, Curve], rates: tuple[f
 
 def _best(metric: str, curves: dict[str, Curve]) -> float:
     """The validation metric of the weights that were kept: highest accuracy, then lowest loss, then the first."""
-    own, judge = curves.get(f"val/{metric}"), curves.get("val/accuracy")
-    if own is None or judge is None or not len(own.steps):
+    own, accuracy = curves.get(f"val/{metric}"), curves.get("val/accuracy")
+    if own is None or accuracy is None or not len(own.steps):
         return math.nan
-    ranks = np.where(np.isfinite(judge.values), judge.values, -np.inf)
+    ranks = np.where(np.isfinite(accuracy.values), accuracy.values, -np.inf)
     best = np.flatnonzero(ranks == ranks.max()) if len(ranks) else np.array([], dtype=int)
     loss = curves.get("val/loss")
     if loss is not None and len(loss.steps) == len(ranks) and len(best):
         best = best[[int(np.argmin(np.nan_to_num(loss.values[best], nan=np.inf)))]]
     if not len(best):
         return math.nan
-    at = own.values[own.steps == judge.steps[best[0]]]
+    at = own.values[own.steps == accuracy.steps[best[0]]]
     return _finite(float(at[0])) if len(at) else math.nan
 
 

@@ -1,4 +1,4 @@
-"""What the pictures of a report have in common: the split that is drawn, scales, the look of small labels and grids."""
+"""Shared by the figures of a report: the split that is drawn, its scale, labels and grids."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from scipy import stats  # type: ignore[import-untyped]
 
 Floats = NDArray[np.float64]
 
-EXACT_SEEDS = 16  # up to so many seeds all flips are looked at: 2**15 of them, as a flip of all changes nothing
+EXACT_SEEDS = 16  # up to this number of seeds all flips are used: 2**15 of them, as a flip of all changes nothing
 RANDOM_FLIPS = 20_000
 POWER = 0.8
 MOST_SEEDS = 1000
@@ -48,7 +48,7 @@ class Comparison(Summary):
 
     `low_all`, `high_all`: the intervals of all `together` hold at once with the stated confidence (Bonferroni, which
     needs nothing of how settings depend on each other). `p`: two-sided sign-flip test of this difference alone;
-    `p_sign`: exact sign test, ties left out; `p_adjusted`: sign-flip test corrected for all `compared`.
+    `p_sign`: exact sign test without ties; `p_adjusted`: sign-flip test corrected for all `compared`.
     """
 
     low_all: float
@@ -61,7 +61,7 @@ class Comparison(Summary):
 
 
 def summarize(values: Floats, confidence: float = 0.95) -> Summary:
-    """The t interval of the mean of `values` [n], NaN left out: mean ± t(n - 1) · sd / √n.
+    """The t interval of the mean of `values` [n] without NaN: mean ± t(n - 1) · sd / √n.
 
     >>> summarize(np.array([1.0, 2.0, 3.0]))  # doctest: +ELLIPSIS
     Summary(n=3, mean=2.0, sd=1.0, low=-0.484..., high=4.484...)
@@ -104,7 +104,7 @@ def sign_flip(differences: Floats) -> tuple[Floats, Floats]:
     z = |Σ ε d| / √(Σ d²) over a column's seeds, with signs ε that are the same for all columns; p is the share of all
     sign patterns whose z is not below the observed one. z orders the patterns as the t statistic does, is finite where
     all differences are equal, and gives columns of unequal length one scale. A missing difference (NaN) takes no part.
-    Up to 16 seeds all patterns are looked at; above, 20,000 random ones and the observed one (Phipson and Smyth 2010,
+    Up to 16 seeds all patterns are used; above, 20,000 random ones and the observed one (Phipson and Smyth 2010,
     doi:10.2202/1544-6115.1585), with a fixed seed.
 
     The first value is exact where setting and uniform can be exchanged within a seed. The second compares with the

@@ -18,7 +18,7 @@ VERDICTS = {1: "better", -1: "worse", 0: "no claim"}
 
 @dataclass(frozen=True)
 class Table:
-    """Titles and rows of texts; columns that are empty throughout are left out."""
+    """Titles and rows of texts; empty columns are omitted from the output."""
 
     titles: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -52,7 +52,7 @@ def settings_table(found: Analysis, short: bool = False) -> Table:
     rows = []
     settings = sorted(found.settings, key=lambda s: -len(s.runs)) if short else found.settings
     for setting in settings:
-        runs = len({run.seed for run, _ in setting.left_out} | setting.runs.keys())
+        runs = len({run.seed for run, _ in setting.excluded} | setting.runs.keys())
         seeds = str(len(setting.runs)) if runs == len(setting.runs) else f"{len(setting.runs)} of {runs}"
         marked = " *" if setting in (found.best, found.best_uniform) else ""
         rates = [f"{rate:.3g}" for rate in setting.rates or ()] or ["", ""]
@@ -65,12 +65,12 @@ def settings_table(found: Analysis, short: bool = False) -> Table:
 
 
 def runs_table(found: Analysis) -> Table:
-    """A row per run, those that are in no mean with the reason."""
+    """A row per run, excluded ones with the reason."""
     numbers = Numbers(found.metric, found.confidence)
-    titles = ["run", "setting", "seed", "status", f"val {found.metric}", f"test {found.metric}", "left out", "reason"]
+    titles = ["run", "setting", "seed", "status", f"val {found.metric}", f"test {found.metric}", "excluded", "reason"]
     rows = []
     for setting in found.settings:
-        for run, why in [*((run, "") for run in setting.runs.values()), *setting.left_out]:
+        for run, why in [*((run, "") for run in setting.runs.values()), *setting.excluded]:
             values = [numbers.value(run.validation), numbers.value(run.test)]
             rows.append([run.name, setting.label, run.seed, run.status, *values, why, run.why])
     return Table(titles, rows)
@@ -91,7 +91,7 @@ def settings_csv(found: Analysis) -> str:
         rates = setting.rates or ("", "")
         row: list[object] = [setting.label, "uniform" if setting.uniform else "layerwise"]
         row += [values.get(key, "") for key in keys]
-        row += [int(setting in (found.best, found.best_uniform)), len(setting.left_out), claim, *rates]
+        row += [int(setting in (found.best, found.best_uniform)), len(setting.excluded), claim, *rates]
         row += [_number(getattr(part, name)) for part in (setting.validation, setting.test) for name in summary]
         for part in (setting.validation_difference, setting.test_difference):
             row += [_number(getattr(part, name)) if part is not None else "" for name in difference]
@@ -105,7 +105,7 @@ def runs_csv(found: Analysis) -> str:
     titles = ["run_id", "run", "setting", "arm", *keys, "seed", "status", "validation", "test", "left_out", "reason"]
     rows: list[list[object]] = []
     for setting in found.settings:
-        for run, why in [*((run, "") for run in setting.runs.values()), *setting.left_out]:
+        for run, why in [*((run, "") for run in setting.runs.values()), *setting.excluded]:
             point = [run.point.get(key, "") for key in keys]
             values = [_number(run.validation), _number(run.test)]
             rows.append([run.id, run.name, setting.label, run.arm, *point, run.seed, run.status, *values, why, run.why])

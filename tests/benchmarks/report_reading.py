@@ -18,7 +18,7 @@ from mlflow.entities import Metric
 from report import machine, table
 
 from lwexp.config.schema import MLflowConfig
-from lwexp.report.analysis import analyse
+from lwexp.report.analysis import analyze
 from lwexp.report.files import write_report
 from lwexp.report.runs import SweepReader
 from lwexp.tracking.store import connect
@@ -69,7 +69,7 @@ def main() -> None:
         times.append(time.perf_counter())
         sweep = store.read(store.find(asked.sweep), "accuracy")
         times.append(time.perf_counter())
-        found = analyse(sweep)
+        found = analyze(sweep)
         times.append(time.perf_counter())
         write_report(found, Path(folder) / "report")
         times.append(time.perf_counter())

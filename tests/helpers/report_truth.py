@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from lwexp.report.analysis import Analysis, analyse
+from lwexp.report.analysis import Analysis, analyze
 from lwexp.report.runs import Curve, Sweep, SweepRun
 from lwexp.report.statistics import Summary
 
@@ -92,7 +92,7 @@ def sweep_of(truth: Truth, random: np.random.Generator) -> Sweep:
 def simulate(truth: Truth, sweeps: int = 1000) -> Found:
     """Judge so many sweeps, always the same ones."""
     random = np.random.default_rng(0)
-    found = [_judge(truth, analyse(sweep_of(truth, random))) for _ in range(sweeps)]
+    found = [_judge(truth, analyze(sweep_of(truth, random))) for _ in range(sweeps)]
     return Found(*(float(np.nanmean([getattr(one, part.name) for one in found])) for part in fields(Found)))
 
 
@@ -114,10 +114,10 @@ def _judge(truth: Truth, found: Analysis) -> Found:
     if found.best is not None and found.best.test_difference is not None:
         one.best = found.outcome(found.best.test_difference) == 1
         one.chosen = found.best.test_difference.mean - effect(found.best.key)
-    if found.duel is not None and found.best is not None and found.best_uniform is not None:
+    if found.best_difference is not None and found.best is not None and found.best_uniform is not None:
         rates = [truth.rates[int(dict(s.base)["lr"]) - 1] for s in (found.best, found.best_uniform)]
         true = effect(found.best.key) + rates[0] - rates[1]
-        one.false = one.false or found.outcome(found.duel) not in (0, np.sign(round(true, 9)))
+        one.false = one.false or found.outcome(found.best_difference) not in (0, np.sign(round(true, 9)))
     return one
 
 

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from lwexp.report.analysis import Analysis, analyse
+from lwexp.report.analysis import Analysis, analyze
 from lwexp.report.conclusions import conclusions, progress
 from lwexp.report.tables import settings_table
 from tests.helpers.report_sweeps import Job, as_sweep, seeds
@@ -17,7 +17,7 @@ BETTER = [0.92, 0.94, 0.93, 0.91, 0.93, 0.92]
 
 
 def judged(jobs: list[Job]) -> tuple[Analysis, str]:
-    found = analyse(as_sweep(jobs))
+    found = analyze(as_sweep(jobs))
     return found, "\n".join([progress(found), *conclusions(found)])
 
 
@@ -35,7 +35,7 @@ def test_three_seeds_can_claim_nothing_and_the_report_says_what_would() -> None:
 @pytest.mark.parametrize(("jobs", "said"), [
     ([*seeds([0.9], True, mult="1.0"), *seeds([0.92], mult="0.9")], "with one seed (+2.00 on test against uniform)"),
     (seeds(BETTER, mult="0.9"), "there is no uniform run to compare with (sweep.baseline=true"),
-    (seeds(UNIFORM, True, lr="0.1"), "the sweep has no layer-wise run to judge"),
+    (seeds(UNIFORM, True, lr="0.1"), "the sweep has no layer-wise run to compare"),
     ([*seeds(UNIFORM, True, mult="1"), *seeds(UNIFORM, mult="0.9")], "No difference to uniform can be claimed: +0.00"),
     ([*seeds(UNIFORM, True, lr="1"), *seeds(BETTER, mult="0.9", lr="2")], "there is no uniform run to compare with"),
     ([*seeds([math.nan] * 3, True, mult="1.0"), *seeds([0.9] * 3, mult="0.9")], "share no seed with a test metric"),
@@ -57,7 +57,7 @@ def test_a_job_that_failed_and_was_done_again_counts_once() -> None:
     jobs = [*seeds(UNIFORM, True, mult="1.0"), *seeds(BETTER, mult="0.9")]
     _, text = judged([Job(jobs[6].point, status="FAILED"), *jobs])
     assert "12 of 13 runs compared, 1 failed, repeated since" in text
-    assert "flatters" not in text
+    assert "favors" not in text
     assert "exact test p = 0.0312" in text
 
 
@@ -83,8 +83,8 @@ def test_with_several_base_rates_the_best_of_both_arms_are_compared() -> None:
     assert "With the base rate tuned for both arms (2 layer-wise settings and 2 uniform ones were tried)" in text
     assert "mult=0.9 lr=0.1 differs from uniform lr=0.01, the best uniform setting on validation, by +1.83" in text
     assert "corrected for 4 comparisons" in text
-    assert found.duel is not None
-    assert found.duel.p_adjusted == 0.03125
+    assert found.best_difference is not None
+    assert found.best_difference.p_adjusted == 0.03125
 
 
 def test_a_setting_with_few_seeds_is_not_chosen_for_its_luck() -> None:

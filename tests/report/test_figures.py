@@ -9,7 +9,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lwexp.report.analysis import analyse
+from lwexp.report.analysis import analyze
 from lwexp.report.figures import MOST_ROWS, draw_by_value, draw_curves, draw_settings
 from lwexp.report.heatmap import draw_heatmap, not_drawn
 from tests.helpers.report_sweeps import Job, as_sweep, seeds
@@ -62,7 +62,7 @@ def texts(axes: Axes) -> list[str]:
 
 @pytest.mark.parametrize(("rates", "mults"), [(1, 1), (1, 3), (5, 3), (5, 12)])
 def test_labels_do_not_overlap_with_few_and_with_many_settings(rates: int, mults: int) -> None:
-    found = analyse(as_sweep(grid(rates, mults)))
+    found = analyze(as_sweep(grid(rates, mults)))
     figures = [draw(found) for draw in (draw_settings, draw_by_value, draw_curves, draw_heatmap)]
     for figure in figures:
         if figure is not None:
@@ -78,16 +78,16 @@ def test_labels_do_not_overlap_with_few_and_with_many_settings(rates: int, mults
 def test_one_seed_and_one_evaluation_are_drawn_too() -> None:
     jobs = [Job({"mult": m, "seed": "0"}, val=(0.5,), test=0.6, uniform=m == "1") for m in ("1", "0.9", "0.8", "0.7")]
     for draw in (draw_settings, draw_by_value, draw_curves):
-        figure = draw(analyse(as_sweep(jobs)))
+        figure = draw(analyze(as_sweep(jobs)))
         assert figure is not None
         assert_readable(figure)
 
 
 def test_values_that_are_spaced_as_powers_lie_on_a_log_axis() -> None:
-    figure = draw_by_value(analyse(as_sweep(grid(5, 1))))
+    figure = draw_by_value(analyze(as_sweep(grid(5, 1))))
     assert figure is not None
     assert figure.axes[0].get_xscale() == "log"
-    figure = draw_by_value(analyse(as_sweep(grid(1, 4))))
+    figure = draw_by_value(analyze(as_sweep(grid(1, 4))))
     assert figure is not None
     assert figure.axes[0].get_xscale() == "linear"
 
@@ -98,20 +98,20 @@ def test_values_that_make_no_grid_are_points() -> None:
         for mult, power in zip(RANDOM.uniform(0.7, 1, 30), RANDOM.uniform(-5, -1, 30), strict=True)
         for job in seeds([RANDOM.uniform(0.8, 1)], mult=f"{mult:.4f}", lr=f"{10**power:.3g}")
     ]
-    figure = draw_heatmap(analyse(as_sweep(search)))
+    figure = draw_heatmap(analyze(as_sweep(search)))
     assert figure is not None
     assert (figure.axes[0].get_xscale(), figure.axes[0].get_yscale()) == ("linear", "log")
     assert_readable(figure)
 
 
 def test_a_third_key_gives_pictures_side_by_side_and_too_many_are_named_instead() -> None:
-    found = analyse(as_sweep(grid(3, 2, others=2, count=1)))
+    found = analyze(as_sweep(grid(3, 2, others=2, count=1)))
     figure = draw_heatmap(found)
     assert figure is not None
     assert [axes.get_title() for axes in figure.axes[:2]] == ["batch_size=16", "batch_size=32"]
     assert not_drawn(found) is None
     points = ({"mult": m, "lr": lr, "a": a, "b": b} for m in "1234" for lr in "1234" for a in "123" for b in "123")
     jobs = [Job({**point, "seed": "0"}, val=(0.5,), test=0.5, uniform=point["mult"] == "1") for point in points]
-    found = analyse(as_sweep(jobs))
+    found = analyze(as_sweep(jobs))
     assert draw_heatmap(found) is None
     assert not_drawn(found) == "No heatmap is drawn: a, b have 9 combinations, and 6 would fit."

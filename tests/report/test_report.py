@@ -59,7 +59,7 @@ def report(client: MlflowClient, capsys: pytest.CaptureFixture[str], monkeypatch
 @pytest.fixture
 def quick(report: Report, monkeypatch: pytest.MonkeyPatch) -> Report:
     """Without pictures, which take most of the time."""
-    monkeypatch.setattr(files, "_DRAWINGS", {})
+    monkeypatch.setattr(files, "DRAWINGS", {})
     return report
 
 
@@ -157,11 +157,13 @@ def test_runs_that_are_in_no_mean_are_counted_and_told_with_the_reason(quick: Re
     arms[10].val, arms[10].test = (math.nan,), math.nan
     parent = make_sweep(client, arms, total=20, status="RUNNING")
     outcome = quick()
-    counts = "7 of 20 runs compared, 1 failed, 1 has no finite metric, 1 killed, 1 pruned, 1 still running, 8 not begun"
+    counts = (
+        "7 of 20 runs compared, 1 failed, 1 has no finite metric, 1 killed, 1 pruned, 1 still running, 8 not started"
+    )
     assert counts in outcome.out
     assert "mult=0.9 seed=0: failed: lr=-1: should be greater than 0" in outcome.out
     assert "mult=0.9 seed=1: killed: killed for memory" in outcome.out
-    assert "Failed runs are in no mean, which flatters settings that break: mult=0.9." in outcome.out
+    assert "Failed runs are in no mean, which favors settings that fail: mult=0.9." in outcome.out
     assert "The sweep is not complete" in outcome.out
     again = make_report(tracking_config([], []), Path.cwd(), parent, attach=False)
     reasons = {row["run"]: row["reason"] for row in rows(again.folder / "runs.csv").values()}
@@ -307,7 +309,7 @@ def test_trials_of_a_search_do_not_count_where_their_settings_were_run_again(
     again = [*phase(seeds(UNIFORM, True, mult="1"), "repeat"), *phase(seeds(BETTER, mult="0.9"), "repeat")]
     make_sweep(client, [*lucky, *again], name="searched and run again", start=1_800_000_000_000)
     outcome = quick()
-    assert "12 of 12 runs compared, 1 trial of the search left out" in outcome.out
+    assert "12 of 12 runs compared, 1 trial of the search excluded" in outcome.out
     assert "mult=0.77" not in outcome.out
     make_sweep(client, [*lucky, *seeds(UNIFORM, True, mult="1")], name="searched only", start=1_900_000_000_000)
     assert "mult=0.77" in quick().out

@@ -326,13 +326,13 @@ def test_jobs_that_are_killed_diverge_or_are_mistaken_leave_the_others_alone(
     assert set(found.values()) == {("FAILED", "mult=-1: should be greater than 0")}
     assert re.search(r"model.when=killed mult=0.9 +killed .*its process was killed by SIGKILL", outcome.stdout)
     assert "6 jobs: 1 finished, 4 failed, 1 killed" in outcome.stdout
-    left_out = outcome.stdout.partition("left out:")[2]  # of the report
+    excluded = outcome.stdout.partition("excluded:")[2]  # of the report
     for name, why in (
         ("model.when=killed mult=0.9", "killed: its process was killed by SIGKILL"),
         ("model.when=diverges mult=0.9", "failed: the loss is nan at optimizer step 1"),
         ("model.when=fine mult=-1", "failed: mult=-1: should be greater than 0"),
     ):
-        assert f"  {name}: {why}" in left_out
+        assert f"  {name}: {why}" in excluded
     (folder,) = (tmp_path / "outputs" / "sweeps").iterdir()
     deliveries = {json.loads(path.read_text())["pid"] for path in folder.rglob("delivery.json")}
     assert len(deliveries) == 1  # one process delivers for all of them
