@@ -5,17 +5,18 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.helpers.commands import Outcome
+from tests.helpers.commands import Outcome, RunCommand
 from tests.helpers.networks import TinyNet
+from tests.helpers.processes import CAN_FORK, StartCommand, WarmServer, run_to_its_end, start_cold
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # the suite runs in a shell's background
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -48,21 +49,39 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def warm_server() -> Iterator[WarmServer | None]:
+    """Forks commands from a process with their imports, one for all workers; None where the system cannot."""
+    if not CAN_FORK:
+        yield None
+        return
+    server = WarmServer(f"lwexp-tests-{os.environ.get('PYTEST_XDIST_TESTRUNUID', os.getpid())}")
+    yield server
+    server.close()
+
+
 @pytest.fixture
-def lwexp_command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run `python -m lwexp.<command> …` in an empty folder, as a user does."""
+def start_command(warm_server: WarmServer | None, tmp_path: Path) -> StartCommand:
+    """Start `python -m lwexp.<command> …` in an empty folder, in a process of its own without seconds of imports."""
+    return partial(warm_server.start if warm_server else start_cold, cwd=tmp_path)
 
-    def command(
-        name: str, *arguments: str, cwd: Path = tmp_path, timeout: float = 240
-    ) -> subprocess.CompletedProcess[str]:
-        environment = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "HYDRA_"))}
-        environment["OMP_NUM_THREADS"] = "1"
-        return subprocess.run(
-            [sys.executable, "-m", f"lwexp.{name}", *arguments],
-            cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout, check=False,
-        )  # fmt: skip
 
-    return command
+@pytest.fixture
+def start_command_cold(tmp_path: Path) -> StartCommand:
+    """Start `python -m lwexp.<command> …` in an empty folder, as a shell does."""
+    return partial(start_cold, cwd=tmp_path)
+
+
+@pytest.fixture
+def lwexp_command(start_command: StartCommand) -> RunCommand:
+    """Run `python -m lwexp.<command> …` in an empty folder to its end, in a process of its own."""
+    return partial(run_to_its_end, start_command)
+
+
+@pytest.fixture
+def lwexp_command_cold(start_command_cold: StartCommand) -> RunCommand:
+    """Run `python -m lwexp.<command> …` in an empty folder to its end, as a user does."""
+    return partial(run_to_its_end, start_command_cold)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

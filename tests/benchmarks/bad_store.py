@@ -19,10 +19,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from tests.helpers.processes import WarmServer
 from tests.system.faults.conftest import make_tables
 from tests.system.faults.proxy import FAULTS, FaultyProxy
 from tests.system.faults.servers import MLflowServer
-from tests.system.faults.training import Launcher, WarmProcess, delivery_processes, step_seconds, until
+from tests.system.faults.training import Launcher, delivery_processes, step_seconds, until
 
 TRAINING = ("model=test_resnet", "data.image_size=32", "grouping=per_parameter", "progress=false", "device=cpu")
 STORES = ("none", "well", "slow", "500", "hang", "refuse")
@@ -35,7 +36,7 @@ def measure(folder: Path, rounds: int, epochs: int) -> dict[str, list[float]]:
     make_tables(uri)
     server = MLflowServer(uri, folder)
     server.start()
-    with closing(WarmProcess()) as warm, closing(Launcher(folder, warm)) as lwexp:
+    with closing(WarmServer()) as warm, closing(Launcher(folder, warm)) as lwexp:
         proxy = FaultyProxy("127.0.0.1", server.port)
         try:
             for turn in range(rounds):

@@ -127,9 +127,9 @@ def test_server_that_does_not_answer_is_told_and_stops_no_training(
 
 
 def test_failure_is_one_line_of_a_real_process_too(
-    lwexp_command: RunCommand,
+    lwexp_command_cold: RunCommand,
 ) -> None:
-    done = lwexp_command("run", *SMALL, "weights=checkpoint", "weights.path=none.safetensors")
+    done = lwexp_command_cold("run", *SMALL, "weights=checkpoint", "weights.path=none.safetensors")
     assert (done.returncode, done.stdout) == (2, "")
     assert re.fullmatch(r"error: weights\.path=.*\n", done.stderr)
 

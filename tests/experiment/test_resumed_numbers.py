@@ -18,6 +18,7 @@ import pytest
 from lwexp.tracking import JournalTracker, ended
 from tests.experiment.resumed_runs import RUN, one_line, rows, same
 from tests.helpers.commands import RunCommand, RunHere
+from tests.helpers.processes import StartCommand
 
 LONG = [*RUN[:3], "batch_size=32", "epochs=3", "max_steps=70", "progress=false", "tracking=none", "model.dropout=0.2",
         "checkpoint.every_steps=3", "device=cpu"]  # fmt: skip
@@ -104,14 +105,12 @@ def test_a_run_that_breaks_prints_how_to_go_on_where_it_has_a_checkpoint(lwexp_h
 @pytest.mark.slow  # several processes that import torch
 @pytest.mark.parametrize("name", DISTURBED)
 def test_killed_at_some_step_it_ends_with_the_same_numbers(
-    name: str, lwexp_command: RunCommand, tmp_path: Path
+    name: str, lwexp_command: RunCommand, start_command: StartCommand, tmp_path: Path
 ) -> None:
     options = [*LONG, *DISTURBED[name], "resume=auto"]
     assert lwexp_command("run", *options, "hydra.run.dir=whole").returncode == 0
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     for kills, wanted in enumerate((6, 27)):
-        command = [sys.executable, "-m", "lwexp.run", *options, "hydra.run.dir=part"]
-        with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL) as process:
+        with start_command("run", *options, "hydra.run.dir=part", stdout=subprocess.DEVNULL) as process:
             while process.poll() is None and not (tmp_path / f"part/checkpoints/step_{wanted:08d}.ckpt").exists():
                 time.sleep(0.005)
             process.kill()
@@ -122,9 +121,11 @@ def test_killed_at_some_step_it_ends_with_the_same_numbers(
 
 
 @pytest.mark.slow
-def test_terminated_it_goes_on_with_the_printed_command(lwexp_command: RunCommand, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "lwexp.run", *LONG, "hydra.run.dir=a b", "checkpoint.every_steps=5"]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+def test_terminated_it_goes_on_with_the_printed_command(
+    lwexp_command: RunCommand, start_command: StartCommand, tmp_path: Path
+) -> None:
+    options = [*LONG, "hydra.run.dir=a b", "checkpoint.every_steps=5"]
+    with start_command("run", *options, stdout=subprocess.PIPE) as process:
         while process.poll() is None and not (tmp_path / "a b/checkpoints/step_00000005.ckpt").exists():
             time.sleep(0.005)
         process.terminate()

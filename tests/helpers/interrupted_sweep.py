@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,36 +14,36 @@ from mlflow import MlflowClient
 
 from lwexp.sweep.outcome import outcome_of
 
+from .processes import Process, StartCommand, clean_environment
+
 LONG = [
     "model=lstm", "model.hidden_size=8", "data.image_size=8", "max_steps=1000000", "epochs=100000", "threads=1",
     "seed=0,1,2", "sweep.baseline=false", "sweep.report=false", "checkpoint.every_steps=100", "hydra.sweep.dir=sweep",
 ]  # fmt: skip
 
 
-def to_all(process: subprocess.Popen[str]) -> None:
+def to_all(process: Process) -> None:
     """Ctrl-C in a terminal."""
     os.killpg(process.pid, signal.SIGINT)
 
 
-def to_launcher(process: subprocess.Popen[str]) -> None:
+def to_launcher(process: Process) -> None:
     """What a service manager or `kill` sends."""
     process.send_signal(signal.SIGTERM)
 
 
 def interrupted(
-    folder: Path, options: Sequence[str], at_once: int, *interrupt: Callable[[subprocess.Popen[str]], None]
+    start: StartCommand, folder: Path, options: Sequence[str], at_once: int, *interrupt: Callable[[Process], None]
 ) -> tuple[int, str]:
     """The exit code and the output of a sweep of three long jobs; each `interrupt` is half a second after the last.
 
     The first comes when `at_once` jobs have made a checkpoint.
     """
-    variables = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "HYDRA_", "SLURM_"))}
-    variables |= {"OMP_NUM_THREADS": "1", "MLFLOW_TRACKING_URI": "sqlite:///store.db"}
-    command = [sys.executable, "-m", "lwexp.run", "-m", *LONG, *options]
+    variables = {**clean_environment(), "MLFLOW_TRACKING_URI": "sqlite:///store.db"}
     output = folder / "out.txt"
     with output.open("w") as file:
-        process = subprocess.Popen(
-            command, cwd=folder, env=variables, stdout=file, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        process = start(
+            "run", "-m", *LONG, *options, cwd=folder, environment=variables, stdout=file, stderr=subprocess.STDOUT
         )
     try:
         deadline = time.monotonic() + 240

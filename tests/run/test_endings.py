@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import signal
 import subprocess
-import sys
 from datetime import datetime, tzinfo
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from PIL import Image
 
 from lwexp.models.lstm import LSTMClassifier
 from tests.helpers.commands import RunHere
+from tests.helpers.processes import StartCommand
 from tests.run.runs import SMALL, UNTRACKED, Store, folders
 
 BREAKS = """
@@ -64,21 +63,20 @@ def test_loss_that_is_no_number_ends_the_run_in_one_line(lwexp_here: RunHere, st
     assert store.run().info.status == "FAILED"
 
 
-def test_interrupted_runs_end_killed_with_the_exit_code_of_the_signal(empty_store: Path, tmp_path: Path) -> None:
+def test_interrupted_runs_end_killed_with_the_exit_code_of_the_signal(
+    start_command: StartCommand, start_command_cold: StartCommand, empty_store: Path, tmp_path: Path
+) -> None:
     signals = {signal.SIGINT: 130, signal.SIGTERM: 143}
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "HYDRA_"))}
-    environment["OMP_NUM_THREADS"] = "1"
     processes = {}
-    # a shell's background job may ignore SIGINT, and what it starts inherits that
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         for number in signals:
             outputs = tmp_path / number.name / "outputs"
             outputs.mkdir(parents=True)
             shutil.copy(empty_store, outputs / "mlflow.db")
-            processes[number] = subprocess.Popen(
-                [sys.executable, "-m", "lwexp.run", *SMALL, "max_steps=null", "epochs=100000"],
-                cwd=outputs.parent, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            start = start_command_cold if number == signal.SIGINT else start_command
+            processes[number] = start(
+                "run", *SMALL, "max_steps=null", "epochs=100000",
+                cwd=outputs.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             )  # fmt: skip
         for number, process in processes.items():
             assert process.stdout is not None
@@ -96,7 +94,6 @@ def test_interrupted_runs_end_killed_with_the_exit_code_of_the_signal(empty_stor
             assert len(steps) >= 4
             assert steps == list(range(len(steps)))
     finally:
-        signal.signal(signal.SIGINT, before)
         for process in processes.values():
             process.kill()
             process.communicate()

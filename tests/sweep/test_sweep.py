@@ -6,14 +6,10 @@ Most tests run the jobs in this process (`sweep.isolate=false`), which saves the
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,9 +19,9 @@ from PIL import Image
 
 from lwexp.plots import process
 from lwexp.sweep.outcome import outcome_of
-from tests.helpers.commands import Outcome
+from tests.helpers.commands import RunCommand, RunHere
+from tests.helpers.processes import StartCommand
 
-RunHere = Callable[..., Outcome]
 SMALL = ["data.image_size=8", "batch_size=256", "max_steps=2", "progress=false"]
 LSTM = ["model=lstm", "model.hidden_size=8", *SMALL]
 HERE = ["sweep.isolate=false", "sweep.report=false"]
@@ -306,7 +302,7 @@ class Dies(torch.nn.Module):
 
 
 def test_jobs_that_are_killed_diverge_or_are_mistaken_leave_the_others_alone(
-    lwexp_command: Callable[..., subprocess.CompletedProcess[str]], client: MlflowClient, tmp_path: Path
+    lwexp_command: RunCommand, client: MlflowClient, tmp_path: Path
 ) -> None:
     """As the system does where memory runs out: the job's process is killed, not the one that started it."""
     (tmp_path / "dies.py").write_text(DIES, encoding="utf-8")
@@ -339,13 +335,11 @@ def test_jobs_that_are_killed_diverge_or_are_mistaken_leave_the_others_alone(
 
 
 def test_a_sweep_killed_in_the_middle_and_carried_on_runs_each_point_once(
-    lwexp_command: Callable[..., subprocess.CompletedProcess[str]], client: MlflowClient, tmp_path: Path
+    lwexp_command: RunCommand, start_command: StartCommand, client: MlflowClient, tmp_path: Path
 ) -> None:
     options = [*LSTM, "seed=0,1,2", "epochs=3", "max_steps=8", "checkpoint.every_steps=1"]
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "HYDRA_"))}
-    command = [sys.executable, "-m", "lwexp.run", "-m", *options, "hydra.sweep.dir=outputs/sweeps/mine"]
     folder = tmp_path / "outputs" / "sweeps" / "mine"
-    with subprocess.Popen(command, cwd=tmp_path, env={**environment, "OMP_NUM_THREADS": "1"}) as launcher:
+    with start_command("run", "-m", *options, "hydra.sweep.dir=outputs/sweeps/mine") as launcher:
         deadline = time.monotonic() + 120
         while not list((folder / "1" / "checkpoints").glob("*.ckpt")) and time.monotonic() < deadline:
             time.sleep(0.02)

@@ -8,20 +8,28 @@ from typing import Any
 import pytest
 
 from tests.helpers.interrupted_sweep import check_ends, interrupted, to_all, to_launcher
+from tests.helpers.processes import StartCommand
 
 JOBLIB = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
 
 
-@pytest.mark.parametrize(("options", "at_once", "interrupt", "code", "told"), [
-    ([], 1, to_all, 130, "SIGINT"),
-    (JOBLIB, 2, to_all, 130, "SIGINT"),
-    pytest.param(JOBLIB, 2, to_launcher, 143, "SIGTERM", marks=pytest.mark.slow),
+@pytest.mark.parametrize(("start", "options", "at_once", "interrupt", "code", "told"), [
+    ("start_command", [], 1, to_all, 130, "SIGINT"),
+    ("start_command_cold", JOBLIB, 2, to_all, 130, "SIGINT"),
+    pytest.param("start_command", JOBLIB, 2, to_launcher, 143, "SIGTERM", marks=pytest.mark.slow),
 ], ids=["one after another, Ctrl-C", "joblib, Ctrl-C", "joblib, SIGTERM"])  # fmt: skip
 def test_the_running_jobs_write_a_checkpoint_and_end(
-    options: list[str], at_once: int, interrupt: Any, code: int, told: str, tmp_path: Path
+    start: str,
+    options: list[str],
+    at_once: int,
+    interrupt: Any,
+    code: int,
+    told: str,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
 ) -> None:
     pytest.importorskip("joblib")
-    found, out = interrupted(tmp_path, options, at_once, interrupt)
+    found, out = interrupted(request.getfixturevalue(start), tmp_path, options, at_once, interrupt)
     assert found == code, out
     assert out.count("the step is finished and a checkpoint written") == 1
     assert f"{told}: the step is finished" in out
@@ -32,8 +40,10 @@ def test_the_running_jobs_write_a_checkpoint_and_end(
 
 
 @pytest.mark.slow
-def test_a_second_interrupt_waits_for_no_checkpoint_and_leaves_no_run_without_an_end(tmp_path: Path) -> None:
+def test_a_second_interrupt_waits_for_no_checkpoint_and_leaves_no_run_without_an_end(
+    start_command: StartCommand, tmp_path: Path
+) -> None:
     pytest.importorskip("joblib")
-    code, out = interrupted(tmp_path, JOBLIB, 2, to_all, to_all)
+    code, out = interrupted(start_command, tmp_path, JOBLIB, 2, to_all, to_all)
     assert code == 130, out
     check_ends(tmp_path, 2, saved=False)

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,15 +16,14 @@ from mlflow import MlflowClient
 from lwexp.experiment.manifest import read_manifest
 from lwexp.plots import process
 from lwexp.sweep.outcome import outcome_of
-from tests.helpers.commands import ROOT, Outcome
+from tests.helpers.commands import ROOT, RunCommand, RunHere
+from tests.helpers.processes import StartCommand
 from tests.sweep.test_sweep import client, family  # noqa: F401
 
 optuna = pytest.importorskip("optuna")
 
 from lwexp.sweep.search.study import open_storage  # noqa: E402
 
-RunHere = Callable[..., Outcome]
-Command = Callable[..., subprocess.CompletedProcess[str]]
 LSTM = ["model=lstm", "model.hidden_size=8", "data.image_size=8", "progress=false"]
 PLAIN = ["hydra/sweeper=optuna", "hydra.sweeper.uniform_trials=0", "hydra.sweeper.repeat.best=0"]
 
@@ -171,12 +169,12 @@ def test_kill_9_at_any_time_leaves_a_study_that_goes_on_as_if_nothing_had_been(t
 
 @pytest.mark.slow
 def test_a_search_killed_in_the_middle_and_carried_on_runs_each_trial_once(
-    lwexp_command: Command, tmp_path: Path
+    lwexp_command: RunCommand, start_command: StartCommand, tmp_path: Path
 ) -> None:
     options = [*LSTM, *PLAIN, "hydra.sweeper.n_trials=3", "batch_size=256", "epochs=3", "checkpoint.every_steps=1"]
-    command = [sys.executable, "-m", "lwexp.run", "-m", *options, "tracking=none", "hydra.sweep.dir=outputs/mine"]
+    options += ["tracking=none", "hydra.sweep.dir=outputs/mine"]
     folder = tmp_path / "outputs" / "mine"
-    with subprocess.Popen(command, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}) as launcher:
+    with start_command("run", "-m", *options) as launcher:
         deadline = time.monotonic() + 240
         while not list((folder / "1" / "checkpoints").glob("*.ckpt")) and time.monotonic() < deadline:
             time.sleep(0.02)

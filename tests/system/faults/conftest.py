@@ -14,12 +14,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.processes import WarmServer, clean_environment
+
 from . import stores
 from .network import Host
 from .proxy import FaultyProxy
 from .servers import MLflowServer, PostgreSQL
 from .stores import Database, Postgres, SQLite
-from .training import TINY, Launcher, WarmProcess, clean_environment, step_seconds, weights
+from .training import TINY, Launcher, step_seconds, weights
 from .trial import PAUSE, STEPS, Reference, Trial
 
 Served = tuple[MLflowServer, Database]
@@ -108,18 +110,10 @@ def host() -> Iterator[Host]:
         yield host
 
 
-@pytest.fixture(scope="session")
-def warm_process() -> Iterator[WarmProcess]:
-    """Forks commands without their seconds of imports."""
-    process = WarmProcess()
-    yield process
-    process.close()
-
-
 @pytest.fixture
-def lwexp(warm_process: WarmProcess, tmp_path: Path) -> Iterator[Launcher]:
+def lwexp(warm_server: WarmServer | None, tmp_path: Path) -> Iterator[Launcher]:
     """Starts lwexp's commands in the test's folder, forked from a process that has their imports."""
-    launcher = Launcher(tmp_path, warm_process)
+    launcher = Launcher(tmp_path, warm_server)
     yield launcher
     launcher.close()
 
@@ -139,9 +133,9 @@ def experiment(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
-def reference(warm_process: WarmProcess, empty_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Reference:
+def reference(warm_server: WarmServer | None, empty_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Reference:
     folder = tmp_path_factory.mktemp("reference")
-    launcher = Launcher(folder, warm_process)
+    launcher = Launcher(folder, warm_server)
     store = SQLite(folder / "mlflow.db")
     store.path.write_bytes(empty_file.read_bytes())
     pace = {"FAULTS_STEP_SECONDS": PAUSE, "FAULTS_STEP_TIMES": folder / "times"}

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.processes import WarmServer
 from tests.system.faults import stores
 from tests.system.faults.servers import MLflowServer
 from tests.system.faults.stores import Database, Rows, SQLite
-from tests.system.faults.training import TINY, Command, Launcher, WarmProcess, delivery_processes, kill, until, weights
+from tests.system.faults.training import TINY, Command, Launcher, delivery_processes, kill, until, weights
 
 # What a training carries from step to step differs: random states, moments, running statistics, masks, a policy's
 # memory, parts of a batch, processes that load ahead
@@ -48,7 +49,7 @@ class Undisturbed:
 
 @pytest.fixture(scope="module")
 def undisturbed(
-    warm_process: WarmProcess, empty_file: Path, tmp_path_factory: pytest.TempPathFactory
+    warm_server: WarmServer | None, empty_file: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], Undisturbed]:
     """kind -> the training of that kind, run once and left alone."""
     known: dict[str, Undisturbed] = {}
@@ -58,7 +59,7 @@ def undisturbed(
             folder = tmp_path_factory.mktemp(f"undisturbed-{kind}")
             store = SQLite(Path(shutil.copy(empty_file, folder / "mlflow.db")))
             where = [f"tracking.uri={store.uri}", "tracking.experiment=undisturbed", f"hydra.run.dir={folder}/run"]
-            Launcher(folder, warm_process)("run", *KINDS[kind], *where).succeeded()
+            Launcher(folder, warm_server)("run", *KINDS[kind], *where).succeeded()
             run = stores.only_run(store, "undisturbed")
             assert (run.status, run.repeated) == ("FINISHED", 0)
             steps = 1 + max(step for _, step in run.rows)

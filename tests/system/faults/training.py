@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -19,7 +18,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from tests.helpers.commands import ROOT
+from tests.helpers.processes import Process, WarmServer, clean_environment
 
 TRACEBACK = "Traceback (most recent call last)"
 # A recurrent network on 8×8 digits with all that is random in it: two layers with dropout between, augmented images
@@ -92,7 +91,7 @@ class Launcher:
     still runs, delivery processes of runs below `folder` too.
     """
 
-    def __init__(self, folder: Path, warm: WarmProcess | None) -> None:
+    def __init__(self, folder: Path, warm: WarmServer | None) -> None:
         self.folder, self._warm, self._commands = folder, warm, list[Command]()
 
     def __call__(
@@ -103,11 +102,11 @@ class Launcher:
         logs.mkdir(exist_ok=True)
         number = len(self._commands)
         command = Command((name, *arguments), logs / f"{number}.out", logs / f"{number}.err")
-        given = {**clean_environment(), **{key: str(value) for key, value in (environment or {}).items()}}
-        if self._warm is None:
-            _start_cold(command, cwd or self.folder, given)
-        else:
-            self._warm.start(command, cwd or self.folder, given)
+        given = {**clean_environment("FAULTS_"), **{key: str(value) for key, value in (environment or {}).items()}}
+        folder = cwd or self.folder
+        process = _start_warm(self._warm, command, folder, given) if self._warm else _start_cold(command, folder, given)
+        command.pid = process.pid
+        threading.Thread(target=lambda: command.end(process.wait()), daemon=True).start()
         self._commands.append(command)
         return command
 
@@ -123,75 +122,23 @@ class Launcher:
             kill(pid)
 
 
-class WarmProcess:
-    """The process of `tests.system.faults.warm`."""
-
-    def __init__(self) -> None:
-        """Start it; the first command waits until its imports are done."""
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.system.faults.warm"], env=clean_environment(), cwd="/", text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        )  # fmt: skip
-        self._commands: list[Command] = []
-        self._ready = threading.Event()
-        threading.Thread(target=self._listen, daemon=True).start()
-
-    def start(self, command: Command, folder: Path, environment: Mapping[str, str]) -> None:
-        assert self._process.stdin is not None
-        assert self._ready.wait(120), "the process to fork from did not start"
-        request = {
-            "id": len(self._commands), "name": command.arguments[0], "arguments": command.arguments[1:],
-            "folder": str(folder), "environment": environment,
-            "out": str(command.out_file), "err": str(command.err_file),
-        }  # fmt: skip
-        self._commands.append(command)
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
-        until(lambda: command.pid, 20, "the command to start")
-
-    def close(self) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()
-        self._process.wait(20)
-        self._process.stdout.close()
-
-    def _read(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        return dict(json.loads(line)) if line else {}
-
-    def _listen(self) -> None:
-        while told := self._read():
-            if "ready" in told:
-                self._ready.set()
-                continue
-            command = self._commands[told["id"]]
-            if "pid" in told:
-                command.pid = told["pid"]
-            else:
-                command.end(told["code"])
+def _start_warm(warm: WarmServer, command: Command, folder: Path, environment: Mapping[str, str]) -> Process:
+    hooks = ["tests.system.faults.hooks:install"]
+    if environment.get("FAULTS_PICTURES") != "1":
+        hooks.append("tests.system.faults.hooks:leave_pictures_out")
+    with command.out_file.open("ab") as out, command.err_file.open("ab") as err:
+        return warm.start(*command.arguments, cwd=folder, environment=environment, stdout=out, stderr=err, before=hooks)
 
 
-def clean_environment() -> dict[str, str]:
-    """Ours, without what would steer MLflow, Hydra or the hooks; one thread; tests importable."""
-    dropped = ("MLFLOW_", "HYDRA_", "FAULTS_", "PYTEST_")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
-    paths = [str(ROOT), *filter(None, [environment.get("PYTHONPATH")])]
-    return environment | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
-
-
-def _start_cold(command: Command, folder: Path, environment: Mapping[str, str]) -> None:
+def _start_cold(command: Command, folder: Path, environment: Mapping[str, str]) -> Process:
     name, *arguments = command.arguments
     hooked = any(key.startswith("FAULTS_") for key in environment)
     module = ["tests.system.faults.cold", name] if hooked else [f"lwexp.{name}"]
     with command.out_file.open("ab") as out, command.err_file.open("ab") as err:
-        process = subprocess.Popen(
+        return subprocess.Popen(
             [sys.executable, "-m", *module, *arguments], cwd=folder, env=dict(environment),
-            stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=out, stderr=err, text=True, start_new_session=True,
         )  # fmt: skip
-    command.pid = process.pid
-    threading.Thread(target=lambda: command.end(process.wait()), daemon=True).start()
 
 
 # ----------------------------------------------------------------------------------------------- delivery processes
