@@ -95,8 +95,6 @@ def place_in_sweep(folder: Path) -> tuple[Path | None, str | None, dict[str, str
     point = point_of(folder)
     if point is None:
         return None, None, {}
-    from lwexp.tracking import has_run  # imports pydantic, which `--help` does without
-
     return folder.parent if has_run(folder.parent) else None, redaction.redact(point.name) or None, _tags(point)
 
 
