@@ -1,7 +1,8 @@
 """The depth of every parameter of any network: from its own description, from a forward pass, or as registered.
 
-find_depths(model) -> Depths. `description.py` reads timm's matchers; `execution.py` records a forward pass on a twin of
-the model (`twin.py`, `inputs.py`); `structure.py`, `units.py` and `flow.py` turn what was recorded into depths.
+Start at `find_depths` in `finding.py`. `description.py` reads timm's matchers; `execution.py` records a forward pass of
+a copy of the model (`twin.py`, `inputs.py`); `structure.py`, `units.py` and `flow.py` turn the record into depths by
+the rules whose numbers are in the table of `thresholds.py`.
 """
 
 from __future__ import annotations
