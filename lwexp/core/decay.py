@@ -89,14 +89,14 @@ def make_decay(decay: str | Decay, options: Mapping[str, object]) -> Decay:
     if callable(decay):
         if options:
             raise UnknownOptionError(f"decay.{next(iter(options))}", next(iter(options.values())), ())
-        return _checked(decay)
+        return _check_scales(decay)
     if decay not in DECAYS:
         raise UnknownNameError("decay", decay, DECAYS, "no such decay")
     function = DECAYS[decay]
-    return _checked(function(**check_options(function, options, "decay")))
+    return _check_scales(function(**check_options(function, options, "decay")))
 
 
-def _checked(decay: Decay) -> Decay:
+def _check_scales(decay: Decay) -> Decay:
     def scale(index: int, count: int) -> float:
         try:
             value = float(decay(index, count))

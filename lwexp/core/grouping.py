@@ -57,7 +57,7 @@ def per_parameter(
     other. `example_input` (a tensor, tuple or dict) is for models whose input cannot be guessed.
     """
     prefix = wrapper_prefix(model)
-    names, notes = _ordered(model, order, example_input, lambda name: name)
+    names, notes = _order_names(model, order, example_input, lambda name: name)
     return Grouped(tuple(NamedGroup(name.removeprefix(prefix), (name,)) for name in names), notes)
 
 
@@ -75,9 +75,9 @@ def top_module(
     def top(name: str) -> str:
         return name.removeprefix(prefix).split(".")[0]
 
-    names, notes = _ordered(model, order, example_input, top)
-    groups = _collected((top(name), name) for name in (names[::-1] if order == "execution" else names))
-    return Grouped(_reversed(groups) if order == "execution" else groups, notes)
+    names, notes = _order_names(model, order, example_input, top)
+    groups = _collect((top(name), name) for name in (names[::-1] if order == "execution" else names))
+    return Grouped(_reverse(groups) if order == "execution" else groups, notes)
 
 
 def depth_index(model: nn.Module, *, source: str = "auto", example_input: object = None) -> Grouped:
@@ -185,7 +185,7 @@ def _check_partition(model: nn.Module, groups: Sequence[NamedGroup]) -> None:
         raise ConfigError("grouping", twice, "two groups have this name")
 
 
-def _ordered(
+def _order_names(
     model: nn.Module, order: str, example_input: object, key: Callable[[str], str]
 ) -> tuple[list[str], tuple[str, ...]]:
     """Names from the head to the stem, and a note where registration contradicts execution; `key`: name -> group."""
@@ -199,16 +199,16 @@ def _ordered(
             f"registration was not compared with the order of use ({len(names):,} parameters); "
             "grouping.order=execution follows use",
         )
-    groups = [members for _, members in _collected((key(name), name) for name in names)][::-1]
+    groups = [members for _, members in _collect((key(name), name) for name in names)][::-1]
     pairs = contradictions(model, groups, example_input)
     return names, (contradiction_note(pairs),) if pairs else ()
 
 
-def _reversed(groups: Iterable[NamedGroup]) -> tuple[NamedGroup, ...]:
+def _reverse(groups: Iterable[NamedGroup]) -> tuple[NamedGroup, ...]:
     return tuple(NamedGroup(name, members[::-1]) for name, members in groups)[::-1]
 
 
-def _collected(pairs: Iterable[tuple[str, str]]) -> tuple[NamedGroup, ...]:
+def _collect(pairs: Iterable[tuple[str, str]]) -> tuple[NamedGroup, ...]:
     groups: dict[str, list[str]] = {}
     for group_name, name in pairs:
         groups.setdefault(group_name, []).append(name)

@@ -33,10 +33,10 @@ def check_options(
     for name, parameter in known.items():
         if parameter.default is parameter.empty and name not in options:
             raise ConfigError(f"{key}.{name}", "???", "must be given")
-    return {name: _typed(f"{key}.{name}", value, hints.get(name, Any)) for name, value in options.items()}
+    return {name: _convert(f"{key}.{name}", value, hints.get(name, Any)) for name, value in options.items()}
 
 
-def _typed(key: str, value: Any, hint: Any) -> Any:
+def _convert(key: str, value: Any, hint: Any) -> Any:
     """`value` if it is of the type `hint`, with integers converted to float where `hint` is float."""
     if hint is Any:
         return value
@@ -49,7 +49,7 @@ def _typed(key: str, value: Any, hint: Any) -> Any:
         if value not in arguments:
             raise UnknownNameError(key, value, [str(a) for a in arguments], "not among the choices")
         return value
-    return _plain(key, value, hint, origin, arguments)
+    return _convert_plain(key, value, hint, origin, arguments)
 
 
 def _one_of(key: str, value: Any, kinds: Sequence[Any]) -> Any:
@@ -59,13 +59,13 @@ def _one_of(key: str, value: Any, kinds: Sequence[Any]) -> Any:
     for kind in kinds:
         if kind is not type(None):
             try:
-                return _typed(key, value, kind)
+                return _convert(key, value, kind)
             except ConfigError as error:
                 errors.append(error)
     raise errors[0]
 
 
-def _plain(key: str, value: Any, hint: Any, origin: Any, arguments: Sequence[Any]) -> Any:
+def _convert_plain(key: str, value: Any, hint: Any, origin: Any, arguments: Sequence[Any]) -> Any:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if hint is float:
         if not is_number:
@@ -82,9 +82,9 @@ def _plain(key: str, value: Any, hint: Any, origin: Any, arguments: Sequence[Any
     if origin in (dict, Mapping):
         if not isinstance(value, Mapping):
             raise ConfigError(key, value, "must be a mapping")
-        return {str(k): _typed(f"{key}.{k}", v, arguments[1]) for k, v in value.items()}
+        return {str(k): _convert(f"{key}.{k}", v, arguments[1]) for k, v in value.items()}
     if origin in (list, tuple, Sequence):
-        return [_typed(f"{key}.{i}", v, arguments[0]) for i, v in enumerate(value)]
+        return [_convert(f"{key}.{i}", v, arguments[0]) for i, v in enumerate(value)]
     return value
 
 

@@ -254,12 +254,12 @@ def make_policy(
 def _shape(name: str, options: Mapping[str, Any], known: Mapping[str, Any]) -> Shape:
     """The shape of a named policy from the user's `options` and from what is `known` of the training."""
     function, steps = POLICIES[name], known["steps"]
-    asked = function.__annotations__
-    given = {key: value for key, value in known.items() if key in asked}
-    choices = [*COMMON, *(asked.keys() - known.keys() - {"return"})]
+    annotations = function.__annotations__
+    given = {key: value for key, value in known.items() if key in annotations}
+    choices = [*COMMON, *(annotations.keys() - known.keys() - {"return"})]
     for key in given.keys() & options.keys():
         raise UnknownOptionError(f"policy.{key}", options[key], choices)
-    if "steps" in given and steps is None and "None" not in str(asked["steps"]):
+    if "steps" in given and steps is None and "None" not in str(annotations["steps"]):
         raise ConfigError("steps", None, f"the policy {name} needs the number of optimizer steps")
     shape: Shape = function(**check_options(function, {**options, **given}, "policy", choices))
     return shape

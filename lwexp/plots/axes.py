@@ -84,14 +84,14 @@ def rate_span(rates: NDArray[np.float64], decades: float) -> tuple[float, float]
     return float(low), float(high)
 
 
-def widened(low: float, high: float) -> tuple[float, float]:
+def widen(low: float, high: float) -> tuple[float, float]:
     """The same limits, widened where they are (nearly) equal."""
     return (low, high) if high > 1.2 * low else (low / 2, high * 2)
 
 
 def scale_rates(axes: Axes, span: tuple[float, float], log: bool) -> None:
     """Limits with a margin; a linear axis starts at 0, so that ratios between rates are visible."""
-    low, high = widened(*span)
+    low, high = widen(*span)
     if log:
         air = (high / low) ** 0.06
         axes.set_ylim(low / air, high * air)  # before the scale, which would otherwise choose limits and warn
@@ -135,14 +135,14 @@ def label_depths(axes: Axes, depths: Sequence[int], names: Sequence[str]) -> Non
 
 def label_groups(axes: Axes, labels: Sequence[str], pale: Sequence[bool], room: float) -> None:
     """Label rows from the top on the vertical axis, each `room` points high; labels that would overlap are omitted."""
-    shown = _spaced(len(labels), room, needed=9.2)
+    shown = _select_spaced(len(labels), room, needed=9.2)
     axes.set_yticks(shown, labels=[labels[g] for g in shown], fontsize=7.5, parse_math=False, fontfamily=FONT)
     for label, group in zip(axes.get_yticklabels(), shown, strict=True):
         label.set_color(GRAY if pale[group] else "black")
     axes.set_ylabel("group (head first)")
 
 
-def _spaced(count: int, room: float, needed: float) -> list[int]:
+def _select_spaced(count: int, room: float, needed: float) -> list[int]:
     """Which of `count` labels to show so that each has `needed` points if a row has `room`; always both ends."""
     stride = max(1, int(np.ceil(needed / room)))
     kept = list(range(0, count, stride))

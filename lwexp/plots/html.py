@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .rate_table import Floats, RateTable, thinned
+from .rate_table import Floats, RateTable, thin
 
 _TEMPLATE = Path(__file__).with_name("rates.html")
 _PLACE = "@@RATES@@"
@@ -37,11 +37,11 @@ def page_data(table: RateTable) -> dict[str, Any]:
 
     `zeros[g]` holds row ranges [start, stop, start, stop, …]. `highest[g]` is over all rows, before thinning.
     """
-    kept = thinned(table, _ROWS)
-    curves = _factored(kept.rates)
+    kept = thin(table, _ROWS)
+    curves = _factor(kept.rates)
     if len(curves.shapes) * len(kept.steps) > _NUMBERS:
-        kept = thinned(table, max(60, _NUMBERS // len(curves.shapes)))
-        curves = _factored(kept.rates)
+        kept = thin(table, max(60, _NUMBERS // len(curves.shapes)))
+        curves = _factor(kept.rates)
     return {
         "title": table.title,
         "names": list(table.names),
@@ -49,10 +49,10 @@ def page_data(table: RateTable) -> dict[str, Any]:
         "frozen": [int(frozen) for frozen in table.frozen],
         "rows": len(table.steps),
         "steps": kept.steps.tolist(),
-        "highest": _rounded(table.rates.max(axis=0), 6),
-        "shapes": [_rounded(shape, 8) for shape in curves.shapes],
+        "highest": _round(table.rates.max(axis=0), 6),
+        "shapes": [_round(shape, 8) for shape in curves.shapes],
         "shape": curves.shape,
-        "scale": _rounded(curves.scale, 8),
+        "scale": _round(curves.scale, 8),
         "zeros": [_ranges(column == 0) if column.any() else [] for column in kept.rates.T],
     }
 
@@ -64,7 +64,7 @@ class _Curves:
     scale: list[float]
 
 
-def _factored(rates: Floats) -> _Curves:
+def _factor(rates: Floats) -> _Curves:
     """`rates` [rows, groups] as few shapes [rows] times a scale per group.
 
     Under a policy all groups have one shape (rate = lr * scale * factor(t)), masked by gradual unfreezing, so the page
@@ -97,7 +97,7 @@ def _ranges(mask: np.ndarray[Any, np.dtype[np.bool_]]) -> list[int]:
     return [int(i) for i in np.flatnonzero(np.diff(mask.astype(np.int8), prepend=0, append=0))]
 
 
-def _rounded(values: Iterable[float], digits: int) -> list[float]:
+def _round(values: Iterable[float], digits: int) -> list[float]:
     """`values` to `digits` significant digits, integers without `.0`."""
     short = [float(f"{value:.{digits - 1}e}") for value in values]
     return [int(value) if value.is_integer() and value < 1e6 else value for value in short]

@@ -53,6 +53,6 @@ def subsample(steps: NDArray[np.int64], at_most: int = 2000) -> NDArray[np.int64
     return kept
 
 
-def thinned(table: RateTable, at_most: int) -> RateTable:
+def thin(table: RateTable, at_most: int) -> RateTable:
     """`table` with at most `at_most` rows: the first, the last and evenly spaced ones."""
     return table.at(subsample(np.arange(len(table.steps)), at_most))

@@ -38,9 +38,9 @@ from .axes import (
     rate_span,
     readable,
     scale_rates,
-    widened,
+    widen,
 )
-from .rate_table import Floats, RateTable, subsample, thinned
+from .rate_table import Floats, RateTable, subsample, thin
 
 _ZERO = "0.87"
 _SERIES = (
@@ -69,7 +69,7 @@ def draw_heatmap(table: RateTable) -> Figure:
     image = axes.imshow(
         values,
         cmap=colormaps["viridis"].with_extremes(bad=_ZERO),
-        norm=LogNorm(*widened(*span)) if span else None,
+        norm=LogNorm(*widen(*span)) if span else None,
         aspect="auto",
         interpolation="nearest",
         extent=(columns[0] - half, columns[-1] + half, groups - 0.5, -0.5),
@@ -79,7 +79,7 @@ def draw_heatmap(table: RateTable) -> Figure:
     if values.mask.any():
         legend(axes, [Patch(facecolor=_ZERO, edgecolor=GRAY, linewidth=0.5)], ["rate 0"])
     label_steps(axes)
-    labels = [_marked(table, g, 34) for g in range(groups)]
+    labels = [_label(table, g, 34) for g in range(groups)]
     label_groups(axes, labels, table.frozen, room=(height - 1.5) * 72 / groups)
     return figure
 
@@ -148,8 +148,8 @@ def draw_rates_by_step(table: RateTable) -> Figure:
     The log scale ends three decades below the smallest of the groups' highest rates.
     """
     figure, axes = _figure(table, 4.8)
-    table = thinned(table, max(300, min(2000, 400_000 // len(table.names))))
-    if _alike(table):  # otherwise the last line would hide the others
+    table = thin(table, max(300, min(2000, 400_000 // len(table.names))))
+    if _all_equal(table):  # otherwise the last line would hide the others
         together = f"all {len(table.names):,} groups"
         table = RateTable("", [together], [0], [all(table.frozen)], table.rates[:, :1], table.steps)
     named = len(table.names) <= LEGEND_LIMIT
@@ -162,7 +162,7 @@ def draw_rates_by_step(table: RateTable) -> Figure:
     width = 1.8 if named else float(np.clip(60 / len(table.names), 0.5, 1.2))
     lines = [np.column_stack([table.steps, positive[:, g]]) for g in range(len(table.names))]
     axes.add_collection(LineCollection(lines, colors=rgba, linestyles=dashes, linewidths=width), autolim=False)
-    alone_rows, alone_groups = np.nonzero(_alone(positive))  # a line of a single point is invisible
+    alone_rows, alone_groups = np.nonzero(_isolated(positive))  # a line of a single point is invisible
     if len(alone_rows):
         points = table.rates[alone_rows, alone_groups]
         axes.scatter(table.steps[alone_rows], points, s=22, color=[rgba[g] for g in alone_groups], zorder=3)
@@ -175,7 +175,7 @@ def draw_rates_by_step(table: RateTable) -> Figure:
     if named:
         seen: list[Any] = [d if line.any() else "none" for d, line in zip(dashes, table.rates.T, strict=True)]
         handles = [Line2D([], [], color=c, linestyle=d, linewidth=1.8) for c, d in zip(rgba, seen, strict=True)]
-        labels = [_marked(table, g, 24) for g in range(len(table.names))]
+        labels = [_label(table, g, 24) for g in range(len(table.names))]
         legend(axes, handles, labels, loc="upper left", bbox_to_anchor=(1.01, 1.0), ncols=1)
     else:
         depth_bar(figure, axes, norm, colors)
@@ -209,15 +209,15 @@ def write_plots(table: RateTable, folder: Path) -> list[Path]:
 def _figure(table: RateTable, height: float) -> tuple[Figure, Axes]:
     many = "groups" if len(table.names) > 1 else "group"
     steps = f"steps {table.steps[0]:,} to {table.steps[-1]:,}" if len(table.steps) > 1 else f"step {table.steps[0]:,}"
-    about = f"{len(table.names):,} {many}, {steps}{', all groups at the same rate' if _alike(table) else ''}"
+    about = f"{len(table.names):,} {many}, {steps}{', all groups at the same rate' if _all_equal(table) else ''}"
     return new_figure(table.title, about, height)
 
 
-def _alike(table: RateTable) -> bool:
+def _all_equal(table: RateTable) -> bool:
     return len(table.names) > 1 and bool((table.rates == table.rates[:, :1]).all())
 
 
-def _marked(table: RateTable, group: int, at_most: int) -> str:
+def _label(table: RateTable, group: int, at_most: int) -> str:
     """The label of a group, with a note if it is frozen or its rate is always 0."""
     note = "  (frozen)" if table.frozen[group] else "" if table.rates[:, group].any() else "  (rate 0)"
     return readable(table.names[group], at_most) + note
@@ -229,7 +229,7 @@ def _mean_by_depth(depths: NDArray[np.int64], rates: Floats) -> tuple[NDArray[np
     return levels, np.exp(np.bincount(index, weights=np.log(rates)) / np.bincount(index))
 
 
-def _alone(values: Floats) -> NDArray[np.bool_]:
+def _isolated(values: Floats) -> NDArray[np.bool_]:
     """Where a column of `values` has a finite value between non-finite ones."""
     there = np.pad(np.isfinite(values), ((1, 1), (0, 0)))
     result: NDArray[np.bool_] = there[1:-1] & ~there[:-2] & ~there[2:]

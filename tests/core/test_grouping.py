@@ -70,7 +70,7 @@ def test_by_name_takes_patterns_in_order_and_star_takes_the_rest(tiny: TinyNet) 
     [
         ({"top": "head"}, r"no pattern matches 14 parameters: blocks\.3\.norm\.bias.*add '\*'"),
         ({"top": "haed", "rest": "*"}, r"grouping\.patterns\.top=haed: .*did you mean head"),
-        ({"all": "*", "top": "head"}, r"grouping\.patterns\.top=head: all it matches is taken"),
+        ({"all": "*", "top": "head"}, r"grouping\.patterns\.top=head: groups before it match all of its parameters"),
         ({}, "needs at least one group"),
     ],
 )

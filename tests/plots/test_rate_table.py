@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lwexp.plots.rate_table import RateTable, subsample, thinned
+from lwexp.plots.rate_table import RateTable, subsample, thin
 from tests.helpers.rate_tables import cosine, table
 
 
@@ -23,7 +23,7 @@ def test_subsample_keeps_first_and_last_and_even_distances(count: int, at_most: 
 
 def test_thinned_keeps_each_step_with_its_rates() -> None:
     rates = cosine(3, 100)
-    few = thinned(table(rates), 10)
+    few = thin(table(rates), 10)
     assert len(few.steps) == 10
     np.testing.assert_array_equal(few.rates, rates[few.steps])
 

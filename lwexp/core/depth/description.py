@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from .execution import ANOTHER_INPUT, ForwardError, trace
-from .parameters import Names, consecutive, is_matrix, shown_names
+from .parameters import Names, format_names, is_matrix, renumber
 
 
 def described_depths(model: nn.Module, names: Names) -> tuple[dict[str, int] | None, str]:
@@ -22,7 +22,7 @@ def described_depths(model: nn.Module, names: Names) -> tuple[dict[str, int] | N
         matcher = matcher_of(coarse=False)
         # A compiled or parametrized module inside the model must not hide its parameters from the patterns.
         plain = {name: name.replace("_orig_mod.", "") for tied in names.every.values() for name in tied}
-        found = {plain_name for plain_name in plain.values() if _matched(matcher, plain_name)}
+        found = {plain_name for plain_name in plain.values() if _matches(matcher, plain_name)}
         from timm.models._manipulate import group_with_matcher
 
         depth: dict[str, int] = group_with_matcher(((name, None) for name in found), matcher, reverse=True)
@@ -35,7 +35,7 @@ def described_depths(model: nn.Module, names: Names) -> tuple[dict[str, int] | N
             described[name] = min(depths)  # a tied tensor has the depth of its first use
     if not described:
         return None, "the model's group_matcher matches none of its parameters"
-    return consecutive(described), ""
+    return renumber(described), ""
 
 
 def described_parts(model: nn.Module, names: Names) -> dict[str, dict[str, int]]:
@@ -53,7 +53,7 @@ def described_parts(model: nn.Module, names: Names) -> dict[str, dict[str, int]]
     return parts
 
 
-def _matched(matcher: Any, name: str) -> bool:
+def _matches(matcher: Any, name: str) -> bool:
     """Whether timm's `matcher` (patterns by group, or a function of the name) covers `name`."""
     if isinstance(matcher, Mapping):
         for spec in matcher.values():
@@ -66,7 +66,7 @@ def _matched(matcher: Any, name: str) -> bool:
     return first is not None and first != float("inf")
 
 
-def completed(
+def complete_depths(
     model: nn.Module, names: Names, described: Mapping[str, int], example_input: object | None
 ) -> tuple[dict[str, int], tuple[str, ...]]:
     """`described` with the names it misses: the classifier at the head, others where they are used; notes on these."""
@@ -83,18 +83,18 @@ def completed(
         except ForwardError as error:
             notes.append(f"no forward pass got through, {error}; {ANOTHER_INPUT}")
         unused = [name for name in others if name not in used]
-        placed = _placed([name for name in others if name in used], described, head, names, used)
-        placed |= _placed(unused, described, head, names, names.order)
+        placed = _place([name for name in others if name in used], described, head, names, used)
+        placed |= _place(unused, described, head, names, names.order)
         by_name |= placed
         for depth, never in sorted({(placed[name], name not in used) for name in others}):
-            shown = shown_names(name for name in others if placed[name] == depth and (name not in used) == never)
+            shown = format_names(name for name in others if placed[name] == depth and (name not in used) == never)
             verb = "registered" if never else "first used"
             where = "after the last described block, so with the head" if depth == head else "there"
             if depth == 0:
                 where = "before the first described block"
             extra = " (never used in the forward pass)" if never and used else ""
             notes.append(f"the model's own description misses {shown}{extra}: {verb} {where} (depth {depth})")
-    return consecutive(by_name), tuple(notes)
+    return renumber(by_name), tuple(notes)
 
 
 def _classifier(model: nn.Module, names: Names) -> set[str]:
@@ -112,7 +112,7 @@ def _classifier(model: nn.Module, names: Names) -> set[str]:
     return found
 
 
-def _placed(
+def _place(
     missed: Iterable[str], described: Mapping[str, int], head: int, names: Names, order: Mapping[str, int]
 ) -> dict[str, int]:
     """Depth of each of `missed` from its neighbors in `order` (first name -> index; smaller is earlier).

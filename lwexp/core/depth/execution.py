@@ -129,7 +129,7 @@ def _run(model: nn.Module, first_names: Mapping[int, str], given: Input, device:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(recorder)
         output = _call(twin.eval(), args, kwargs)
-    leaves = [x for x in tree_leaves(_plain(output)) if is_tensor(x)]
+    leaves = [x for x in tree_leaves(_as_dict(output)) if is_tensor(x)]
     recorder.trace.outputs = frozenset(recorder.key(x) for x in leaves)
     return recorder.trace
 
@@ -224,6 +224,6 @@ def _to_meta(value: Any) -> Any:
     return value
 
 
-def _plain(output: Any) -> Any:
+def _as_dict(output: Any) -> Any:
     """A dataclass as a dict of its fields, since pytree does not look into it."""
     return vars(output) if is_dataclass(output) and not isinstance(output, Mapping) else output

@@ -14,10 +14,10 @@ from torch import nn
 
 from lwexp.errors import ConfigError, UnknownNameError
 
-from .description import completed, described_depths, described_parts
+from .description import complete_depths, described_depths, described_parts
 from .execution import ANOTHER_INPUT, ForwardError, trace
 from .flow import depths_of_units
-from .parameters import Names, shown_names, unwrapped
+from .parameters import Names, format_names, unwrap
 from .structure import Structure
 
 SOURCES = ("auto", "timm", "execution", "registration")
@@ -47,14 +47,14 @@ def find_depths(model: nn.Module, source: str = "auto", example_input: object | 
     """
     if source not in SOURCES:
         raise UnknownNameError("grouping.source", source, SOURCES, "no such source of depths")
-    inner, prefix = unwrapped(model)
+    inner, prefix = unwrap(model)
     notes: list[str] = []
     names = Names.of(inner)
     if source in ("auto", "timm"):
         described, why = described_depths(inner, names)
         if described is not None:
-            completed_depths, missed = completed(inner, names, described, example_input)
-            return _renamed(Depths(completed_depths, "timm", missed), prefix, names)
+            completed_depths, missed = complete_depths(inner, names, described, example_input)
+            return _rename(Depths(completed_depths, "timm", missed), prefix, names)
         if source == "timm":
             raise ConfigError("grouping.source", source, f"{why}; use auto, execution or registration")
         notes = [why] if hasattr(inner, "group_matcher") else []
@@ -64,7 +64,7 @@ def find_depths(model: nn.Module, source: str = "auto", example_input: object | 
     by_name: dict[str, int] | None = None
     if source in ("auto", "execution"):
         try:
-            by_name, unused = _executed(inner, names, example_input, parts=parts)
+            by_name, unused = _execute(inner, names, example_input, parts=parts)
         except ForwardError as error:
             if source == "execution":
                 why = f"no forward pass, {error}; {ANOTHER_INPUT}"
@@ -73,11 +73,11 @@ def find_depths(model: nn.Module, source: str = "auto", example_input: object | 
     if by_name is None:
         by_name, _ = depths_of_units(Structure(inner, parts), names, None)
         notes.append("depth is the order in which modules were registered, which may not be the order of their use")
-        return _renamed(Depths(by_name, "registration", tuple(notes)), prefix, names)
+        return _rename(Depths(by_name, "registration", tuple(notes)), prefix, names)
     for depth in sorted({by_name[name] for name in unused}):
-        shown = shown_names(name for name in unused if by_name[name] == depth)
+        shown = format_names(name for name in unused if by_name[name] == depth)
         notes.append(f"never used in the forward pass, so with its like or its neighbor: {shown} (depth {depth})")
-    return _renamed(Depths(by_name, "execution", tuple(notes)), prefix, names)
+    return _rename(Depths(by_name, "execution", tuple(notes)), prefix, names)
 
 
 def execution_depths(
@@ -87,12 +87,12 @@ def execution_depths(
 
     `quick`: as for `trace`.
     """
-    inner, prefix = unwrapped(model)
-    by_name, unused = _executed(inner, Names.of(inner), example_input, quick)
+    inner, prefix = unwrap(model)
+    by_name, unused = _execute(inner, Names.of(inner), example_input, quick)
     return {f"{prefix}{name}": depth for name, depth in by_name.items()}, {f"{prefix}{name}" for name in unused}
 
 
-def _executed(
+def _execute(
     inner: nn.Module,
     names: Names,
     example_input: object | None,
@@ -103,6 +103,6 @@ def _executed(
     return depths_of_units(Structure(inner, parts), names, traced)
 
 
-def _renamed(depths: Depths, prefix: str, names: Names) -> Depths:
+def _rename(depths: Depths, prefix: str, names: Names) -> Depths:
     """`depths` with the names in the wrapper, in the order of registration."""
     return Depths({f"{prefix}{name}": depths.by_name[name] for name in names.every}, depths.source, depths.notes)

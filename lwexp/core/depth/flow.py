@@ -7,7 +7,7 @@ from collections.abc import Sequence, Set
 from typing import Any
 
 from .execution import Operation, Trace
-from .parameters import Names, consecutive, is_matrix, shape_of, size_of
+from .parameters import Names, is_matrix, renumber, shape_of, size_of
 from .structure import Structure
 from .thresholds import (
     FEW_LEVELS,
@@ -49,7 +49,7 @@ def depths_of_units(structure: Structure, names: Names, trace: Trace | None) -> 
             for name in unit.names:
                 by_name.setdefault(name, depth[i])
         previous = depth[i]
-    return consecutive(by_name), unused
+    return renumber(by_name), unused
 
 
 def chain(units: Sequence[Unit], names: Names) -> Trace:

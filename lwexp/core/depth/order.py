@@ -10,7 +10,7 @@ from lwexp.errors import ConfigError
 
 from .execution import ANOTHER_INPUT, ForwardError, trace
 from .finding import execution_depths
-from .parameters import Names, unwrapped
+from .parameters import Names, unwrap
 
 _SHOWN = 3
 
@@ -21,7 +21,7 @@ def stem_to_head(model: nn.Module, example_input: object | None = None) -> list[
     An unused parameter follows the one registered before it; ties are in the order of registration.
     Raises `ConfigError` where the forward pass fails for every input.
     """
-    inner, prefix = unwrapped(model)
+    inner, prefix = unwrap(model)
     names = Names.of(inner)
     try:
         first_use = trace(inner, names.first, example_input).first_use

@@ -32,7 +32,7 @@ class Names:
         return cls(first, every, {name: i for i, name in enumerate(every)}, tensors)
 
 
-def unwrapped(model: nn.Module) -> tuple[nn.Module, str]:
+def unwrap(model: nn.Module) -> tuple[nn.Module, str]:
     """The network inside `torch.compile`, `DataParallel`, DDP and `AveragedModel`, and the prefix of its names.
 
     Classes are compared by name, to avoid importing `torch._dynamo`.
@@ -51,10 +51,10 @@ def unwrapped(model: nn.Module) -> tuple[nn.Module, str]:
 
 def wrapper_prefix(model: nn.Module) -> str:
     """What `torch.compile`, `DataParallel` and the like put before the names of a network's parameters, or ''."""
-    return unwrapped(model)[1]
+    return unwrap(model)[1]
 
 
-def shown_names(names: Iterable[str], limit: int = 6) -> str:
+def format_names(names: Iterable[str], limit: int = 6) -> str:
     """`names` for a note: parameters of one module together, at most `limit` modules."""
     modules: dict[str, list[str]] = {}
     for name in names:
@@ -67,7 +67,7 @@ def shown_names(names: Iterable[str], limit: int = 6) -> str:
     return ", ".join(texts[:limit]) + (f", … ({len(texts)} in all)" if len(texts) > limit else "")
 
 
-def consecutive(depths: Mapping[str, int]) -> dict[str, int]:
+def renumber(depths: Mapping[str, int]) -> dict[str, int]:
     """`depths` without gaps, from 0."""
     ranks = {depth: rank for rank, depth in enumerate(sorted(set(depths.values())))}
     return {name: ranks[depth] for name, depth in depths.items()}

@@ -49,7 +49,7 @@ def make_twin(model: nn.Module, first_names: Mapping[int, str], device: torch.de
             owners.setdefault(storage_key(parameter), name)
             names[storage_key(placeholder)] = name
     for module in model.modules():
-        for tensor in _held(module):
+        for tensor in _tensors_of(module):
             if id(tensor) in placeholders:
                 continue
             plain = not isinstance(tensor, UninitializedBuffer)
@@ -58,9 +58,9 @@ def make_twin(model: nn.Module, first_names: Mapping[int, str], device: torch.de
             if plain and storage_key(tensor) in owners:  # a view of a parameter, kept by the module
                 names[storage_key(placeholder)] = owners[storage_key(tensor)]
     try:
-        twin: nn.Module = _copied(model, dict(placeholders))
+        twin: nn.Module = _copy(model, dict(placeholders))
     except Exception:  # something in it cannot be copied, such as a lock: that object is shared
-        twin = _copied(model, placeholders | _uncopyable(model, placeholders))
+        twin = _copy(model, placeholders | _uncopyable(model, placeholders))
     for module in twin.modules():  # the user's hooks would see tensors without values; torch's own are needed
         module._forward_hooks.clear()
         for key, hook in list(module._forward_pre_hooks.items()) if module._forward_pre_hooks else ():
@@ -70,7 +70,7 @@ def make_twin(model: nn.Module, first_names: Mapping[int, str], device: torch.de
     return Twin(twin, names, lazy, tuple(placeholders.values()))
 
 
-def _copied(value: Any, memo: dict[int, Any]) -> Any:
+def _copy(value: Any, memo: dict[int, Any]) -> Any:
     """`copy.deepcopy` by hand for plain values, empty dicts and modules, where it spends most of its time."""
     kind: Any = type(value)
     if kind in _PLAIN:
@@ -82,18 +82,18 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
     elif kind is dict:
         table = memo[id(value)] = {}
         for key, held in value.items():
-            table[_copied(key, memo)] = _copied(held, memo)
-    elif isinstance(value, nn.Module) and _copied_as_usual(kind) and "__deepcopy__" not in value.__dict__:
+            table[_copy(key, memo)] = _copy(held, memo)
+    elif isinstance(value, nn.Module) and _copies_by_attributes(kind) and "__deepcopy__" not in value.__dict__:
         twin: Any = kind.__new__(kind)
         memo[id(value)] = twin
-        twin.__setstate__({key: _copied(held, memo) for key, held in value.__dict__.items()})
+        twin.__setstate__({key: _copy(held, memo) for key, held in value.__dict__.items()})
     else:
         return copy.deepcopy(value, memo)
     return memo[id(value)]
 
 
 @cache
-def _copied_as_usual(kind: type[nn.Module]) -> bool:
+def _copies_by_attributes(kind: type[nn.Module]) -> bool:
     """Whether `copy.deepcopy` only creates an object of `kind` and sets its attributes."""
     special = ("__deepcopy__", "__reduce__", "__reduce_ex__", "__getstate__", "__getnewargs__", "__getnewargs_ex__")
     slots = any(getattr(base, "__slots__", ()) for base in kind.__mro__)
@@ -115,7 +115,7 @@ def _uncopyable(model: nn.Module, placeholders: Mapping[int, Any]) -> dict[int, 
     return found
 
 
-def _held(module: nn.Module) -> Iterator[torch.Tensor]:
+def _tensors_of(module: nn.Module) -> Iterator[torch.Tensor]:
     """Tensors of `module` besides its parameters: buffers, plain attributes, lists and dicts of tensors."""
     yield from (buffer for buffer in module._buffers.values() if buffer is not None)
     for value in module.__dict__.values():
