@@ -108,12 +108,12 @@ def _resumes_named_run(config: DictConfig) -> bool:
 
 
 def _check_sweep(config: DictConfig) -> None:
-    from lwexp.experiment.folder import check_sweep_place
     from lwexp.sweep.launchers.registry import check_launcher
+    from lwexp.sweep.resume import check_sweep_folder
 
     checked = _check(config)
     check_launcher(config)
-    check_sweep_place(Path(str(config.hydra.sweep.dir)).absolute(), checked.resume, checked.sweep.resume)
+    check_sweep_folder(Path(str(config.hydra.sweep.dir)).absolute(), checked.resume, checked.sweep.resume)
     if OmegaConf.select(config, "hydra.sweeper._target_") == _BASIC:
         why = "lwexp sweeps with grid (what basic does, and jobs that fail alone), or searches with optuna"
         raise ConfigError("hydra/sweeper", "basic", why)

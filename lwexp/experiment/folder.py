@@ -43,12 +43,6 @@ def check_place(folder: Path, resume: str | None) -> None:
         raise ConfigError("resume", resume, "can be given on the command line only")
 
 
-def check_sweep_place(folder: Path, resume: str | None, sweep_resume: str | None) -> None:
-    """Raise `ConfigError` if `folder` holds a sweep or a run, unless `sweep.resume` or `resume=auto` continues it."""
-    if resume is None and sweep_resume is None and ((folder / "sweep.json").exists() or has_run(folder)):
-        raise ConfigError("hydra.sweep.dir", folder, f"holds a sweep already; sweep.resume={folder} resumes it")
-
-
 def finished(config: RunConfig, values: Mapping[str, Any], folder: Path, base: Path) -> dict[str, float] | None:
     """The metrics of the run in `folder` if it is finished; delivers what its store lacks.
 

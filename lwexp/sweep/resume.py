@@ -10,6 +10,7 @@ from typing import Any
 from lwexp.errors import ConfigError
 from lwexp.experiment.find import find_by_id
 from lwexp.experiment.manifest import FILE, read_manifest
+from lwexp.tracking import has_run
 
 from .points import split
 
@@ -31,6 +32,12 @@ def find_sweep(value: str, typed: dict[str, Any]) -> Path:
     if not (folder / FILE).is_file():
         raise ConfigError("sweep.resume", value, f"the sweep's folder {folder} is not on this machine")
     return folder
+
+
+def check_sweep_folder(folder: Path, resume: str | None, sweep_resume: str | None) -> None:
+    """Raise `ConfigError` if `folder` holds a sweep or a run, unless `sweep.resume` or `resume=auto` continues it."""
+    if resume is None and sweep_resume is None and ((folder / FILE).exists() or has_run(folder)):
+        raise ConfigError("hydra.sweep.dir", folder, f"holds a sweep already; sweep.resume={folder} resumes it")
 
 
 def _sweep_folders() -> Sequence[Path]:
