@@ -60,7 +60,7 @@ def interrupted(
 
 
 def check_ends(folder: Path, at_once: int, *, saved: bool) -> None:
-    """The jobs that ran are KILLED, in their folders and in MLflow, the others were not begun, and the sweep says so.
+    """The jobs that ran are KILLED, in their folders and in MLflow, the others were not started, and the sweep says so.
 
     With `saved` the last step of each is in a checkpoint.
     """

@@ -1,4 +1,4 @@
-"""Points: what a command asks for, when two ask for the same, and which uniform twins are missing."""
+"""Points: the grid of a command, when two jobs are the same, and which uniform twins are missing."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def same(job: Sequence[str]) -> str:
 
 
 def config(job: Sequence[str]) -> Any:
-    """As far as twins look at it."""
+    """The part of a config that decides on twins."""
     values = dict(split(override) for override in job)
     decay = SimpleNamespace(name=values.get("decay", "linear"))
     return SimpleNamespace(decay=decay, mult=float(values.get("mult", 0.95)))

@@ -1,4 +1,4 @@
-"""A sweep: one parent run, a child run for each job, and what becomes of both where a job is mistaken or breaks.
+"""A sweep: one parent run, a child run for each job, and the outcome of both if a job has a mistake or breaks.
 
 Most tests run the jobs in this process (`sweep.isolate=false`), which saves the seconds of their imports.
 """
@@ -47,7 +47,7 @@ class Stops(torch.nn.Module):
 
 @pytest.fixture
 def client(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
-    """The store that the sweep writes to by default. Pictures take most of so short a run and are not drawn."""
+    """The store that the sweep writes to by default. Plots take most of so short a run and are not drawn."""
     monkeypatch.setattr(process, "write_plots", lambda *_, **__: [])
     (tmp_path / "outputs").mkdir()
     shutil.copy(empty_store, tmp_path / "outputs" / "mlflow.db")
@@ -100,7 +100,7 @@ def test_jobs_are_children_of_one_parent_and_named_by_what_sets_them_apart(
     ("lr_overrides.head", "-0.1", "0.1", "lr_overrides.head=-0.1: should be greater than or equal to 0"),
     ("loss.name", "MSE", "NLLLoss", "loss.name=MSE: no such loss in torch.nn; did you mean MSELoss"),
 ])  # fmt: skip
-def test_a_mistaken_job_is_recorded_and_the_others_complete(
+def test_a_job_with_a_mistake_is_recorded_and_the_others_complete(
     key: str, bad: str, good: str, reason: str, lwexp_here: RunHere, client: MlflowClient, tmp_path: Path
 ) -> None:
     options = LSTM if key != "model" else SMALL
@@ -179,7 +179,7 @@ def test_every_seed_and_base_rate_gets_its_uniform_twin(lwexp_here: RunHere, cli
         assert (len(rates) == 1) == (name in twins) == (child.data.tags["lwexp.arm"] == "uniform")
 
 
-def test_a_sweep_is_carried_on(lwexp_here: RunHere, client: MlflowClient, tmp_path: Path) -> None:
+def test_a_sweep_is_resumed_by_folder_and_by_id(lwexp_here: RunHere, client: MlflowClient, tmp_path: Path) -> None:
     options = [*LSTM, *ALONE, "max_steps=1"]
     assert lwexp_here("run", "-m", *options, "mult=0.9,-1").code == 2
     (folder,) = (tmp_path / "outputs" / "sweeps").iterdir()
@@ -201,7 +201,7 @@ def test_a_sweep_is_carried_on(lwexp_here: RunHere, client: MlflowClient, tmp_pa
     assert len(family(client)[1]) == 3
 
 
-def test_from_another_folder_a_sweep_goes_on_in_its_own_store(
+def test_a_sweep_resumed_from_another_folder_uses_its_own_store(
     lwexp_here: RunHere, client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = [*LSTM, *ALONE, "max_steps=1"]
@@ -260,7 +260,7 @@ def test_mistakes_in_how_to_sweep_are_one_line(
     assert not list(tmp_path.rglob("sweep.json"))
 
 
-def test_a_folder_with_a_sweep_is_not_begun_in(lwexp_here: RunHere, client: MlflowClient, tmp_path: Path) -> None:
+def test_a_folder_with_a_sweep_is_refused(lwexp_here: RunHere, client: MlflowClient, tmp_path: Path) -> None:
     options = ["run", "-m", *LSTM, *ALONE, "max_steps=1", "seed=0", f"hydra.sweep.dir={tmp_path}/mine"]
     assert lwexp_here(*options).code == 0
     again = lwexp_here(*options)
@@ -301,7 +301,7 @@ class Dies(torch.nn.Module):
 """
 
 
-def test_jobs_that_are_killed_diverge_or_are_mistaken_leave_the_others_alone(
+def test_jobs_that_are_killed_diverge_or_have_mistakes_do_not_affect_the_others(
     lwexp_command: RunCommand, client: MlflowClient, tmp_path: Path
 ) -> None:
     """As the system does where memory runs out: the job's process is killed, not the one that started it."""
@@ -334,7 +334,7 @@ def test_jobs_that_are_killed_diverge_or_are_mistaken_leave_the_others_alone(
     assert len(deliveries) == 1  # one process delivers for all of them
 
 
-def test_a_sweep_killed_in_the_middle_and_carried_on_runs_each_point_once(
+def test_a_sweep_killed_in_the_middle_and_resumed_runs_each_point_once(
     lwexp_command: RunCommand, start_command: StartCommand, client: MlflowClient, tmp_path: Path
 ) -> None:
     options = [*LSTM, "seed=0,1,2", "epochs=3", "max_steps=8", "checkpoint.every_steps=1"]
@@ -368,7 +368,7 @@ def test_a_sweep_killed_in_the_middle_and_carried_on_runs_each_point_once(
     ).read_bytes()
 
 
-def test_secrets_are_in_no_file_of_a_sweep_and_needed_again_to_carry_on(
+def test_secrets_are_in_no_file_of_a_sweep_and_needed_again_to_resume(
     lwexp_here: RunHere, client: MlflowClient, tmp_path: Path
 ) -> None:
     (tmp_path / "dies.py").write_text(DIES, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while a sweep's jobs train: no run stays RUNNING, and the sweep can be carried on."""
+"""Ctrl-C and SIGTERM while a sweep's jobs train: no run stays RUNNING, and the sweep can be resumed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.helpers.processes import StartCommand
 JOBLIB = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
 
 
-@pytest.mark.parametrize(("start", "options", "at_once", "interrupt", "code", "told"), [
+@pytest.mark.parametrize(("start", "options", "at_once", "interrupt", "code", "reported"), [
     ("start_command", [], 1, to_all, 130, "SIGINT"),
     ("start_command_cold", JOBLIB, 2, to_all, 130, "SIGINT"),
     pytest.param("start_command", JOBLIB, 2, to_launcher, 143, "SIGTERM", marks=pytest.mark.slow),
@@ -24,7 +24,7 @@ def test_the_running_jobs_write_a_checkpoint_and_end(
     at_once: int,
     interrupt: Any,
     code: int,
-    told: str,
+    reported: str,
     tmp_path: Path,
     request: pytest.FixtureRequest,
 ) -> None:
@@ -32,7 +32,7 @@ def test_the_running_jobs_write_a_checkpoint_and_end(
     found, out = interrupted(request.getfixturevalue(start), tmp_path, options, at_once, interrupt)
     assert found == code, out
     assert out.count("the step is finished and a checkpoint written") == 1
-    assert f"{told}: the step is finished" in out
+    assert f"{reported}: the step is finished" in out
     assert out.count(": killed: interrupted\n") == at_once
     assert out.splitlines()[-2:] == ["resume with: python -m lwexp.run -m sweep.resume=sweep", "interrupted"]
     assert "Traceback" not in out

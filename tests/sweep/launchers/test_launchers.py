@@ -1,4 +1,4 @@
-"""Launchers: refused in one line where they cannot work, one job's end is not another's, and none waits for ever."""
+"""Launchers: refused in one line if they cannot work; one job's end is not another's, and none waits forever."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def of(choice: str, **values: Any) -> Any:
 
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Packages that seem to be installed, and commands that seem to be there."""
+    """Simulates installed packages and commands."""
     there: dict[str, Any] = {"packages": {"joblib", "submitit", "ray"}, "commands": {"sbatch", "squeue"}}
     monkeypatch.setattr(registry, "find_spec", lambda name: name if name in there["packages"] else None)
     monkeypatch.setattr(shutil, "which", lambda name: name if name in there["commands"] else None)
@@ -75,7 +75,7 @@ def test_mistakes_in_its_options_are_one_line(
     assert outcome.err.count("\n") == 1
 
 
-def test_slurm_is_asked_for_where_there_is_none(installed: Any) -> None:
+def test_slurm_is_refused_on_a_machine_without_it(installed: Any) -> None:
     installed["commands"] -= {"sbatch"}
     with pytest.raises(ConfigError, match=r"hydra/launcher=submitit_slurm: there is no Slurm here"):
         check_launcher(of("submitit_slurm"))
@@ -169,7 +169,7 @@ def test_jobs_that_slurm_has_ended_are_lost_and_those_that_it_restarts_are_waite
     assert "Slurm's job 7_3 waits: PartitionTimeLimit" in caplog.text
 
 
-def test_a_job_that_submitit_gives_up_is_lost_with_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_that_submitit_abandons_is_lost_with_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     squeue(tmp_path, monkeypatch, "")
     handle = Handle(tmp_path, "7")
     trace = "Traceback:\n  somewhere\nsubmitit.UncompletedJobError: timed-out too many times.\n----\n"

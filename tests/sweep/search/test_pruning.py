@@ -1,4 +1,4 @@
-"""A run that reports to a study is given up where it is hopeless, and never for the study's sake."""
+"""A run that reports to a study is pruned if its pruner says so, and never because of the study itself."""
 
 from __future__ import annotations
 

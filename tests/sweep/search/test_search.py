@@ -1,4 +1,4 @@
-"""A search: what it draws from, its trials from batch to batch, and that a killed one goes on as if it had not been."""
+"""A search: its space, its trials from batch to batch, and that a killed one resumes as if nothing had happened."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ def space_of(*overrides: str) -> Space:
     ("x=0.5,null,'a b'", CategoricalDistribution(["0.5", "null", "'a b'"])),
     ("mult=0.8,0.9", CategoricalDistribution(["0.8", "0.9"])),
 ])  # fmt: skip
-def test_hydras_sweep_syntax_is_what_is_drawn_from(override: str, distribution: Any) -> None:
+def test_hydras_sweep_syntax_is_the_search_space(override: str, distribution: Any) -> None:
     key = override.partition("=")[0]
     assert space_of(override) == Space({key: distribution}, ())
 
 
-def test_the_last_word_on_a_key_counts_and_constants_stay() -> None:
+def test_the_last_override_of_a_key_wins_and_constants_stay() -> None:
     typed = ["model=lstm", "lr=0.01", "+policy.x=interval(0,1)", "seed=0,1"]
     space = space_of("mult=interval(0.7,1.0)", "lr=interval(1e-4,1e-1)", *typed)
     assert space.searched.keys() == {"mult", "+policy.x"}
@@ -65,7 +65,7 @@ def test_the_last_word_on_a_key_counts_and_constants_stay() -> None:
     ("seed=interval(0,3)", r"seed=interval\(0,3\): a search takes a list of seeds: seed=0,1,2"),
     ("seed=a,b", "seed=a,b: a search takes a list of seeds: seed=0,1,2"),
 ])  # fmt: skip
-def test_what_cannot_be_drawn_is_one_line(override: str, line: str) -> None:
+def test_an_invalid_space_is_one_line(override: str, line: str) -> None:
     with pytest.raises(ConfigError, match=line):
         space_of(override)
 
@@ -77,7 +77,7 @@ def test_what_cannot_be_drawn_is_one_line(override: str, line: str) -> None:
     ("tag(log,interval(1e-4,1e-1))", 0.00012345678, "0.0001235"),
     ("range(0,1,0.1)", 0.30000000000000004, "0.3"),
 ])  # fmt: skip
-def test_drawn_numbers_are_short_and_as_near_as_the_interval_asks(interval: str, value: float, text: str) -> None:
+def test_drawn_numbers_have_few_digits_for_their_interval(interval: str, value: float, text: str) -> None:
     space = space_of(f"x={interval}")
     assert space.shown({"x": value}) == {"x": text}
 
@@ -100,7 +100,7 @@ KEYS = ("mult", "lr", "seed")
 
 
 class Killed(BaseException):
-    """Stands for the end of the process."""
+    """Simulates the end of the process."""
 
 
 def accuracy(point: Point) -> float:
@@ -110,7 +110,7 @@ def accuracy(point: Point) -> float:
 
 
 class Runs:
-    """Runs points as a sweep does: what has finished is not run again; `run` is the stand-in for a training."""
+    """Runs points as a sweep does: what has finished is not run again; `run` simulates a training."""
 
     def __init__(self, run: Callable[[Point], Outcome] = lambda point: Outcome("FINISHED", accuracy(point))) -> None:
         self.run, self.batches, self.done = run, [], {}
@@ -167,7 +167,7 @@ def test_batches_are_as_wide_as_asked_and_the_last_is_the_rest(tmp_path: Path) -
     assert runs.batches == [[0, 1, 2], [3, 4, 5], [6, 7]]
 
 
-def test_trials_of_a_batch_keep_apart(tmp_path: Path) -> None:
+def test_trials_of_a_batch_differ(tmp_path: Path) -> None:
     runs = Runs()
     search(tmp_path, runs, trials=24, batch=8)
     assert len({tuple(point.values.values()) for point in runs.done}) == 24
@@ -184,7 +184,7 @@ def test_several_seeds_are_one_trial_with_their_mean(tmp_path: Path) -> None:
     assert value == pytest.approx(sum(own) / 2)
 
 
-def test_failed_and_pruned_trials_are_told_and_do_not_stop_the_search(tmp_path: Path) -> None:
+def test_failed_and_pruned_trials_are_reported_and_do_not_stop_the_search(tmp_path: Path) -> None:
     def run(point: Point) -> Outcome:
         if point.number == 0:
             return Outcome("FAILED", reason="the loss is nan at optimizer step 3")
@@ -201,9 +201,7 @@ def test_failed_and_pruned_trials_are_told_and_do_not_stop_the_search(tmp_path: 
 
 
 @pytest.mark.parametrize(("batch", "seeds"), [(1, (0,)), (3, (0,)), (2, (0, 1))])
-def test_a_search_killed_anywhere_goes_on_as_if_it_had_not_been(
-    batch: int, seeds: tuple[int, ...], tmp_path: Path
-) -> None:
+def test_a_search_killed_anywhere_resumes_as_if_undisturbed(batch: int, seeds: tuple[int, ...], tmp_path: Path) -> None:
     undisturbed, disturbed = Runs(), Runs()
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
@@ -219,7 +217,7 @@ def test_a_search_killed_anywhere_goes_on_as_if_it_had_not_been(
     assert after.counts() == before.counts() == {"complete": 7, "pruned": 0, "failed": 0}
 
 
-def test_more_trials_go_on_from_those_that_are_there(tmp_path: Path) -> None:
+def test_more_trials_continue_the_existing_ones(tmp_path: Path) -> None:
     runs = Runs()
     search(tmp_path, runs, trials=3)
     made = search(tmp_path, runs, trials=5)
@@ -229,7 +227,7 @@ def test_more_trials_go_on_from_those_that_are_there(tmp_path: Path) -> None:
     assert len(runs.done) == 5
 
 
-def test_what_was_asked_for_and_not_planned_is_no_trial(tmp_path: Path) -> None:
+def test_a_trial_asked_for_but_not_planned_does_not_count(tmp_path: Path) -> None:
     storage = open_storage(None, tmp_path)
     made = study(tmp_path)
     optuna.load_study(study_name="search", storage=storage).ask(dict(SPACE.searched))

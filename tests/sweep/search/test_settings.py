@@ -1,4 +1,4 @@
-"""What `hydra/sweeper=optuna` is told, without Optuna itself."""
+"""The options of `hydra/sweeper=optuna`, and Optuna missing."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def test_a_search_its_repeats_and_their_uniform_twins_are_runs_of_one_sweep(
     client: MlflowClient,  # noqa: F811
     tmp_path: Path,
 ) -> None:
-    """Of the three rates one learns, one stays at chance, which the pruner gives up, and one diverges.
+    """Of the three rates one learns, one stays at chance, which is pruned, and one diverges.
 
     More trials are asked for than there are values to try.
     """
@@ -69,14 +69,14 @@ def test_a_search_its_repeats_and_their_uniform_twins_are_runs_of_one_sweep(
 
     states = {t.user_attrs["lwexp.point"]["values"]["lr"]: t.state.name for t in trials(folder)}
     assert states == {"0.05": "COMPLETE", "1e-09": "PRUNED", "1e+38": "FAIL"}
-    (told,) = json.loads((folder / "search.json").read_text())
-    assert told["trials"] == {"complete": 1, "pruned": 1, "failed": 1}
-    assert [best["values"] for best in told["best"]] == [{"lr": "0.05"}]
-    assert "a smaller lr" in next(iter(told["failures"].values()))
+    (arm,) = json.loads((folder / "search.json").read_text())
+    assert arm["trials"] == {"complete": 1, "pruned": 1, "failed": 1}
+    assert [best["values"] for best in arm["best"]] == [{"lr": "0.05"}]
+    assert "a smaller lr" in next(iter(arm["failures"].values()))
     assert "study search over lr: 1 complete, 1 pruned, 1 failed" in outcome.out
 
 
-def test_a_search_has_a_uniform_rival_and_goes_on_to_more_trials(
+def test_a_search_has_a_uniform_rival_and_resumes_with_more_trials(
     lwexp_here: RunHere, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(process, "write_plots", lambda *_, **__: [])
@@ -87,7 +87,7 @@ def test_a_search_has_a_uniform_rival_and_goes_on_to_more_trials(
     (folder,) = (tmp_path / "outputs" / "sweeps").iterdir()
     work = read_manifest(folder)
     assert work is not None
-    # mult says nothing with another decay, and the rival has none
+    # another decay does not use mult, and the rival has none
     assert work.swept == ("decay", "lr", "decay.min_scale", "seed")
     phases = [(point.tags["lwexp.phase"], point.arm, point.baseline) for point in work.points]
     assert phases == [
@@ -136,12 +136,12 @@ study = Study(
     pruner=(None, {}), owner=None,
 )
 arm = Arm(study, space, 12, ("mult", "lr", "seed"))
-print("begun", flush=True)
+print("started", flush=True)
 Search([arm], seeds=[0], batch=3, first_number=0, run=run).run()
 """
 
 
-def test_kill_9_at_any_time_leaves_a_study_that_goes_on_as_if_nothing_had_been(tmp_path: Path) -> None:
+def test_kill_9_at_any_time_leaves_a_study_that_resumes_as_if_undisturbed(tmp_path: Path) -> None:
     (tmp_path / "loop.py").write_text(LOOP, encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     for name in ("calm", "rough"):
@@ -163,12 +163,12 @@ def test_kill_9_at_any_time_leaves_a_study_that_goes_on_as_if_nothing_had_been(t
     planned = [trial for trial in trials(tmp_path / "rough") if trial.user_attrs.keys() != {"lwexp.failure"}]
     assert len(planned) == len(done["rough"]) == len(done["calm"]) == 12
     assert all(trial.state.name == "COMPLETE" for trial in planned)
-    if len(planned) == len(trials(tmp_path / "rough")):  # else one was cut off between being asked for and planned
+    if len(planned) == len(trials(tmp_path / "rough")):  # else one was interrupted between ask and plan
         assert done["rough"] == done["calm"]
 
 
 @pytest.mark.slow
-def test_a_search_killed_in_the_middle_and_carried_on_runs_each_trial_once(
+def test_a_search_killed_in_the_middle_and_resumed_runs_each_trial_once(
     lwexp_command: RunCommand, start_command: StartCommand, tmp_path: Path
 ) -> None:
     options = [*LSTM, *PLAIN, "hydra.sweeper.n_trials=3", "batch_size=256", "epochs=3", "checkpoint.every_steps=1"]

@@ -63,9 +63,11 @@ def slurm() -> None:
     pytest.importorskip("submitit")
     if shutil.which("slurmctld") is None or os.getuid() != 0:
         pytest.skip("needs the packages slurm-wlm and munge, and root")
-    begun = subprocess.run([Path(__file__).with_name("slurm.sh"), "start"], capture_output=True, text=True, check=False)
-    if begun.returncode:
-        pytest.skip(f"Slurm does not start here: {(begun.stderr or begun.stdout).strip()[-300:]}")
+    started = subprocess.run(
+        [Path(__file__).with_name("slurm.sh"), "start"], capture_output=True, text=True, check=False
+    )
+    if started.returncode:
+        pytest.skip(f"Slurm does not start here: {(started.stderr or started.stdout).strip()[-300:]}")
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@
 # A real Slurm on this one machine, for the tests marked `cluster`: slurm.sh start | stop | status. For Debian, as root.
 #
 # Needs the packages slurm-wlm and munge and no systemd. There is no accounting (slurmdbd), which many small clusters
-# lack: whoever wants to know what became of a job has the queue and the job's own files.
+# lack: the outcome of a job is known from the queue and from the job's own files only.
 set -euo pipefail
 
 BASE=${LWEXP_SLURM:-/var/lib/lwexp-slurm}  # state, logs, process ids
