@@ -13,7 +13,7 @@ from typing import NamedTuple
 from lwexp.errors import ConfigError
 from lwexp.host.signals import Interrupted
 
-_GRACE_SECONDS = 10.0
+GRACE_SECONDS = 10.0
 _REQUIRED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -80,6 +80,6 @@ def wait_for_rank_zero() -> None:
     Returns when interrupted, or after ten seconds.
     """
     try:
-        time.sleep(_GRACE_SECONDS)
+        time.sleep(GRACE_SECONDS)
     except (KeyboardInterrupt, Interrupted):
         return

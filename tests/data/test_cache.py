@@ -94,9 +94,9 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
 @pytest.mark.parametrize("augment", [True, False])
-@pytest.mark.parametrize("kind", ["folder", "colour", "grey"])
+@pytest.mark.parametrize("kind", ["folder", "color", "gray"])
 def test_the_numbers_are_the_same_with_and_without(kind: str, augment: bool, photos: Path, tmp_path: Path) -> None:
-    source = folder(photos) if kind == "folder" else fake(3 if kind == "colour" else 1)
+    source = folder(photos) if kind == "folder" else fake(3 if kind == "color" else 1)
     plain = epoch(source.datasets(SEEN, augment, 3))
     kept = source.datasets(SEEN, augment, 3, settings(tmp_path))
     assert made(tmp_path)
@@ -148,7 +148,7 @@ def test_auto_keeps_what_is_small_and_seen_more_than_once(
     assert "decoded in" in kept.how, "what is there is used"
 
 
-def test_a_damaged_file_is_made_anew(photos: Path, tmp_path: Path) -> None:
+def test_a_damaged_file_is_made_again(photos: Path, tmp_path: Path) -> None:
     plain = epoch(folder(photos).datasets(SEEN, True, 0))
     folder(photos).datasets(SEEN, True, 0, settings(tmp_path))
     for path in made(tmp_path):
@@ -211,19 +211,19 @@ def test_a_pickle_holds_no_pixels(photos: Path, tmp_path: Path) -> None:
     assert torch.equal(pickle.loads(packed)[1][0], train[1][0])
 
 
-def build(photos: Path, place: Path, seconds: float, told: Connection) -> None:
-    """In a process of its own: make the cache, each image in so many seconds, and tell of each and of the result."""
+def build(photos: Path, place: Path, seconds: float, results: Connection) -> None:
+    """In another process: write the cache, each image in `seconds`, and send a message for each and the result."""
     load = FileStore.load
 
     def slow(store: FileStore, position: int, channels: int) -> Any:
         time.sleep(seconds)
-        told.send("decoded")
+        results.send("decoded")
         return load(store, position, channels)
 
     FileStore.load = slow  # type: ignore[method-assign]
     FileStore.threads = 1
     splits = folder(photos).datasets(SEEN, False, 0, settings(place))
-    told.send(float(sum(batch.sum() for batch in epoch(splits))))
+    results.send(float(sum(batch.sum() for batch in epoch(splits))))
 
 
 def builder(photos: Path, place: Path, seconds: float) -> tuple[BaseProcess, Connection]:
@@ -238,23 +238,23 @@ def builder(photos: Path, place: Path, seconds: float) -> tuple[BaseProcess, Con
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="starts processes by fork")
 @pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
 def test_many_processes_make_it_once_and_a_killed_one_leaves_nothing_half(photos: Path, tmp_path: Path) -> None:
-    process, told = builder(photos, tmp_path, 0.1)
+    process, results = builder(photos, tmp_path, 0.1)
     while not made(tmp_path):  # it begins to write when it has looked at a sample
-        assert told.recv() == "decoded"
+        assert results.recv() == "decoded"
     process.kill()
     process.join()
     assert [path.name[0] for path in made(tmp_path)] == ["."]
 
     both = [builder(photos, tmp_path, 0.01) for _ in range(2)]
-    results, decoded = [], []
-    for process, told in both:
+    sums, decoded = [], []
+    for process, results in both:
         count = 0
-        while (found := told.recv()) == "decoded":
+        while (found := results.recv()) == "decoded":
             count += 1
         decoded.append(count)
-        results.append(found)
+        sums.append(found)
         process.join(60)
         assert process.exitcode == 0
-    assert results[0] == results[1]
+    assert sums[0] == sums[1]
     assert sum(decoded) <= 15 + 2 * (8 + 5), "all images once, and for each process a sample of both splits"
     assert all(path.suffix == ".images" for path in made(tmp_path))

@@ -13,7 +13,7 @@ from lwexp.data import (
     SampleKey,
     standard_preprocessing,
 )
-from tests.helpers.data_sources import GREY, digits
+from tests.helpers.data_sources import GRAY, digits
 
 
 def test_digits_are_split_70_15_15_with_every_class_in_proportion() -> None:
@@ -64,7 +64,7 @@ def test_digits_have_the_asked_size_and_channels(size: int, channels: int) -> No
     assert all(torch.equal(image[0], plane) for plane in image)
 
 
-def test_digits_are_normalised_with_their_own_mean_and_deviation() -> None:
+def test_digits_are_normalized_with_their_own_mean_and_deviation() -> None:
     source = digits()
     train = source.datasets(standard_preprocessing(source.info, 8, 1), augment=False, seed=0).train
     values = torch.stack([image for image, _ in train.__getitems__(range(len(train)))])
@@ -73,7 +73,7 @@ def test_digits_are_normalised_with_their_own_mean_and_deviation() -> None:
 
 
 def test_a_sample_does_not_depend_on_the_others_of_its_batch() -> None:
-    train = digits().datasets(GREY, augment=True, seed=3).train
+    train = digits().datasets(GRAY, augment=True, seed=3).train
     keys = [SampleKey(2, i) for i in range(37)]
     together = train.__getitems__(keys)
     for key, (image, label) in zip(keys, together, strict=True):
@@ -84,8 +84,8 @@ def test_a_sample_does_not_depend_on_the_others_of_its_batch() -> None:
 
 def test_augmentation_of_digits_is_small_and_never_mirrors() -> None:
     parts = digits()
-    plain = parts.datasets(GREY, augment=False, seed=0).train
-    moved = parts.datasets(GREY, augment=True, seed=0).train
+    plain = parts.datasets(GRAY, augment=False, seed=0).train
+    moved = parts.datasets(GRAY, augment=True, seed=0).train
     difference = [(plain[i][0] - moved[i][0]).abs().mean() for i in range(40)]
     mirrored = [(plain[i][0].flip(-1) - moved[i][0]).abs().mean() for i in range(40)]
     assert all(0 < d < 0.5 for d in difference)

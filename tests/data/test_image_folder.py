@@ -15,7 +15,7 @@ from lwexp.data import (
     DataInfo,
     Preprocessing,
 )
-from tests.helpers.data_sources import COLOR, GREY, error_of, folder, write_images
+from tests.helpers.data_sources import COLOR, GRAY, error_of, folder, write_images
 
 
 def test_a_folder_of_splits_is_opened_as_it_is(photos: Path) -> None:
@@ -92,7 +92,7 @@ def test_labels_and_images_belong_together(tmp_path: Path) -> None:
     assert source.labels("val").tolist() == [0, 0, 1, 1, 2, 2]
 
 
-def test_evaluation_keeps_the_centre_that_crop_pct_says(tmp_path: Path) -> None:
+def test_evaluation_keeps_the_center_that_crop_pct_says(tmp_path: Path) -> None:
     # 32×32 black with a white frame of 2 pixels: resized to 32 and cropped to 24, the frame is gone
     picture = np.full((32, 32, 3), 255, dtype=np.uint8)
     picture[2:-2, 2:-2] = 0
@@ -108,8 +108,8 @@ def test_evaluation_keeps_the_centre_that_crop_pct_says(tmp_path: Path) -> None:
     assert torch.equal(whole[0], torch.from_numpy(picture[..., 0] / 255).float())
 
 
-def test_colour_images_become_grey_for_a_model_of_one_channel(photos: Path) -> None:
-    image, _ = folder(photos).datasets(GREY, augment=True, seed=0).train[0]
+def test_color_images_become_gray_for_a_model_of_one_channel(photos: Path) -> None:
+    image, _ = folder(photos).datasets(GRAY, augment=True, seed=0).train[0]
     assert image.shape == (1, 32, 32)
 
 

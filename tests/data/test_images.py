@@ -34,13 +34,13 @@ def stored(tmp_path: Path, image: Image.Image, name: str = "image.png", **option
 @pytest.mark.parametrize(
     ("image", "name", "expected"),
     [
-        pytest.param(Image.new("L", (4, 4), 120), "a.png", (120, 120, 120), id="grey"),
+        pytest.param(Image.new("L", (4, 4), 120), "a.png", (120, 120, 120), id="gray"),
         pytest.param(Image.new("1", (4, 4), 1), "a.png", (255, 255, 255), id="black-and-white"),
         pytest.param(RED.convert("P"), "a.gif", (204, 0, 0), id="palette"),
         pytest.param(RED.convert("P", palette=Image.Palette.ADAPTIVE), "a.png", (200, 0, 0), id="own palette"),
         pytest.param(Image.new("RGBA", (4, 4), (200, 0, 0, 255)), "a.png", (200, 0, 0), id="RGBA"),
         pytest.param(Image.new("RGBA", (4, 4), (200, 0, 0, 0)), "a.png", (255, 255, 255), id="transparent is white"),
-        pytest.param(Image.new("LA", (4, 4), (90, 255)), "a.png", (90, 90, 90), id="grey with alpha"),
+        pytest.param(Image.new("LA", (4, 4), (90, 255)), "a.png", (90, 90, 90), id="gray with alpha"),
         pytest.param(Image.new("CMYK", (4, 4), (0, 255, 255, 0)), "a.tif", (255, 0, 0), id="CMYK"),
         pytest.param(
             Image.fromarray(np.full((4, 4), 40000, np.uint16)), "a.png", (156, 156, 156), id="16 bits are scaled"
@@ -51,7 +51,7 @@ def stored(tmp_path: Path, image: Image.Image, name: str = "image.png", **option
         ),
     ],
 )
-def test_every_colour_mode_becomes_rgb(
+def test_every_color_mode_becomes_rgb(
     tmp_path: Path, image: Image.Image, name: str, expected: tuple[int, int, int]
 ) -> None:
     assert (stored(tmp_path, image, name) == np.array(expected)).all()

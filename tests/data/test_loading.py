@@ -19,7 +19,7 @@ from lwexp.data import (
     to_device,
     train_loader,
 )
-from tests.helpers.data_sources import GREY, digits, folder, torchvision_set
+from tests.helpers.data_sources import GRAY, digits, folder, torchvision_set
 
 pytestmark = [
     # on a machine with one core torch advises against two workers; whether they give the same data is the point here
@@ -111,7 +111,7 @@ def test_datasets_travel_to_processes_that_are_not_forked(source: DataSource) ->
 
 
 def test_workers_that_persist_follow_the_epoch() -> None:
-    train = digits().datasets(GREY, augment=True, seed=0).train
+    train = digits().datasets(GRAY, augment=True, seed=0).train
     kept = train_loader(train, batch_size=64, seed=0, workers=1, device="cpu")
     for epoch in (0, 1):
         kept.set_epoch(epoch)
@@ -143,14 +143,14 @@ def test_the_length_of_a_resumed_epoch_is_what_is_left_of_it() -> None:
 
 
 def test_batches_are_float_images_and_integer_labels() -> None:
-    train = digits().datasets(GREY, augment=True, seed=0).train
+    train = digits().datasets(GRAY, augment=True, seed=0).train
     images, labels = to_device(next(iter(train_loader(train, batch_size=7, seed=0, workers=0, device="cpu"))), "cpu")
     assert (images.shape, images.dtype) == ((7, 1, 32, 32), torch.float32)
     assert (labels.shape, labels.dtype) == ((7,), torch.int64)
 
 
 def test_memory_is_pinned_for_cuda_only() -> None:
-    train = digits().datasets(GREY, augment=False, seed=0).train
+    train = digits().datasets(GRAY, augment=False, seed=0).train
     for device, pinned in (("cpu", False), ("cuda:0", True)):
         assert train_loader(train, batch_size=4, seed=0, workers=0, device=device).pin_memory is pinned
         assert eval_loader(train, batch_size=4, workers=0, device=torch.device(device)).pin_memory is pinned

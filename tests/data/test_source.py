@@ -11,7 +11,7 @@ from lwexp.data import (
     DataSource,
     half_of_classes,
 )
-from tests.helpers.data_sources import GREY, digits, error_of, folder
+from tests.helpers.data_sources import GRAY, digits, error_of, folder
 
 
 def test_the_halves_of_the_classes_are_disjoint_and_follow_the_seed() -> None:
@@ -34,8 +34,8 @@ def test_a_half_has_the_same_images_under_new_labels() -> None:
     half = half_of_classes(source, "target", 0)
     names = [source.info.classes[label] for label in source.labels("val")]
     kept = [i for i, name in enumerate(names) if name in half.info.classes]
-    whole = source.datasets(GREY, augment=False, seed=0).val
-    part = half.datasets(GREY, augment=False, seed=0).val
+    whole = source.datasets(GRAY, augment=False, seed=0).val
+    part = half.datasets(GRAY, augment=False, seed=0).val
     assert [half.info.classes[label] for label in half.labels("val")] == [names[i] for i in kept]
     assert [part[k][1] for k in range(len(part))] == half.labels("val").tolist()
     assert all(torch.equal(part[k][0], whole[i][0]) for k, i in enumerate(kept))

@@ -18,11 +18,11 @@ from tests.helpers.commands import ROOT, Outcome
 
 pytest.importorskip("transformers")
 
-COLOURS, ANIMALS = ("red", "blue", "green", "yellow"), ("cat", "dog", "bird", "horse")
+COLORS, ANIMALS = ("red", "blue", "green", "yellow"), ("cat", "dog", "bird", "horse")
 ROWS = [
     (f"The {group[i % 4]} one, and {group[(i + j) % 4]}" + " again" * j, label)
     for i in range(12)
-    for j, (group, label) in enumerate(((COLOURS, "colour"), (ANIMALS, "animal")))
+    for j, (group, label) in enumerate(((COLORS, "color"), (ANIMALS, "animal")))
 ]
 
 
@@ -60,7 +60,7 @@ def samples(source: DataSource, split: str) -> list[tuple[tuple[int, ...], int]]
 def test_the_same_rows_are_the_same_data_whatever_the_file(tmp_path: Path, ending: str) -> None:
     source = text(write(tmp_path / f"words.{ending}"))
     assert source.info.kind == "text"
-    assert source.info.classes == ("animal", "colour")
+    assert source.info.classes == ("animal", "color")
     assert source.info.sizes == {"train": 12, "val": 6, "test": 6}
     reference = text(write(tmp_path / "reference.csv"))
     assert samples(source, "train") == samples(reference, "train")
@@ -92,7 +92,7 @@ def test_whole_numbers_are_classes_in_their_order(tmp_path: Path) -> None:
 
 def test_column_names_are_options(tmp_path: Path) -> None:
     path = write(tmp_path / "words.csv", columns=("sentence", "kind"))
-    assert text(path, text="sentence", label="kind").info.classes == ("animal", "colour")
+    assert text(path, text="sentence", label="kind").info.classes == ("animal", "color")
 
 
 def test_quotation_marks_are_csvs_and_plain_in_tsv(tmp_path: Path) -> None:
@@ -163,14 +163,14 @@ def test_halves_of_the_classes_keep_the_tokenizer(tmp_path: Path) -> None:
 def test_sets_of_the_datasets_library(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     features = datasets.Features(
-        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["animal", "colour"])}
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["animal", "color"])}
     )
-    rows = {"text": [t for t, _ in ROWS], "label": [int(label == "colour") for _, label in ROWS]}
+    rows = {"text": [t for t, _ in ROWS], "label": [int(label == "color") for _, label in ROWS]}
     whole = datasets.Dataset.from_dict(rows, features=features)
     secret = datasets.Dataset.from_dict({"text": ["?"], "label": [-1]}, features=features)
     datasets.DatasetDict({"train": whole, "validation": whole, "test": secret}).save_to_disk(tmp_path / "set")
     source = text(None, dataset=str(tmp_path / "set"), test_fraction=0.0)
-    assert source.info.classes == ("animal", "colour")
+    assert source.info.classes == ("animal", "color")
     assert source.info.sizes == {"train": 24, "val": 24}
     assert "no such column" in refused(None, dataset=str(tmp_path / "set"), text="txt")
 

@@ -13,14 +13,14 @@ from lwexp.data import (
 )
 
 
-def test_standard_preprocessing_is_imagenets_for_photographs_and_centred_for_grey() -> None:
+def test_standard_preprocessing_is_imagenets_for_photographs_and_centered_for_gray() -> None:
     photographs = DataInfo(3, ("a", "b"), {}, None)
     assert standard_preprocessing(photographs, 224, 3) == Preprocessing(
         224, 3, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bilinear", 0.875
     )
     assert standard_preprocessing(photographs, 32, 3).crop_pct == 1.0
-    grey = DataInfo(1, ("a", "b"), {}, 32)
-    assert standard_preprocessing(grey, 32, 3) == Preprocessing(32, 3, (0.5,) * 3, (0.5,) * 3, crop_pct=1.0)
+    gray = DataInfo(1, ("a", "b"), {}, 32)
+    assert standard_preprocessing(gray, 32, 3) == Preprocessing(32, 3, (0.5,) * 3, (0.5,) * 3, crop_pct=1.0)
     measured = DataInfo(1, ("a", "b"), {}, 32, mean=(0.3,), std=(0.4,))
     assert standard_preprocessing(measured, 32, 3) == Preprocessing(32, 3, (0.3,) * 3, (0.4,) * 3, crop_pct=1.0)
 

@@ -1,4 +1,4 @@
-"""One training on several processes: as on one, to the rounding of the sums; told once; ended together."""
+"""One training on several processes: results as in one, up to rounding; printed once; stopped together."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.helpers.commands import Outcome
 from tests.helpers.distributed_training import CASES, make_trainer, outcome, resumed
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-# Of float64 weights of size 1 after 7 steps; the sums over parts round otherwise, and Adam divides small by small
+# Of float64 weights of size 1 after 7 steps: sums over shards round differently, and Adam divides small by small
 TOLERANCE = {"float32": 1e-5, "frozen": 1e-8, "skipped": 1e-8, "batch norms, frozen statistics": 1e-9}
 BASIC_TOLERANCE = 1e-13
 
@@ -40,7 +40,7 @@ def environment() -> dict[str, str]:
 
 
 def make_cases(folder: Path, *arguments: str) -> dict[str, Any]:
-    """What single and several processes make of the cases."""
+    """Results of the cases, in a single process and in several."""
     slow = arguments == ("slow",)
     alone = {
         name: outcome(make_trainer(folder / "alone" / name, case)) for name, case in CASES.items() if case.slow == slow
@@ -91,7 +91,7 @@ def test_the_nets_have_many_groups(cases: dict[str, Any]) -> None:
     assert len(cases["found"]["fsdp batch norms"]["labels"]) >= 62
 
 
-def test_all_processes_end_alike_where_one_meets_what_ends_it(cases: dict[str, Any]) -> None:
+def test_all_ranks_stop_alike_when_one_has_a_reason_to(cases: dict[str, Any]) -> None:
     for name in cases["found"]:
         first, second = (ends[name] for ends in cases["ends"])
         if name.endswith(" broken"):
@@ -104,7 +104,7 @@ def test_all_processes_end_alike_where_one_meets_what_ends_it(cases: dict[str, A
             assert first[1] == 4
 
 
-def test_training_goes_on_with_other_numbers_of_processes(cases: dict[str, Any], tmp_path: Path) -> None:
+def test_a_training_resumes_with_another_number_of_processes(cases: dict[str, Any], tmp_path: Path) -> None:
     """From 1 to 2, to 2 otherwise wrapped, and from 2 to 1."""
     for parallel, other, name in (("ddp", "fsdp", "layer norms"), ("fsdp", "ddp", "batch norms")):
         ended, step = cases["ends"][0][f"{parallel} from one"]
@@ -136,7 +136,7 @@ def test_further_cases_of_two_processes(slow_cases: dict[str, Any], parallel: st
         assert all(tensor.isfinite().all() for tensor in found[f"{parallel} {precision}"]["model"].values())
 
 
-# The command, in its processes
+# The command in several processes
 
 
 RUN = ["model=lstm", "model.hidden_size=8", "data.image_size=8", "batch_size=250", "epochs=2", "max_steps=6",
@@ -189,12 +189,12 @@ def test_run_on_two_processes_keeps_one_record_of_what_one_would_do(
 def second_process(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(launch, "_GRACE_SECONDS", 0.0)
+    monkeypatch.setattr(launch, "GRACE_SECONDS", 0.0)
 
 
 @pytest.mark.usefixtures("second_process")
 @pytest.mark.parametrize("arguments", [["lrr=1"], ["lr=-1"], ["-m", "seed=0,1"]])
-def test_a_mistake_is_left_to_the_first_process_to_tell(
+def test_a_mistake_is_printed_by_rank_zero_only(
     lwexp_here: Callable[..., Outcome], tmp_path: Path, arguments: list[str]
 ) -> None:
     assert lwexp_here("run", *RUN, *arguments) == Outcome(2, "", "")
@@ -219,7 +219,7 @@ def test_a_sweep_is_not_started_by_several(lwexp_here: Callable[..., Outcome], m
         (["parallel=fsdp", "channels_last=true"], "error: channels_last=True: parallel=fsdp takes parameters"),
     ],
 )
-def test_a_mistake_is_told_once_and_leaves_nothing(tmp_path: Path, arguments: list[str], line: str) -> None:
+def test_a_mistake_is_printed_once_and_leaves_nothing(tmp_path: Path, arguments: list[str], line: str) -> None:
     process = started(tmp_path, "tracking=none", *arguments)
     printed, _ = process.communicate(timeout=120)
     assert process.returncode != 0
@@ -231,7 +231,7 @@ def test_a_mistake_is_told_once_and_leaves_nothing(tmp_path: Path, arguments: li
 
 
 def workers_of(process: subprocess.Popen[str]) -> list[int]:
-    """Process ids of the training's processes, the first one's first."""
+    """Process ids of the ranks, in order."""
     found: dict[str, int] = {}
     for path in Path("/proc").glob("[0-9]*"):
         try:
@@ -271,7 +271,7 @@ def test_a_process_that_is_killed_ends_all_and_the_run_is_not_left_running(tmp_p
 
 
 @pytest.mark.slow
-def test_a_terminated_run_saves_and_goes_on_with_one_process_and_with_two_again(
+def test_a_terminated_run_saves_and_resumes_with_one_process_and_with_two_again(
     tmp_path: Path, lwexp_here: Callable[..., Outcome]
 ) -> None:
     length = ["epochs=300", "max_steps=900", "checkpoint.every_steps=100", "hydra.run.dir=run", "policy=cosine"]
@@ -319,7 +319,7 @@ def newest(folder: Path) -> int:
 @given(
     samples=st.integers(1, 40), batch=st.integers(1, 12), parts=st.integers(2, 5), seed=st.none() | st.integers(0, 3)
 )
-def test_parts_make_up_each_batch(samples: int, batch: int, parts: int, seed: int | None) -> None:
+def test_shards_make_up_each_batch(samples: int, batch: int, parts: int, seed: int | None) -> None:
     whole = EpochSampler(samples, batch, seed)
     own = [EpochSampler(samples, batch, seed, BatchShard(number, parts)) for number in range(parts)]
     assert {len(sampler) for sampler in own} == {len(whole)}
@@ -354,7 +354,7 @@ def test_what_is_ignored_has_no_weight() -> None:
 
 
 @pytest.mark.parametrize("value", ["x", "-1", "1.5"])
-def test_nonsense_in_the_environment_is_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+def test_an_invalid_environment_is_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match=f"^RANK={value}: is not an integer"):
@@ -362,7 +362,7 @@ def test_nonsense_in_the_environment_is_refused(monkeypatch: pytest.MonkeyPatch,
 
 
 @pytest.mark.parametrize("name", ["RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"])
-def test_without_all_of_a_launchers_words_it_is_one_process(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_without_all_of_a_launchers_variables_it_is_one_process(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     for other in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.setenv(other, "3")
     assert launch.read_launch().size == 3

@@ -17,7 +17,7 @@ from lwexp.data import (
 )
 from lwexp.errors import ConfigError
 
-GREY = Preprocessing(32, 1, (0.5,), (0.5,), crop_pct=1.0)
+GRAY = Preprocessing(32, 1, (0.5,), (0.5,), crop_pct=1.0)
 COLOR = Preprocessing(16, 3, (0.5,) * 3, (0.5,) * 3)
 RED = Image.new("RGB", (4, 4), (200, 0, 0))
 

@@ -101,7 +101,7 @@ class Vectors(SampleDataset):
 
 @dataclass
 class Case:
-    """Options of one training; `state` is a checkpoint to go on from, `before` a last touch."""
+    """Options of one training; `before` changes the trainer before it starts."""
 
     model: Callable[[], nn.Module] = Layers
     dtype: torch.dtype = torch.float64
@@ -245,7 +245,7 @@ def until(step: int) -> Callable[[Trainer], None]:
 
 
 def made(folder: Path, world: World, *, slow: bool) -> Iterator[tuple[str, dict[str, Any]]]:
-    """What came out of each case, by its name; in `folder`/alone are files of a single process to go on from."""
+    """The outcome of each case by name; `folder`/alone has checkpoints of a single process to resume from."""
 
     def run(name: str, case: Case, **options: Any) -> tuple[str, dict[str, Any]]:
         return f"{parallel} {name}", outcome(

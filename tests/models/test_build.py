@@ -149,7 +149,7 @@ def test_each_row_with_all_its_channels_is_one_step_of_the_lstm() -> None:
     assert torch.allclose(model(images), model.head(output[:, 0]))
 
 
-# --- a model of one's own ------------------------------------------------------------------------------------------
+# --- a custom model ------------------------------------------------------------------------------------------------
 
 NET = """
 class Net(nn.Module):

@@ -203,7 +203,7 @@ WORDS = ["data=text", "data.path=words.csv", "data.max_length=32"]
 @pytest.fixture
 def words(tmp_path: Path) -> Path:
     path = tmp_path / "words.csv"
-    path.write_text("\n".join(["text,label", *("a red one,colour", "the cat sat down,animal") * 10]), encoding="utf-8")
+    path.write_text("\n".join(["text,label", *("a red one,color", "the cat sat down,animal") * 10]), encoding="utf-8")
     return path
 
 
