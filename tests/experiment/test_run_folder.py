@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 from lwexp.errors import ConfigError
 from lwexp.experiment import changes, job, saved_config
 from lwexp.host.lock import Lock
+from lwexp.models.lstm import LSTMClassifier
 from lwexp.tracking import ended, has_run, tracker
 from tests.experiment.resumed_runs import RUN, one_line
 from tests.helpers.commands import RunHere
@@ -51,10 +52,10 @@ def test_auto_starts_anew_goes_on_and_leaves_a_finished_run_alone(
 def test_from_another_folder_it_goes_on_in_the_same_store_with_the_same_files(
     lwexp_here: RunHere, stop_after: Callable[[int | None], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    torch.save({"head.bias": torch.zeros(10)}, tmp_path / "head.pt")  # a path that counts from where the run began
+    network = LSTMClassifier(in_chans=1, img_size=8, num_classes=10, hidden_size=8)
+    torch.save(network.state_dict(), tmp_path / "weights.pt")  # a path relative to where the run was started
     options = [option for option in RUN if option != "tracking=none"]
-    weights = ["weights=checkpoint", "weights.path=head.pt", "weights.strict=false"]
-    monkeypatch.setattr("lwexp.models.weights._check_same_model", lambda *_: None)
+    weights = ["weights=checkpoint", "weights.path=weights.pt"]
     stop_after(2)
     assert lwexp_here("run", *options, *weights, "hydra.run.dir=outputs/runs/mine").code == 130
     stop_after(None)
