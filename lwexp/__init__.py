@@ -12,13 +12,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .cli.library import run_job
     from .core.plan import Plan, make_plan
     from .core.plan_table import PlanGroup
     from .core.schedule import Event
     from .core.scheduler import PlanScheduler
     from .errors import ConfigError, LwexpError
+    from .training.callbacks import Callback
 
 _HOMES = {
+    "Callback": "training.callbacks",
     "ConfigError": "errors",
     "Event": "core.schedule",
     "LwexpError": "errors",
@@ -26,8 +29,11 @@ _HOMES = {
     "PlanGroup": "core.plan_table",
     "PlanScheduler": "core.scheduler",
     "make_plan": "core.plan",
+    "run_job": "cli.library",
 }
-__all__ = ["ConfigError", "Event", "LwexpError", "Plan", "PlanGroup", "PlanScheduler", "make_plan"]
+__all__ = [
+    "Callback", "ConfigError", "Event", "LwexpError", "Plan", "PlanGroup", "PlanScheduler", "make_plan", "run_job",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -32,7 +32,7 @@ def main(task: Callable[[Any], Any], folder: str) -> None:
     A traceback is shown only for errors of lwexp itself, or with HYDRA_FULL_ERROR=1.
     """
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    _prepare(folder)
+    register(folder)
     import hydra
 
     # Hydra would print its own errors over several lines and exit with 1; with this it raises them instead.
@@ -63,7 +63,7 @@ def main(task: Callable[[Any], Any], folder: str) -> None:
             os.environ.pop("HYDRA_FULL_ERROR", None)
 
 
-def _prepare(folder: str) -> None:
+def register(folder: str) -> None:
     """Register with Hydra what it needs before it composes."""
     from hydra.core.config_store import ConfigStore
     from omegaconf import OmegaConf

@@ -78,6 +78,7 @@ def _run(config: RunConfig, place: JobPlace, callbacks: Mapping[str, Callback], 
     metrics = on_rank_zero(lambda: finished(config, place.values, folder, place.base))
     if metrics is not None:
         return RunResult(folder, metrics)
+    callbacks = {**on_all_ranks(lambda: build_callbacks(config)), **callbacks}
     answers = on_rank_zero(lambda: prepare(config.tracking, place.base))
     set_threads(config.threads)
     seed_everything(config.seed)
@@ -87,7 +88,6 @@ def _run(config: RunConfig, place: JobPlace, callbacks: Mapping[str, Callback], 
         on_rank_zero(lambda: bool(open_whole_data(config, place.base)))  # one downloads
     experiment = on_all_ranks(lambda: make_experiment(config, place.base))
     log.info("%s\n", experiment.plan)
-    callbacks = {**build_callbacks(config), **callbacks}
     loaders = on_all_ranks(lambda: open_loaders(experiment, place.base, device, world))
     with loaders:
         learner = on_all_ranks(lambda: build_learner(experiment, device, world))

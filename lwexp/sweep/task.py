@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,10 +14,16 @@ from lwexp.redaction import redact_addresses, redact_values
 
 if TYPE_CHECKING:
     from lwexp.experiment.job import RunResult
+    from lwexp.training.callbacks import Callback
 
 
-def run_composed(composed: DictConfig, *, draw_in_process: bool = False) -> RunResult:
-    """Train in Hydra's run folder as `composed` says. `draw_in_process`: matplotlib is imported here already."""
+def run_composed(
+    composed: DictConfig, *, callbacks: Mapping[str, Callback] | None = None, draw_in_process: bool = False
+) -> RunResult:
+    """Train in Hydra's run folder as `composed` says, with further `callbacks`.
+
+    `draw_in_process`: matplotlib is imported here already.
+    """
     from lwexp.config.compose import plain, settings
     from lwexp.experiment.job import run_job
     from lwexp.experiment.place import JobPlace
@@ -32,4 +39,4 @@ def run_composed(composed: DictConfig, *, draw_in_process: bool = False) -> RunR
         overrides=user_overrides(hydra.overrides.task),
         draw_in_process=draw_in_process,
     )
-    return run_job(config, place, trial_reporter(config.sweep.search, place.folder))
+    return run_job(config, place, {**(callbacks or {}), **trial_reporter(config.sweep.search, place.folder)})
