@@ -128,13 +128,13 @@ def _run(model: nn.Module, first_names: Mapping[int, str], given: Input, device:
         if any(type(module).__name__ == "OptimizedModule" for module in twin.modules()):
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(recorder)
-        output = _call(twin.eval(), args, kwargs)
+        output = forward_pass(twin.eval(), args, kwargs)
     leaves = [x for x in tree_leaves(_as_dict(output)) if is_tensor(x)]
     recorder.trace.outputs = frozenset(recorder.key(x) for x in leaves)
     return recorder.trace
 
 
-def _call(twin: nn.Module, args: Any, kwargs: Any) -> Any:
+def forward_pass(twin: nn.Module, args: Any, kwargs: Any) -> Any:
     """The forward pass alone, so that benchmarks can time it apart from its preparation."""
     return twin(*args, **kwargs)
 
