@@ -23,6 +23,7 @@ def described_depths(model: nn.Module, names: Names) -> tuple[dict[str, int] | N
         # A compiled or parametrized module inside the model must not hide its parameters from the patterns.
         plain = {name: name.replace("_orig_mod.", "") for tied in names.every.values() for name in tied}
         found = {plain_name for plain_name in plain.values() if _matches(matcher, plain_name)}
+        # Private to timm, tried with 1.0.31 (tests/core/test_private_interfaces.py).
         from timm.models._manipulate import group_with_matcher
 
         depth: dict[str, int] = group_with_matcher(((name, None) for name in found), matcher, reverse=True)

@@ -1,6 +1,6 @@
-"""What lwexp/core uses of torch beyond its public interface: a test fails by name if a release changes one of them.
+"""What lwexp.core uses of torch and timm beyond their documentation: a test fails by name if it changes.
 
-Tried with torch 2.6 to 2.15. Each is used in one place, which is named here.
+Each is used in one place, which is named here.
 """
 
 from __future__ import annotations
@@ -86,3 +86,13 @@ def test_dispatch_modes_see_schemas_in_depth_execution() -> None:
     assert ("add_", True, True) in seen
     assert ("mm", False, False) in seen
     assert tree_leaves(tree_map(lambda value: value + 1, {"a": [1, (2,)]})) == [2, 3]
+
+
+def test_group_with_matcher_orders_parameters_from_the_stem_in_depth_description() -> None:
+    """timm 1.0.31; with `reverse` it maps each name to its depth."""
+    from timm.models._manipulate import group_with_matcher
+
+    names = ["stem.weight", "blocks.0.weight", "blocks.1.weight", "head.weight"]
+    matcher = {"stem": r"^stem", "blocks": [(r"^blocks\.(\d+)", None)]}
+    depths = group_with_matcher(((name, None) for name in names), matcher, reverse=True)
+    assert [depths[name] for name in names] == [0, 1, 2, 3]
