@@ -125,7 +125,8 @@ def test_runs_without_tags_of_their_rates_are_read_from_their_plan_csv(
     for job in jobs:
         job.plan_csv, job.tags = plan, {"mlflow.note.content": description}
     make_sweep(client, jobs)
-    assert quick("--out", "here").code == 0
+    outcome = quick("--out", "here")
+    assert (outcome.code, outcome.err) == (0, "")
     found = rows(tmp_path / "here" / "report.csv")["mult=0.9"]
     assert (found["head_lr"], found["stem_lr"]) == rates
 
