@@ -166,7 +166,7 @@ def limit_retries() -> Iterator[None]:
 
 
 def import_quietly() -> None:
-    """Import mlflow without its log messages, progress bars and telemetry; a level set by MLFLOW_LOGGING_LEVEL stays."""
+    """Import mlflow without log messages, progress bars and telemetry; a level set by MLFLOW_LOGGING_LEVEL stays."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DO_NOT_TRACK", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
