@@ -1,4 +1,4 @@
-"""`python -m lwexp.sync`: what earlier runs could not deliver arrives, and what still cannot be is told in a line."""
+"""`python -m lwexp.sync`: what earlier runs could not deliver arrives; what still cannot be is one line."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_nothing_to_do(here: Path, left: Left, server: FakeMLflow, capsys: pytes
     assert main([]) == 0
     assert capsys.readouterr() == ("there are no runs in outputs/\n", "")
     left("outputs/a", server.uri)
-    left("outputs/b")  # tracking=none: nobody asked for it
+    left("outputs/b")  # tracking=none: not to be delivered
     assert main([]) == 0
     capsys.readouterr()
     assert main([]) == 0
@@ -142,7 +142,7 @@ def test_a_job_named_alone_brings_its_parent_along(left: Left, server: FakeMLflo
     assert runs["0"]["tags"]["mlflow.parentRunId"] == runs["sweep"]["info"]["run_id"]
 
 
-def test_a_run_that_goes_on_is_left_alone(
+def test_a_running_run_is_not_delivered(
     here: Path, left: Left, server: FakeMLflow, capsys: pytest.CaptureFixture[str]
 ) -> None:
     left("outputs/run", server.uri, None)
@@ -258,7 +258,7 @@ def test_twice_at_once_delivers_once(left: Left, server: FakeMLflow, here: Path)
         assert run["info"]["status"] == "FINISHED"
 
 
-def test_damage_is_told_and_costs_no_other_run(
+def test_damage_is_reported_and_costs_no_other_run(
     left: Left, server: FakeMLflow, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, word in {"a": b'"id"', "b": b'"names"'}.items():
@@ -267,7 +267,7 @@ def test_damage_is_told_and_costs_no_other_run(
         content[content.index(word)] ^= 1
         path.write_bytes(content)
     shutil.copytree(left("outputs/c", server.uri), here / "outputs" / "empty")
-    (here / "outputs" / "empty" / FILE).write_bytes(b"lwexp")  # killed before it had begun
+    (here / "outputs" / "empty" / FILE).write_bytes(b"lwexp")  # killed before its first record
     (here / "outputs" / "d").mkdir()
     (here / "outputs" / "d" / FILE).write_bytes(b"notes of mine")
     assert main([]) == 1

@@ -149,7 +149,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize(("arguments", "message"), MISTAKES.items(), ids=list(MISTAKES))
-def test_a_mistake_is_told_in_one_line_with_exit_code_2(
+def test_a_mistake_is_one_line_with_exit_code_2(
     arguments: str, message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

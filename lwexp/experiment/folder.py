@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lwexp.errors import ConfigError, RunError
 from lwexp.host.files import atomic_write
-from lwexp.tracking import deliver_rest, ended, has_run
+from lwexp.tracking import deliver_rest, has_run, run_status
 
 from .changes import changes
 from .saved_config import FILE as CONFIG
@@ -48,7 +48,7 @@ def finished(config: RunConfig, values: Mapping[str, Any], folder: Path, base: P
 
     Raises `ConfigError` where `values` have other numbers than its own.
     """
-    if not has_run(folder) or ended(folder) != "FINISHED":
+    if not has_run(folder) or run_status(folder) != "FINISHED":
         return None
     before = config_before(folder)
     if before is not None:

@@ -17,7 +17,7 @@ from lwexp.distributed.world import World, join
 from lwexp.formatting import one_line
 from lwexp.host.resources import set_threads
 from lwexp.host.signals import Interrupted
-from lwexp.tracking import NoTracker, Tracker, begun_in, open_hint, prepare
+from lwexp.tracking import NoTracker, Tracker, open_hint, prepare, started_in
 from lwexp.training.callbacks import Callback, Pruned
 from lwexp.training.checkpoint.files import CheckpointFiles
 from lwexp.training.checkpoint.snapshot import restore
@@ -73,7 +73,7 @@ def _run(config: RunConfig, place: JobPlace, callbacks: Mapping[str, Callback], 
     on_rank_zero, on_all_ranks = world.on_rank_zero, world.on_all_ranks
     folder = on_rank_zero(lambda: place.folder)
     # a resumed run finds its store and its files again
-    place = replace(place, folder=folder, base=on_rank_zero(lambda: begun_in(folder)) or place.base)
+    place = replace(place, folder=folder, base=on_rank_zero(lambda: started_in(folder)) or place.base)
     on_rank_zero(lambda: check_place(folder, config.resume or ("auto" if point_of(folder) is not None else None)))
     metrics = on_rank_zero(lambda: finished(config, place.values, folder, place.base))
     if metrics is not None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lwexp.tracking import ended, has_run
+from lwexp.tracking import has_run, run_status
 from lwexp.training.checkpoint.files import CheckpointFiles
 
 from .changes import changes
@@ -32,7 +32,7 @@ def look(folder: Path, files: CheckpointFiles, values: Mapping[str, Any], *, rem
     """What `folder` holds. Raises `ConfigError` where `values` would change the results of the run there."""
     if not has_run(folder):
         return Found()
-    status, paths = ended(folder), files.paths()
+    status, paths = run_status(folder), files.paths()
     state = files.newest()
     before = config_before(folder) if state is None else state["config"]
     changed = [] if before is None else changes(before, values, remap=remap)

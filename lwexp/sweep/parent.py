@@ -15,7 +15,17 @@ from lwexp import redaction
 from lwexp.config.schema import MLflowConfig
 from lwexp.errors import LwexpError
 from lwexp.experiment.manifest import FILE, SweepManifest, place_in_sweep, point_of
-from lwexp.tracking import JournalTracker, Status, deliver_rest, ended, has_run, open_hint, prepare, resolve_uri, start
+from lwexp.tracking import (
+    JournalTracker,
+    Status,
+    deliver_rest,
+    has_run,
+    open_hint,
+    prepare,
+    resolve_uri,
+    run_status,
+    start,
+)
 
 from .outcome import Outcome
 from .points import split
@@ -107,7 +117,7 @@ def record_failure(config: DictConfig, folder: Path, status: Status, reason: str
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 
-    if has_run(folder) and ended(folder) is not None:
+    if has_run(folder) and run_status(folder) is not None:
         return
     tracking = OmegaConf.to_container(config.tracking, resolve=True)
     if not isinstance(tracking, dict) or tracking.get("name") != "mlflow":

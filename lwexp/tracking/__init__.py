@@ -9,13 +9,13 @@ host and config. Begin with `run.py`, then read `tracker.py` (the training's sid
 from .address import resolve_uri
 from .base import NoTracker, Status, Tracker
 from .contact import check_store
-from .journal import ended
 from .journal import has_journal as has_run
+from .journal import run_status
 from .keys import safe_key, safe_keys
-from .run import begun_in, deliver_rest, open_hint, prepare, start
+from .run import deliver_rest, open_hint, prepare, start, started_in
 from .tracker import JournalTracker
 
 __all__ = [
-    "JournalTracker", "NoTracker", "Status", "Tracker", "begun_in", "check_store", "deliver_rest", "ended", "has_run",
-    "open_hint", "prepare", "resolve_uri", "safe_key", "safe_keys", "start",
+    "JournalTracker", "NoTracker", "Status", "Tracker", "check_store", "deliver_rest", "has_run", "open_hint",
+    "prepare", "resolve_uri", "run_status", "safe_key", "safe_keys", "start", "started_in",
 ]  # fmt: skip

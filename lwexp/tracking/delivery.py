@@ -293,10 +293,10 @@ class Delivery:
                 return  # another process has just resumed the run
             try:
                 journal = Journal(self.folder)
-                if journal.ended is None:
+                if journal.status is None:
                     end_entry(journal, "KILLED", _ABANDONED)
                 elif journal.sync() <= self.state.position:  # the state passed an end that was never sent
-                    end_entry(journal, journal.ended, None)
+                    end_entry(journal, journal.status, None)
                 journal.close()
             except RunError:  # a full disk: send the end without writing it
                 end = Entry("end", end_value("KILLED", _ABANDONED), self.state.position)

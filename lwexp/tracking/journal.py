@@ -140,7 +140,7 @@ class Journal:
         self._next_number = 0
         self.rows_written = 0
         self.run: dict[str, Any] | None = None
-        self.ended: str | None = None
+        self.status: str | None = None  # the final one; None while the run is open
         self._file = -1
         try:
             self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
@@ -178,7 +178,7 @@ class Journal:
             self._raise_disk_error(error)
         if kind == "run":
             self.run = dict(value)
-        self.ended = value["status"] if kind == "end" else None if kind == "resumed" else self.ended
+        self.status = value["status"] if kind == "end" else None if kind == "resumed" else self.status
 
     def rows(self, metrics: Mapping[str, float], step: int) -> None:
         """Append the values of one step with the present time, except those that the journal already has.
@@ -226,9 +226,9 @@ class Journal:
             elif entry.kind == "run":
                 self.run = entry.value
             elif entry.kind == "end":
-                self.ended = entry.value["status"]
+                self.status = entry.value["status"]
             elif entry.kind == "resumed":
-                self.ended = None
+                self.status = None
         for keys, step in last.items():
             self._last.update({key: max(self._last.get(key, -1), step) for key in keys})
         self._last_step = max(last.values(), default=-1)
@@ -279,7 +279,7 @@ def has_journal(folder: Path) -> bool:
     return run_record(folder) is not None
 
 
-def ended(folder: Path) -> str | None:
+def run_status(folder: Path) -> str | None:
     """The final status of the run in `folder`; None while it is open, or if its process died."""
     path = folder / FILE
     if not path.is_file():

@@ -109,7 +109,7 @@ def start(
     return tracker
 
 
-def begun_in(folder: Path) -> Path | None:
+def started_in(folder: Path) -> Path | None:
     """The folder where the run in `folder` was started, from which its relative paths count; None if not here."""
     record = run_record(folder)
     base = Path(record["base"]) if record is not None else None

@@ -123,7 +123,7 @@ class JournalTracker:
         """
         if self._finished:
             return
-        if self.journal.ended is None:
+        if self.journal.status is None:
             end_entry(self.journal, status, redact(reason) if reason else None)
         try:
             if self._uri is not None:
@@ -191,5 +191,5 @@ class JournalTracker:
         self._problem = problem
 
     def _check_open(self, what: str) -> None:
-        if self._finished or self.journal.ended is not None:
+        if self._finished or self.journal.status is not None:
             raise RunError(f"run {self.run_name} has ended; {what} cannot be logged")

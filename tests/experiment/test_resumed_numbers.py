@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from lwexp.tracking import JournalTracker, ended
+from lwexp.tracking import JournalTracker, run_status
 from tests.experiment.resumed_runs import RUN, one_line, rows, same
 from tests.helpers.commands import RunCommand, RunHere
 from tests.helpers.processes import StartCommand
@@ -82,7 +82,7 @@ def test_a_plan_that_has_changed_leaves_the_run_as_it_ended_or_is_taken_by_name(
     config = (tmp_path / "here" / "config.yaml").read_text()
     line = one_line(lwexp_here("run", *command))
     assert line.startswith("checkpoint.remap=False: the plan is not that of the checkpoint of step 2: ")
-    assert ended(tmp_path / "here") == "KILLED"
+    assert run_status(tmp_path / "here") == "KILLED"
     assert (tmp_path / "here" / "config.yaml").read_text() == config
     outcome = lwexp_here("run", *command, "checkpoint.remap=true", "lr=0.5")
     assert outcome.code == 0, outcome.err
@@ -131,8 +131,8 @@ def test_terminated_it_goes_on_with_the_printed_command(
         process.terminate()
         out, _ = process.communicate()
     assert process.returncode == 143
-    assert ended(tmp_path / "a b") == "KILLED"
+    assert run_status(tmp_path / "a b") == "KILLED"
     (told,) = re.findall(r"go on with: python -m lwexp.run (.*)", out)
     done = lwexp_command("run", *shlex.split(told))
     assert done.returncode == 0, done.stderr
-    assert ended(tmp_path / "a b") == "FINISHED"
+    assert run_status(tmp_path / "a b") == "FINISHED"

@@ -19,7 +19,7 @@ from lwexp.errors import ConfigError
 from lwexp.experiment import changes, job, saved_config
 from lwexp.host.lock import Lock
 from lwexp.models.lstm import LSTMClassifier
-from lwexp.tracking import ended, has_run, tracker
+from lwexp.tracking import has_run, run_status, tracker
 from tests.experiment.resumed_runs import RUN, one_line
 from tests.helpers.commands import RunHere
 
@@ -30,11 +30,11 @@ def test_auto_starts_anew_goes_on_and_leaves_a_finished_run_alone(
     options = [*RUN, "hydra.run.dir=here", "resume=auto"]
     stop_after(3)
     assert lwexp_here("run", *options).code == 130
-    assert (has_run(tmp_path / "here"), ended(tmp_path / "here")) == (True, "KILLED")
+    assert (has_run(tmp_path / "here"), run_status(tmp_path / "here")) == (True, "KILLED")
     stop_after(None)
     outcome = lwexp_here("run", *options)
     assert outcome.code == 0, outcome.err
-    assert ended(tmp_path / "here") == "FINISHED"
+    assert run_status(tmp_path / "here") == "FINISHED"
     files = {path: path.stat().st_mtime_ns for path in (tmp_path / "here").glob("*.safetensors")}
     best = json.loads((tmp_path / "here" / "result.json").read_text())["val/accuracy"]
     for command in (options, ["resume=here"]):
@@ -81,11 +81,11 @@ def test_a_sweep_goes_on_with_each_jobs_own_run(
     assert outcome.code == 130
     (told,) = re.findall(r"resume with: python -m lwexp.run (.*)", outcome.out)
     assert told == "-m sweep.resume=here"
-    assert [ended(tmp_path / "here" / name) for name in "01"] == ["FINISHED", "KILLED"]
+    assert [run_status(tmp_path / "here" / name) for name in "01"] == ["FINISHED", "KILLED"]
     stop_after(None)
     outcome = lwexp_here("run", *shlex.split(told))
     assert outcome.code == 0, outcome.err
-    assert [ended(tmp_path / "here" / name) for name in "01"] == ["FINISHED", "FINISHED"]
+    assert [run_status(tmp_path / "here" / name) for name in "01"] == ["FINISHED", "FINISHED"]
     assert "2 jobs, 1 finished before" in outcome.out
     line = one_line(lwexp_here("run", *options))
     here = tmp_path / "here"
@@ -127,7 +127,7 @@ def test_a_moved_run_goes_on_where_it_is_now(lwexp_here: RunHere, killed: Path, 
     shutil.move(killed, moved)
     outcome = lwexp_here("run", "resume=new place")
     assert outcome.code == 0, outcome.err
-    assert ended(moved) == "FINISHED"
+    assert run_status(moved) == "FINISHED"
     assert not killed.exists()
 
 
@@ -187,7 +187,7 @@ def test_a_value_that_changes_the_numbers_is_refused_unless_asked_for(lwexp_here
         "lr=0.5: the run was made with other values: lr was 0.001, is 0.5, max_steps was 6, is 2, "
         "batch_size was 256, is 128; checkpoint.remap=true resumes with the new"
     )
-    assert ended(killed) == "KILLED"
+    assert run_status(killed) == "KILLED"
     outcome = lwexp_here("run", *command, "checkpoint.remap=true")
     assert outcome.code == 0, outcome.err
     assert OmegaConf.load(killed / "config.yaml").batch_size == 128

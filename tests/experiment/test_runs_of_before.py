@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from lwexp.plots import process
-from lwexp.tracking import ended
+from lwexp.tracking import run_status
 from lwexp.tracking.journal import Reader
 from tests.helpers.commands import GOLDEN, Outcome
 from tests.helpers.tiny_training import flat
@@ -85,7 +85,7 @@ def test_a_run_of_before_goes_on_as_it_did_then(recorded: Path, lwexp_here: RunH
     outcome = lwexp_here("run", "resume=run", "tracking=none")
     assert outcome.code == 0, outcome.err
     folder = recorded / "run"
-    assert ended(folder) == "FINISHED"
+    assert run_status(folder) == "FINISHED"
     assert json.loads((folder / "resumed.json").read_text(encoding="utf-8"))[0].startswith(
         "step 7 with tracking.name=none"
     )

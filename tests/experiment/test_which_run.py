@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lwexp.config.schema import MLflowConfig
-from lwexp.tracking import ended
+from lwexp.tracking import run_status
 from lwexp.tracking.store import connect
 from tests.experiment.resumed_runs import RUN, composed, one_line, only_run, written
 from tests.helpers.commands import RunHere
@@ -27,7 +27,7 @@ def test_the_command_that_an_interrupted_run_prints_goes_on_in_its_folder(
     outcome = lwexp_here("run", *RUN)
     assert outcome.code == 130
     folder = only_run(tmp_path)
-    assert ended(folder) == "KILLED"
+    assert run_status(folder) == "KILLED"
     (told,) = re.findall(r"go on with: (.*)", outcome.out)
     assert told == f"python -m lwexp.run resume=outputs/runs/{folder.name}"
     hydra = {path: path.read_bytes() for path in (folder / ".hydra").iterdir()}
@@ -37,7 +37,7 @@ def test_the_command_that_an_interrupted_run_prints_goes_on_in_its_folder(
     outcome = lwexp_here("run", *shlex.split(told)[3:])
     assert outcome.code == 0, outcome.err
     assert only_run(tmp_path) == folder
-    assert ended(folder) == "FINISHED"
+    assert run_status(folder) == "FINISHED"
     assert hydra == {path: path.read_bytes() for path in (folder / ".hydra").iterdir()}
     assert (folder / "lwexp.log").read_text(encoding="utf-8").startswith(log)
     assert (folder / "model.safetensors").is_file()

@@ -1,4 +1,4 @@
-"""A small MLflow server in a thread. It keeps a row that it is told twice, and it fails and loses answers to order."""
+"""A small MLflow server in a thread: stores a row as often as it receives it, fails and loses answers on request."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _KIND = {"key": "mlflow.experimentKind", "value": "custom_model_development"}
 
 
 class FakeMLflow:
-    """`runs` by id: their `info`, `params`, `tags`, `rows` (in the order told), `calls` (rows in each)."""
+    """`runs` by id: their `info`, `params`, `tags`, `rows` (in the order received), `calls` (rows in each)."""
 
     def __init__(self) -> None:
         """One experiment, whatever its name, without runs."""

@@ -1,4 +1,4 @@
-"""Simulated sweeps whose truth is known, judged as a report judges them.
+"""Simulated sweeps whose truth is known, analyzed as a report does.
 
 `python -m tests.helpers.report_truth` prints a table.
 
@@ -90,13 +90,13 @@ def sweep_of(truth: Truth, random: np.random.Generator) -> Sweep:
 
 
 def simulate(truth: Truth, sweeps: int = 1000) -> Found:
-    """Judge so many sweeps, always the same ones."""
+    """Analyze so many sweeps, always the same ones."""
     random = np.random.default_rng(0)
-    found = [_judge(truth, analyze(sweep_of(truth, random))) for _ in range(sweeps)]
+    found = [_analyze(truth, analyze(sweep_of(truth, random))) for _ in range(sweeps)]
     return Found(*(float(np.nanmean([getattr(one, part.name) for one in found])) for part in fields(Found)))
 
 
-def _judge(truth: Truth, found: Analysis) -> Found:
+def _analyze(truth: Truth, found: Analysis) -> Found:
     def effect(key: tuple[tuple[str, str], ...]) -> float:
         return truth.effects[round((1.0 - float(dict(key)["mult"])) * 100) - 1]
 

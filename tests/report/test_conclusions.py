@@ -16,13 +16,13 @@ UNIFORM = [0.90, 0.93, 0.91, 0.88, 0.92, 0.90]
 BETTER = [0.92, 0.94, 0.93, 0.91, 0.93, 0.92]
 
 
-def judged(jobs: list[Job]) -> tuple[Analysis, str]:
+def concluded(jobs: list[Job]) -> tuple[Analysis, str]:
     found = analyze(as_sweep(jobs))
     return found, "\n".join([progress(found), *conclusions(found)])
 
 
 def test_three_seeds_can_claim_nothing_and_the_report_says_what_would() -> None:
-    _, text = judged(
+    _, text = concluded(
         [*seeds(UNIFORM[:3], True, mult="1"), *seeds(BETTER[:3], mult="0.9"), *seeds([0.9] * 3, mult="0.8")]
     )
     assert "No difference to uniform can be claimed: +1.67 points on test" in text
@@ -40,29 +40,29 @@ def test_three_seeds_can_claim_nothing_and_the_report_says_what_would() -> None:
     ([*seeds(UNIFORM, True, lr="1"), *seeds(BETTER, mult="0.9", lr="2")], "there is no uniform run to compare with"),
     ([*seeds([math.nan] * 3, True, mult="1.0"), *seeds([0.9] * 3, mult="0.9")], "share no seed with a test metric"),
 ], ids=["one seed", "no uniform", "uniform alone", "no difference", "other base", "no test"])  # fmt: skip
-def test_where_nothing_can_be_claimed_the_reason_is_told(jobs: list[Job], said: str) -> None:
-    _, text = judged(jobs)
+def test_where_nothing_can_be_claimed_the_reason_is_given(jobs: list[Job], said: str) -> None:
+    _, text = concluded(jobs)
     assert "No difference" in text
     assert said in text
 
 
-def test_a_worse_setting_is_told_as_such() -> None:
+def test_a_worse_setting_is_reported_as_such() -> None:
     worse = [value - 0.05 for value in UNIFORM]
-    _, text = judged([*seeds(UNIFORM, True, mult="1"), *seeds(BETTER, mult="0.9"), *seeds(worse, mult="0.5")])
+    _, text = concluded([*seeds(UNIFORM, True, mult="1"), *seeds(BETTER, mult="0.9"), *seeds(worse, mult="0.5")])
     assert "It is better than uniform" in text
     assert "Also worse than uniform rates on test: mult=0.5 (-5.00)." in text
 
 
 def test_a_job_that_failed_and_was_done_again_counts_once() -> None:
     jobs = [*seeds(UNIFORM, True, mult="1.0"), *seeds(BETTER, mult="0.9")]
-    _, text = judged([Job(jobs[6].point, status="FAILED"), *jobs])
+    _, text = concluded([Job(jobs[6].point, status="FAILED"), *jobs])
     assert "12 of 13 runs compared, 1 failed, repeated since" in text
     assert "favors" not in text
     assert "exact test p = 0.0312" in text
 
 
 def test_twins_are_found_whatever_makes_rates_uniform_and_however_numbers_are_typed() -> None:
-    found, text = judged([
+    found, text = concluded([
         *seeds(UNIFORM, True, mult="1.0", grouping="top_module", lr="1e-3"),
         *seeds(UNIFORM, True, mult="1.0", grouping="depth_index", lr="1e-3"),
         *seeds(BETTER, mult="0.9", grouping="top_module", lr="0.001"),
@@ -75,7 +75,7 @@ def test_twins_are_found_whatever_makes_rates_uniform_and_however_numbers_are_ty
 
 def test_with_several_base_rates_the_best_of_both_arms_are_compared() -> None:
     lower = [value - 0.05 for value in UNIFORM]
-    found, text = judged([
+    found, text = concluded([
         *seeds(lower, True, mult="1.0", lr="0.1"), *seeds(UNIFORM, True, mult="1.0", lr="0.01"),
         *seeds(BETTER, mult="0.9", lr="0.1"), *seeds(lower, mult="0.9", lr="0.01"),
     ])  # fmt: skip
@@ -88,7 +88,7 @@ def test_with_several_base_rates_the_best_of_both_arms_are_compared() -> None:
 
 
 def test_a_setting_with_few_seeds_is_not_chosen_for_its_luck() -> None:
-    found, text = judged([*seeds(UNIFORM, True, mult="1"), *seeds(BETTER, mult="0.9"), *seeds([0.99], mult="0.7")])
+    found, text = concluded([*seeds(UNIFORM, True, mult="1"), *seeds(BETTER, mult="0.9"), *seeds([0.99], mult="0.7")])
     assert found.best is not None
     assert found.best.label == "mult=0.9"
     assert "1 setting with less than half of the seeds of others could not be chosen" in text
@@ -97,4 +97,4 @@ def test_a_setting_with_few_seeds_is_not_chosen_for_its_luck() -> None:
 
 def test_the_order_of_the_runs_changes_no_word() -> None:
     jobs = [*seeds(UNIFORM, True, mult="1"), *seeds(BETTER, mult="0.9"), *seeds(UNIFORM[::-1], mult="0.8")]
-    assert judged(jobs)[1] == judged(jobs[::-1])[1]
+    assert concluded(jobs)[1] == concluded(jobs[::-1])[1]

@@ -69,7 +69,7 @@ def rows(path: Path) -> dict[str, dict[str, str]]:
         return {next(iter(row.values())): row for row in csv.DictReader(file)}
 
 
-def test_a_real_difference_is_told_with_its_numbers_and_everything_is_attached(
+def test_a_real_difference_is_reported_with_its_numbers_and_everything_is_attached(
     report: Report, client: MlflowClient, tmp_path: Path
 ) -> None:
     parent = make_sweep(client, [*seeds(UNIFORM, True, mult="1.0"), *seeds(BETTER, mult="0.9")])
@@ -149,7 +149,7 @@ def test_the_files_stand_alone_and_show_names_as_they_are(report: Report, client
         assert path.read_bytes().startswith(b"\x89PNG")
 
 
-def test_runs_that_are_in_no_mean_are_counted_and_told_with_the_reason(quick: Report, client: MlflowClient) -> None:
+def test_excluded_runs_are_counted_and_listed_with_the_reason(quick: Report, client: MlflowClient) -> None:
     arms = [*seeds(UNIFORM, True, mult="1.0"), *seeds(BETTER, mult="0.9")]
     arms[6] = Job(arms[6].point, status="FAILED", tags={"lwexp.reason": "lr=-1: should be greater than 0"})
     arms[7].status, arms[7].tags = "KILLED", {"lwexp.reason": "killed for memory"}
@@ -174,13 +174,13 @@ def test_runs_that_are_in_no_mean_are_counted_and_told_with_the_reason(quick: Re
 def test_another_metric_is_that_of_the_weights_that_were_kept(
     quick: Report, client: MlflowClient, tmp_path: Path
 ) -> None:
-    def told(value: float) -> dict[str, float]:
+    def losses(value: float) -> dict[str, float]:
         return {"val/loss": value, "test/loss": value + 0.1}
 
     arms = [*seeds(UNIFORM, True, mult="1.0"), *seeds(BETTER, mult="0.9")]
     for number, job in enumerate(arms):
         job.val = (0.9, 0.8)  # the first evaluation is the best; the second has the lower loss
-        job.metrics = told(0.5 + 0.1 * (number < 6))
+        job.metrics = losses(0.5 + 0.1 * (number < 6))
     parent = make_sweep(client, arms)
     for run in client.search_runs(["1"], f"tags.`mlflow.parentRunId` = '{parent}'"):
         client.log_metric(run.info.run_id, "val/loss", 0.7 + 0.1 * (run.data.tags["lwexp.arm"] == "uniform"), step=10)
@@ -259,9 +259,7 @@ def test_mistakes_are_one_line(quick: Report, client: MlflowClient, tmp_path: Pa
     assert not (tmp_path / "none.db").exists()
 
 
-def test_what_cannot_be_written_or_attached_is_told_in_one_line(
-    quick: Report, client: MlflowClient, tmp_path: Path
-) -> None:
+def test_what_cannot_be_written_or_attached_is_one_line(quick: Report, client: MlflowClient, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     client.create_experiment("closed", artifact_location=(tmp_path / "file" / "below").as_uri())
     make_sweep(client, seeds(UNIFORM, True, mult="1.0"), experiment="closed")

@@ -96,7 +96,7 @@ def test_intervals_and_power_are_those_of_the_t_distribution() -> None:
     assert t_power(1e6, np.array([6, 1000]), 0.05) == pytest.approx(1)
 
 
-def test_no_number_of_seeds_is_told_where_none_would_do() -> None:
+def test_no_number_of_seeds_is_given_where_none_would_do() -> None:
     assert seeds_needed(0.0, 1.0, 0.05) is None
     assert seeds_needed(0.01, 1.0, 0.05) is None
     assert seeds_needed(0.1, math.nan, 0.05) is None

@@ -41,15 +41,15 @@ def store(empty_store: Path, tmp_path: Path) -> MLflowConfig:
 @pytest.fixture
 def begin(store: MLflowConfig, tmp_path: Path) -> Iterator[Begin]:
     """Starts runs in `store`, and ends those that a test leaves open."""
-    begun: list[JournalTracker] = []
+    started: list[JournalTracker] = []
 
     def begin_run(*, flush_timeout: float = 60.0, folder: str | None = None, **changes: Any) -> JournalTracker:
         config = store.model_copy(update={"flush_timeout": flush_timeout})
-        begun.append(begin_in(config, tmp_path / (folder or f"run{len(begun)}"), **changes))
-        return begun[-1]
+        started.append(begin_in(config, tmp_path / (folder or f"run{len(started)}"), **changes))
+        return started[-1]
 
     yield begin_run
-    for tracker in begun:
+    for tracker in started:
         tracker.finish("FAILED")
 
 

@@ -48,20 +48,20 @@ def closed_port() -> int:
 
 def unreachable(uri: str, timeout: float = 8.0) -> str:
     """The one line that says why the store is not available, within ten seconds."""
-    begun = time.monotonic()
+    start = time.monotonic()
     with pytest.raises(UnreachableError) as caught:
         check_store(mlflow_config(uri, timeout=timeout))
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - start < 10
     assert "\n" not in str(caught.value)
     assert SECRET not in str(caught.value)
     return str(caught.value)
 
 
-def test_a_server_that_never_answers_is_told_once_and_the_run_goes_on(
+def test_a_server_that_never_answers_is_one_warning_and_the_run_continues(
     hung_server: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = mlflow_config(hung_server, timeout=0.5, flush_timeout=0.5)
-    begun = time.monotonic()
+    start = time.monotonic()
     answers = prepare(config)
     assert not answers
     (line,) = caplog.messages
@@ -69,10 +69,10 @@ def test_a_server_that_never_answers_is_told_once_and_the_run_goes_on(
     assert "no answer within 0.5 s" in line
     assert "tracking=none" in line
     tracker = begin_in(config, tmp_path / "run", answers=answers)
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - start < 10
     tracker.log({"a": 1.0}, 0)
     tracker.finish("FINISHED")
-    assert time.monotonic() - begun < 20
+    assert time.monotonic() - start < 20
     assert "1 of 1 metric rows not delivered" in caplog.messages[-1]
     for path in (tmp_path / "run").iterdir():
         assert SECRET.encode() not in path.read_bytes(), path
@@ -113,7 +113,7 @@ def test_a_database_that_blocks_is_reported() -> None:
         SilentDialect.released.set()
 
 
-def test_a_server_is_told_the_user_and_password_of_its_address(server: FakeMLflow, tmp_path: Path) -> None:
+def test_a_server_receives_the_user_and_password_of_its_address(server: FakeMLflow, tmp_path: Path) -> None:
     uri = server.uri.replace("http://", "http://anna:s3cr3t@")
     tracker = begin_in(mlflow_config(uri), tmp_path / "run")
     tracker.finish("FINISHED")

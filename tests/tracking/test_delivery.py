@@ -14,7 +14,7 @@ import pytest
 from lwexp.config.schema import MLflowConfig
 from lwexp.tracking import (
     deliver_rest,
-    ended,
+    run_status,
 )
 from lwexp.tracking import tracker as tracker_module
 from lwexp.tracking.delivery import Delivery
@@ -54,7 +54,7 @@ def test_every_row_arrives_exactly_once_with_its_step_time_and_value(begin: Begi
         assert before <= times[0] <= times[-1] <= after
 
 
-def test_rows_arrive_while_the_run_goes_on(begin: Begin, store: MLflowConfig) -> None:
+def test_rows_arrive_while_the_run_continues(begin: Begin, store: MLflowConfig) -> None:
     tracker = begin()
     tracker.log({"train/loss": 0.5}, 0)
     client = reader(store)
@@ -72,7 +72,7 @@ def test_rows_go_in_calls_of_as_many_steps_as_mlflow_takes(server: FakeMLflow, t
     assert run["calls"] == [15 * 63, 15 * 63, 10 * 63]  # of 1,000 at most
 
 
-def test_values_that_are_no_numbers_survive(begin: Begin, store: MLflowConfig) -> None:
+def test_non_finite_values_arrive(begin: Begin, store: MLflowConfig) -> None:
     tracker = begin()
     for step, value in enumerate([math.nan, math.inf, -math.inf, 1.0]):
         tracker.log({"train/loss": value}, step)
@@ -88,10 +88,10 @@ def test_log_returns_while_the_store_hangs_and_nothing_is_lost(begin: Begin, sto
     assert store.uri is not None
     connection = sqlite3.connect(store.uri.removeprefix("sqlite:///"), timeout=20, isolation_level=None)
     connection.execute("BEGIN EXCLUSIVE")
-    begun = time.monotonic()
+    start = time.monotonic()
     for step in range(2500):
         tracker.log({"a": step}, step)
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - start < 3
     connection.execute("ROLLBACK")
     connection.close()
     tracker.finish("FINISHED")
@@ -140,21 +140,21 @@ def test_a_store_that_fails_for_a_while_stops_nothing_and_loses_nothing(
     assert all("\n" not in message for message in caplog.messages)
 
 
-def test_a_store_that_answers_again_is_told(
+def test_a_store_that_answers_again_is_logged(
     begin: Begin, store: MLflowConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     tracker = begin()
     away(store)
 
-    def told(words: str) -> bool:
+    def logged(words: str) -> bool:
         tracker.log({"a": 1.0}, next(count))
         return any(words in message for message in caplog.messages)
 
     count = iter(range(10**6))
-    until(lambda: told("the run continues"))
+    until(lambda: logged("the run continues"))
     back(store)
-    until(lambda: told("answers again"))
+    until(lambda: logged("answers again"))
     assert len(caplog.messages) == 2
 
 
@@ -176,23 +176,23 @@ def test_a_store_that_is_away_at_the_start_has_all_once_it_is_there(
     assert "the run continues, its metrics wait in its folder" in line
 
 
-def test_a_store_that_fails_for_good_is_told_in_one_line_and_sync_has_the_rest(
+def test_a_store_that_fails_for_good_is_one_warning_and_sync_has_the_rest(
     begin: Begin, store: MLflowConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     tracker = begin(flush_timeout=1.0)
     away(store)
     tracker.log({"a": 1.0, "b": 2.0}, 0)
-    begun = time.monotonic()
+    start = time.monotonic()
     tracker.finish("FINISHED")
-    assert 1.0 <= time.monotonic() - begun < 20
-    tracker.finish("FINISHED")  # silent: it has been told
+    assert 1.0 <= time.monotonic() - start < 20
+    tracker.finish("FINISHED")  # silent: already logged
     lines = [message for message in caplog.messages if "lwexp.sync" in message]
     assert len(lines) == 1
     assert f"2 of 2 metric rows not delivered to {store.uri}" in lines[0]
     assert "no such table" in lines[0]
     assert lines[0].endswith(f"python -m lwexp.sync {tracker.folder}")
     assert "\n" not in lines[0]
-    assert ended(tracker.folder) == "FINISHED"
+    assert run_status(tracker.folder) == "FINISHED"
 
     back(store)
     caplog.set_level(logging.INFO)
@@ -213,9 +213,9 @@ def test_killed_does_not_wait_long_for_a_store_that_hangs(
     tracker = begin()
     away(store)
     tracker.log({"a": 1.0}, 0)
-    begun = time.monotonic()
+    start = time.monotonic()
     tracker.finish("KILLED")
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - start < 10
     assert "1 of 1 metric rows not delivered" in caplog.messages[-1]
     back(store)
 
@@ -228,9 +228,9 @@ def test_a_run_that_is_deleted_in_the_middle_ends_with_a_line_and_keeps_its_jour
     client.delete_run(str(tracker.run_id))
     for step in range(5):
         tracker.log({"a": 1.0}, step)
-    begun = time.monotonic()
+    start = time.monotonic()
     tracker.finish("FINISHED")
-    assert time.monotonic() - begun < 30  # not flush_timeout: waiting would not help
+    assert time.monotonic() - start < 30  # not flush_timeout: waiting would not help
     (line,) = [message for message in caplog.messages if "lwexp.sync" in message]
     assert "5 of 5 metric rows not delivered" in line
     assert "deleted" in line
@@ -246,7 +246,7 @@ def test_a_run_that_is_deleted_in_the_middle_ends_with_a_line_and_keeps_its_jour
 def test_a_server_whose_answers_fail_has_each_row_once_in_one_run(
     fault: str, server: FakeMLflow, tmp_path: Path
 ) -> None:
-    # this server, unlike MLflow's databases, keeps a row that it is told twice
+    # this server, unlike MLflow's databases, keeps a row that it receives twice
     tracker = begin_in(NONE, tmp_path / "run", params={"lr": 0.1}, tags={"a": "b"})
     for step in range(700):
         tracker.log({"a": 1.0, "b": 2.0, "c": float(step)}, step)
@@ -266,7 +266,7 @@ def test_a_server_whose_answers_fail_has_each_row_once_in_one_run(
 @pytest.mark.parametrize(
     "content", [None, "", "{", "[1]", '{"position": 1000000000}', '{"position": 77}', "at the end"]
 )
-def test_a_lost_or_damaged_place_makes_no_second_run_and_no_row_twice(
+def test_a_lost_or_damaged_delivery_state_makes_no_second_run_and_no_row_twice(
     content: str | None, server: FakeMLflow, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"

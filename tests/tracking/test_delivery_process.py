@@ -16,7 +16,7 @@ from mlflow import MlflowClient
 
 from lwexp.config.schema import MLflowConfig
 from lwexp.tracking import (
-    ended,
+    run_status,
 )
 from lwexp.tracking.courier import courier
 from lwexp.tracking.delivery import Delivery
@@ -91,7 +91,7 @@ def test_two_processes_start_at_once_on_a_new_store_and_none_that_dies_is_left_r
             rows = client.get_metric_history(run.info.run_id, "a")
             assert sorted(row.step for row in rows) == list(range(300))
     assert runs["one"].data.tags["mlflow.parentRunId"] == runs["parent"].info.run_id
-    until(lambda: not any(alive(read_state(folder).pid) for folder in folders.values()))  # nobody stays behind
+    until(lambda: not any(alive(read_state(folder).pid) for folder in folders.values()))  # no process is left
 
 
 def test_a_killed_delivery_is_started_again_and_nothing_is_doubled(
@@ -125,7 +125,7 @@ def test_a_killed_delivery_is_started_again_and_nothing_is_doubled(
         assert steps(store, tracker.run_id, name) == list(range(count))
 
 
-def test_a_delivery_process_that_cannot_start_is_told_with_its_reason(
+def test_a_delivery_process_that_cannot_start_is_logged_with_its_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "broken" / "mlflow").mkdir(parents=True)
@@ -142,11 +142,11 @@ def test_a_delivery_process_that_cannot_start_is_told_with_its_reason(
     goes_on, left = caplog.messages
     assert goes_on.endswith(f"mlflow.db: {reason}; the run continues, its metrics wait in its folder")
     assert f"1 of 1 metric rows not delivered to sqlite:///{tmp_path}/mlflow.db ({reason}); nothing is lost" in left
-    assert ended(tmp_path / "run") == "FINISHED"
+    assert run_status(tmp_path / "run") == "FINISHED"
 
 
 @pytest.mark.parametrize("content", [None, "not JSON"])
-def test_a_place_that_is_lost_while_the_run_goes_on(content: str | None, begin: Begin, store: MLflowConfig) -> None:
+def test_a_delivery_state_that_is_lost_during_the_run(content: str | None, begin: Begin, store: MLflowConfig) -> None:
     tracker = begin()
     tracker.log({"a": 1.0}, 0)
     until(lambda: read_state(tracker.folder).rows == 1)
@@ -162,7 +162,7 @@ def test_a_place_that_is_lost_while_the_run_goes_on(content: str | None, begin: 
     assert steps(store, run.info.run_id, "a") == [0, 1]
 
 
-def test_the_delivery_asked_last_is_the_one_at_work(server: FakeMLflow, tmp_path: Path) -> None:
+def test_the_delivery_requested_last_is_the_active_one(server: FakeMLflow, tmp_path: Path) -> None:
     tracker = begin_in(NONE, tmp_path / "run")
     tracker.log({"a": 1.0}, 0)
     first = Delivery(tmp_path / "run", server.uri, patience=60.0)

@@ -16,7 +16,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lwexp.errors import RunError
-from lwexp.tracking import ended, has_run
+from lwexp.tracking import has_run, run_status
 from lwexp.tracking.journal import FILE, Journal, Reader
 from tests.helpers.journals import RUN, contents, shown
 
@@ -144,7 +144,7 @@ def test_it_is_read_while_it_is_written(tmp_path: Path) -> None:
     journal.close()
 
 
-def test_reading_goes_on_from_any_place(small: Path) -> None:
+def test_reading_resumes_at_any_position(small: Path) -> None:
     everything = [entry for entry in Reader(small).entries() if entry.kind != "keys"]
     for position in range(small.stat().st_size + 100):
         reader = Reader(small)
@@ -190,17 +190,17 @@ def test_a_record_longer_than_what_is_read_at_once(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------------- damage
 
 
-def test_a_journal_cut_off_at_any_byte_keeps_what_was_whole_and_goes_on(small: Path, tmp_path: Path) -> None:
+def test_a_journal_truncated_at_any_byte_keeps_whole_records_and_continues(small: Path, tmp_path: Path) -> None:
     content = small.read_bytes()
     whole = [(entry.end, shown(entry), entry.kind) for entry in Reader(small).entries()]
     folder = tmp_path / "cut"
     folder.mkdir()
     for length in range(len(content)):
         (folder / FILE).write_bytes(content[:length])
-        kept = [told for end, told, kind in whole if end <= length and kind != "keys"]
+        kept = [entry for end, entry, kind in whole if end <= length and kind != "keys"]
         assert contents(folder / FILE) == kept
         assert has_run(folder) == (("run", RUN) in kept)
-        assert ended(folder) is None
+        assert run_status(folder) is None
         journal = Journal(folder)
         assert journal.run == (RUN if ("run", RUN) in kept else None)
         journal.rows({"a": 7.0, "new": 8.0}, 9)
@@ -229,7 +229,7 @@ def test_a_flipped_bit_costs_one_record_and_is_counted(small: Path) -> None:
             assert reader.damaged >= starts[hit + 1] - starts[hit]
 
 
-def test_a_damaged_journal_goes_on_with_names_of_its_own(tmp_path: Path) -> None:
+def test_a_damaged_journal_continues_with_new_keys(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     journal.rows({"a": 1.0}, 0)
     journal.close()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lwexp.errors import RunError
-from lwexp.tracking import ended, has_run
+from lwexp.tracking import has_run, run_status
 from lwexp.tracking.journal import Journal, Reader
 from tests.helpers.journals import RUN, contents
 
@@ -41,20 +41,20 @@ def test_a_resumed_run_does_not_write_again_what_the_journal_has(tmp_path: Path)
 
 
 def test_the_end_of_a_run_is_that_of_its_last_part(tmp_path: Path) -> None:
-    assert ended(tmp_path) is None
+    assert run_status(tmp_path) is None
     journal = Journal(tmp_path)
     journal.write("run", RUN)
-    assert (journal.ended, ended(tmp_path)) == (None, None)
+    assert (journal.status, run_status(tmp_path)) == (None, None)
     journal.write("end", {"status": "KILLED"})
-    assert (journal.ended, ended(tmp_path)) == ("KILLED", "KILLED")
+    assert (journal.status, run_status(tmp_path)) == ("KILLED", "KILLED")
     journal.close()
     journal = Journal(tmp_path)
-    assert journal.ended == "KILLED"
+    assert journal.status == "KILLED"
     journal.write("resumed", {})
-    assert (journal.ended, ended(tmp_path)) == (None, None)
+    assert (journal.status, run_status(tmp_path)) == (None, None)
     journal.write("end", {"status": "FINISHED"})
     journal.close()
-    assert ended(tmp_path) == "FINISHED"
+    assert run_status(tmp_path) == "FINISHED"
 
 
 # ---------------------------------------------------------------------------------------------------------- full disk
@@ -138,7 +138,7 @@ def test_a_disk_that_is_full_at_the_start(tmp_path: Path, disk: Callable[..., No
     with pytest.raises(RunError, match="cannot be written: No space left"):
         Journal(tmp_path)
     assert not has_run(tmp_path)
-    assert ended(tmp_path) is None
+    assert run_status(tmp_path) is None
     disk(None)
     journal = Journal(tmp_path)
     journal.rows({"a": 1.0}, 0)

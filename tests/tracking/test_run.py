@@ -12,10 +12,10 @@ from lwexp.config.schema import MLflowConfig, NoTrackingConfig
 from lwexp.errors import ConfigError, RunError
 from lwexp.tracking import (
     NoTracker,
-    ended,
     has_run,
     open_hint,
     prepare,
+    run_status,
 )
 from lwexp.tracking import tracker as tracker_module
 from lwexp.tracking.delivery_state import FILE as STATE
@@ -172,7 +172,7 @@ def test_a_run_that_does_not_finish_has_its_status_and_reason(begin: Begin, stor
     tracker.finish("FINISHED")  # the first one counts
     run = reader(store).get_run(str(tracker.run_id))
     assert (run.info.status, run.data.tags["lwexp.reason"], run.data.metrics) == (status, "because", {"a": 1.0})
-    assert ended(tracker.folder) == status
+    assert run_status(tracker.folder) == status
     with pytest.raises(RunError, match="has ended"):
         tracker.log({"a": 1.0}, 1)
 
@@ -180,7 +180,7 @@ def test_a_run_that_does_not_finish_has_its_status_and_reason(begin: Begin, stor
 def test_a_run_is_continued_where_its_folder_holds_one(begin: Begin, store: MLflowConfig, tmp_path: Path) -> None:
     first = begin(folder="run", run_name="first", params={"lr": 0.1})
     assert has_run(tmp_path / "run")
-    assert ended(tmp_path / "run") is None
+    assert run_status(tmp_path / "run") is None
     for step in range(5):
         first.log({"a": 1.0}, step)
     first.finish("FAILED", "because")
@@ -239,7 +239,7 @@ def test_no_tracking_keeps_its_record_in_the_folder_only(tmp_path: Path) -> None
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
     assert journal_steps(tmp_path / "run") == [0]
     assert not (tmp_path / "run" / STATE).exists()
-    assert ended(tmp_path / "run") == "FINISHED"
+    assert run_status(tmp_path / "run") == "FINISHED"
 
 
 def test_a_tracker_for_trainings_inside_a_run_keeps_nothing(tmp_path: Path) -> None:

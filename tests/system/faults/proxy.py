@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 
 # pass     as if the proxy were not there
-# refuse   nobody listens at the address
+# refuse   nothing listens at the address
 # reset    the connection breaks before the server sees the request
 # status   an error of the given status instead of the server's answer; the server sees nothing
 # slow     the answer comes `seconds` late

@@ -20,7 +20,7 @@ START_SECONDS = 90.0
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """A port that nobody listens on now."""
+    """A port that nothing listens on now."""
     with socket.socket() as probe:
         probe.bind((host, 0))
         return int(probe.getsockname()[1])
@@ -92,7 +92,7 @@ class MLflowServer:
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End it without a word."""
+        """Kill it."""
         self._end(signal.SIGKILL)
 
     def freeze(self) -> None:
@@ -104,7 +104,7 @@ class MLflowServer:
         self._signal(signal.SIGCONT)
 
     def restart(self) -> None:
-        """Kill it and start it anew at the same address."""
+        """Kill it and start it again at the same address."""
         self.kill()
         self.start()
 
@@ -171,7 +171,7 @@ class PostgreSQL:
         self._run("pg_ctl", "-D", str(self._folder / "data"), "-w", "-m", "immediate", "stop", check=False)
 
     def create(self, name: str, template: str = "template0") -> None:
-        """Make a database, as a copy of `template`, which nobody may be using."""
+        """Make a database, as a copy of `template`, which must not be in use."""
         self._run(
             "psql", "-h", "127.0.0.1", "-p", str(self.port), "-U", self.user, "-d", "postgres", "-q",
             "-c", f'CREATE DATABASE "{name}" TEMPLATE "{template}"',

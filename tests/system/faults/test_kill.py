@@ -82,7 +82,7 @@ class Victim:
     expected: Undisturbed
 
     def start(self, *more: str, **environment: object) -> Command:
-        """The training, begun or, with `resume=…` in `more`, gone on with."""
+        """The training, started or, with `resume=…` in `more`, resumed."""
         environment = {"FAULTS_STEP_TIMES": self.folder.with_suffix(".times"), **environment}
         return self.lwexp("run", *self.options, *self.where, *more, environment=environment)
 
@@ -171,7 +171,7 @@ def test_a_training_killed_and_resumed(victim: MakeVictim, kind: str, step: int,
 
 
 @pytest.mark.slow
-def test_a_training_killed_before_its_first_checkpoint_begins_anew_in_the_same_run(victim: MakeVictim) -> None:
+def test_a_training_killed_before_its_first_checkpoint_restarts_in_the_same_run(victim: MakeVictim) -> None:
     one = victim("plain")
     assert one.start(FAULTS_KILL_AT=5).wait() == -9
     one.resume("auto").succeeded()
@@ -212,7 +212,7 @@ def test_both_killed_then_delivered_then_resumed(victim: MakeVictim) -> None:
 def test_resume_of_a_finished_run_delivers_what_is_left_and_trains_no_more(victim: MakeVictim) -> None:
     one = victim("plain")
     options = [each for each in one.where if not each.startswith("tracking.uri")]
-    away = ["tracking.uri=http://127.0.0.1:9", "tracking.flush_timeout=1"]  # nobody listens at the port of "discard"
+    away = ["tracking.uri=http://127.0.0.1:9", "tracking.flush_timeout=1"]  # nothing listens at the port of "discard"
     one.lwexp("run", *one.options, *options, *away).succeeded()
     model = (one.folder / "model.safetensors").stat().st_mtime_ns
     resumed = one.start("resume=auto").succeeded()
@@ -233,7 +233,7 @@ def moments(seed: int, count: int = 20) -> list[tuple[int, random.Random, str, l
     ]
 
 
-def told(number: int, kind: str, what: str, checks: Callable[[], object], before: str = "") -> str:
+def line(number: int, kind: str, what: str, checks: Callable[[], object], before: str = "") -> str:
     """A line of the table of what happened; the error where something was wrong."""
     try:
         checks()
@@ -268,7 +268,7 @@ def test_a_training_killed_at_20_random_steps(victim: MakeVictim, sqlite_server:
             one.check()
 
         what = f"killed {after:.3f} s after step {step}, resumed ({way}) {rest:.1f} s later, {checkpoints}"
-        lines.append(told(number, kind, what, happen))
+        lines.append(line(number, kind, what, happen))
     conclude("training process killed", lines)
 
 
@@ -292,7 +292,7 @@ def test_a_delivery_process_killed_at_20_random_moments(
             one.sync().succeeded()
             one.check()
 
-        lines.append(told(number, kind, f"killed {after:.2f} s after its start", happen))
+        lines.append(line(number, kind, f"killed {after:.2f} s after its start", happen))
     conclude("delivery process killed", lines)
 
 
@@ -330,7 +330,7 @@ def test_both_killed_at_20_random_moments(victim: MakeVictim, sqlite_server: tup
             one.check()
 
         what = f"{first} {after:.2f} s after the start, the other {between:.2f} s later, {'sync, ' * synced}{way}"
-        lines.append(told(number, kind, what, happen))
+        lines.append(line(number, kind, what, happen))
     conclude("both killed", lines)
 
 

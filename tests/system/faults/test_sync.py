@@ -24,7 +24,7 @@ Proxied = Callable[[MLflowServer], FaultyProxy]
 
 
 def undelivered(trial: Trial, proxy: FaultyProxy) -> None:
-    """A run that ended while nobody answered."""
+    """A run that ended while its store was unavailable."""
     trial.pause = 0.0
     mode = proxy.mode
     proxy.set("refuse")

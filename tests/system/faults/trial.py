@@ -137,7 +137,7 @@ def in_between(action: Callable[[], None]) -> Iterator[None]:
 
 
 def outage(trial: Trial, command: Command, break_it: Callable[[], None], mend: Callable[[], None], rest: float) -> None:
-    """Break the store once rows have begun to arrive, mend it `rest` seconds later; training goes on meanwhile."""
+    """Break the store once rows arrive, and restore it `rest` seconds later; training continues meanwhile."""
     until(trial.arrived, 40, "the first rows in the store")
     step = trial.steps()
     assert step < STEPS - 10, "the fault would come after the training; make the steps slower"
