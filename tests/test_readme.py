@@ -24,17 +24,19 @@ TUTORIALS = re.findall(r"^\| [^|`]+ \| `([^|`]+=[^|`]+)` \|$", TEXT, flags=re.MU
 SHORT = ["max_steps=2", "progress=false", "tracking=none", "batch_size=16"]
 
 
-def test_python_blocks_run() -> None:
+def test_python_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     blocks = [block for language, block in BLOCKS if language == "python"]
-    assert len(blocks) == 2
+    assert len(blocks) == 4
     for block in blocks:
-        exec(compile(block, "README.md", "exec"), {})
+        exec(compile(block, "README.md", "exec"), {"__name__": "readme"})
 
 
 @pytest.mark.parametrize("line", [line for line in COMMANDS if "lwexp.run -m" not in line])
 def test_commands_run(line: str, lwexp_here: Callable[..., Outcome], tmp_path: Path) -> None:
-    mine = next(block for _, block in BLOCKS if block.startswith("# my_rates.py"))
-    (tmp_path / "my_rates.py").write_text(mine, encoding="utf-8")
+    for _, block in BLOCKS:
+        if found := re.match(r"# (my_\w+\.py)\n", block):
+            (tmp_path / found[1]).write_text(block, encoding="utf-8")
     _, _, module, *arguments = shlex.split(line)
     # resnet18 is trained elsewhere; the same options on the small LSTM or a short training show that they exist
     short = [*SHORT, "policy.warmup_steps=1"] if "policy.warmup_steps" in line and ".run" in module else SHORT
