@@ -35,21 +35,21 @@ def evaluate(
     """
     model.eval()
     weigh, sizes = BatchWeight(loss), sampler.batch_sizes()
-    losses, weights, guesses, answers = [], [], [], []
+    losses, weights, predictions, targets = [], [], [], []
     with context:
         for batch, size in zip(batches, sizes, strict=True):
             inputs, labels = to_device(batch, device)
             scores = call(model, inputs)
             losses.append(loss(scores, labels))
-            first, last = sampler.shard.bounds(size)  # nothing between them: a sample is there, and does not count
+            first, last = sampler.shard.bounds(size)  # an empty shard still gets one sample, which does not count
             weights.append(weigh(batch[1][: last - first]) if world.size > 1 else 1.0)
-            guesses.append(scores.argmax(dim=1)[: last - first])
-            answers.append(labels[: last - first])
-    guess, answer = torch.cat(guesses).cpu(), torch.cat(answers).cpu()
+            predictions.append(scores.argmax(dim=1)[: last - first])
+            targets.append(labels[: last - first])
+    predicted, target = torch.cat(predictions).cpu(), torch.cat(targets).cpu()
     means = torch.stack(losses)
     if world.size > 1:
         means = _whole_means(means, torch.tensor(weights, dtype=torch.float64), world)
-    counts = world.sum(_class_counts(answer, guess, scores.shape[1]))
+    counts = world.sum(_class_counts(target, predicted, scores.shape[1]))
     samples = sum(sizes)
     return {
         f"{split}/loss": ((means * torch.tensor(sizes, device=means.device)).sum() / samples).item(),
@@ -66,32 +66,33 @@ def _whole_means(means: Tensor, weights: Tensor, world: World) -> Tensor:
     return whole.to(means.dtype)
 
 
-def _class_counts(answer: Tensor, guess: Tensor, classes: int) -> Tensor:
-    """For each class how often it was guessed rightly, and how often it was answered or guessed: int64 [2, classes].
+def _class_counts(target: Tensor, predicted: Tensor, classes: int) -> Tensor:
+    """Per class, the true positives, and the samples labeled plus those predicted as it: int64 [2, classes].
 
-    `answer` and `guess` are int64 [n] on the CPU.
+    `target` and `predicted` are int64 [samples] on the CPU.
     """
-    right = torch.bincount(answer[answer == guess], minlength=classes)
-    return torch.stack([right, torch.bincount(answer, minlength=classes) + torch.bincount(guess, minlength=classes)])
+    correct = torch.bincount(target[target == predicted], minlength=classes)
+    occurring = torch.bincount(target, minlength=classes) + torch.bincount(predicted, minlength=classes)
+    return torch.stack([correct, occurring])
 
 
-def macro_f1(answer: Tensor, guess: Tensor) -> float:
-    """Mean over the classes, of those that occur in `answer` or `guess`, of 2·right / (answered + guessed).
+def macro_f1(target: Tensor, predicted: Tensor) -> float:
+    """Mean over the classes that occur in `target` or `predicted` of 2 * true positives / (labeled + predicted).
 
-    Both are int64 [n]. https://scikit-learn.org/stable/modules/generated/sklearn.metrics.f1_score.html
+    Both are int64 [samples]. https://scikit-learn.org/stable/modules/generated/sklearn.metrics.f1_score.html
 
     >>> macro_f1(torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 1, 1]))
     0.7333333333333334
     """
-    return _macro_f1(_class_counts(answer, guess, int(torch.cat([answer, guess]).max()) + 1))
+    return _macro_f1(_class_counts(target, predicted, int(torch.cat([target, predicted]).max()) + 1))
 
 
 def _macro_f1(counts: Tensor) -> float:
-    right, together = counts[:, counts[1] > 0]
-    return float((2 * right.double() / together).mean())
+    correct, occurring = counts[:, counts[1] > 0]
+    return float((2 * correct.double() / occurring).mean())
 
 
 def rank(metrics: Mapping[str, float]) -> tuple[float, float]:
-    """Higher is better: accuracy, then a low loss."""
+    """Sort key of an evaluation, higher is better: accuracy, then a low loss."""
     loss = metrics["val/loss"]
     return metrics["val/accuracy"], -loss if math.isfinite(loss) else -math.inf

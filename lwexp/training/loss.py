@@ -1,4 +1,4 @@
-"""Losses: any of `torch.nn` that judges class scores by labels."""
+"""Losses: any of `torch.nn` that compares class scores with labels."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from lwexp.errors import ConfigError, UnknownNameError, UnknownOptionError
+from lwexp.formatting import one_line
 
 # What the loss compares with the labels: raw scores, log-probabilities, and labels as they are or one-hot.
 _LABELS = {"CrossEntropyLoss", "MultiMarginLoss", "NLLLoss"}
@@ -28,7 +29,7 @@ class ClassLoss(nn.Module):
         super().__init__()
         if name not in _LABELS | _ONE_HOT:
             fits = hasattr(nn, name) and name.endswith("Loss")
-            what = "does not judge class scores by labels" if fits else "no such loss in torch.nn"
+            what = "does not compare class scores with labels" if fits else "no such loss in torch.nn"
             raise UnknownNameError("loss.name", name, _LABELS | _ONE_HOT, what)
         self.name, self.classes = name, classes
         factory = getattr(nn, name)
@@ -37,11 +38,11 @@ class ClassLoss(nn.Module):
             if option not in known:
                 raise UnknownOptionError(f"loss.options.{option}", options[option], known, f"{name} has no such option")
         try:
-            # torch announces that the mean of KLDivLoss will become that over the batch
+            # torch warns that the mean of KLDivLoss will become the mean over the batch
             self.loss = factory(**options, **({"reduction": "batchmean"} if name == "KLDivLoss" else {}))
-            self(torch.zeros(2, classes), torch.tensor([0, classes - 1]))  # some classes check only when they are used
+            self(torch.zeros(2, classes), torch.tensor([0, classes - 1]))  # some classes validate only in forward
         except Exception as error:
-            raise ConfigError("loss.options", dict(options), " ".join(str(error).split())) from error
+            raise ConfigError("loss.options", dict(options), one_line(error)) from error
 
     def forward(self, scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """The mean loss, a scalar, in float32."""
@@ -54,22 +55,22 @@ class ClassLoss(nn.Module):
 
 
 class BatchWeight:
-    """What a mean loss divides by: the samples of a batch, or the sum of their classes' weights.
+    """What a mean loss divides by: the number of samples in a batch, or the sum of their class weights.
 
-    The loss of a whole batch is the mean of those of its parts, each with its weight.
+    The loss of a batch is the mean of its shards' losses, weighted by this.
     """
 
     def __init__(self, loss: nn.Module) -> None:
-        """Of `loss`, a `ClassLoss` or one of torch's own."""
+        """`loss` is a `ClassLoss` or one of torch's own."""
         inner: Any = getattr(loss, "loss", loss)
-        self._weighs = isinstance(inner, (nn.CrossEntropyLoss, nn.NLLLoss))
-        self._ignored: int | None = inner.ignore_index if self._weighs else None
-        weights: torch.Tensor | None = inner.weight if self._weighs else None
+        self._is_weighted = isinstance(inner, (nn.CrossEntropyLoss, nn.NLLLoss))
+        self._ignored: int | None = inner.ignore_index if self._is_weighted else None
+        weights: torch.Tensor | None = inner.weight if self._is_weighted else None
         self._weights = None if weights is None else weights.detach().double().cpu()
 
     def __call__(self, labels: torch.Tensor) -> float:
         """The weight of a batch with `labels`, int64 [N] on the CPU."""
-        if not self._weighs:
+        if not self._is_weighted:
             return float(len(labels))
         counted = labels[labels != self._ignored]
         return float(len(counted) if self._weights is None else self._weights[counted].sum())

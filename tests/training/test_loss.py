@@ -45,7 +45,7 @@ def test_half_precision_scores_are_judged_in_float32() -> None:
     ("settings", "said"),
     [
         ({"name": "CrossEntropy"}, "loss.name=CrossEntropy: no such loss in torch.nn; did you mean CrossEntropyLoss"),
-        ({"name": "TripletMarginLoss"}, "loss.name=TripletMarginLoss: does not judge class scores"),
+        ({"name": "TripletMarginLoss"}, "loss.name=TripletMarginLoss: does not compare class scores"),
         ({"name": "MSELoss", "label_smoothing": 0.1}, "loss.label_smoothing=0.1: MSELoss has none"),
         ({"name": "MSELoss", "class_weights": "balanced"}, "loss.class_weights=balanced: MSELoss takes no weights"),
         ({"name": "NLLLoss", "class_weights": [1.0]}, r"loss.class_weights=\[1.0\]: 1 weights for 3 classes"),

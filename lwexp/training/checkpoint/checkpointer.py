@@ -98,6 +98,6 @@ class Checkpointer:
 
 
 def save_model(model: nn.Module, world: World, path: Path) -> None:
-    """Write the full weights of `model` to `path`, whole or not at all; all ranks must call."""
+    """Write the full weights of `model` to `path` atomically; all ranks must call."""
     state = full_state(model.state_dict(), keep=world.is_rank_zero)
     world.on_rank_zero(lambda: save_weights(state, path))

@@ -1,4 +1,4 @@
-"""Checkpoints: files of a training's whole state, each written whole or not at all, the newest few kept.
+"""Checkpoint files: the whole state of a training, written atomically; the newest few are kept.
 
 A file `step_00000120.ckpt` is what `torch.save` writes, read with `weights_only=True`, so it executes no code. Beside
 it, `step_00000120.best.safetensors` holds the best weights of that time (a hard link: no space while they stay best).
@@ -31,12 +31,12 @@ _TEMPORARY = ".writing-"
 
 
 class CheckpointFiles:
-    """The checkpoints in one folder, which belongs to one training."""
+    """The checkpoints of one training, in a folder of their own."""
 
     def __init__(self, folder: Path, *, every_steps: int | None, every_minutes: float | None, keep: int) -> None:
-        """One is due `every_steps` optimizer steps or `every_minutes` minutes after the last, whichever is first.
+        """A checkpoint is due `every_steps` optimizer steps or `every_minutes` minutes after the last one.
 
-        `keep` of them stay, the newest; `folder` is made when the first is saved.
+        The newest `keep` stay. `folder` is created with the first.
         """
         self.folder = folder
         self._every_steps, self._every_minutes, self._keep = every_steps, every_minutes, keep
@@ -45,17 +45,17 @@ class CheckpointFiles:
         self.begin(0)
 
     def begin(self, step: int) -> None:
-        """The training goes on from optimizer step `step` now; the next checkpoint is counted from here."""
+        """The training starts or resumes at optimizer step `step`; the next checkpoint is counted from here."""
         self._step, self._time = step, time.monotonic()
 
     def due(self, step: int) -> bool:
-        """Whether it is time for one, with `step` optimizer steps done."""
+        """Whether a checkpoint is due after `step` optimizer steps."""
         if self._every_steps is not None and step - self._step >= self._every_steps:
             return True
         return self._every_minutes is not None and time.monotonic() - self._time >= 60 * self._every_minutes
 
     def paths(self) -> list[Path]:
-        """All there are, by their names, the newest first."""
+        """All checkpoints, the newest first."""
         try:
             found = [(int(match[1]), path) for path in self.folder.iterdir() if (match := _NAME.fullmatch(path.name))]
         except (FileNotFoundError, NotADirectoryError):
@@ -67,10 +67,10 @@ class CheckpointFiles:
         return self.folder / f"step_{step:08d}.best.safetensors"
 
     def save(self, state: Mapping[str, Any], step: int, best: Path | None = None) -> Path:
-        """Write `state`, with `step` optimizer steps done, and keep the file `best` beside it.
+        """Write `state` after `step` optimizer steps, and keep the file `best` with it.
 
-        Files of later steps, which the training has gone back behind, are removed. Raises `RunError` if the disk
-        does not take it, with the earlier ones as they were, and if this process's first one cannot be read back.
+        Files of later steps, from before a resume, are removed. Raises `RunError` if it cannot be written, with the
+        earlier checkpoints intact, and if the first one of this process cannot be read back.
         """
         path = self.folder / f"step_{step:08d}.ckpt"
         try:
@@ -86,12 +86,12 @@ class CheckpointFiles:
         return path
 
     def note_saved(self, step: int) -> None:
-        """One was saved with `step` optimizer steps done, by this process or the one that does it for all."""
+        """A checkpoint was saved after `step` optimizer steps, by this rank or by rank 0."""
         self.saved_step = step
         self.begin(step)
 
     def newest(self) -> dict[str, Any] | None:
-        """The state in the newest whole file, None if there is none; a warning names each damaged one and why."""
+        """The state in the newest intact file, None if there is none; logs a warning for each damaged one."""
         for path in self.paths():
             try:
                 state = _read(path)
@@ -102,7 +102,7 @@ class CheckpointFiles:
         return None
 
     def restore_best(self, step: int, path: Path) -> bool:
-        """Make `path` the best weights of the checkpoint of `step` again; whether there are any."""
+        """Restore `path` to the best weights of the checkpoint of `step`; returns whether it has any."""
         kept = self.best_weights(step)
         if not kept.is_file():
             return False
@@ -119,15 +119,15 @@ class CheckpointFiles:
                 try:
                     torch.save(dict(state), file)  # type: ignore[arg-type]  # only `write` and `flush` are used
                 except Exception as error:
-                    if file.error is not None:  # torch tells of it in words of its own, without the reason
+                    if file.error is not None:  # torch's own error lacks the reason
                         raise file.error from error
                     raise RunError(f"cannot make the checkpoint {path}: {_line(error)}") from error
-            if not self._read_back:  # one such file is like the next; what it must not hold shows in the first
+            if not self._read_back:  # the files of a process are alike, so one check is enough
                 _check_readable(temporary, path)
                 self._read_back = True
 
     def _put(self, path: Path, source: Path) -> None:
-        """Make `path` the same file as `source`, a copy where the file system has no links."""
+        """Hard-link `path` to `source`; copy where the file system has no links."""
         with replacing(path, temporary=_temporary_name()) as temporary:
             try:
                 os.link(source, temporary)
@@ -141,11 +141,11 @@ class CheckpointFiles:
         for path in self.folder.glob("step_*"):
             match = re.match(r"step_(\d+)\.", path.name)
             if match and int(match[1]) not in kept:
-                with suppress(OSError):  # a file that cannot be removed is only in the way
+                with suppress(OSError):  # harmless if it stays
                     path.unlink()
 
     def _remove_temporary(self) -> None:
-        """Remove what a killed process left half written."""
+        """Remove partial files of a killed process."""
         for path in self.folder.glob(f"{_TEMPORARY}*"):
             with suppress(OSError):
                 path.unlink()
@@ -156,7 +156,7 @@ class CheckpointFiles:
 
 
 class _Watched:
-    """A file that remembers why it could not be written."""
+    """A file that keeps the error of a failed write."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -178,23 +178,23 @@ class _Watched:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The state in `path`; any exception for a file that is not whole."""
+    """The state in `path`; raises any exception for an incomplete file."""
     if path.stat().st_size == 0:
         raise ValueError("the file is empty")
-    with zipfile.ZipFile(path) as archive:  # torch itself does not look at the checksums
+    with zipfile.ZipFile(path) as archive:  # torch itself does not verify checksums
         damaged = archive.testzip()
     if damaged is not None:
         raise ValueError(f"the file is damaged, the checksum of {damaged} differs")
     state = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(state, dict) or "format" not in state:
-        raise ValueError("the file is no checkpoint of lwexp")
+        raise ValueError("the file is not an lwexp checkpoint")
     if state["format"] != FORMAT:
         raise ValueError(f"its format is {state['format']}, this version of lwexp reads {FORMAT}")
     return state
 
 
 def _check_readable(file: Path, path: Path) -> None:
-    """Raise `RunError` if the state in `file` holds what cannot be loaded again."""
+    """Raise `RunError` if the state in `file` cannot be loaded again."""
     try:
         torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:

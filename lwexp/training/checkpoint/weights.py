@@ -1,4 +1,4 @@
-"""A run's own weights in a safetensors file: saved whole or not at all, loaded exactly."""
+"""A run's own weights in a safetensors file: saved atomically, loaded exactly."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lwexp.host.files import replacing
 
 
 def save_weights(state: Mapping[str, object], path: str | Path) -> None:
-    """Write the state dict `state` to `path`, whole or not at all; `read_weights` is the inverse.
+    """Write the state dict `state` to `path` atomically; `read_weights` is the inverse.
 
     Tied tensors are written under each of their names, as `load_state_dict` expects them. Raises `RunError`.
     """
