@@ -108,7 +108,7 @@ def draw_by_value(found: Analysis) -> Figure | None:
     colors = iter(_COLORS)
     for row, (name, line) in enumerate(lines.items()):
         color, dash = _UNIFORM if name == "uniform" else next(colors), "--" if line[0].uniform else "-"
-        # neighbours at one value stand side by side
+        # settings with one value are drawn side by side
         at = np.array([float(dict(s.key)[key]) for s in line])
         shift = (row - (len(lines) - 1) / 2) * 0.012
         at = at * (places[-1] / places[0]) ** shift if log else at + shift * (places[-1] - places[0])
@@ -181,8 +181,8 @@ def _curve_style(found: Analysis, setting: Setting, named: Sequence[Setting]) ->
     dash = "--" if setting.uniform else "-"
     if setting not in named:
         return {"color": _PALE, "linewidth": 0.8, "linestyle": dash}
-    coloured = [other for other in named if other is not found.best_uniform]
-    color = "black" if setting is found.best_uniform else _COLORS[coloured.index(setting)]
+    colored = [other for other in named if other is not found.best_uniform]
+    color = "black" if setting is found.best_uniform else _COLORS[colored.index(setting)]
     return {"color": color, "linewidth": 1.5, "linestyle": dash}
 
 

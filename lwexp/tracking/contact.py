@@ -23,7 +23,7 @@ from .mlflow_internals import missing_dialect, reason_of
 T = TypeVar("T")
 
 # Answered from the server's database, so that a server whose database hangs does not count as available
-_QUESTION = "/api/2.0/mlflow/experiments/search?max_results=1"
+_PROBE = "/api/2.0/mlflow/experiments/search?max_results=1"
 
 
 class UnreachableError(RunError):
@@ -112,7 +112,7 @@ def _contact_server(uri: str, timeout: float) -> None:
     parts = urlsplit(uri)
     plain = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()  # urllib takes no user:password@
     try:
-        urllib.request.urlopen(plain + _QUESTION, timeout=timeout).close()  # http or https, by `resolve_uri`
+        urllib.request.urlopen(plain + _PROBE, timeout=timeout).close()  # http or https, by `resolve_uri`
     except urllib.error.HTTPError:
         return  # an answer; MLflow's own requests will report what it means
     except urllib.error.URLError as error:

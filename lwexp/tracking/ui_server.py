@@ -109,9 +109,9 @@ def links(server: str, experiment: str, *, must_exist: bool, timeout: float) -> 
     Raises `UnknownNameError` for a missing experiment with `must_exist`.
     """
     plain = urlsplit(server)._replace(netloc=urlsplit(server).netloc.rpartition("@")[2]).geturl()
-    question = f"{plain}/api/2.0/mlflow/experiments/get-by-name?experiment_name={quote(experiment, safe='')}"
+    url = f"{plain}/api/2.0/mlflow/experiments/get-by-name?experiment_name={quote(experiment, safe='')}"
     try:
-        found = json.loads(_get(question, timeout))["experiment"]["experiment_id"]
+        found = json.loads(_get(url, timeout))["experiment"]["experiment_id"]
     except urllib.error.HTTPError as error:
         if error.code == 404 and must_exist:
             names = _experiments(plain, timeout)
@@ -145,9 +145,9 @@ def _get(url: str, timeout: float, body: bytes | None = None) -> bytes:
     """GET `url`, or POST the JSON `body`; local addresses bypass a proxy."""
     local = urlsplit(url).hostname in {"127.0.0.1", "localhost"}
     opener = urllib.request.build_opener(*([urllib.request.ProxyHandler({})] if local else []))
-    question = urllib.request.Request(url, body, {"Content-Type": "application/json"} if body else {})
-    with opener.open(question, timeout=timeout) as answer:
-        found: bytes = answer.read()
+    request = urllib.request.Request(url, body, {"Content-Type": "application/json"} if body else {})
+    with opener.open(request, timeout=timeout) as response:
+        found: bytes = response.read()
     return found
 
 
