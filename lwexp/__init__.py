@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -43,3 +44,16 @@ def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(f".{_HOMES[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _check_command() -> None:
+    """While `python -m` looks its module up, `sys.argv` begins with -m: refuse a module that would do nothing."""
+    if getattr(sys, "argv", [])[:1] == ["-m"]:
+        module = sys.orig_argv[-len(sys.argv)].removeprefix("-m")
+        if module.startswith("lwexp."):
+            from .__main__ import check_command
+
+            check_command(module)
+
+
+_check_command()

@@ -84,6 +84,16 @@ def escaped(text: str) -> str:
     return text.replace("<", "&lt;")
 
 
+def version_line() -> str:
+    """What `--version` prints."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return f"lwexp {version('lwexp')}"
+    except PackageNotFoundError:
+        return "lwexp, run from a checkout that is not installed"
+
+
 def _is_number(text: str) -> bool:
     try:
         float(text)

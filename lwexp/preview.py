@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .cli import app
+from .cli import app, help_pages
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -54,7 +54,7 @@ def preview(config: DictConfig) -> None:
 
 def main() -> None:
     """Preview from the command line."""
-    app.main(preview, folder="previews")
+    app.main(preview, folder="previews", page=help_pages.preview_page)
 
 
 if __name__ == "__main__":

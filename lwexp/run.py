@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .cli import app
+from .cli import app, help_pages
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -19,7 +19,7 @@ def run(config: DictConfig) -> float:
 
 def main() -> None:
     """Run from the command line."""
-    app.main(run, folder="runs")
+    app.main(run, folder="runs", page=help_pages.run_page)
 
 
 if __name__ == "__main__":

@@ -87,11 +87,7 @@ def _print_error(error: LwexpError) -> int:
 
 
 def _parse(arguments: Sequence[str]) -> tuple[list[Path], MLflowConfig]:
-    parser = Parser(
-        prog="lwexp-sync", allow_abbrev=False,
-        description="Deliver to MLflow what earlier runs could not.",
-        epilog=f"Options are written as for lwexp.run: {', '.join(f'{name}=…' for name in _OPTIONS)}.",
-    )  # fmt: skip
+    parser = Parser("lwexp-sync", "Deliver to MLflow what earlier runs could not.", _OPTIONS)
     parser.add_argument("folders", nargs="*", metavar="folder or tracking.key=value", help="runs (default: outputs/)")
     found = parser.parse_args(arguments).folders
     options = [text for text in found if "=" in text and not Path(text).is_dir()]

@@ -39,11 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parse(arguments: Sequence[str]) -> tuple[MLflowConfig, bool, int | None]:
     """The store's config, whether the experiment was given, and the port."""
-    parser = Parser(
-        prog="lwexp-ui", allow_abbrev=False,
-        description="Start MLflow's page on the runs that lwexp has tracked, and print the link.",
-        epilog=f"Options are written as for lwexp.run: {', '.join(f'{name}=…' for name in _OPTIONS)}.",
-    )  # fmt: skip
+    parser = Parser("lwexp-ui", "Start MLflow's page on the runs that lwexp has tracked, and print the link.", _OPTIONS)
     parser.add_argument("--port", help=f"port on 127.0.0.1 (default: the first free one from {FIRST_PORT})")
     parser.add_argument("options", nargs="*", metavar="tracking.key=value", help="another store or experiment")
     parsed = parser.parse_args(arguments)

@@ -15,6 +15,7 @@ from lwexp.distributed import launch
 from lwexp.host.signals import Interrupted, handle_in_command
 
 from .arguments import check_arguments
+from .help_pages import Page
 from .task import Task, refuse
 
 # Sections whose keys depend on the choice
@@ -25,8 +26,10 @@ _OPEN = (
 
 
 @redaction.redacted_output()
-def main(task: Callable[[Any], Any], folder: str) -> None:
-    """Compose the config from the command line and run `task(config)`; its folder is made below outputs/`folder`.
+def main(task: Callable[[Any], Any], folder: str, page: Page) -> None:
+    """Compose the config from the command line and run `task(config)`; `page` is the command's help.
+
+    Its folder is made below outputs/`folder`.
 
     Exit codes: 0: success; 1: failed while running; 2: a mistake in the command or the config; 130, 143: interrupted.
     A traceback is shown only for errors of lwexp itself, or with HYDRA_FULL_ERROR=1.
@@ -42,7 +45,7 @@ def main(task: Callable[[Any], Any], folder: str) -> None:
     logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.WARNING)
     try:
         trains = folder == "runs"
-        sys.argv[1:] = check_arguments(sys.argv[1:], own_folder=trains)
+        sys.argv[1:] = check_arguments(sys.argv[1:], page, own_folder=trains)
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(Task(task, trains=trains))()
     except (KeyboardInterrupt, Interrupted) as stopped:
         code = 130 if isinstance(stopped, KeyboardInterrupt) else 143

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from lwexp.errors import ConfigError, UnknownNameError
+from lwexp.formatting import version_line
+
+from .help_pages import Page
 
 
-def check_arguments(arguments: Sequence[str], *, own_folder: bool) -> list[str]:
+def check_arguments(arguments: Sequence[str], page: Page, *, own_folder: bool) -> list[str]:
     """`arguments` with the options before the flags and with what `resume` and `sweep.resume` stand for.
 
-    An unknown flag is a `ConfigError` of one line; Hydra's parser would print its whole usage. `own_folder`: a run is
-    resumed in its own folder.
+    An unknown flag is a `ConfigError` of one line; Hydra's parser would print its whole usage. `--help` prints `page`
+    and `--version` lwexp's version, and the process ends. `own_folder`: a run is resumed in its own folder.
     """
     from hydra._internal.utils import get_args_parser
 
+    if "--version" in arguments:
+        print(version_line())
+        sys.exit(0)
     parser = get_args_parser()
 
     def fail(message: str) -> NoReturn:
@@ -26,6 +34,10 @@ def check_arguments(arguments: Sequence[str], *, own_folder: bool) -> list[str]:
     if unknown:
         flags = [flag for action in parser._actions for flag in action.option_strings]
         raise UnknownNameError("command line", unknown[0], flags, "no such flag (options are written key=value)")
+    if known.help:
+        topics = [override for override in known.overrides if "=" not in override]
+        print(page(topics, Path(known.config_dir) if known.config_dir else None))
+        sys.exit(0)
     flags = [argument for argument in arguments if argument not in known.overrides]
     overrides: list[str] = list(known.overrides)
     multirun: bool = known.multirun

@@ -6,11 +6,9 @@ here: `--help`, `--cfg job` and a mistyped option answer at once, and the name i
 
 from __future__ import annotations
 
-import copy
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.object_type import ObjectType
@@ -73,20 +71,6 @@ def register() -> None:
     if NamedChoices not in plugins.discover(ConfigSource):
         plugins.register(NamedChoices)
         plugins.register(NamedChoicesPath)
-        _share_store(plugins)
-
-
-def _share_store(plugins: Plugins) -> None:
-    """Let copies of Hydra's source of registered configs share the store.
-
-    Hydra copies its sources for every group that `--help` lists, and 1.3 copies with this one all registered configs:
-    half the time of `--help`. Hydra's main branch shares the store too (facebookresearch/hydra#2928); what it hands
-    out are copies.
-    """
-    source: Any = plugins.class_name_to_class[
-        "hydra._internal.core_plugins.structured_config_source.StructuredConfigSource"
-    ]
-    source.__deepcopy__ = lambda self, memo: copy.copy(self)
 
 
 def timm_names() -> list[str]:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from lwexp.errors import ConfigError, LwexpError, UnknownOptionError
+from lwexp.formatting import version_line
 
-from .defaults import defaults
+from .defaults import defaults, documented
 from .schema import MLflowConfig
 
 
@@ -20,6 +21,18 @@ class UsageError(LwexpError):
 
 class Parser(argparse.ArgumentParser):
     """argparse's, with mistakes as one line and exit code 2, without the usage."""
+
+    def __init__(self, prog: str, description: str, options: Sequence[str]) -> None:
+        """`options` are the `tracking.*` keys that the command takes, explained at the end of its help."""
+        known = documented("tracking/mlflow")
+        lines = [(f"  {key}=…", known[key.partition(".")[2]][1]) for key in options]
+        width = max(len(option) for option, _ in lines)
+        epilog = "\n".join(["options of lwexp.run, written as there:", *(f"{o:<{width}}  {why}" for o, why in lines)])
+        super().__init__(
+            prog=prog, description=description, epilog=epilog, allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )  # fmt: skip
+        self.add_argument("--version", action="version", version=version_line())
 
     def error(self, message: str) -> NoReturn:
         """Raise `UsageError`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,3 +29,20 @@ def defaults(choice: str | None = None) -> dict[str, Any]:
     """The values of conf/config.yaml, or of one choice such as `tracking/mlflow`, without Hydra's own parts."""
     values = load(CONF / f"{choice or 'config'}.yaml")
     return {str(key): value for key, value in values.items() if key not in ("defaults", "hydra")}
+
+
+def documented(choice: str | None = None) -> dict[str, tuple[str, str]]:
+    """Dotted key -> its default as written and the comment beside it, of the file that `defaults` reads.
+
+    >>> documented("tracking/mlflow")["timeout"][0], documented()["checkpoint.keep"][0]
+    ('8.0', '2')
+    """
+    found: dict[str, tuple[str, str]] = {}
+    path: list[str] = []
+    for line in (CONF / f"{choice or 'config'}.yaml").read_text(encoding="utf-8").splitlines():
+        match = re.match(r"( *)(\w+): *(.*?) *(?:# *(.*))?$", line)
+        if match:
+            path = [*path[: len(match[1]) // 2], match[2]]
+            if path[0] not in ("defaults", "hydra"):
+                found[".".join(path)] = match[3], match[4] or ""
+    return found

@@ -27,11 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _report(arguments: Sequence[str]) -> int:
-    parser = Parser(
-        prog="lwexp-report", allow_abbrev=False,
-        description="Report what can be concluded from a sweep's runs in MLflow: tables, text, figures.",
-        epilog=f"Options are written as for lwexp.run: {', '.join(f'{name}=…' for name in _OPTIONS)}.",
-    )  # fmt: skip
+    what = "Report what can be concluded from a sweep's runs in MLflow: tables, text, figures."
+    parser = Parser("lwexp-report", what, _OPTIONS)
     parser.add_argument(
         "words", nargs="*", metavar="sweep or tracking.key=value",
         help="the sweep's id or its first digits, its name, or its folder (default: the latest of the experiment)",

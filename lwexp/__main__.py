@@ -1,0 +1,46 @@
+"""`python -m lwexp`: which commands there are."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from lwexp.errors import nearest
+from lwexp.formatting import version_line
+
+COMMANDS = {
+    "run": "train one model, or with -m a sweep of many",
+    "preview": "print and draw a run's plan without training",
+    "report": "what can be concluded from a sweep",
+    "ui": "open MLflow's page on the results",
+    "sync": "deliver to MLflow what earlier runs could not",
+}
+_INTERNAL = ("plots.rates", "tracking.delivery_process")  # started by lwexp itself
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print the commands; returns the exit code."""
+    if list(arguments) == ["--version"]:
+        print(version_line())
+        return 0
+    if arguments and arguments[0] not in ("-h", "--help"):
+        return _refuse(f"lwexp {arguments[0]}")
+    print("\n".join(f"python -m lwexp.{name:<9} {what}" for name, what in COMMANDS.items()))
+    return 0
+
+
+def check_command(module: str) -> None:
+    """End the process if `module`, which `python -m` is about to run, is none that can be run."""
+    name = module.removeprefix("lwexp.").removesuffix(".__main__")
+    if name not in (*COMMANDS, *_INTERNAL, "__main__"):
+        sys.exit(_refuse(module))
+
+
+def _refuse(module: str) -> int:
+    near = nearest(module.replace(" ", "."), [f"lwexp.{name}" for name in COMMANDS])
+    print(f"error: python -m {module}: is not a command; {near}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

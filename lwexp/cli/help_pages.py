@@ -1,0 +1,110 @@
+"""What `--help` prints: a page for each command, with choices and meanings read from the files in conf/."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from lwexp.config.defaults import CONF, documented
+from lwexp.errors import UnknownNameError
+
+Page = Callable[[Sequence[str], "Path | None"], str]  # of topics and the user's --config-dir
+
+_BUILT_IN = {"hydra/launcher": ["basic"]}  # choices that Hydra brings
+_COLUMN = 32  # in which meanings begin
+_FLAGS = """\
+--help <option or group> explains its keys, e.g. --help checkpoint, --help data; --version prints lwexp's version;
+--cfg job prints the config that a command composes; --hydra-help explains Hydra's own options."""
+_RUN = """\
+lwexp.run: train one model, or with -m many; every group's learning rate at every step is recorded.
+Usage: python -m lwexp.run [-m] [group=choice] [key=value]
+
+Choices (group=choice; model also takes any timm name, optimizer any of torch.optim or timm)
+{choices}
+
+Options (key: default)
+{options}
+
+Examples
+  python -m lwexp.run model=vit_tiny_patch16_224 decay=linear mult=0.95 policy=cosine policy.warmup_steps=50
+  python -m lwexp.run 'lr_overrides={{fc: 0.01}}' 'freeze=[conv1,bn1]' data=image_folder data.path=photos
+  python -m lwexp.run -m mult=0.85,0.9,0.95,1.0 seed=0,1,2       a sweep, compared with uniform rates
+  python -m lwexp.run -m hydra/launcher=joblib mult=0.9,1.0      its jobs in parallel
+  python -m lwexp.run hydra.run.dir=outputs/mine resume=auto     start, or resume what was interrupted there
+  python -m lwexp.preview model=resnet18 grouping=per_parameter  the plan without training; lwexp.report, lwexp.ui
+{flags}"""
+_PREVIEW = """\
+lwexp.preview: print the plan of a run and draw its learning rates, without training and without weights.
+Usage: python -m lwexp.preview [group=choice] [key=value]
+
+It takes every option of lwexp.run, so a command can be tried here first. These shape the plan:
+{choices}
+{options}
+
+These write the plan to a file, relative to the current folder, besides printing it:
+{files}
+
+Examples
+  python -m lwexp.preview model=resnet18 decay=linear mult=0.9
+  python -m lwexp.preview model=vit_tiny_patch16_224 grouping=depth_index policy=cosine preview.csv=plan.csv
+  python -m lwexp.run --help                                     all options
+{flags}"""
+_PLAN_GROUPS = ("model", "grouping", "decay", "policy")
+_PLAN_OPTIONS = ("lr", "mult", "freeze", "freeze_mode", "lr_overrides", "lr_events", "unfreeze", "epochs", "max_steps")
+
+
+def run_page(topics: Sequence[str] = (), folder: Path | None = None) -> str:
+    """The page of `lwexp.run`, or what is known about `topics`; `folder` may hold more choices."""
+    if topics:
+        return _explain(topics)
+    keys = [key for key in documented() if "." not in key]
+    return _RUN.format(choices=_choices(_groups(folder), folder), options=_options(keys), flags=_FLAGS)
+
+
+def preview_page(topics: Sequence[str] = (), folder: Path | None = None) -> str:
+    """The page of `lwexp.preview`, as `run_page`."""
+    if topics:
+        return _explain(topics)
+    return _PREVIEW.format(
+        choices=_choices(_PLAN_GROUPS, folder), options=_options(_PLAN_OPTIONS),
+        files=_options(["preview.csv", "preview.json"]), flags=_FLAGS,
+    )  # fmt: skip
+
+
+def _groups(folder: Path | None) -> list[str]:
+    folders = [CONF] if folder is None else [CONF, folder]
+    found = {str(path.parent.relative_to(root)) for root in folders for path in root.rglob("*.yaml")} - {"."}
+    return sorted(found, key=lambda group: ("/" in group, group))
+
+
+def _choices(groups: Sequence[str], folder: Path | None) -> str:
+    lines = []
+    for group in groups:
+        files = [path for root in (CONF, folder) if root is not None for path in (root / group).glob("*.yaml")]
+        lines.append(f"{group}: {', '.join(sorted({*(path.stem for path in files), *_BUILT_IN.get(group, [])}))}")
+    return "\n".join(lines)
+
+
+def _options(keys: Sequence[str]) -> str:
+    """A line for each key: its default and its meaning; of a section its keys in place of the default."""
+    known = documented()
+    lines = []
+    for key in keys:
+        value, meaning = known[key]
+        inner = ", ".join(name.rpartition(".")[2] for name in known if name.rpartition(".")[0] == key)
+        lines.append(f"{f'{key}: {value}':<{_COLUMN}} {meaning}{f' ({inner})' if inner else ''}".rstrip())
+    return "\n".join(lines)
+
+
+def _explain(topics: Sequence[str]) -> str:
+    """The keys of each topic: an option of config.yaml with all below it, or the files of a group."""
+    known, groups, parts = documented(), _groups(None), []
+    for topic in topics:
+        if topic in groups:
+            files = sorted((CONF / topic).glob("*.yaml"))
+            parts += [f"{topic}={path.stem}\n{path.read_text(encoding='utf-8')}" for path in files]
+        elif topic in known:
+            parts.append(_options([key for key in known if key == topic or key.startswith(f"{topic}.")]))
+        else:
+            raise UnknownNameError("--help", topic, [*known, *groups], "no such option or group")
+    return "\n".join(parts)
