@@ -10,10 +10,10 @@ from typing import NoReturn
 from lwexp.errors import ConfigError, UnknownNameError
 from lwexp.formatting import version_line
 
-from .help_pages import Page
+from .help_pages import Page, run_page
 
 
-def check_arguments(arguments: Sequence[str], page: Page, *, own_folder: bool) -> list[str]:
+def check_arguments(arguments: Sequence[str], page: Page = run_page, *, own_folder: bool) -> list[str]:
     """`arguments` with the options before the flags and with what `resume` and `sweep.resume` stand for.
 
     An unknown flag is a `ConfigError` of one line; Hydra's parser would print its whole usage. `--help` prints `page`
