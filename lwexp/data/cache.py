@@ -73,7 +73,7 @@ class ImageCache:
         return ImageCache, (self.path, self._count, self._channels)
 
 
-def cached(
+def open_cache(
     read: Callable[[int], Pixels],
     count: int,
     channels: int,
@@ -95,23 +95,23 @@ def cached(
     try:
         text = f"{_FORMAT} {count} {channels} {versions} {identity()}"
         path = settings.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.images"
-        if (found := _opened(path, count, channels)) is not None:
+        if (found := _open(path, count, channels)) is not None:
             return found
         if automatic and settings.passes < AUTO_PASSES:
             return None
-        size = _estimated(read, count)
+        size = _estimate_size(read, count)
         if automatic and size > AUTO_BYTES:
             return None
         settings.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):
-            if (found := _opened(path, count, channels)) is not None:
+            if (found := _open(path, count, channels)) is not None:
                 return found
             free = shutil.disk_usage(settings.folder).free
             if size > free / 2:
-                log.warning("data.cache: %s would take more than half of the %s left", _shown(size), _shown(free))
+                log.warning("data.cache: %s would take more than half of the %s left", _size(size), _size(free))
                 return None
             _remove_unused(settings.folder)
-            log.info("data: decoding %d images once (about %s) into %s", count, _shown(size), path)
+            log.info("data: decoding %d images once (about %s) into %s", count, _size(size), path)
             _write(path, read, count, threads)
         return ImageCache(path, count, channels)
     except ConfigError:  # an image that cannot be read: reported when a batch needs it
@@ -121,7 +121,7 @@ def cached(
         return None
 
 
-def _opened(path: Path, count: int, channels: int) -> ImageCache | None:
+def _open(path: Path, count: int, channels: int) -> ImageCache | None:
     """The cache at `path`, marked as used; None if it is missing or damaged."""
     try:
         found = ImageCache(path, count, channels)
@@ -132,7 +132,7 @@ def _opened(path: Path, count: int, channels: int) -> ImageCache | None:
     return found
 
 
-def _estimated(read: Callable[[int], Pixels], count: int) -> int:
+def _estimate_size(read: Callable[[int], Pixels], count: int) -> int:
     """Bytes of all images, estimated from a few at equal distances."""
     sample = sorted({i * (count - 1) // (_SAMPLED - 1) for i in range(_SAMPLED)})
     return sum(read(index).nbytes for index in sample) * count // len(sample)
@@ -169,7 +169,7 @@ def _remove_unused(folder: Path) -> None:
                 path.unlink()
 
 
-def _shown(size: float) -> str:
+def _size(size: float) -> str:
     return f"{size / 2**30:.1f} GB" if size >= 2**30 else f"{size / 2**20:.1f} MB"
 
 

@@ -47,7 +47,7 @@ def open_image_folder(config: ImageFolderConfig) -> DataSource:
         raise ConfigError(KEY, config.path, f"a single class only ({classes[0]}){_hint(config.path, classes[0])}")
     for name, images in found.items():
         for unknown in sorted(set(images) - set(classes)):
-            place = _shown(config.path, folders[name] / unknown)
+            place = _relative(config.path, folders[name] / unknown)
             raise ConfigError(KEY, config.path, f"the class of {place} is not in train; {nearest(unknown, classes)}")
 
     files: list[str] = []
@@ -88,7 +88,7 @@ class FileStore(PILStore):
         try:
             return read_image(path, channels)
         except Exception as error:  # Pillow's decoders raise many types
-            raise CorruptImageError.of(KEY, self._root, _shown(self._root, path), error) from error
+            raise CorruptImageError.of(KEY, self._root, _relative(self._root, path), error) from error
 
 
 def _split_folders(path: str) -> dict[SplitName, Path]:
@@ -122,11 +122,11 @@ def _classes(path: str, folder: Path) -> dict[str, list[str]]:
     """Class name -> sorted image files, in the folder of one split."""
     images = {sub.name: list(_images(path, sub)) for sub in _subfolders(path, folder)}
     if not any(images.values()):
-        place = "" if folder == Path(path).expanduser() else f" in {_shown(path, folder)}"
+        place = "" if folder == Path(path).expanduser() else f" in {_relative(path, folder)}"
         raise ConfigError(KEY, path, f"no images{place} ({', '.join(s[1:] for s in SUFFIXES)}); {LAYOUT}")
     for name, files in images.items():
         if not files:
-            place = _shown(path, folder / name)
+            place = _relative(path, folder / name)
             raise ConfigError(KEY, path, f"no images in the class folder {place}; remove it or fill it")
     return images
 
@@ -172,7 +172,7 @@ def _hint(path: str, name: str) -> str:
     return f"; did you mean {Path(path) / name}?" if (below / "train").is_dir() else "; there is nothing to classify"
 
 
-def _shown(path: str, place: Path) -> str:
+def _relative(path: str, place: Path) -> str:
     """`place` relative to `path`, for messages."""
     root = Path(path).expanduser()
     return str(place.relative_to(root)) if place.is_relative_to(root) else str(place)

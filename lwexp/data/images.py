@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from lwexp.errors import ConfigError
 
-from .cache import CacheSettings, Pixels, cached
+from .cache import CacheSettings, Pixels, open_cache
 from .keys import SampleKey, sample_seed
 from .transforms import Preprocessing, Style, decoded_channels, image_transform
 
@@ -219,8 +219,8 @@ class PILDataset(SampleDataset):
         self._cache = (
             None
             if cache is None
-            else cached(
-                self._decoded,
+            else open_cache(
+                self._decode,
                 len(self),
                 self._channels,
                 identity=lambda: f"{self._transform.identity} {store.identity(self._positions)}",
@@ -234,7 +234,7 @@ class PILDataset(SampleDataset):
 
     def inputs(self, keys: Sequence[SampleKey]) -> Tensor:
         """Decoded, augmented, normalized: [keys, channels, size, size]. Restores the global generator."""
-        read = self._decoded if self._cache is None else self._cache.__getitem__
+        read = self._decode if self._cache is None else self._cache.__getitem__
         images = [read(key.sample) for key in keys]
         if self._transform.random is not None:
             with torch.random.fork_rng(devices=[]):
@@ -244,7 +244,7 @@ class PILDataset(SampleDataset):
                     images[i] = _pixels(self._transform.random(_image(images[i])))
         return self._transform.finish(torch.from_numpy(np.stack(images)))
 
-    def _decoded(self, index: int) -> Pixels:
+    def _decode(self, index: int) -> Pixels:
         """The image after the deterministic part of preprocessing."""
         image = self._store.load(self._positions[index], self._channels)
         return _pixels(image if self._transform.fixed is None else self._transform.fixed(image))

@@ -26,7 +26,7 @@ def sample_seed(seed: int, epoch: int, sample: int) -> int:
     The mixing is the finalizer of SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators,
     OOPSLA 2014), applied once per argument, so that neighboring seeds, epochs and samples have unrelated streams.
     """
-    return int(_mixed(seed, epoch, sample))
+    return int(_mix(seed, epoch, sample))
 
 
 def order_seed(seed: int, epoch: int) -> int:
@@ -40,19 +40,19 @@ def uniforms(seed: int, keys: Sequence[SampleKey], count: int) -> list[NDArray[n
     A key's numbers are the SplitMix64 stream that starts at its `sample_seed`, 53 bits each.
     """
     epochs, samples = np.array(keys, dtype=np.uint64).T
-    start = _mixed(seed, epochs, samples)
-    return [(_finalized(start + (k * _GOLDEN & _MASK)) >> 11) * 2.0**-53 for k in range(1, count + 1)]
+    start = _mix(seed, epochs, samples)
+    return [(_finalize(start + (k * _GOLDEN & _MASK)) >> 11) * 2.0**-53 for k in range(1, count + 1)]
 
 
-def _mixed(*parts: Any) -> Any:
+def _mix(*parts: Any) -> Any:
     """Mix integers below 2**64, or arrays of them (uint64, whose arithmetic is modulo 2**64), into one."""
     state: Any = 0
     for part in parts:
-        state = _finalized((state ^ (part & _MASK)) + _GOLDEN)
+        state = _finalize((state ^ (part & _MASK)) + _GOLDEN)
     return state
 
 
-def _finalized(z: Any) -> Any:
+def _finalize(z: Any) -> Any:
     z = z & _MASK
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
     z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK

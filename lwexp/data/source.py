@@ -90,7 +90,7 @@ class DataSource:
         }
         return Splits(made["train"], made["val"], made.get("test"))
 
-    def restricted(self, labels: list[int]) -> DataSource:
+    def restrict(self, labels: list[int]) -> DataSource:
         """The same data with only the classes `labels`, relabeled 0, 1, … in that order."""
         new = torch.full((len(self.info.classes),), -1, dtype=torch.int64)
         new[labels] = torch.arange(len(labels))
@@ -124,7 +124,7 @@ def half_of_classes(source: DataSource, half: Literal["source", "target"], seed:
         raise ConfigError("weights", "source_task", f"needs at least 4 classes to halve, the data has {count}")
     order = torch.randperm(count, generator=torch.Generator().manual_seed(order_seed(seed, 0))).tolist()
     chosen = sorted(order[: count // 2] if half == "source" else order[count // 2 :])
-    part = source.restricted(chosen)
+    part = source.restrict(chosen)
     if not part.info.sizes["val"]:
         raise ConfigError(
             "weights", "source_task", f"no {part.info.kind} of the {half} half of the classes is for validation"

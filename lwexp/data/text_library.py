@@ -24,7 +24,7 @@ def read_library(config: TextConfig, name: str) -> tuple[dict[SplitName, Labeled
 
     Raises `ConfigError`.
     """
-    parts = _loaded(config, name)
+    parts = _load(config, name)
     chosen: dict[SplitName, Any] = {}
     for part, rows in parts.items():
         if (split := SPLIT_FILES.get(str(part))) is not None:
@@ -47,7 +47,7 @@ def read_library(config: TextConfig, name: str) -> tuple[dict[SplitName, Labeled
     return tables, list(getattr(features[config.label], "names", None) or []) or None
 
 
-def _loaded(config: TextConfig, name: str) -> Mapping[str, Any]:
+def _load(config: TextConfig, name: str) -> Mapping[str, Any]:
     """The splits of the dataset by name."""
     try:
         import datasets as exported

@@ -73,7 +73,7 @@ def find_tokenizer(name: str, key: str, max_length: int) -> Tokens:
         if instead is None:
             raise ConfigError(key, name, "its tokenizer has no token to pad a batch with")
         tokenizer.pad_token = instead
-    return _checked(Tokens(tokenizer, max_length, name))
+    return _check_length(Tokens(tokenizer, max_length, name))
 
 
 def word_tokenizer(texts: Sequence[str], vocabulary: int, max_length: int) -> Tokens:
@@ -100,10 +100,10 @@ def word_tokenizer(texts: Sequence[str], vocabulary: int, max_length: int) -> To
         bos_token=SPECIAL["cls"],  # as in BERT, for models that need a first and a last token
         eos_token=SPECIAL["sep"],
     )
-    return _checked(Tokens(tokenizer, max_length, "the words of the training texts"))
+    return _check_length(Tokens(tokenizer, max_length, "the words of the training texts"))
 
 
-def _checked(tokens: Tokens) -> Tokens:
+def _check_length(tokens: Tokens) -> Tokens:
     """Raise `ConfigError` for a length that leaves no room for a text."""
     own = tokens.tokenizer.num_special_tokens_to_add()
     if tokens.max_length <= own:

@@ -25,10 +25,10 @@ def synchronize_batch_norms(model: nn.Module) -> None:
     """
     for module in model.modules():
         if isinstance(module, _BatchNorm):
-            module.forward = functools.partial(_synchronized, module.forward)  # type: ignore[method-assign]
+            module.forward = functools.partial(_synchronize, module.forward)  # type: ignore[method-assign]
 
 
-def _synchronized(forward: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+def _synchronize(forward: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
     with _GlobalBatch():
         return forward(*arguments, **options)
 
@@ -96,16 +96,16 @@ class _AllReduce(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
         """All ranks pass the same shape."""
-        return _all_reduced(tensor)
+        return _sum_over_ranks(tensor)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         """The sum of all ranks' gradients."""
-        return _all_reduced(gradient)
+        return _sum_over_ranks(gradient)
 
 
-def _all_reduced(tensor: Tensor) -> Tensor:
+def _sum_over_ranks(tensor: Tensor) -> Tensor:
     from torch.distributed import all_reduce
 
     total = tensor.detach().clone(memory_format=torch.contiguous_format)

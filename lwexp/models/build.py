@@ -135,7 +135,7 @@ def draft_model(
     blueprint = make_blueprint(config, request)
     size = 0 if tokens else image_size or blueprint.own_size or 224
     if blueprint.refusal is not None:
-        return _refused(blueprint, blueprint.refusal, size)
+        return _preview_draft(blueprint, blueprint.refusal, size)
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the real build repeats them
         found = _probe(blueprint, size, request)
@@ -166,7 +166,7 @@ def draft_model(
     return Draft(tried, lambda: tried, allocate)
 
 
-def _refused(blueprint: Blueprint, refusal: str, size: int) -> Draft:
+def _preview_draft(blueprint: Blueprint, refusal: str, size: int) -> Draft:
     """A model that can be previewed but not trained."""
 
     def on_meta() -> BuiltModel:

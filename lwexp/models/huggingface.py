@@ -76,7 +76,7 @@ def _from_class(class_name: str, given: dict[str, Any], auto: str | None, reques
         config = kind(**own)
         fit_images(config, facts)
         fit_tokens(config, request.tokens)
-        return _created(builder, config, request.tokens)
+        return _create(builder, config, request.tokens)
 
     variants = functools.partial(_variants, request)
     own_size = None if request.tokens else own_size_of(kind())
@@ -104,10 +104,10 @@ def _from_name(name: str, given: dict[str, Any], auto: str | None, request: Mode
         return config
 
     def create(**arguments: Any) -> nn.Module:
-        return _created(builder, config_with(arguments), request.tokens)
+        return _create(builder, config_with(arguments), request.tokens)
 
     def load(**arguments: Any) -> nn.Module:
-        module = _loaded(builder, name, entry, config_with(arguments), request.classes)
+        module = _load_published(builder, name, entry, config_with(arguments), request.classes)
         _check_length(module, request.tokens)
         return module
 
@@ -168,14 +168,14 @@ def _network(auto: str, kind: type[PretrainedConfig]) -> type[PreTrainedModel] |
     return network
 
 
-def _created(builder: Any, config: PretrainedConfig, tokens: Tokens | None) -> nn.Module:
+def _create(builder: Any, config: PretrainedConfig, tokens: Tokens | None) -> nn.Module:
     with quiet():
         module = builder.from_config(_lean(config), dtype=torch.float32, trust_remote_code=False)
     _check_length(module, tokens)
     return returns_logits(module, builder.__name__)
 
 
-def _loaded(builder: Any, name: str, entry: HubEntry, config: PretrainedConfig, classes: int) -> nn.Module:
+def _load_published(builder: Any, name: str, entry: HubEntry, config: PretrainedConfig, classes: int) -> nn.Module:
     """The model with published weights; a head that is missing or for other classes is randomly initialized."""
     try:
         with quiet():

@@ -27,7 +27,7 @@ def torchvision_blueprint(config: ModelConfig, request: ModelRequest) -> Bluepri
     if name not in zoo.list_models(module=zoo):
         for kind in ("detection", "segmentation"):
             if name in zoo.list_models(module=getattr(zoo, kind)):
-                return _previewed(name, kind, zoo.get_model_builder(name), config.options, classes)
+                return _preview_blueprint(name, kind, zoo.get_model_builder(name), config.options, classes)
         if name in zoo.list_models():
             raise ConfigError("model.name", name, "is not an image classifier; choose one of torchvision's that is")
         raise UnknownNameError("model.name", name, zoo.list_models(module=zoo), "no such torchvision model")
@@ -74,7 +74,7 @@ def torchvision_blueprint(config: ModelConfig, request: ModelRequest) -> Bluepri
     return Blueprint("model.name", name, own_size, config.options, variants, create, load, preprocessing)
 
 
-def _previewed(
+def _preview_blueprint(
     name: str, kind: str, builder: Callable[..., nn.Module], options: dict[str, Any], classes: int
 ) -> Blueprint:
     """A detection or segmentation model; without weights for its backbone, which torchvision downloads by default."""
