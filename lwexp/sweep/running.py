@@ -15,6 +15,7 @@ from lwexp import redaction
 from lwexp.config.schema import MLflowConfig, RunConfig
 from lwexp.errors import LwexpError
 from lwexp.experiment.manifest import Point
+from lwexp.formatting import one_line
 
 from .launchers.base import loss_reason
 from .outcome import LOST, Outcome, note_failure, note_loss, outcome_of, outcomes_in
@@ -98,8 +99,7 @@ class JobRunner:
                 results = self._launcher.launch(jobs, initial_job_idx=first)
             reasons = {point: loss_reason(result) for point, result in zip(points, results, strict=True)}
         except Exception as error:  # of the launcher itself; the outcomes of its jobs are in their folders
-            text = " ".join(f"{type(error).__name__}: {error}".split())
-            print(redaction.redact(f"the launcher reports {text[:300]}"), file=sys.stderr)
+            print(redaction.redact(f"the launcher reports {one_line(error, 300, kind=True)}"), file=sys.stderr)
         except BaseException:
             self._end_interrupted(points)
             raise

@@ -34,7 +34,7 @@ from lwexp.host.signals import Interrupted, handle_in_command, held_back, take_s
 from lwexp.tracking.courier import courier
 from lwexp.tracking.delivery import RUN_LOCK
 
-from .launchers.base import is_basic
+from .launchers.base import failure_reason, is_basic
 from .outcome import JobRecord
 from .parent import record_failure
 
@@ -74,7 +74,7 @@ def run_in_sweep(task: Task, config: DictConfig) -> Any:
             record.end("KILLED", reason="interrupted", code=1)
             raise
         except Exception as error:
-            reason, code = _line(error), getattr(error, "exit_code", 1)
+            reason, code = failure_reason(error), getattr(error, "exit_code", 1)
             status: Literal["KILLED", "FAILED"] = "KILLED" if isinstance(error, _KilledError) else "FAILED"
             record.end(status, reason=reason, code=code)
             record_failure(config, folder, status, reason)
@@ -175,12 +175,6 @@ def _await_orphan(folder: Path) -> None:
         lock.release()
 
 
-def _line(error: BaseException) -> str:
-    """One line without secrets; that of an unexpected error begins with its type."""
-    text = str(error) if isinstance(error, LwexpError) else f"{type(error).__name__}: {error}"
-    return redaction.redact(" ".join(text.split()))
-
-
 def _death(code: int | None) -> str:
     """How a process ended that sent no answer."""
     if code is None or code >= 0:
@@ -206,7 +200,7 @@ def _serve(order: _Order, connection: Connection) -> None:
         answer = JobFailedError(str(error), error.exit_code)
     except BaseException as error:
         print(redaction.redact(traceback.format_exc()), file=sys.stderr)
-        answer = JobFailedError(_line(error))
+        answer = JobFailedError(failure_reason(error))
     sys.stdout.flush()
     with suppress(OSError):  # the launcher is gone
         connection.send(answer)

@@ -25,6 +25,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from lwexp import redaction
 from lwexp.config.schema import Section
 from lwexp.errors import LwexpError, RunError
+from lwexp.formatting import one_line
 
 BASIC = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 
@@ -117,14 +118,18 @@ class LostJobError(RunError):
 
 def lost_result(job: Job, why: str) -> JobReturn:
     """The result of a job that died before it had one."""
-    error = LostJobError(redaction.redact(" ".join(why.split())))
+    error = LostJobError(redaction.redact(one_line(why, None)))
     return JobReturn(overrides=list(job.overrides), status=JobStatus.FAILED, _return_value=error)
+
+
+def failure_reason(error: BaseException) -> str:
+    """The text of `error` on one line, without secrets; that of an unexpected error begins with its type."""
+    return redaction.redact(one_line(error, None, kind=not isinstance(error, LwexpError)))
 
 
 def loss_reason(result: JobReturn) -> str:
     """Why a job may have recorded nothing in its folder, as far as its launcher knows."""
     error = result._return_value
     if isinstance(error, BaseException):
-        text = str(error) if isinstance(error, LwexpError) else f"{type(error).__name__}: {error}"
-        return redaction.redact(" ".join(text.split()))
+        return failure_reason(error)
     return "it ended and recorded nothing in its folder, which must be on a disk that all nodes share"

@@ -24,6 +24,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
 from lwexp.errors import ConfigError, RunError, UnknownNameError, UnknownOptionError
+from lwexp.formatting import one_line
 
 FILE = "study.journal"
 _POINT = "lwexp.point"  # attribute of a trial: its values as texts, and the seeds and numbers of its jobs
@@ -63,7 +64,7 @@ def open_storage(address: str | None, folder: Path) -> BaseStorage:
         return JournalStorage(JournalFileBackend(path, lock_obj=JournalFileOpenLock(path)))
     except Exception as error:  # SQLAlchemy's, its drivers' and the system's errors have no common parent
         where = folder / FILE if address is None else address
-        raise RunError(f"the study in {where} cannot be opened: {' '.join(str(error).split())[:200]}") from error
+        raise RunError(f"the study in {where} cannot be opened: {one_line(error)}") from error
 
 
 class Study:
@@ -89,7 +90,7 @@ class Study:
                 storage=storage, study_name=name, direction=direction, load_if_exists=True
             )
         except Exception as error:  # as `open_storage`
-            raise RunError(f"the study {name} cannot be used: {' '.join(str(error).split())[:200]}") from error
+            raise RunError(f"the study {name} cannot be used: {one_line(error)}") from error
         self.name, self._storage, self._sampler = name, storage, sampler
         self.exhausted = False  # the sampler has tried the whole space
         found = self._study.user_attrs.get(_OWNER, owner)
@@ -264,7 +265,7 @@ def _built(kind: Any, options: Mapping[str, Any], ours: Mapping[str, Any], secti
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             return kind(**{**ours, **options})
     except (TypeError, ValueError, ImportError) as error:
-        why = " ".join(str(error).split())[:200]
+        why = one_line(error)
         raise ConfigError(f"hydra.sweeper.{section}.options", dict(options), f"{kind.__name__}: {why}") from None
 
 
