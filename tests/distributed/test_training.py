@@ -281,7 +281,7 @@ def test_a_terminated_run_saves_and_resumes_with_one_process_and_with_two_again(
     process.send_signal(signal.SIGTERM)
     printed, _ = process.communicate(timeout=90)
     assert process.returncode != 0
-    assert printed.count("go on with: python -m lwexp.run resume=run") == 1
+    assert printed.count("resume with: python -m lwexp.run resume=run") == 1
     saved = newest(tmp_path / "run")
     assert 100 <= saved < 900
     middle = min(saved + 100, 850)

@@ -45,7 +45,7 @@ def test_interrupted_in_the_middle_of_an_epoch_it_ends_with_the_same_numbers(
     monkeypatch.setattr(JournalTracker, "log", log)
     outcome = lwexp_here("run", *options, "hydra.run.dir=part")
     assert outcome.code == 130, outcome.err
-    (told,) = re.findall(r"go on with: python -m lwexp.run (.*)", outcome.out)
+    (told,) = re.findall(r"resume with: python -m lwexp.run (.*)", outcome.out)
     monkeypatch.setattr(JournalTracker, "log", real)
     outcome = lwexp_here("run", *shlex.split(told))
     assert outcome.code == 0, outcome.err
@@ -99,7 +99,7 @@ def test_a_run_that_breaks_prints_how_to_go_on_where_it_has_a_checkpoint(lwexp_h
         ]
         outcome = lwexp_here("run", *RUN, *options)
         assert outcome.code == 1
-        assert ("go on with: " in outcome.out) is told
+        assert ("resume with: " in outcome.out) is told
 
 
 @pytest.mark.slow  # several processes that import torch
@@ -132,7 +132,7 @@ def test_terminated_it_goes_on_with_the_printed_command(
         out, _ = process.communicate()
     assert process.returncode == 143
     assert run_status(tmp_path / "a b") == "KILLED"
-    (told,) = re.findall(r"go on with: python -m lwexp.run (.*)", out)
+    (told,) = re.findall(r"resume with: python -m lwexp.run (.*)", out)
     done = lwexp_command("run", *shlex.split(told))
     assert done.returncode == 0, done.stderr
     assert run_status(tmp_path / "a b") == "FINISHED"

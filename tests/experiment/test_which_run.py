@@ -28,7 +28,7 @@ def test_the_command_that_an_interrupted_run_prints_goes_on_in_its_folder(
     assert outcome.code == 130
     folder = only_run(tmp_path)
     assert run_status(folder) == "KILLED"
-    (told,) = re.findall(r"go on with: (.*)", outcome.out)
+    (told,) = re.findall(r"resume with: (.*)", outcome.out)
     assert told == f"python -m lwexp.run resume=outputs/runs/{folder.name}"
     hydra = {path: path.read_bytes() for path in (folder / ".hydra").iterdir()}
     log = (folder / "lwexp.log").read_text(encoding="utf-8")
