@@ -18,7 +18,7 @@ def is_sharded(tensor: Tensor) -> bool:
 
 def local_shard(tensor: Tensor) -> Tensor:
     """The shard that this rank holds; shares memory with `tensor`."""
-    # torch 2.6 to 2.15: the public `to_local` records autograd, which costs at every step.
+    # torch 2.6 to 2.14: the public `to_local` records autograd, which costs at every step.
     shard: Tensor = getattr(tensor, "_local_tensor", tensor)
     return shard
 

@@ -154,7 +154,7 @@ def numel(parameter: torch.Tensor) -> int:
 
 def storage_key(tensor: torch.Tensor) -> int:
     """A number that a tensor shares with its views, as long as their storage is alive."""
-    # Private to torch, tried with 2.6 to 2.15: `data_ptr` is 0 for every meta tensor.
+    # Private to torch, tried with 2.6 to 2.14: `data_ptr` is 0 for every meta tensor.
     return int(tensor.untyped_storage()._cdata)
 
 

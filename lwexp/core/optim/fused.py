@@ -55,7 +55,7 @@ class _Fused(Optimizer):
 
     def _stock_step(self) -> None:
         step: Any = self.stock.step
-        # torch wraps `step` to run hooks and the profiler (2.6 to 2.15); those already run around our own step.
+        # torch wraps `step` to run hooks and the profiler (2.6 to 2.14); those already run around our own step.
         if getattr(step, "hooked", False):
             step = step.__wrapped__
         wrong = [group for group in self.param_groups if group["fused"] and self._is_kernel_wrong(group)]

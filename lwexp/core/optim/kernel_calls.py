@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 from lwexp.core.dtensor import is_sharded, local_shard
 
 Group = Mapping[str, Any]  # a param group of an optimizer
-# Private to torch; tried with torch 2.6 to 2.15. tests/core/test_private_interfaces.py checks their signatures.
+# Private to torch; tried with torch 2.6 to 2.14. tests/core/test_private_interfaces.py checks their signatures.
 FUSED_ADAM, FUSED_ADAMW, FUSED_SGD = torch._fused_adam_, torch._fused_adamw_, torch._fused_sgd_
 FOREACH_ADDCMUL = torch._foreach_addcmul_
 
