@@ -176,10 +176,10 @@ def test_hash_follows_what_training_would_see(tiny: TinyNet) -> None:
 def test_table_round_trips_through_csv_and_json(tiny: TinyNet) -> None:
     plan = make_plan(tiny, freeze=["blocks.1"], lr_overrides={"blocks.2": 0.3})
     rows = list(csv.DictReader(io.StringIO(plan.to_csv())))
-    told = [(int(r["index"]), r["name"], float(r["lr"]), tuple(r["parameters"].split())) for r in rows]
-    assert told == numbers(plan, "index", "name", "lr", "parameter_names")
+    expected = [(int(r["index"]), r["name"], float(r["lr"]), tuple(r["parameters"].split())) for r in rows]
+    assert expected == numbers(plan, "index", "name", "lr", "parameter_names")
     groups = json.loads(plan.to_json())["groups"]
-    assert [(g["index"], g["name"], g["lr"], tuple(g["parameter_names"])) for g in groups] == told
+    assert [(g["index"], g["name"], g["lr"], tuple(g["parameter_names"])) for g in groups] == expected
 
 
 def test_markdown_keeps_first_and_last_rows_within_the_limit() -> None:

@@ -118,7 +118,7 @@ def test_closed_forms_equal_torchs_schedulers(
     make = getattr(torch.optim.lr_scheduler, scheduler)
     given = {**theirs, **length.get(scheduler, {})}
     if scheduler == "OneCycleLR":
-        # torch refuses the step after the last: ask for the same shape from a scheduler of exactly these steps
+        # torch rejects the step after the last: take the same shape from a scheduler of exactly these steps
         given["total_steps"] = steps
         expected = _torch_factors(make, given, steps - 1, 0.1)
         policy = make_policy(name, options, lr=0.1, steps=steps)

@@ -215,7 +215,7 @@ def test_any_torch_scheduler_works_on_the_plans_groups(tiny: TinyNet) -> None:
 
 @pytest.mark.parametrize("fused", [False, True])
 def test_rate_in_a_tensor_is_written_into_that_tensor_and_read_back_from_it(tiny: TinyNet, fused: bool) -> None:
-    """As a compiled optimizer step needs it: a new tensor would be compiled anew, or never seen."""
+    """As a compiled optimizer step needs it: a new tensor would be recompiled, or never seen."""
     plan = make_plan(tiny, grouping="per_parameter", mult=0.9, freeze=["blocks.1"])
     optimizer = plan.optimizer("adam", fused=fused)
     tensors = [torch.tensor(group["lr"], dtype=torch.float64) for group in optimizer.param_groups]

@@ -189,7 +189,7 @@ def test_rate_by_depth_has_each_group_at_its_depth_and_zeros_in_a_strip_below() 
 
 def test_drawing_in_threads_gives_the_same_pictures_as_one_after_the_other() -> None:
     def pixels(name: str, draw: Callable[[RateTable], Figure]) -> bytes:
-        return bytes(picture.__wrapped__(name, draw).canvas.buffer_rgba())  # made anew
+        return bytes(picture.__wrapped__(name, draw).canvas.buffer_rgba())  # drawn again
 
     jobs = [("few odd names", draw) for draw in DRAWINGS]
     expected = [pixels(*job) for job in jobs]

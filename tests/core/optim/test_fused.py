@@ -232,7 +232,7 @@ def test_whatever_is_done_in_between_the_numbers_are_torchs(
 
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_a_first_gradient_that_comes_late(nesterov: bool) -> None:
-    """torch's fused SGD fails there; its own other ways go on."""
+    """torch's fused SGD fails there; its other implementations do not."""
     pair = Pair(torch.optim.SGD, {"momentum": 0.9, "nesterov": nesterov}, torch.float32)
     for group in pair.theirs.param_groups:
         group["fused"] = False
