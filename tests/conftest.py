@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 from tests.helpers.commands import Outcome, RunCommand
 from tests.helpers.networks import TinyNet
@@ -38,14 +39,27 @@ def tiny() -> TinyNet:
 
 
 @pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with MLflow's tables and nothing in them; making the tables takes seconds."""
+def session_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all workers of this session share."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session")
+def empty_store(session_folder: Path) -> Path:
+    """A database with MLflow's tables and nothing in them, which takes seconds to make: one for all workers."""
     from lwexp.config.schema import MLflowConfig
     from lwexp.tracking.store import connect
 
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    uri = f"sqlite:///{path}"
-    connect(MLflowConfig(name="mlflow", uri=uri, experiment="none", timeout=8.0, flush_timeout=10.0, rates_every=1))
+    path = session_folder / "empty_store" / "mlflow.db"
+    path.parent.mkdir(exist_ok=True)
+    config = MLflowConfig(
+        name="mlflow", uri=f"sqlite:///{path}", experiment="none", timeout=8.0, flush_timeout=10.0, rates_every=1
+    )
+    with FileLock(path.with_suffix(".ready.lock")):
+        if not path.with_suffix(".ready").exists():
+            connect(config)
+            path.with_suffix(".ready").touch()
     return path
 
 
@@ -82,6 +96,11 @@ def lwexp_command(start_command: StartCommand) -> RunCommand:
 def lwexp_command_cold(start_command_cold: StartCommand) -> RunCommand:
     """Run `python -m lwexp.<command> …` in an empty folder to its end, as a user does."""
     return partial(run_to_its_end, start_command_cold)
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Half as many again as processors: a third of the time of a worker are waits for servers and processes."""
+    return max(3, min(8, (os.cpu_count() or 1) * 3 // 2))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -34,11 +34,9 @@ def make_tables(uri: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def empty_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An SQLite file with MLflow's tables, which take seconds to make."""
-    path = tmp_path_factory.mktemp("empty") / "mlflow.db"
-    make_tables(f"sqlite:///{path}")
-    return path
+def empty_file(empty_store: Path) -> Path:
+    """An SQLite file with MLflow's tables."""
+    return empty_store
 
 
 @pytest.fixture
