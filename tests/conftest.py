@@ -11,6 +11,7 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 from filelock import FileLock
@@ -21,6 +22,11 @@ from tests.helpers.processes import CAN_FORK, StartCommand, WarmServer, run_to_i
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # the suite runs in a shell's background
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# A deadline would measure how busy the machine is
+hypothesis.settings.register_profile("lwexp", deadline=None)
+hypothesis.settings.load_profile("lwexp")
 
 
 @pytest.fixture(autouse=True)

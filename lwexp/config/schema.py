@@ -46,7 +46,7 @@ class ModelConfig(OpenSection):
 
     @property
     def label(self) -> str:
-        """A short name for people: of a folder, its last part."""
+        """A short name for display; of a folder, its last part."""
         name = self.name or self.target or self.options.get("config_class") or self.source
         return PurePath(name).name if self.source == "huggingface" and name.count("/") > 1 else str(name)
 
@@ -185,7 +185,7 @@ class EventConfig(Section):
 
 
 class CheckpointConfig(Section):
-    """When the whole state of the training is saved, for `resume`, and how it is taken up again."""
+    """When the whole state of the training is saved, for `resume`, and how it is restored."""
 
     every_steps: Count | None
     every_minutes: Positive | None
@@ -226,7 +226,7 @@ class CallbackConfig(OpenSection):
 
 
 class RunConfig(Section):
-    """Everything a run is told."""
+    """All settings of a run."""
 
     model: ModelConfig
     grouping: OpenSection

@@ -131,7 +131,7 @@ def _check_length(config: RunConfig, policy: Policy, steps: int) -> None:
 
 
 def _check_rates(config: RunConfig, schedule: Schedule, steps: int) -> None:
-    """Every rate a finite number of at least 0, whoever wrote the policy."""
+    """Every rate a finite number of at least 0, also of a custom policy."""
     key = "policy.options" if "kind" in config.policy.options else "policy"
     label = config.policy.options.get("options") if key != "policy" else config.policy.name or config.policy.target
     last = min(_LOOKED_AT, steps) - 1

@@ -57,8 +57,9 @@ class Experiment:
 def make_experiment(config: RunConfig, base: Path, device: str = "cpu") -> Experiment:
     """Data, model and plan from `config`; on `device="meta"` no weights are allocated or loaded.
 
-    Everything is checked against a model without weights first, where the model can be built so: a mistake is told
-    before any weight is allocated or downloaded. Relative paths of the config start at `base`. Raises `ConfigError`.
+    Everything is checked against a model without weights first, where the model can be built so: a mistake is
+    reported before any weight is allocated or downloaded. Relative paths of the config start at `base`.
+    Raises `ConfigError`.
     """
     import torch
 
@@ -148,7 +149,7 @@ def cache_settings(config: RunConfig, base: Path, passes: float) -> CacheSetting
 
 
 def training_steps(config: RunConfig, samples: int, kind: str) -> tuple[int, int]:
-    """Optimizer steps of an epoch and of the whole training; a last batch that is not full is left out."""
+    """Optimizer steps of an epoch and of the whole training; an incomplete last batch is dropped."""
     if config.batch_size > samples:
         raise ConfigError("batch_size", config.batch_size, f"is larger than the training set of {samples} {kind}s")
     steps_per_epoch = -(-(samples // config.batch_size) // config.accumulate)

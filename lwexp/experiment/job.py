@@ -152,8 +152,8 @@ class _Job:
 
         def start() -> None:
             size, resumed = self.world.size, found.is_resumed
-            begun = record.begin(self.experiment, self.place, resumed=resumed, answers=answers, processes=size)
-            trackers.append(begun)
+            tracker = record.begin(self.experiment, self.place, resumed=resumed, answers=answers, processes=size)
+            trackers.append(tracker)
 
         self.world.on_rank_zero(start)
         return trackers[0] if trackers else NoTracker("")

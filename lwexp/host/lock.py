@@ -46,7 +46,7 @@ class Lock:
 
     @property
     def free(self) -> bool:
-        """Whether nobody holds it."""
+        """Whether no process holds it."""
         if not self.path.exists():
             return True
         free = self._try()

@@ -15,7 +15,7 @@ from pathlib import Path
 THREADS, GPUS = "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES"
 
 # A job's process and the one that delivers its metrics together are about 1 GB in memory for a small network; the rest
-# is for larger ones, which nobody has built yet when this is asked
+# is for larger ones, which are not built yet when this is computed
 JOB_BYTES = 2 * 2**30
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -37,7 +37,7 @@ def this_machine(device: str = "auto") -> Machine:
 def jobs_that_fit(machine: Machine, threads: int | None = None) -> int:
     """So many jobs of `threads` threads each (None: of one at least) at once; at least one.
 
-    With GPUs one for each, since nobody knows how much of a GPU's memory a job will take; without, as many as there
+    With GPUs one for each, since a job's share of a GPU's memory is not known beforehand; without, as many as there
     are cores: several trainings of one thread do more than one training of several threads.
 
     >>> jobs_that_fit(Machine(8, None, ())), jobs_that_fit(Machine(8, None, ()), threads=3)

@@ -42,7 +42,7 @@ def handle_in_command(*, told_by_launcher: bool = False) -> None:
     """From now on SIGTERM raises `Interrupted`; SIGUSR1 and SIGUSR2, which would end the process, do nothing.
 
     Those two keep a handler that somebody else installed. `told_by_launcher`: another process, which may get the same
-    signals, tells people of them, and sends SIGTERM in any case; so after a first signal SIGTERM does nothing.
+    signals, reports them to the user, and sends SIGTERM in any case; so after a first signal SIGTERM does nothing.
     """
     global _told_by_launcher
     _told_by_launcher = told_by_launcher
@@ -90,13 +90,13 @@ class Requests:
 
     Handlers are installed in the main thread alone, in place of the default ones and lwexp's own; one that somebody
     else installed (the launcher of a cluster, a notebook) stays. The end of the `with` block puts the former ones back,
-    and raises for a signal that the block has not heeded.
+    and raises for a signal that the block has not handled.
     """
 
     def __init__(self, *, stops: bool, quiet: bool = False, then: Callable[[], None] | None = None) -> None:
         """With `stops` false, SIGINT and SIGTERM keep their handlers: they end the training at once.
 
-        `quiet`: people are not told of a signal that came, as another process does. `then` is called at the first
+        `quiet`: a signal is not reported here; another process reports it. `then` is called at the first
         signal that ends the training.
         """
         self.stop: int | None = None
