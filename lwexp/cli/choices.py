@@ -53,7 +53,7 @@ class NamedChoices(ConfigSource):
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
         """All names where a shell asks for completions; none elsewhere, `--help` would list 1,371 models."""
         if config_path.rstrip("/") == "model" and results_filter != ObjectType.GROUP and _completing():
-            return timm_names()
+            return model_names()
         return []
 
 
@@ -73,17 +73,17 @@ def register() -> None:
         plugins.register(NamedChoicesPath)
 
 
-def timm_names() -> list[str]:
-    """Names of timm's models, kept in the user's cache folder: importing timm takes seconds, a Tab key may not."""
+def model_names() -> list[str]:
+    """Names of timm's models, from the user's cache folder: importing timm takes seconds, too long for a Tab key."""
     from importlib.metadata import version
 
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lwexp"
     kept = folder / f"timm-{version('timm')}.txt"
     if kept.is_file():
         return kept.read_text(encoding="utf-8").split()
-    import timm
+    from lwexp.models.timm_source import timm_names
 
-    names: list[str] = timm.list_models()
+    names = timm_names()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         atomic_write(kept, "\n".join(names), durable=False)

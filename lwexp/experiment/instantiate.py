@@ -1,11 +1,8 @@
-"""The one place that turns config into objects: data, model, plan, schedule, optimizer, loss."""
+"""The one place that turns the config into objects: data, model, plan, schedule, optimizer, loss."""
 
 from __future__ import annotations
 
 import logging
-import os
-import shutil
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,12 +19,12 @@ from lwexp.config.schema import (
 )
 from lwexp.errors import ConfigError, UnknownNameError
 from lwexp.host.device import build_device
+from lwexp.host.resources import has_compiler
 
 from .cross_checks import check_layout, check_plan, check_schedule, check_steps
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
 
     from lwexp.core.plan import Plan
     from lwexp.core.schedule import Schedule
@@ -42,7 +39,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Experiment:
-    """All that a run is made of, before any step: what `preview` shows and `run` trains."""
+    """What a run consists of before its first step: what `preview` shows and `run` trains."""
 
     config: RunConfig
     source: DataSource
@@ -57,9 +54,9 @@ class Experiment:
 def make_experiment(config: RunConfig, base: Path, device: str = "cpu") -> Experiment:
     """Data, model and plan from `config`; on `device="meta"` no weights are allocated or loaded.
 
-    Everything is checked against a model without weights first, where the model can be built so: a mistake is
-    reported before any weight is allocated or downloaded. Relative paths of the config start at `base`.
-    Raises `ConfigError`.
+    Everything is checked against a model on the meta device first, if the model can be built there: mistakes are
+    reported before weights are allocated or downloaded. Relative paths of the config start at `base`. Raises
+    `ConfigError`.
     """
     import torch
 
@@ -108,26 +105,26 @@ def make_experiment(config: RunConfig, base: Path, device: str = "cpu") -> Exper
         found = None
         if draft.tried is not None:
             with torch.random.fork_rng(devices=[]):  # a seed means the same weights with and without this
-                _load_weights(config, draft.tried, base, tell=False)
+                _load_weights(config, draft.tried, base, report_loaded=False)
                 found = planned(draft.tried)
         built = draft.allocate()
         _load_weights(config, built, base)
         if found is not None and found[0].fits(built.module):
             plan = found[0].bind(built.module)
             schedule = replace(found[1], plan=plan)
-        else:  # a network that is another one each time it is built, or that only its weights can bring to life
+        else:  # a network that differs each time it is built, or that cannot run without its weights
             plan, schedule = planned(built)
     plan.apply_freeze(built.module)
     return Experiment(config, source, built, preprocessing(source, built), plan, schedule, steps_per_epoch, steps)
 
 
-def _load_weights(config: RunConfig, built: BuiltModel, base: Path, *, tell: bool = True) -> None:
+def _load_weights(config: RunConfig, built: BuiltModel, base: Path, *, report_loaded: bool = True) -> None:
     """The weights of a file, if the config names one; into a model on the meta device nothing is loaded."""
     if isinstance(config.weights, WeightsFileConfig):
         from lwexp.models.weights import load_checkpoint
 
         report = load_checkpoint(built.module, base / config.weights.path, strict=config.weights.strict)
-        if tell:
+        if report_loaded:
             log.info("%s", report)
 
 
@@ -158,7 +155,7 @@ def training_steps(config: RunConfig, samples: int, kind: str) -> tuple[int, int
 
 
 def preprocessing(source: DataSource, built: BuiltModel) -> Preprocessing | None:
-    """How images become the model's input: as the pretrained weights saw them, else the data's standard way."""
+    """How images become the model's input: as for the pretrained weights, else the data's standard preprocessing."""
     if source.info.kind == "text":
         return None
     from lwexp.data import standard_preprocessing
@@ -216,27 +213,15 @@ def build_schedule(config: RunConfig, plan: Plan, steps: int, steps_per_epoch: i
 
 
 def build_optimizer(config: RunConfig, plan: Plan) -> torch.optim.Optimizer:
-    """The optimizer over the plan's groups; for parameters without values, one that only shows what it refuses."""
+    """The optimizer over the plan's groups; on the meta device it only checks the options."""
     options = dict(config.optimizer.options)
     if options.get("fused") is True and any(p.is_meta for group in plan.param_groups() for p in group["params"]):
-        del options["fused"]  # there is no such kernel for them
+        del options["fused"]  # meta tensors have no such kernel
     return plan.optimizer(str(config.optimizer.name), **options)
 
 
-def put_channels_last(module: nn.Module) -> None:
-    """Lay the tensors of `module` that have four dimensions out with the second innermost; names and values stay.
-
-    `Module.to(memory_format=...)` would refuse a module with tensors of five.
-    """
-    import torch
-
-    for tensor in (*module.parameters(), *module.buffers()):
-        if tensor.ndim == 4:
-            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
-
-
 def build_loss(config: RunConfig, source: DataSource) -> ClassLoss:
-    """The loss, its class weights from the training labels where they are to balance."""
+    """The loss; `class_weights=balanced` takes its weights from the training labels."""
     from lwexp.training.loss import make_loss
 
     return make_loss(
@@ -262,19 +247,14 @@ def build_callbacks(config: RunConfig) -> dict[str, Callback]:
 
 
 def check_machine(config: RunConfig) -> None:
-    """Refuse what this machine cannot do: its device, `compile` without a compiler."""
+    """Raise `ConfigError` for a device that is not here, and for `compile` without a compiler."""
     device = build_device(config.device)
-    if config.compile and device.type == "cpu" and not _has_compiler():
+    if config.compile and device.type == "cpu" and not has_compiler():
         raise ConfigError("compile", True, "needs a C++ compiler; there is none, and CXX names none")
 
 
-def _has_compiler() -> bool:
-    usual = {"win32": "cl", "darwin": "clang++"}.get(sys.platform, "g++")
-    return shutil.which(os.environ.get("CXX") or usual) is not None
-
-
 def _based(data: Any, base: Path) -> Any:
-    """The data section with its folder taken relative to where the command was started."""
+    """The data section with its folder relative to where the command was started."""
     if isinstance(data, ImageFolderConfig):
         return data.model_copy(update={"path": str(base / Path(data.path).expanduser())})
     if isinstance(data, TorchvisionConfig):

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from lwexp.core.scheduler import PlanScheduler
 from lwexp.data import EpochLoader, eval_loader, train_loader, workers_note
 from lwexp.distributed.world import World
 from lwexp.training.state import Learner
 
-from .instantiate import Experiment, build_loss, build_optimizer, cache_settings, put_channels_last
+from .instantiate import Experiment, build_loss, build_optimizer, cache_settings
 
 log = logging.getLogger(__name__)
 
@@ -72,3 +73,13 @@ def build_learner(experiment: Experiment, device: torch.device, world: World) ->
         device=device,
         precision=config.precision,
     )
+
+
+def put_channels_last(module: nn.Module) -> None:
+    """Convert the four-dimensional tensors of `module` to channels_last; names, shapes and values stay.
+
+    `Module.to(memory_format=…)` raises for a module with five-dimensional tensors.
+    """
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.ndim == 4:
+            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)

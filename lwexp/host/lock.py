@@ -1,4 +1,7 @@
-"""Locks on files that end with the process that holds them, however it ends, and are not passed on to its children."""
+"""Locks on files that end with the process that holds them, however it ends, and that its children do not inherit.
+
+By hand, since `filelock` uses `flock`, which a forked data worker that outlives the process keeps.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from types import TracebackType
 _PAUSE = 0.05
 # POSIX record locks do not exclude two holders in one process
 _held_here: set[Path] = set()
-_guard = threading.Lock()  # of the set, and of what must go with it
+_guard = threading.Lock()  # of the set, and of what must change with it
 
 
 class Lock:
@@ -23,12 +26,12 @@ class Lock:
     """
 
     def __init__(self, path: Path) -> None:
-        """Nothing is taken yet; the file is made when it is."""
+        """Takes nothing yet; `acquire` creates the file."""
         self.path = Path(os.path.realpath(path))
         self._descriptor: int | None = None
 
     def acquire(self, seconds: float = 0.0) -> bool:
-        """Whether the lock could be taken within `seconds`. Raises `OSError` where the file cannot be made."""
+        """Whether the lock could be taken within `seconds`. Raises `OSError` where the file cannot be created."""
         deadline = time.monotonic() + seconds
         while not self._try():
             if time.monotonic() >= deadline:
@@ -60,7 +63,7 @@ class Lock:
         self.release()
 
     def __enter__(self) -> Lock:
-        """Keep what `acquire` took until the block ends."""
+        """Hold what `acquire` took until the block ends."""
         return self
 
     def _try(self) -> bool:

@@ -1,12 +1,13 @@
-"""What fits on this machine: how many jobs of a sweep at once, and which part of its cores and GPUs each of them gets.
+"""The resources of this machine: cores, memory, GPUs, a compiler, and how many jobs of a sweep they allow at once.
 
-Threads and GPUs reach a job through the two variables that torch itself reads, OMP_NUM_THREADS and
-CUDA_VISIBLE_DEVICES, so that they hold for every library in its process and for the processes that it starts.
+Threads and GPUs are set through the variables that torch itself reads, OMP_NUM_THREADS and CUDA_VISIBLE_DEVICES, so
+that they apply to every library in a job's process and to the processes that it starts.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,15 +15,15 @@ from pathlib import Path
 
 THREADS, GPUS = "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES"
 
-# A job's process and the one that delivers its metrics together are about 1 GB in memory for a small network; the rest
-# is for larger ones, which are not built yet when this is computed
+# A job's process and its delivery process together take about 1 GB of memory with a small network; the rest is for
+# larger ones, whose size is not known yet
 JOB_BYTES = 2 * 2**30
 _CGROUP = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What this process may use: cores, bytes of memory that are free (None: unknown), names of GPUs."""
+    """What this process may use: number of cores, free memory in bytes (None: unknown), names of GPUs."""
 
     cores: int
     memory: int | None
@@ -35,10 +36,10 @@ def this_machine(device: str = "auto") -> Machine:
 
 
 def jobs_that_fit(machine: Machine, threads: int | None = None) -> int:
-    """So many jobs of `threads` threads each (None: of one at least) at once; at least one.
+    """The number of jobs of `threads` threads each (None: of at least one) to run at once; at least 1.
 
-    With GPUs one for each, since a job's share of a GPU's memory is not known beforehand; without, as many as there
-    are cores: several trainings of one thread do more than one training of several threads.
+    With GPUs one for each, since how much of a GPU's memory a job needs is not known; without, as many as there are
+    cores: several trainings with one thread each do more than one training with several threads.
 
     >>> jobs_that_fit(Machine(8, None, ())), jobs_that_fit(Machine(8, None, ()), threads=3)
     (8, 2)
@@ -66,7 +67,7 @@ def threads_of_job(machine: Machine, jobs: int, environment: Mapping[str, str]) 
 
 
 def set_threads(threads: int | None) -> None:
-    """Let this process compute with so many CPU threads; None leaves the number as it is."""
+    """Set the number of CPU threads that this process computes with; None leaves it as it is."""
     if threads is None:
         return
     os.environ[THREADS] = str(threads)  # for torch, if it is not imported yet, and for the processes started from here
@@ -88,8 +89,14 @@ def usable_cores(environment: Mapping[str, str] = os.environ) -> int:
     return max(1, min(cores, int(given))) if given.isdecimal() else cores
 
 
+def has_compiler() -> bool:
+    """Whether there is the C++ compiler that `torch.compile` uses on the CPU: `CXX`, else the system's usual one."""
+    usual = {"win32": "cl", "darwin": "clang++"}.get(sys.platform, "g++")
+    return shutil.which(os.environ.get("CXX") or usual) is not None
+
+
 def free_memory(cgroup: Path = _CGROUP, meminfo: Path = Path("/proc/meminfo")) -> int | None:
-    """Bytes that are free, in the machine and in the limit of its container; None where the system does not say."""
+    """Free memory in bytes, of the machine and within its container's limit; None if the system does not report it."""
     limits = []
     try:
         lines = dict(line.split(":", 1) for line in meminfo.read_text(encoding="utf-8").splitlines())

@@ -1,4 +1,4 @@
-"""Signals: those that end a training wait for the step in hand, those that clusters send before save its state.
+"""Signals: those that end a training let the current step finish, those that clusters send in advance save its state.
 
 SIGINT (Ctrl-C) and SIGTERM end a training after its step, with a checkpoint; a second Ctrl-C ends it at once. SIGUSR1
 and SIGUSR2, which a cluster sends some time before it ends a job, only ask for a checkpoint.
@@ -34,30 +34,55 @@ class Interrupted(BaseException):
         return signal.Signals(self.signum).name
 
 
-_told_by_launcher = False  # in a job of a sweep
-_stopped = False  # a signal has asked for the end
+class _CommandHandlers:
+    """The handlers of a command, from `handle_in_command` on, and whether a signal has asked for its end."""
+
+    def __init__(self, *, launched: bool) -> None:
+        self.launched = launched
+        self.stopped = False
+
+    def terminate(self, signum: int, frame: FrameType | None) -> None:
+        first, self.stopped = not self.stopped, True
+        if first or not self.launched:
+            raise Interrupted(signum)
+
+    def interrupt(self, signum: int, frame: FrameType | None) -> None:
+        self.stopped = True
+        raise KeyboardInterrupt
+
+    def nothing_to_save(self, signum: int, frame: FrameType | None) -> None:
+        """Outside the training there is no new state; the default action would end the process."""
 
 
-def handle_in_command(*, told_by_launcher: bool = False) -> None:
+def handle_in_command(*, launched: bool = False) -> None:
     """From now on SIGTERM raises `Interrupted`; SIGUSR1 and SIGUSR2, which would end the process, do nothing.
 
-    Those two keep a handler that somebody else installed. `told_by_launcher`: another process, which may get the same
+    Those two keep a handler that is not Python's default. `launched`: by another process, which may get the same
     signals, reports them to the user, and sends SIGTERM in any case; so after a first signal SIGTERM does nothing.
     """
-    global _told_by_launcher
-    _told_by_launcher = told_by_launcher
-    if told_by_launcher and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _interrupt)
-    signal.signal(signal.SIGTERM, _terminate)
+    handlers = _CommandHandlers(launched=launched)
+    if launched and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, handlers.interrupt)
+    signal.signal(signal.SIGTERM, handlers.terminate)
     for signum in _SAVE:
         if signal.getsignal(signum) is signal.SIG_DFL:
-            signal.signal(signum, _nothing_to_save)
+            signal.signal(signum, handlers.nothing_to_save)
+
+
+def _command_handlers() -> _CommandHandlers | None:
+    """Those installed by `handle_in_command`, also beneath a `Requests`."""
+    owner = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+    return owner.command if isinstance(owner, Requests) else owner if isinstance(owner, _CommandHandlers) else None
+
+
+def _is_replaceable(handler: Handler) -> bool:
+    return handler in _DEFAULT or isinstance(getattr(handler, "__self__", None), _CommandHandlers)
 
 
 def ignore_in_worker(worker: int) -> None:
     """For a DataLoader's worker processes: clusters and terminals signal every process of a job.
 
-    A worker that such a signal ends would take the training with it, before its checkpoint is written.
+    A worker that such a signal ends would end the training too, before its checkpoint is written.
     """
     for signum in (*STOP, *_SAVE):
         signal.signal(signum, signal.SIG_IGN)
@@ -65,9 +90,9 @@ def ignore_in_worker(worker: int) -> None:
 
 @contextmanager
 def held_back() -> Iterator[None]:
-    """Within the `with` block signals that end or save a training wait; processes started in it never take them.
+    """Block the signals that end or save a training, here for the `with` block, in processes started in it for good.
 
-    multiprocessing's helpers, which a cluster signals as well, would die of them and leave their jobs' ends unknown.
+    multiprocessing's helpers, which a cluster signals as well, would end, and how their jobs ended would be unknown.
     """
     if hasattr(signal, "pthread_sigmask"):
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK)
@@ -80,24 +105,24 @@ def held_back() -> Iterator[None]:
 
 
 def take_signals() -> None:
-    """In a process started by one of those: take them again."""
+    """Unblock the signals in a child started under `held_back`."""
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD_BACK)
 
 
 class Requests:
-    """What signals ask of a training, from `with` on: `stop` is the signal that ends it, `save` asks for a checkpoint.
+    """What signals request in a `with` block: `stop` is the signal that ends the training, `save` a checkpoint.
 
-    Handlers are installed in the main thread alone, in place of the default ones and lwexp's own; one that somebody
-    else installed (the launcher of a cluster, a notebook) stays. The end of the `with` block puts the former ones back,
-    and raises for a signal that the block has not handled.
+    Handlers are installed in the main thread only, in place of the default ones and lwexp's own; those of others (the
+    launcher of a cluster, a notebook) stay. The end of the `with` block restores the previous ones, and raises for a
+    signal that the block has not handled.
     """
 
     def __init__(self, *, stops: bool, quiet: bool = False, then: Callable[[], None] | None = None) -> None:
         """With `stops` false, SIGINT and SIGTERM keep their handlers: they end the training at once.
 
-        `quiet`: a signal is not reported here; another process reports it. `then` is called at the first
-        signal that ends the training.
+        `quiet`: another process reports a signal to the user. `then` is called at the first signal that ends the
+        training.
         """
         self.stop: int | None = None
         self.save = False
@@ -105,21 +130,22 @@ class Requests:
         self._former: dict[int, Handler] = {}
         self._pid = os.getpid()
         self._second_ends = False
-        self._quiet = quiet or _told_by_launcher
+        self.command = _command_handlers()
+        self._quiet = quiet or (self.command is not None and self.command.launched)
         self._then = then
 
     def __enter__(self) -> Requests:
         """Install the handlers."""
         if threading.current_thread() is threading.main_thread():
             for signum in self._signals:
-                if signal.getsignal(signum) in _REPLACEABLE:
+                if _is_replaceable(signal.getsignal(signum)):
                     self._former[signum] = signal.signal(signum, self._note)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Put the former handlers back."""
+        """Restore the previous handlers."""
         for signum, handler in self._former.items():
             if signal.getsignal(signum) == self._note:
                 signal.signal(signum, handler)
@@ -144,48 +170,27 @@ class Requests:
             self._second_ends = True
         if self.stop is None:
             self.stop = signum
-            _note_stop()
+            if self.command is not None:
+                self.command.stopped = True
             if not self._quiet:
-                tell(signum)
+                report(signum)
             if self._then is not None:
                 self._then()
 
 
-def tell(signum: int) -> None:
-    """Say that a training ends because of the signal, and when."""
+def report(signum: int) -> None:
+    """Print that the signal ends a training, and when."""
     name = signal.Signals(signum).name
     text = f"\n{name}: the step is finished and a checkpoint written; a second Ctrl-C stops at once\n"
     os.write(2, text.encode())  # sys.stderr may be in the middle of a write of its own
 
 
-def tell_of(stopped: BaseException) -> None:
-    """As `tell`, of the signal that `stopped` comes from, if it comes from one."""
+def report_stop(stopped: BaseException) -> None:
+    """`report` the signal that raised `stopped`, if one did."""
     if isinstance(stopped, Interrupted):
-        tell(stopped.signum)
+        report(stopped.signum)
     elif isinstance(stopped, KeyboardInterrupt):
-        tell(signal.SIGINT)
-
-
-def _note_stop() -> bool:
-    """Whether this is the first signal that asks for the end of this process."""
-    global _stopped
-    before, _stopped = _stopped, True
-    return not before
-
-
-def _terminate(signum: int, frame: FrameType | None) -> None:
-    if _note_stop() or not _told_by_launcher:
-        raise Interrupted(signum)
-
-
-def _interrupt(signum: int, frame: FrameType | None) -> None:
-    _note_stop()
-    raise KeyboardInterrupt
-
-
-def _nothing_to_save(signum: int, frame: FrameType | None) -> None:
-    """Outside the training there is no new state; the default action would end the process."""
+        report(signal.SIGINT)
 
 
 _DEFAULT: tuple[Handler, ...] = (signal.SIG_DFL, signal.default_int_handler)
-_REPLACEABLE = (*_DEFAULT, _terminate, _interrupt, _nothing_to_save)

@@ -72,3 +72,9 @@ def _resolved_name(written: str, request: ModelRequest) -> str:
     if request.pretrained and not is_model_pretrained(name):
         raise UnknownNameError("model", written, timm.list_pretrained(), "no weights are published for it")
     return name
+
+
+def timm_names() -> list[str]:
+    """All models of timm, without tags."""
+    names: list[str] = timm.list_models()
+    return names

@@ -30,7 +30,7 @@ from lwexp.errors import LwexpError, RunError
 from lwexp.experiment.folder import pruned_in
 from lwexp.experiment.preload import MODULES
 from lwexp.host.lock import Lock
-from lwexp.host.signals import Interrupted, handle_in_command, held_back, take_signals, tell_of
+from lwexp.host.signals import Interrupted, handle_in_command, held_back, report_stop, take_signals
 from lwexp.tracking.courier import courier
 from lwexp.tracking.delivery import RUN_LOCK
 
@@ -143,7 +143,7 @@ def _answer(process: Any, connection: Connection, *, reports_signals: bool) -> A
         return answer
     except BaseException as stopped:  # a launcher's handler may raise SystemExit
         if reports_signals and process.is_alive():
-            tell_of(stopped)
+            report_stop(stopped)
         process.terminate()
         while process.is_alive():  # it saves a checkpoint; a second Ctrl-C does not wait for that
             with suppress(Interrupted):
@@ -190,7 +190,7 @@ def _death(code: int | None) -> str:
 def _serve(order: _Order, connection: Connection) -> None:
     """Run the job and send `[result]`, or its error."""
     _end_with_the_launcher()
-    handle_in_command(told_by_launcher=True)
+    handle_in_command(launched=True)
     take_signals()
     try:
         answer: Any = [_train(order)]

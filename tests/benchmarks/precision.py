@@ -18,7 +18,7 @@ import timm
 import torch
 from torch import nn
 
-from lwexp.experiment.instantiate import put_channels_last
+from lwexp.experiment.on_device import put_channels_last
 
 WAYS: dict[str, tuple[str, bool, bool]] = {  # precision, channels_last, compile
     "fp32": ("fp32", False, False),

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from lwexp.cli import app
-from lwexp.host.signals import Interrupted, Requests, handle_in_command, tell_of
+from lwexp.host.signals import Interrupted, Requests, handle_in_command, report_stop
 from lwexp.training.callbacks import Callback
 from lwexp.training.state import Progress
 from lwexp.training.trainer import Trainer
@@ -285,8 +285,8 @@ def test_workers_that_nobody_closed_do_not_hold_up_the_end(training: Callable[..
 
 def test_only_what_comes_from_a_signal_is_told_as_one(capfd: pytest.CaptureFixture[str]) -> None:
     for error in (OSError("no queue"), SystemExit(1)):
-        tell_of(error)
+        report_stop(error)
     assert capfd.readouterr().err == ""
-    tell_of(KeyboardInterrupt())
-    tell_of(Interrupted(signal.SIGTERM))
+    report_stop(KeyboardInterrupt())
+    report_stop(Interrupted(signal.SIGTERM))
     assert re.findall(r"^(\w+): the step is finished", capfd.readouterr().err, re.MULTILINE) == ["SIGINT", "SIGTERM"]

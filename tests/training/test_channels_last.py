@@ -12,7 +12,7 @@ from torch import nn
 
 from lwexp.config.schema import DigitsConfig
 from lwexp.data import Preprocessing, eval_loader, open_data
-from lwexp.experiment.instantiate import put_channels_last
+from lwexp.experiment.on_device import put_channels_last
 from lwexp.training.checkpoint.optimizer_state import load_optimizer
 from lwexp.training.checkpoint.weights import load_weights, read_weights, save_weights
 

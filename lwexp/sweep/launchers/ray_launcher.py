@@ -9,7 +9,7 @@ from typing import Any
 from hydra.core.utils import JobReturn
 
 from lwexp.config.schema import Count, NonNegative, Positive, Section
-from lwexp.host.signals import tell_of
+from lwexp.host.signals import report_stop
 
 from .base import Job, ManyJobs, lost_result
 
@@ -75,7 +75,7 @@ class RayLauncher(ManyJobs):
                 except ray.exceptions.RayError as error:
                     results[job.number] = lost_result(job, f"Ray lost the job: {str(error).splitlines()[0]}")
         except BaseException as stopped:
-            tell_of(stopped)
+            report_stop(stopped)
             for reference in waiting:
                 ray.cancel(reference)
             raise

@@ -16,7 +16,7 @@ from lwexp import redaction
 from lwexp.config.schema import Count, Positive, Section
 from lwexp.errors import ConfigError
 from lwexp.host.resources import THREADS, usable_cores
-from lwexp.host.signals import Interrupted, handle_in_command, tell_of
+from lwexp.host.signals import Interrupted, handle_in_command, report_stop
 
 from .base import Job, ManyJobs
 from .slurm_queue import wait_for_results
@@ -88,7 +88,7 @@ class SlurmLauncher(ManyJobs):
             results = wait_for_results(submitted)
         except BaseException as stopped:
             if submitted:
-                tell_of(stopped)
+                report_stop(stopped)
                 subprocess.run(["scancel", *_arrays(submitted)], check=False, capture_output=True)
             raise
         return [results[job.number] for job in jobs]
