@@ -9,7 +9,6 @@ from collections import Counter
 
 import pytest
 import timm
-import torch
 from timm.models._manipulate import group_with_matcher
 
 from lwexp.core.depth import find_depths
@@ -49,8 +48,7 @@ BY_STAGE = {"efficientformer_l1", "gcvit_xtiny", "mvitv2_tiny", "pvt_v2_b0", "rd
 
 @pytest.mark.parametrize(("name", "verdict"), [(name, v) for v, names in SAMPLE.items() for name in names.split()])
 def test_depth_agrees_with_timms_own_description(name: str, verdict: str) -> None:
-    with torch.device("meta"):
-        model = timm.create_model(name)
+    model = depth_of_timm.build(name)
     described = group_with_matcher(model.named_parameters(), model.group_matcher(coarse=False), reverse=True)
     auto = find_depths(model)
     assert auto.source == "timm"
