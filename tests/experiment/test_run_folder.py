@@ -45,7 +45,7 @@ def test_auto_starts_anew_goes_on_and_leaves_a_finished_run_alone(
             == f"the run in {tmp_path / 'here'} is finished, with a best validation accuracy of {best:.2%}\n"
         )
     line = one_line(lwexp_here("run", *options, "lr=0.5", "checkpoint.remap=true"))
-    assert line.startswith("lr=0.5: the run was made with other values: lr was 0.001, is 0.5; it has finished")
+    assert line.startswith("lr=0.5: the run was made with other values: lr was 0.001, is 0.5; it is finished")
     assert files == {path: path.stat().st_mtime_ns for path in (tmp_path / "here").glob("*.safetensors")}
 
 

@@ -68,7 +68,7 @@ def test_an_address_whose_password_was_not_kept_is_asked_for(
                 "flush_timeout": 60.0}  # fmt: skip
     written(tmp_path / "run", {"tracking": tracking})
     line = one_line(lwexp_here("run", "resume=run"))
-    assert line.startswith("tracking.uri=postgresql://anna:***@db:5432/runs: the secret in it was not kept")
+    assert line.startswith("tracking.uri=postgresql://anna:***@db:5432/runs: its secret is not saved in")
     again = composed(lwexp_here, "resume=run", "tracking.uri=sqlite:///my.db")["tracking"]
     assert again == {**tracking, "uri": "sqlite:///my.db"}
     assert composed(lwexp_here, "resume=run", "tracking=none")["tracking"] == {"name": "none"}

@@ -101,7 +101,7 @@ def test_what_is_no_run_is_refused_with_the_newest_runs(
 
 @pytest.mark.parametrize(("arguments", "line"), [
     (["-m"], "resume=outputs/runs/one: is one run, and -m starts many; resume=auto resumes each job's own"),
-    (["hydra.mode=MULTIRUN"], "resume=outputs/runs/one: is one run, and -m starts many; resume=auto goes on .*"),
+    (["hydra.mode=MULTIRUN"], "resume=outputs/runs/one: is one run, and -m starts many; resume=auto resumes .*"),
     (["~unfreeze"], "~unfreeze=null: nothing can be deleted from the config of a resumed run"),
     (["hydra.run.dir=x"], "hydra.run.dir=x: a run is resumed in its own folder"),
     (["polcy=cosine"], "polcy=cosine: unknown option; did you mean policy\\?"),
