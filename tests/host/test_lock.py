@@ -10,15 +10,16 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from lwexp.host import lock as lock_module
 from lwexp.host.lock import Lock
 
 HOLDER = """
 import os, sys, time
 from pathlib import Path
+from typing import Any
 from lwexp.host.lock import Lock
 lock = Lock(Path(sys.argv[1]))
 assert lock.acquire()
@@ -128,17 +129,18 @@ def test_two_holders_in_one_process_exclude_each_other(tmp_path: Path) -> None:
 
 
 def test_threads_of_one_process_exclude_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    taken, take, together = [], lock_module._lock, threading.Barrier(4)
+    taken, opened, together = [], os.open, threading.Barrier(4)
 
-    def slow(descriptor: int) -> None:
+    def slow(*arguments: Any, **options: Any) -> int:
+        descriptor = opened(*arguments, **options)
         time.sleep(0.05)
-        take(descriptor)
+        return descriptor
 
     def work() -> None:
         together.wait()
         taken.append(Lock(tmp_path / "lock").acquire())
 
-    monkeypatch.setattr(lock_module, "_lock", slow)
+    monkeypatch.setattr(os, "open", slow)
     threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:
         thread.start()
