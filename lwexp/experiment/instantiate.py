@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from lwexp.core.plan import Plan
     from lwexp.core.schedule import Schedule
     from lwexp.data import CacheSettings, DataSource, Preprocessing
+    from lwexp.distributed.world import World
     from lwexp.models.build import BuiltModel
     from lwexp.training.callbacks import Callback
     from lwexp.training.loss import ClassLoss
@@ -134,6 +135,12 @@ def open_whole_data(config: RunConfig, base: Path) -> DataSource:
 
     model = config.model.name if config.model.source == "huggingface" else None
     return open_data(_based(config.data, base), model)
+
+
+def download_once(config: RunConfig, base: Path, world: World) -> None:
+    """Have rank 0 alone download what the data need."""
+    if world.size > 1 and isinstance(config.data, TorchvisionConfig):
+        world.on_rank_zero(lambda: bool(open_whole_data(config, base)))
 
 
 def cache_settings(config: RunConfig, base: Path, passes: float) -> CacheSettings | None:

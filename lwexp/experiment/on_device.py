@@ -1,8 +1,9 @@
-"""An experiment's batches and its learner, on the device that trains."""
+"""An experiment on the device that trains: batches, learner, trainer."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,20 @@ from typing import Any
 import torch
 from torch import nn
 
+from lwexp.config.schema import MLflowConfig, RunConfig
+from lwexp.core.policy import is_metric_driven
 from lwexp.core.scheduler import PlanScheduler
 from lwexp.data import EpochLoader, eval_loader, train_loader, workers_note
+from lwexp.distributed.parallel import parallelize
 from lwexp.distributed.world import World
-from lwexp.training.state import Learner
+from lwexp.tracking import Tracker
+from lwexp.training.callbacks import Callback
+from lwexp.training.checkpoint.files import CheckpointFiles
+from lwexp.training.state import Learner, Progress
+from lwexp.training.trainer import Trainer, TrainerOptions
 
 from .instantiate import Experiment, build_loss, build_optimizer, cache_settings
+from .place import JobPlace
 
 log = logging.getLogger(__name__)
 
@@ -28,8 +37,9 @@ class Loaders:
     val: EpochLoader
     test: EpochLoader | None
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Loaders:
         """Stop the workers at the end of the block."""
+        return self
 
     def __exit__(self, *_: object) -> None:
         """Stop them."""
@@ -83,3 +93,70 @@ def put_channels_last(module: nn.Module) -> None:
     for tensor in (*module.parameters(), *module.buffers()):
         if tensor.ndim == 4:
             tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+
+
+def start_progress(experiment: Experiment) -> Progress:
+    """Nothing is done yet."""
+    seen_rates: list[list[float]] | None = [] if is_metric_driven(experiment.schedule.policy) else None
+    return Progress(experiment.steps, experiment.config.epochs, seen_rates=seen_rates)
+
+
+def checkpoint_files(config: RunConfig, folder: Path) -> CheckpointFiles:
+    """The checkpoints of the run in `folder`."""
+    due = config.checkpoint
+    return CheckpointFiles(
+        folder / "checkpoints", every_steps=due.every_steps, every_minutes=due.every_minutes, keep=due.keep
+    )
+
+
+def parallelize_learner(learner: Learner, config: RunConfig, world: World) -> None:
+    """Copy the model to all processes, or shard it, with the optimizer's state."""
+    if world.size > 1:
+        learner.parallel, learner.plan = parallelize(
+            learner.model,
+            learner.plan,
+            learner.optimizer,
+            learner.device,
+            world,
+            config.parallel,
+            config.sync_batchnorm,
+        )
+
+
+def build_trainer(
+    learner: Learner,
+    loaders: Loaders,
+    progress: Progress,
+    config: RunConfig,
+    place: JobPlace,
+    tracker: Tracker,
+    files: CheckpointFiles,
+    callbacks: Mapping[str, Callback],
+    world: World,
+    *,
+    resumed: Mapping[str, Any] | None,
+) -> Trainer:
+    """The trainer of a parallelized learner; `resumed` is the state that it was restored from."""
+    return Trainer(
+        learner,
+        loaders.train,
+        loaders.val,
+        progress,
+        folder=place.folder,
+        tracker=tracker,
+        checkpoints=files,
+        callbacks=callbacks,
+        world=world,
+        options=TrainerOptions(
+            accumulate=config.accumulate,
+            clip_grad_norm=config.clip_grad_norm,
+            nonfinite=config.nonfinite,
+            compile=config.compile,
+            freeze_stats=config.freeze_stats,
+            sync_batchnorm=config.sync_batchnorm,
+            rates_every=config.tracking.rates_every if isinstance(config.tracking, MLflowConfig) else 1,
+            progress_bar=config.progress,
+            config=place.values,
+        ),
+        resumed=resumed,
+    )

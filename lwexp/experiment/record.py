@@ -1,4 +1,4 @@
-"""The record of a run in its folder and in its tracking store: begin, describe, conclude."""
+"""The record of a run in its folder and in its tracking store: begin, describe, conclude, end."""
 
 from __future__ import annotations
 
@@ -7,33 +7,44 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from lwexp.config.keys import USER_KEYED, flatten
 from lwexp.config.schema import RunConfig
+from lwexp.distributed.world import World
+from lwexp.formatting import one_line
+from lwexp.host.signals import Interrupted
 from lwexp.plots.plan import draw_plan, draw_recorded
-from lwexp.tracking import Tracker, start
+from lwexp.tracking import NoTracker, Tracker, open_hint, start
 from lwexp.tracking.keys import HEAD_RATE_TAG, STEM_RATE_TAG
+from lwexp.training.checkpoint.files import CheckpointFiles
 from lwexp.training.state import Progress
 
 from .folder import save_result
 from .instantiate import Experiment
-from .manifest import place_in_sweep
+from .manifest import place_in_sweep, point_of
 from .place import JobPlace
-from .saved_config import save_config
+from .saved_config import resume_command, save_config
 
 log = logging.getLogger(__name__)
 _PACKAGES = ("lwexp", "torch", "timm", "torchvision", "transformers", "mlflow")
 
 
-def begin(experiment: Experiment, place: JobPlace, *, resumed: bool, answers: bool, processes: int) -> Tracker:
-    """Start the run's record, or continue it.
+def begin(experiment: Experiment, place: JobPlace, world: World, *, resumed: bool, answers: bool) -> Tracker:
+    """Start the run's record, or continue it; ranks other than 0 get one that keeps nothing.
 
     `answers`: whether the store answered to `lwexp.tracking.prepare`. Raises what `lwexp.tracking.start` raises.
     """
+    trackers: list[Tracker] = []
+    world.on_rank_zero(lambda: trackers.append(_begin(experiment, place, world.size, resumed=resumed, answers=answers)))
+    return trackers[0] if trackers else NoTracker("")
+
+
+def _begin(experiment: Experiment, place: JobPlace, processes: int, *, resumed: bool, answers: bool) -> Tracker:
     config = experiment.config
     if not resumed:
         save_config(place.folder, place.values)  # first: every run with a journal can be resumed
@@ -51,15 +62,35 @@ def begin(experiment: Experiment, place: JobPlace, *, resumed: bool, answers: bo
     )
 
 
-def describe(experiment: Experiment, place: JobPlace, tracker: Tracker, *, seen_rates: bool) -> None:
-    """Record what is known before the first step. `seen_rates`: no table of rates exists before training."""
+@contextmanager
+def ended_with_the_block(tracker: Tracker, place: JobPlace, files: CheckpointFiles, world: World) -> Iterator[None]:
+    """End the record as the block ends: FINISHED, FAILED with the error, or KILLED by an interrupt."""
+    try:
+        with world.detect_lost_ranks():
+            yield
+    except (KeyboardInterrupt, Interrupted):
+        try:
+            tracker.finish("KILLED", "interrupted")
+        finally:
+            _log_how_to_resume(place)
+        raise
+    except BaseException as error:
+        tracker.finish("FAILED", one_line(error, None))
+        if files.paths():
+            _log_how_to_resume(place)
+        raise
+    tracker.finish("FINISHED")
+
+
+def describe(experiment: Experiment, place: JobPlace, tracker: Tracker, progress: Progress) -> None:
+    """Record what is known before the first step; a metric-driven policy has no table of rates yet."""
     folder, tokens = place.folder, experiment.source.info.tokens
     (folder / "plan.csv").write_text(experiment.plan.to_csv(), encoding="utf-8")
     if tokens is not None:
         tokens.tokenizer.save_pretrained(folder / "tokenizer")
     for name in ("config.yaml", "plan.csv"):
         tracker.artifact(folder / name)
-    if not seen_rates:
+    if progress.seen_rates is None:
         for path in draw_plan(
             experiment.plan, experiment.schedule, experiment.steps, folder, in_process=place.draw_in_process
         ):
@@ -76,6 +107,14 @@ def conclude(
             tracker.artifact(path)
     tracker.artifact(folder / "best.safetensors")
     save_result(folder, metrics)
+
+
+def log_where(tracker: Tracker, config: RunConfig, place: JobPlace) -> None:
+    """Log where the run is, and how to look at it."""
+    log.info("run %s is in %s", tracker.run_name, place.folder)
+    if tracker.run_id is not None:
+        hint = open_hint(config.tracking, place.base)
+        log.info("tracked in %s as %s\n%s", tracker.where, tracker.run_id, hint)
 
 
 def run_name(config: RunConfig) -> str:
@@ -107,6 +146,15 @@ def cluster_tags() -> dict[str, str]:
         name = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
     folder = os.environ.get("SUBMITIT_FOLDER")
     return {"lwexp.slurm.job": name, **({} if folder is None else {"lwexp.slurm.log": folder.replace("%j", name)})}
+
+
+def _log_how_to_resume(place: JobPlace) -> None:
+    """Log the command, unless the sweep does."""
+    if point_of(place.folder) is not None:
+        return
+    log.info("resume with: %s", resume_command(place.folder, Path.cwd(), place.values))
+    if "***" in str(place.values["tracking"].get("uri")):
+        log.info("and give tracking.uri=… again: its password is stored nowhere")
 
 
 def _tags(experiment: Experiment, place: JobPlace, processes: int) -> dict[str, str]:

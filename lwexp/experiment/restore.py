@@ -1,4 +1,4 @@
-"""What a run's folder holds, and putting a training back to where it was."""
+"""What a run's folder holds, and restoring a training from it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lwexp.tracking import has_run, run_status
+from lwexp.distributed.world import World
+from lwexp.formatting import one_line
+from lwexp.tracking import Tracker, has_run, run_status
 from lwexp.training.checkpoint.files import CheckpointFiles
+from lwexp.training.checkpoint.snapshot import restore
+from lwexp.training.state import Learner, Progress
 
 from .changes import changes
-from .saved_config import config_before
+from .folder import note_resumed
+from .place import JobPlace
+from .record import cluster_tags
+from .saved_config import config_before, save_config
 
 log = logging.getLogger(__name__)
 
@@ -28,12 +35,50 @@ class Found:
     changed: list[str] = field(default_factory=list)  # options that differ from the run's, as `key=value`
 
 
-def look(folder: Path, files: CheckpointFiles, values: Mapping[str, Any], *, remap: bool) -> Found:
-    """What `folder` holds. Raises `ConfigError` where `values` would change the results of the run there."""
-    if not has_run(folder):
+def look(place: JobPlace, files: CheckpointFiles, *, remap: bool) -> Found:
+    """What the run's folder holds. Raises `ConfigError` where the config would change the results of the run there."""
+    if not has_run(place.folder):
         return Found()
-    status, paths = run_status(folder), files.paths()
+    status, paths = run_status(place.folder), files.paths()
     state = files.newest()
-    before = config_before(folder) if state is None else state["config"]
-    changed = [] if before is None else changes(before, values, remap=remap)
+    before = config_before(place.folder) if state is None else state["config"]
+    changed = [] if before is None else changes(before, place.values, remap=remap)
     return Found(True, status, paths, state, changed)
+
+
+def restore_run(
+    found: Found,
+    learner: Learner,
+    progress: Progress,
+    place: JobPlace,
+    files: CheckpointFiles,
+    tracker: Tracker,
+    world: World,
+    *,
+    remap: bool,
+) -> Mapping[str, Any] | None:
+    """Restore `learner` and `progress`, and record that the run resumes.
+
+    Returns the state that they were restored from; None for a run that is new or has no checkpoint.
+    """
+    if not found.is_resumed:
+        return None
+    try:
+        # the process before may have let go of the run only just now
+        newer = world.on_rank_zero(lambda: look(place, files, remap=remap) if files.paths() != found.paths else None)
+        found = newer or found
+        if found.state is not None:
+            restore(learner, progress, found.state, remap=remap)
+        noted = world.on_rank_zero(lambda: _note(place, progress.step, found.changed))
+    except BaseException as error:
+        tracker.finish("KILLED" if found.status == "KILLED" else "FAILED", one_line(error, None))
+        raise
+    tracker.tag({"lwexp.resumed": noted, "lwexp.folder": str(place.folder), **cluster_tags()})
+    changed = f" with {' '.join(found.changed)}" if found.changed else ""
+    log.info("resuming at optimizer step %d%s", progress.step, changed)
+    return found.state
+
+
+def _note(place: JobPlace, step: int, changed: list[str]) -> str:
+    save_config(place.folder, place.values)
+    return note_resumed(place.folder, step, changed)

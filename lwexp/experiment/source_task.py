@@ -19,16 +19,26 @@ from filelock import FileLock
 from lwexp.config.schema import RunConfig, SourceTaskConfig
 from lwexp.core.plan import make_plan
 from lwexp.data import eval_loader, half_of_classes, train_loader
+from lwexp.distributed.world import World
 from lwexp.models.build import build_model
 from lwexp.models.weights import load_checkpoint
 from lwexp.tracking import NoTracker
 from lwexp.training.loss import make_loss
+from lwexp.training.seeding import seed_everything
 from lwexp.training.state import Learner, Progress
 from lwexp.training.trainer import Trainer, TrainerOptions
 
 from .instantiate import Experiment, cache_settings, open_whole_data
 
 log = logging.getLogger(__name__)
+
+
+def start_from_source_task(experiment: Experiment, learner: Learner, base: Path, world: World) -> None:
+    """Load the source task's weights where the config asks for them; outputs/ is in `base`."""
+    if isinstance(experiment.config.weights, SourceTaskConfig):
+        cache = base / "outputs" / "source_tasks"
+        world.on_rank_zero(lambda: load_source_weights(experiment, learner.device, cache, base))
+        seed_everything(experiment.config.seed)  # the same whether these weights were cached or trained just now
 
 
 def load_source_weights(experiment: Experiment, device: torch.device, cache: Path, base: Path) -> None:
