@@ -36,7 +36,7 @@ def is_basic(launcher: DictConfig) -> bool:
 
 
 @dataclass(frozen=True)
-class Job:
+class LaunchedJob:
     """One job, called in the process that runs it, on any machine."""
 
     overrides: tuple[str, ...]
@@ -104,11 +104,14 @@ class ManyJobs(Launcher):
         setup_globals()
         common = (self.hydra_context, self.config, self.task_function, Singleton.get_state(), str(Path.cwd()))
         return self.run(
-            [Job(tuple(overrides), number, *common) for number, overrides in enumerate(job_overrides, initial_job_idx)]
+            [
+                LaunchedJob(tuple(overrides), number, *common)
+                for number, overrides in enumerate(job_overrides, initial_job_idx)
+            ]
         )
 
     @abstractmethod
-    def run(self, jobs: Sequence[Job]) -> Sequence[JobReturn]:
+    def run(self, jobs: Sequence[LaunchedJob]) -> Sequence[JobReturn]:
         """Run `jobs`."""
 
 
@@ -116,7 +119,7 @@ class LostJobError(RunError):
     """A job died without recording how; the text says what its launcher knows."""
 
 
-def lost_result(job: Job, why: str) -> JobReturn:
+def lost_result(job: LaunchedJob, why: str) -> JobReturn:
     """The result of a job that died before it had one."""
     error = LostJobError(redaction.redact(one_line(why, None)))
     return JobReturn(overrides=list(job.overrides), status=JobStatus.FAILED, _return_value=error)

@@ -16,7 +16,7 @@ from lwexp.config.schema import Count, Section
 from lwexp.host.resources import GPUS, jobs_that_fit, this_machine, threads_of_job
 from lwexp.host.signals import Interrupted, Requests, handle_in_command
 
-from .base import Job, ManyJobs, lost_result
+from .base import LaunchedJob, ManyJobs, lost_result
 from .gpus import GpuSlot
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class JoblibLauncher(ManyJobs):
         given: int | None = config.hydra.launcher.n_jobs
         return given or jobs_that_fit(this_machine(_device(config)), OmegaConf.select(config, "threads"))
 
-    def run(self, jobs: Sequence[Job]) -> Sequence[JobReturn]:
+    def run(self, jobs: Sequence[LaunchedJob]) -> Sequence[JobReturn]:
         """Run `jobs`. If one of joblib's own processes is killed, which no job can do, all running jobs are lost."""
         from joblib import Parallel, delayed, parallel_config
         from joblib.externals.loky.process_executor import TerminatedWorkerError
@@ -69,7 +69,7 @@ class JoblibLauncher(ManyJobs):
         ]
 
 
-def _run_in_pool(job: Job, gpus: Sequence[str], processes: int, folder: Path) -> tuple[int, JobReturn]:
+def _run_in_pool(job: LaunchedJob, gpus: Sequence[str], processes: int, folder: Path) -> tuple[int, JobReturn]:
     """In one of `processes` processes of joblib's pool: run `job` on the GPU of this process."""
     multiprocessing.set_start_method(None, force=True)  # joblib's own, which the processes started from here lack
     gpu = _slot.gpu(gpus, processes, folder)

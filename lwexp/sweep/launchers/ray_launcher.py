@@ -11,7 +11,7 @@ from hydra.core.utils import JobReturn
 from lwexp.config.schema import Count, NonNegative, Positive, Section
 from lwexp.host.signals import report_stop
 
-from .base import Job, ManyJobs, lost_result
+from .base import LaunchedJob, ManyJobs, lost_result
 
 
 class RayTaskOptions(Section):
@@ -52,7 +52,7 @@ class RayLauncher(ManyJobs):
 
     choice, package, extra, schema = "ray", "ray", "ray", RayLauncherOptions
 
-    def run(self, jobs: Sequence[Job]) -> Sequence[JobReturn]:
+    def run(self, jobs: Sequence[LaunchedJob]) -> Sequence[JobReturn]:
         """Run `jobs`; an interrupt also ends them."""
         import ray
 
@@ -82,6 +82,6 @@ class RayLauncher(ManyJobs):
         return [results[job.number] for job in jobs]
 
 
-def _run_on_ray(job: Job, settings: Mapping[str, str]) -> JobReturn:
+def _run_on_ray(job: LaunchedJob, settings: Mapping[str, str]) -> JobReturn:
     os.environ.update(settings)
     return job()

@@ -18,7 +18,7 @@ from lwexp.errors import ConfigError
 from lwexp.host.resources import THREADS, usable_cores
 from lwexp.host.signals import Interrupted, handle_in_command, report_stop
 
-from .base import Job, ManyJobs
+from .base import LaunchedJob, ManyJobs
 from .slurm_queue import wait_for_results
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class SlurmLauncher(ManyJobs):
             why = "has a password, and what is typed reaches Slurm's nodes in files; export MLFLOW_TRACKING_URI instead"
             raise ConfigError("tracking.uri", uri, why)
 
-    def run(self, jobs: Sequence[Job]) -> Sequence[JobReturn]:
+    def run(self, jobs: Sequence[LaunchedJob]) -> Sequence[JobReturn]:
         """Submit `jobs` and wait for all of them; an interrupt also ends them."""
         import submitit
 
@@ -77,7 +77,7 @@ class SlurmLauncher(ManyJobs):
         )
         named = {key if key in self._common else f"slurm_{key}": value for key, value in options.items()}
         executor.update_parameters(**named)
-        submitted: dict[str, tuple[Job, Any]] = {}
+        submitted: dict[str, tuple[LaunchedJob, Any]] = {}
         try:
             for first in range(0, len(jobs), _ARRAY):
                 part = [_SlurmJob(**vars(job)) for job in jobs[first : first + _ARRAY]]
@@ -94,7 +94,7 @@ class SlurmLauncher(ManyJobs):
         return [results[job.number] for job in jobs]
 
 
-class _SlurmJob(Job):
+class _SlurmJob(LaunchedJob):
     """A job as run by one of Slurm's processes."""
 
     def __call__(self) -> JobReturn:

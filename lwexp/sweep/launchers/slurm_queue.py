@@ -14,7 +14,7 @@ from typing import Any
 
 from hydra.core.utils import JobReturn
 
-from .base import Job, lost_result
+from .base import LaunchedJob, lost_result
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ _GONE_SECONDS = 30.0  # for the result of a job that has left the queue to appea
 
 
 def wait_for_results(
-    submitted: Mapping[str, tuple[Job, Any]],
+    submitted: Mapping[str, tuple[LaunchedJob, Any]],
     *,
     poll_seconds: float = _POLL_SECONDS,
     gone_seconds: float = _GONE_SECONDS,
@@ -60,7 +60,7 @@ def wait_for_results(
     return results
 
 
-def _result(job: Job, handle: Any) -> JobReturn:
+def _result(job: LaunchedJob, handle: Any) -> JobReturn:
     error = handle.exception()
     if error is None:
         result: JobReturn = handle.result()

@@ -13,7 +13,7 @@ from lwexp.sweep.outcome import Outcome
 from lwexp.sweep.points import values_of
 
 from .space import Space, quoted
-from .study import Job, Study, Trial
+from .study import Study, Trial, TrialRun
 
 Run = Callable[[Sequence[Point]], Sequence[Outcome]]  # the outcomes in the order of the points
 
@@ -55,7 +55,7 @@ class Search:
                 self._run_trials(arm, [self._ask(arm) for _ in range(min(missing, self._batch))])
 
     def _ask(self, arm: Arm) -> Trial:
-        jobs = tuple(Job(seed, next(self._numbers)) for seed in self._seeds)
+        jobs = tuple(TrialRun(seed, next(self._numbers)) for seed in self._seeds)
         return arm.study.ask(arm.space.searched, arm.space.shown, jobs)
 
     def _run_trials(self, arm: Arm, trials: Sequence[Trial]) -> None:
@@ -71,7 +71,7 @@ class Search:
         return dict(zip(points, outcomes, strict=True))
 
 
-def _point(arm: Arm, trial: Trial, job: Job) -> Point:
+def _point(arm: Arm, trial: Trial, job: TrialRun) -> Point:
     """A trial takes one value per epoch: that of its first seed, which also decides on pruning."""
     values = {**trial.values, "seed": str(job.seed)}
     job_itself = (*arm.space.constants, *(f"{key}={value}" for key, value in values.items()))

@@ -35,7 +35,7 @@ _BY_POSITION = ("qmc",)  # samplers that draw one sequence, by the trial's numbe
 
 
 @dataclass(frozen=True)
-class Job:
+class TrialRun:
     """One run of a trial: its seed, and the number of its folder in the sweep."""
 
     seed: int
@@ -48,7 +48,7 @@ class Trial:
 
     number: int
     values: dict[str, str]  # the searched keys, as texts for overrides
-    jobs: tuple[Job, ...]
+    jobs: tuple[TrialRun, ...]
 
 
 def open_storage(address: str | None, folder: Path) -> BaseStorage:
@@ -106,7 +106,7 @@ class Study:
         self,
         searched: Mapping[str, BaseDistribution],
         shown: Callable[[Mapping[str, Any]], dict[str, str]],
-        jobs: tuple[Job, ...],
+        jobs: tuple[TrialRun, ...],
     ) -> Trial:
         """A new trial that runs as `jobs`, with values drawn from `searched`.
 
@@ -271,7 +271,7 @@ def _built(kind: Any, options: Mapping[str, Any], ours: Mapping[str, Any], secti
 
 def _planned(trial: FrozenTrial) -> Trial:
     point = trial.user_attrs[_POINT]
-    return Trial(trial.number, dict(point["values"]), tuple(Job(*job) for job in point["jobs"]))
+    return Trial(trial.number, dict(point["values"]), tuple(TrialRun(*job) for job in point["jobs"]))
 
 
 def _value(trial: FrozenTrial) -> float:

@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from lwexp.errors import ConfigError
 from lwexp.experiment.record import cluster_tags
 from lwexp.sweep.launchers import registry
-from lwexp.sweep.launchers.base import Job, loss_reason
+from lwexp.sweep.launchers.base import LaunchedJob, loss_reason
 from lwexp.sweep.launchers.joblib_launcher import JoblibLauncher
 from lwexp.sweep.launchers.registry import check_launcher, parallel_jobs
 from lwexp.sweep.launchers.slurm_queue import wait_for_results
@@ -112,8 +112,8 @@ def test_jobs_side_by_side_share_the_cores_and_all_results_come_back(
 # ------------------------------------------------------------------------------------------ jobs without accounting
 
 
-def jobs(count: int) -> list[Job]:
-    return [Job((f"seed={n}",), n, None, None, None, {}, "") for n in range(count)]  # type: ignore[arg-type]
+def jobs(count: int) -> list[LaunchedJob]:
+    return [LaunchedJob((f"seed={n}",), n, None, None, None, {}, "") for n in range(count)]  # type: ignore[arg-type]
 
 
 class Handle:
@@ -189,7 +189,7 @@ def test_a_run_on_slurm_leads_to_its_job_and_log(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_node_without_the_sweeps_folder_loses_the_job_with_a_reason(tmp_path: Path) -> None:
-    job = Job(("seed=0",), 0, None, None, None, {}, str(tmp_path / "nowhere"))  # type: ignore[arg-type]
+    job = LaunchedJob(("seed=0",), 0, None, None, None, {}, str(tmp_path / "nowhere"))  # type: ignore[arg-type]
     why = loss_reason(job())
     assert f"cannot enter {tmp_path}/nowhere: No such file or directory" in why
     assert "must be on a disk that all nodes share" in why

@@ -15,7 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from lwexp.config.schema import SearchConfig
 from lwexp.sweep.search.pruning import TrialReporter, trial_reporter
 from lwexp.sweep.search.space import parse_space
-from lwexp.sweep.search.study import Job, Study, make_sampler, open_storage
+from lwexp.sweep.search.study import Study, TrialRun, make_sampler, open_storage
 from lwexp.training.callbacks import Pruned
 from lwexp.training.state import Progress
 
@@ -30,7 +30,7 @@ def begin(folder: Path, pruner: str | None = "median", storage: str | None = Non
 
 
 def ask(study: Study) -> int:
-    return study.ask(SPACE.searched, SPACE.shown, (Job(0, 0),)).number
+    return study.ask(SPACE.searched, SPACE.shown, (TrialRun(0, 0),)).number
 
 
 def reporter_of(trial: int, folder: Path, storage: str | None = None) -> TrialReporter:
