@@ -16,7 +16,7 @@ from mlflow import MlflowClient
 from omegaconf import OmegaConf
 
 from lwexp.errors import ConfigError
-from lwexp.experiment import changes, job, saved_config
+from lwexp.experiment import changes, record, saved_config
 from lwexp.host.lock import Lock
 from lwexp.models.lstm import LSTMClassifier
 from lwexp.tracking import has_run, run_status, tracker
@@ -153,7 +153,7 @@ def test_the_config_is_kept_before_the_record_is_begun(
         kept.append(OmegaConf.load(folder / "config.yaml").lr)
         raise RuntimeError
 
-    monkeypatch.setattr(job, "start", start)
+    monkeypatch.setattr(record, "start", start)
     with pytest.raises(RuntimeError):
         lwexp_here("run", *RUN, "lr=0.5", "hydra.run.dir=here")
     assert kept == [0.5]
