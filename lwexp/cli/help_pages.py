@@ -31,7 +31,9 @@ Examples
   python -m lwexp.run -m mult=0.85,0.9,0.95,1.0 seed=0,1,2       a sweep, compared with uniform rates
   python -m lwexp.run -m hydra/launcher=joblib mult=0.9,1.0      its jobs in parallel
   python -m lwexp.run hydra.run.dir=outputs/mine resume=auto     start, or resume what was interrupted there
-  python -m lwexp.preview model=resnet18 grouping=per_parameter  the plan without training; lwexp.report, lwexp.ui
+  python -m lwexp.preview model=resnet18 grouping=per_parameter  the plan and its pictures, without training
+  python -m lwexp.report                                         what can be concluded from the latest sweep
+  python -m lwexp.ui                                             MLflow's page on the results
 {flags}"""
 _PREVIEW = """\
 lwexp.preview: print the plan of a run and draw its learning rates, without training and without weights.
