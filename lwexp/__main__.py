@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from lwexp.errors import nearest
-from lwexp.formatting import version_line
+from .errors import nearest
+from .formatting import version_line
 
 COMMANDS = {
     "run": "train one model, or with -m a sweep of many",

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 def run(config: DictConfig) -> float:
     """One job of Hydra's: train and return the best validation accuracy, which a sweeper may maximize."""
-    from .sweep.task import run_composed
+    from .sweep.composed_run import run_composed
 
     return run_composed(config).accuracy
 

@@ -35,7 +35,7 @@ T = TypeVar("T")
 # Hydra takes plugins only by names that begin so; the modules are imported when they are chosen
 _ALIAS = "hydra_plugins.lwexp."
 _PLUGINS = {"GridSweeper": "lwexp.sweep.sweeper", "OptunaSweeper": "lwexp.sweep.search.sweeper"}
-_PLAIN = ("lwexp.sweep.plain", "PlainSweeper")
+_PLAIN = ("lwexp.sweep.hydra_grid", "PlainSweeper")
 _BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
 

@@ -36,7 +36,7 @@ def run_job(*overrides: str, callbacks: Mapping[str, Callback] | Sequence[Callba
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import open_dict
 
-    from lwexp.sweep.task import run_composed
+    from lwexp.sweep.composed_run import run_composed
 
     for override in overrides:
         if not isinstance(override, str) or override.startswith("-"):

@@ -12,15 +12,7 @@ from .cache import CacheSettings
 from .images import Batch, CorruptImageError, Inputs, SampleDataset
 from .info import DataInfo
 from .keys import SampleKey
-from .loading import (
-    EpochLoader,
-    EpochSampler,
-    call,
-    eval_loader,
-    to_device,
-    train_loader,
-    workers_note,
-)
+from .loading import EpochLoader, EpochSampler, call, eval_loader, to_device, train_loader, workers_note
 from .opening import open_data
 from .source import DataSource, Splits, half_of_classes
 from .tokens import Tokens

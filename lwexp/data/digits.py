@@ -18,7 +18,7 @@ from .cache import CacheSettings
 from .images import SampleDataset
 from .keys import SampleKey, uniforms
 from .source import DataSource, Split
-from .splitting import stratified_cut
+from .splits import stratified_cut
 from .transforms import Preprocessing, Style, decoded_channels
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from lwexp.host.resources import usable_cores
 from .cache import stats_of
 from .images import CorruptImageError, PILStore, read_image
 from .source import SPLIT_NAMES, DataSource, Split, SplitName
-from .splitting import stratified_cut
+from .splits import stratified_cut
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage

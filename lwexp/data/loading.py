@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from lwexp.distributed.launch import WHOLE_BATCH, BatchShard, read_launch
+from lwexp.distributed.batch_shard import WHOLE_BATCH, BatchShard
+from lwexp.distributed.launch import read_launch
 from lwexp.host.resources import usable_cores
 from lwexp.host.signals import ignore_in_worker
 

@@ -16,7 +16,7 @@ from .cache import CacheSettings
 from .images import Inputs, SampleDataset
 from .keys import SampleKey
 from .source import DataSource, Split, SplitName
-from .splitting import stratified_cut
+from .splits import stratified_cut
 from .text_files import LabeledTexts, read_files
 from .text_library import read_library
 from .tokens import Tokens, find_tokenizer, word_tokenizer

@@ -21,7 +21,7 @@ from lwexp.formatting import one_line
 from .cache import stats_of
 from .images import CorruptImageError, PILStore, as_mode
 from .source import SPLIT_NAMES, DataSource, Split, SplitName
-from .splitting import stratified_cut
+from .splits import stratified_cut
 from .torchvision_labels import classes_of, labels_of, stable_order
 from .torchvision_layouts import LAYOUTS, Arguments, SetLayout
 

@@ -1,4 +1,4 @@
-"""This process's rank as set by a launcher (torchrun, accelerate), its shard of a batch, and what only rank 0 does.
+"""This process's rank as set by a launcher (torchrun, accelerate) and what only rank 0 does.
 
 Imports no torch: the rank is needed before a config is composed.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from lwexp.errors import ConfigError
 from lwexp.host.signals import Interrupted
@@ -25,24 +24,6 @@ class Launch:
     size: int = 1
     local_rank: int = 0
     local_size: int = 1
-
-
-class BatchShard(NamedTuple):
-    """The shard of `rank` when each batch is split among `ranks`."""
-
-    rank: int
-    ranks: int
-
-    def bounds(self, samples: int) -> tuple[int, int]:
-        """First and last index (exclusive) of the shard in a batch of `samples`; sizes differ by at most one.
-
-        >>> [BatchShard(rank, 3).bounds(8) for rank in range(3)]
-        [(0, 2), (2, 5), (5, 8)]
-        """
-        return self.rank * samples // self.ranks, (self.rank + 1) * samples // self.ranks
-
-
-WHOLE_BATCH = BatchShard(0, 1)
 
 
 def read_launch() -> Launch:

@@ -19,7 +19,8 @@ from lwexp.formatting import one_line
 from lwexp.host.device import build_device
 from lwexp.host.signals import Interrupted
 
-from .launch import WHOLE_BATCH, BatchShard, Launch, read_launch
+from .batch_shard import WHOLE_BATCH, BatchShard
+from .launch import Launch, read_launch
 
 if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store

@@ -19,7 +19,7 @@ from lwexp.config.schema import MLflowConfig
 from lwexp.errors import RunError
 from lwexp.experiment.find import shown_path
 from lwexp.experiment.manifest import Point, SweepManifest, read_manifest
-from lwexp.tracking.courier import courier
+from lwexp.tracking.delivery_client import courier
 
 from . import table
 from .launchers.base import is_basic

@@ -31,8 +31,8 @@ from lwexp.experiment.folder import pruned_in
 from lwexp.experiment.preload import MODULES
 from lwexp.host.lock import Lock
 from lwexp.host.signals import Interrupted, handle_in_command, held_back, report_stop, take_signals
-from lwexp.tracking.courier import courier
 from lwexp.tracking.delivery import RUN_LOCK
+from lwexp.tracking.delivery_client import courier
 
 from .launchers.base import failure_reason, is_basic
 from .outcome import JobRecord
@@ -210,7 +210,7 @@ def _train(order: _Order) -> Any:
     """Train with the environment, folder, Hydra config and logging of the launcher's process."""
     from hydra.core.utils import configure_log
 
-    from .task import run_composed
+    from .composed_run import run_composed
 
     os.environ.clear()
     os.environ.update(order.environment)

@@ -1,7 +1,7 @@
 """The record of a run: a journal in the run's folder, and its delivery to MLflow by a separate process.
 
 Nothing in the training process waits for the store: `run.start` returns a `Tracker` that appends to the journal
-(`journal`), and the delivery process (`delivery_process`, started through `courier`) reads it and sends batches to
+(`journal`), and the delivery process (`delivery_process`, started by `delivery_client`) reads it and sends batches to
 MLflow (`delivery`). This is the only package that imports mlflow; of lwexp it imports errors, formatting, redaction,
 host and config. Begin with `run.py`, then read `tracker.py` (the training's side) and `delivery.py` (the store's side).
 """

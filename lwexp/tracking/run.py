@@ -19,7 +19,7 @@ from . import address
 from .address import resolve_uri
 from .base import Status
 from .contact import UnreachableError, check_store
-from .courier import courier
+from .delivery_client import courier
 from .delivery_state import FILE as DELIVERY_STATE
 from .delivery_state import read_state
 from .journal import FILE as JOURNAL

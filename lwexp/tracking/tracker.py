@@ -12,8 +12,8 @@ from lwexp.host.lock import Lock
 from lwexp.redaction import redact
 
 from .base import Status
-from .courier import courier
 from .delivery import RUN_LOCK, end_entry
+from .delivery_client import courier
 from .delivery_state import DeliveryState, clear_failure, read_state
 from .journal import Journal
 

@@ -8,11 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lwexp.data import (
-    Preprocessing,
-    SampleKey,
-    standard_preprocessing,
-)
+from lwexp.data import Preprocessing, SampleKey, standard_preprocessing
 from tests.helpers.data_sources import GRAY, digits
 
 

@@ -11,10 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lwexp.data import (
-    DataInfo,
-    Preprocessing,
-)
+from lwexp.data import DataInfo, Preprocessing
 from tests.helpers.data_sources import COLOR, GRAY, error_of, folder, write_images
 
 

@@ -11,10 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from lwexp.data import (
-    CorruptImageError,
-    train_loader,
-)
+from lwexp.data import CorruptImageError, train_loader
 from lwexp.data.images import read_image
 from tests.helpers.data_sources import COLOR, RED, folder
 

@@ -10,15 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from lwexp.data import (
-    DataSource,
-    EpochSampler,
-    SampleKey,
-    eval_loader,
-    standard_preprocessing,
-    to_device,
-    train_loader,
-)
+from lwexp.data import DataSource, EpochSampler, SampleKey, eval_loader, standard_preprocessing, to_device, train_loader
 from tests.helpers.data_sources import GRAY, digits, folder, torchvision_set
 
 pytestmark = [

@@ -7,10 +7,7 @@ from pathlib import Path
 
 import torch
 
-from lwexp.data import (
-    DataSource,
-    half_of_classes,
-)
+from lwexp.data import DataSource, half_of_classes
 from tests.helpers.data_sources import GRAY, digits, error_of, folder
 
 

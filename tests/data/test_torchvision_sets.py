@@ -11,12 +11,7 @@ import pytest
 import torch
 from torchvision import datasets as torchvision_datasets
 
-from lwexp.data import (
-    CorruptImageError,
-    Preprocessing,
-    eval_loader,
-    standard_preprocessing,
-)
+from lwexp.data import CorruptImageError, Preprocessing, eval_loader, standard_preprocessing
 from lwexp.data.torchvision_labels import labels_of
 from lwexp.data.torchvision_layouts import LAYOUTS
 from lwexp.errors import RunError

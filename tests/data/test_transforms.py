@@ -6,11 +6,7 @@ from typing import Any
 
 import pytest
 
-from lwexp.data import (
-    DataInfo,
-    Preprocessing,
-    standard_preprocessing,
-)
+from lwexp.data import DataInfo, Preprocessing, standard_preprocessing
 
 
 def test_standard_preprocessing_is_imagenets_for_photographs_and_centered_for_gray() -> None:

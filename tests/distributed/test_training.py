@@ -21,7 +21,7 @@ from torch import nn
 
 from lwexp.data import EpochSampler
 from lwexp.distributed import launch
-from lwexp.distributed.launch import BatchShard
+from lwexp.distributed.batch_shard import BatchShard
 from lwexp.distributed.world import SINGLE
 from lwexp.errors import ConfigError
 from lwexp.training.loss import BatchWeight, make_loss

@@ -10,11 +10,7 @@ import pytest
 from PIL import Image
 
 from lwexp.config.schema import DigitsConfig, ImageFolderConfig, TorchvisionConfig
-from lwexp.data import (
-    DataSource,
-    Preprocessing,
-    open_data,
-)
+from lwexp.data import DataSource, Preprocessing, open_data
 from lwexp.errors import ConfigError
 
 GRAY = Preprocessing(32, 1, (0.5,), (0.5,), crop_pct=1.0)

@@ -15,10 +15,7 @@ from typing import Any
 from mlflow import MlflowClient
 
 from lwexp.config.schema import MLflowConfig, NoTrackingConfig
-from lwexp.tracking import (
-    JournalTracker,
-    start,
-)
+from lwexp.tracking import JournalTracker, start
 from lwexp.tracking.journal import FILE as JOURNAL
 from lwexp.tracking.journal import Reader
 

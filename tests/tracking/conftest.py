@@ -10,9 +10,7 @@ from typing import Any
 import pytest
 
 from lwexp.config.schema import MLflowConfig
-from lwexp.tracking import (
-    JournalTracker,
-)
+from lwexp.tracking import JournalTracker
 from tests.helpers.fake_mlflow import FakeMLflow
 from tests.helpers.tracked_runs import (
     Begin,

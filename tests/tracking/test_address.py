@@ -10,10 +10,7 @@ from hypothesis import strategies as st
 
 from lwexp.errors import ConfigError
 from lwexp.redaction import redact_addresses
-from lwexp.tracking import (
-    open_hint,
-    resolve_uri,
-)
+from lwexp.tracking import open_hint, resolve_uri
 from lwexp.tracking.journal import FILE as JOURNAL
 from tests.helpers.tracked_runs import (
     SECRET,

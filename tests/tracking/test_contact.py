@@ -17,10 +17,7 @@ from sqlalchemy.dialects import registry
 from sqlalchemy.engine import default
 
 from lwexp.errors import ConfigError
-from lwexp.tracking import (
-    check_store,
-    prepare,
-)
+from lwexp.tracking import check_store, prepare
 from lwexp.tracking.contact import UnreachableError
 from lwexp.tracking.store import limit_retries
 from tests.helpers.fake_mlflow import FakeMLflow

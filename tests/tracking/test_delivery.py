@@ -12,10 +12,7 @@ from pathlib import Path
 import pytest
 
 from lwexp.config.schema import MLflowConfig
-from lwexp.tracking import (
-    deliver_rest,
-    run_status,
-)
+from lwexp.tracking import deliver_rest, run_status
 from lwexp.tracking import tracker as tracker_module
 from lwexp.tracking.delivery import Delivery
 from lwexp.tracking.delivery_state import FILE as STATE

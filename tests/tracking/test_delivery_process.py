@@ -15,11 +15,9 @@ import pytest
 from mlflow import MlflowClient
 
 from lwexp.config.schema import MLflowConfig
-from lwexp.tracking import (
-    run_status,
-)
-from lwexp.tracking.courier import courier
+from lwexp.tracking import run_status
 from lwexp.tracking.delivery import Delivery
+from lwexp.tracking.delivery_client import courier
 from lwexp.tracking.delivery_state import FILE as STATE
 from lwexp.tracking.delivery_state import DeliveryState, read_state
 from tests.helpers.fake_mlflow import FakeMLflow

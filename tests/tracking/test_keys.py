@@ -8,10 +8,7 @@ from hypothesis import strategies as st
 from mlflow.exceptions import MlflowException
 from mlflow.utils.validation import MAX_ENTITY_KEY_LENGTH, _validate_metric_name
 
-from lwexp.tracking import (
-    safe_key,
-    safe_keys,
-)
+from lwexp.tracking import safe_key, safe_keys
 
 names = st.text(st.sampled_from("ab./ *?[]:\n\té\u0301\ud800-_") | st.characters(), max_size=300)
 

@@ -10,13 +10,7 @@ from omegaconf import OmegaConf
 
 from lwexp.config.schema import MLflowConfig, NoTrackingConfig
 from lwexp.errors import ConfigError, RunError
-from lwexp.tracking import (
-    NoTracker,
-    has_run,
-    open_hint,
-    prepare,
-    run_status,
-)
+from lwexp.tracking import NoTracker, has_run, open_hint, prepare, run_status
 from lwexp.tracking import tracker as tracker_module
 from lwexp.tracking.delivery_state import FILE as STATE
 from lwexp.tracking.journal import FILE as JOURNAL

@@ -9,14 +9,7 @@ from typing import Any
 from .execution import Operation, Trace
 from .parameters import Names, is_matrix, renumber, shape_of, size_of
 from .structure import Structure
-from .thresholds import (
-    FEW_LEVELS,
-    FEW_WEIGHT_SHARE,
-    PARALLEL_SHARE,
-    POOLING_RATIO,
-    STEM_BLOCK_SHARE,
-    STEM_WEIGHT_RATIO,
-)
+from .thresholds import FEW_LEVELS, FEW_WEIGHT_SHARE, PARALLEL_SHARE, POOLING_RATIO, STEM_BLOCK_SHARE, STEM_WEIGHT_RATIO
 from .units import Unit, find_units
 
 

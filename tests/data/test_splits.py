@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.model_selection import train_test_split
 
-from lwexp.data.splitting import stratified_cut
+from lwexp.data.splits import stratified_cut
 from tests.helpers.data_sources import error_of
 
 
