@@ -52,6 +52,7 @@ class JournalTracker:
         self._next_check = 0.0
         self._next_retry = time.monotonic() + _RETRY_SECONDS
         self._problem: str | None = None  # as last logged
+        self._problem_since = 0.0  # seconds since the Unix epoch
         self._finished = False
 
     @property
@@ -99,7 +100,7 @@ class JournalTracker:
         clear_failure(self.folder)
         courier.deliver(self.folder, self._uri, self._patience)
         if not at_once:
-            self._problem = "does not answer"  # already logged
+            self._problem, self._problem_since = "does not answer", time.time()  # already logged
             return
         deadline = time.monotonic() + _FIRST_SECONDS
         while time.monotonic() < deadline:
@@ -186,7 +187,10 @@ class JournalTracker:
             self._retry_refused()
         if problem is not None and self._problem is None:
             log.warning("tracking store %s: %s; the run continues, its metrics wait in its folder", self.where, problem)
+            self._problem_since = time.time()
         elif problem is None and self._problem is not None:
+            if state.answered < self._problem_since:
+                return  # it has not been asked again yet
             log.info("tracking store %s answers again", self.where)
         self._problem = problem
 

@@ -155,6 +155,20 @@ def test_a_store_that_answers_again_is_logged(
     assert len(caplog.messages) == 2
 
 
+def test_a_store_that_has_never_answered_does_not_answer_again(
+    server: FakeMLflow, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing is known of the store before the first attempt to deliver; it is "answers again" only after an answer."""
+    caplog.set_level(logging.INFO)
+    server.fail = 503
+    tracker = begin_in(mlflow_config(server.uri), tmp_path / "run", answers=False)
+    tracker.log({"a": 1.0}, 0)
+    until(lambda: read_state(tracker.folder).problem is not None)
+    assert not any("answers again" in message for message in caplog.messages)
+    server.fail = None
+    tracker.finish("FINISHED")
+
+
 def test_a_store_that_is_away_at_the_start_has_all_once_it_is_there(
     server: FakeMLflow, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
