@@ -66,11 +66,11 @@ def timed(optimizer: torch.optim.Optimizer, device: str, junk: torch.Tensor | No
             junk.add_(1.0)
         if device == "cuda":
             torch.cuda.synchronize()
-        begun = time.perf_counter_ns()
+        started = time.perf_counter_ns()
         optimizer.step()
         if device == "cuda":
             torch.cuda.synchronize()
-        return (time.perf_counter_ns() - begun) / 1000
+        return (time.perf_counter_ns() - started) / 1000
 
     step()
     return step

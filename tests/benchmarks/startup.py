@@ -62,10 +62,10 @@ class Contestant:
 
     def __call__(self) -> float:
         """Seconds from start to end."""
-        begun, nowhere = time.perf_counter(), subprocess.DEVNULL
+        started, nowhere = time.perf_counter(), subprocess.DEVNULL
         process = subprocess.Popen(self.command, cwd=self.folder, env=self.environment, stdout=nowhere, stderr=nowhere)
         _, status, used = os.wait4(process.pid, 0)
-        wall = time.perf_counter() - begun
+        wall = time.perf_counter() - started
         process.returncode = os.waitstatus_to_exitcode(status)
         self.cpu.append(used.ru_utime + used.ru_stime)
         return wall

@@ -6,9 +6,9 @@
 of its process until everything is in the store, "with delivery" that of the processes it has started as well: lwexp
 delivers in one of its own. `--seconds` is the time between two steps, in which the loop sleeps and
 the processor forgets what it had at hand, as it does in a training; with 0 it has it all. Each way has a run of
-its own in each of `--rounds` rounds (the slowest with a tenth of the steps); making and ending a run is left out of
-the loop, ending it is not left out of the processor times. Median with quartiles; ratios are to lwexp, round by round.
-Ways of packages that are not installed are left out; they come with `pip install 'lwexp[benchmark]'`.
+its own in each of `--rounds` rounds (the slowest with a tenth of the steps); making and ending a run is omitted of
+the loop, ending it is part of the processor times. Median with quartiles; ratios are to lwexp, round by round.
+Ways of packages that are not installed are omitted; they come with `pip install 'lwexp[benchmark]'`.
 """
 
 from __future__ import annotations
@@ -149,14 +149,14 @@ def measured(way: Way, folder: Path, steps: int, seconds: float) -> tuple[float,
     """Microseconds for each of `steps` steps: in the loop, of processor time, of that with all processes started."""
     waited = 0.0
     with way(folder) as log:
-        begun, children = time.process_time(), children_cpu()
+        started, children = time.process_time(), children_cpu()
         for step in range(steps):
             metrics = dict.fromkeys(NAMES, 1e-3 / (step + 1))
             before = time.perf_counter()
             log(metrics, step)
             waited += time.perf_counter() - before
             time.sleep(seconds)
-    own, total = time.process_time() - begun, time.process_time() - begun + children_cpu() - children
+    own, total = time.process_time() - started, time.process_time() - started + children_cpu() - children
     return 1e6 * waited / steps, 1e6 * own / steps, 1e6 * total / steps
 
 
@@ -192,7 +192,7 @@ def main() -> None:
             if package is None or importlib.util.find_spec(package) is not None:
                 contestants[name] = contestant(name)
             else:
-                print(f"{name} is left out: {package} is not installed")
+                print(f"{name} is omitted: {package} is not installed")
         interleave(contestants, given.rounds)
         os.chdir("/")
     rows = []

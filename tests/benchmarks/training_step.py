@@ -3,10 +3,10 @@
     python tests/benchmarks/training_step.py [--device cuda] [--turns 30] [--threads 1] [--contestants lwexp ignite]
 
 What is trained is described in trainings.py; the peers come with `pip install 'lwexp[benchmark]'`, and one that is not
-installed is left out. Each contestant is its whole command or program, in a process of its own. They take turns of six
+installed is omitted. Each contestant is its whole command or program, in a process of its own. They take turns of six
 optimizer steps, in a new random order each time, and all others wait meanwhile, so what else the machine does hits all
 alike. A step lasts from the end of one optimizer step to the end of the next; start-up, an epoch's first step and
-evaluation are left out.
+evaluation are omitted.
 
 "CPU" is user and system time of all threads of the training process; "with delivery" adds that of its own threads
 between the turns (asynchronous logging) and that of the processes it has started, from the first step until all is
@@ -62,7 +62,7 @@ class Player:
     def __init__(self, out: IO[str], steps_per_epoch: int) -> None:
         """The training begins at once, and waits after its first step."""
         self._out, self._steps, self._count = out, steps_per_epoch, 0
-        self._begun = now()
+        self._started = now()
         self._children = self._waited = 0.0  # processor time: of processes before, of own threads between turns
         register_optimizer_step_post_hook(self._stepped)
 
@@ -75,11 +75,11 @@ class Player:
             return
         ended = now()
         self._say(
-            [1e3 * (end - begin) / _TURN for begin, end in zip(self._begun, ended, strict=True)] if place else None
+            [1e3 * (end - begin) / _TURN for begin, end in zip(self._started, ended, strict=True)] if place else None
         )
         sys.stdin.readline()
         self._waited += time.process_time() - ended.cpu
-        self._begun = now()
+        self._started = now()
 
     def end(self, epochs: int) -> None:
         """Say what the started processes, and own threads between turns, took for each step."""
@@ -185,7 +185,7 @@ def installed(name: str) -> bool:
     """Whether the packages of a contestant are there; says which one is not."""
     missing = [package for package in CONTESTANTS[name][1] if importlib.util.find_spec(package) is None]
     if missing:
-        print(f"{name} is left out: {missing[0]} is not installed")
+        print(f"{name} is omitted: {missing[0]} is not installed")
     return not missing
 
 

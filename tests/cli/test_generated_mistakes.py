@@ -93,7 +93,7 @@ def test_any_value_for_any_key_is_taken_or_refused_by_its_key(composed: dict[str
 
 
 def mutated(draw: st.DrawFn, name: str, taken: Iterable[str]) -> str:
-    """`name` with a letter doubled, left out, or swapped with its neighbour; none of `taken`."""
+    """`name` with a letter doubled, omitted, or swapped with its neighbor; none of `taken`."""
     place = draw(st.integers(0, len(name) - 1))
     forms = [name[:place] + name[place] + name[place:], name[:place] + name[place + 1 :]]
     forms.append(name[:place] + name[place : place + 2][::-1] + name[place + 2 :])

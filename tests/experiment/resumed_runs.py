@@ -23,7 +23,7 @@ def only_run(base: Path) -> Path:
 
 
 def written(folder: Path, values: dict[str, Any]) -> Path:
-    """A folder with `values` as the config of a run that had not begun."""
+    """A folder with `values` as the config of a run that had not started."""
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(values)), encoding="utf-8")
     return folder

@@ -144,7 +144,7 @@ def test_a_second_process_in_the_folder_is_refused(
     assert lwexp_here("run", f"resume={killed}").code == 0
 
 
-def test_the_config_is_kept_before_the_record_is_begun(
+def test_the_config_is_kept_before_the_record_starts(
     lwexp_here: RunHere, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     kept = []

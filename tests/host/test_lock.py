@@ -74,9 +74,9 @@ def test_two_processes_exclude_each_other(holder: Holder, tmp_path: Path) -> Non
     lock = Lock(tmp_path / "lock")
     assert not lock.free
     assert not lock.acquire()
-    begun = time.monotonic()
+    started = time.monotonic()
     assert not lock.acquire(0.2)
-    assert time.monotonic() - begun >= 0.2
+    assert time.monotonic() - started >= 0.2
     holder.go_on()
     assert holder.line() == "released"
     assert lock.free

@@ -44,7 +44,7 @@ def used_rates() -> Iterator[list[dict[str, float]]]:
     steps: list[dict[str, float]] = []
 
     def look(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        if "name" in optimizer.param_groups[0]:  # not the stand-in that a policy runs torch's scheduler on
+        if "name" in optimizer.param_groups[0]:  # not the simulated optimizer that a policy runs torch's scheduler on
             steps.append({group["name"]: float(group["lr"]) for group in optimizer.param_groups})
 
     hook = register_optimizer_step_pre_hook(look)

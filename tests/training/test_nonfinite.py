@@ -216,7 +216,7 @@ def test_norms_are_those_of_torch_and_take_sparse_gradients() -> None:
 @pytest.mark.parametrize("clip", [None, 0.1])
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_numbers_that_are_defer_change_nothing(tmp_path: Path, optimizer: str, clip: float | None) -> None:
-    """Neither weights nor what is tracked, nor where a checkpoint goes on."""
+    """Neither weights nor what is tracked, nor where a checkpoint resumes."""
     options: dict[str, Any] = {"optimizer": optimizer, "clip_grad_norm": clip, "every_steps": 4, "accumulate": 2}
     now = make_trainer(tmp_path / "now", defer=False, **options)
     now.fit()

@@ -47,7 +47,7 @@ def test_a_job_requeued_twice_and_preempted_ends_with_the_weights_of_an_undistur
         until(lambda count=count: len(set(steps(stormy))) > count)  # type: ignore[misc]
     for sweep, folder in zip(sweeps, (calm, stormy), strict=True):
         assert sweep.wait() == 0, (folder / "out.txt").read_text(encoding="utf-8")
-        assert len(steps(folder)) == STEPS, "no step twice, none left out"
+        assert len(steps(folder)) == STEPS, "no step twice, none omitted"
     assert (len(set(steps(calm))), len(set(steps(stormy)))) == (1, 4)
     for name in ("model.safetensors", "best.safetensors", "result.json"):
         assert (stormy / "sweep" / "0" / name).read_bytes() == (calm / "sweep" / "0" / name).read_bytes()

@@ -31,7 +31,7 @@ def install() -> None:
     def hook(optimizer: Any, *_: Any) -> None:
         nonlocal count
         if all(each.grad is None for group in optimizer.param_groups for each in group["params"]):
-            return  # not the training's: torch's schedulers have stand-ins that step without gradients
+            return  # not the training's: torch's schedulers have simulated optimizers that step without gradients
         count += 1
         if times:
             with Path(times).open("a", encoding="ascii") as file:

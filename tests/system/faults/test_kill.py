@@ -122,8 +122,8 @@ class Victim:
     def check_part(self, steps: int) -> stores.Run:
         """The rows of the first `steps` steps and no wrong ones; closed."""
         run = stores.only_run(self.database, self.experiment)
-        begun = {place: value for place, value in self.expected.rows.items() if place[1] < steps}
-        assert run.missing(begun) == []
+        started = {place: value for place, value in self.expected.rows.items() if place[1] < steps}
+        assert run.missing(started) == []
         assert run.extra(self.expected.rows) == []
         assert all(self.expected.rows[place] == value for place, value in run.rows.items())
         assert run.repeated == 0

@@ -130,7 +130,7 @@ def test_a_full_disk_takes_no_more(tmp_path: Path) -> None:
 def test_a_command_is_killed_at_the_step_asked_for(lwexp: Launcher, tmp_path: Path) -> None:
     times = tmp_path / "times"
     environment = {"FAULTS_KILL_AT": 7, "FAULTS_STEP_SECONDS": 0.01, "FAULTS_STEP_TIMES": times}
-    plateau = ("policy=plateau", "~policy.warmup_steps")  # its stand-in for an optimizer steps too
+    plateau = ("policy=plateau", "~policy.warmup_steps")  # its simulated optimizer steps too
     command = lwexp("run", *TINY, *plateau, "tracking=none", environment=environment)
     assert command.wait(60) == -9
     seconds = step_seconds(times)

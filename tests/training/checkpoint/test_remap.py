@@ -1,4 +1,4 @@
-"""A checkpoint taken up under a changed plan, optimizer or model: refused, or mapped by name."""
+"""A checkpoint resumed under a changed plan, optimizer or model: refused, or mapped by name."""
 
 from __future__ import annotations
 
