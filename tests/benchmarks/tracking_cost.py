@@ -6,7 +6,7 @@
 of its process until everything is in the store, "with delivery" that of the processes it has started as well: lwexp
 delivers in one of its own. `--seconds` is the time between two steps, in which the loop sleeps and
 the processor forgets what it had at hand, as it does in a training; with 0 it has it all. Each way has a run of
-its own in each of `--rounds` rounds (the slowest with a tenth of the steps); making and ending a run is omitted of
+its own in each of `--rounds` rounds (the slowest with a tenth of the steps); making and ending a run is no part of
 the loop, ending it is part of the processor times. Median with quartiles; ratios are to lwexp, round by round.
 Ways of packages that are not installed are omitted; they come with `pip install 'lwexp[benchmark]'`.
 """
