@@ -61,13 +61,17 @@ def aligned(
     ]
 
 
-def cell(value: T) -> T | str:
+def cell(value: T, *, numbers: bool = False) -> T | str:
     """`value` for a CSV file: a text that a spreadsheet would take for a formula gets a quote in front.
 
-    >>> [cell(value) for value in ("=1+1", "-0.5", "blocks.0", 3)]
-    ["'=1+1", '-0.5', 'blocks.0', 3]
+    `numbers`: a text may be a formatted number, such as "-0.5", which stays; a name never is one.
+
+    >>> [cell(value) for value in ("=1+1", "-1", "blocks.0", 3)]
+    ["'=1+1", "'-1", 'blocks.0', 3]
+    >>> cell("-0.5", numbers=True)
+    '-0.5'
     """
-    if not isinstance(value, str) or _is_number(value):
+    if not isinstance(value, str) or (numbers and _is_number(value)):
         return value
     text = printable(value)
     return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text

@@ -130,5 +130,5 @@ def _csv(titles: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(titles)
-    writer.writerows([cell(value) for value in row] for row in rows)
+    writer.writerows([cell(value, numbers=True) for value in row] for row in rows)
     return out.getvalue()
