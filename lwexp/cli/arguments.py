@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,7 +37,7 @@ def check_arguments(arguments: Sequence[str], page: Page = run_page, *, own_fold
         raise UnknownNameError("command line", unknown[0], flags, "no such flag (options are written key=value)")
     if known.help:
         topics = [override for override in known.overrides if "=" not in override]
-        print(page(topics, Path(known.config_dir) if known.config_dir else None))
+        _print_page(page(topics, Path(known.config_dir) if known.config_dir else None))
         sys.exit(0)
     flags = [argument for argument in arguments if argument not in known.overrides]
     overrides: list[str] = list(known.overrides)
@@ -52,6 +53,14 @@ def check_arguments(arguments: Sequence[str], page: Page = run_page, *, own_fold
 
         overrides = with_saved_config(overrides, multirun=multirun, own_folder=own_folder)
     return [*overrides, *flags]
+
+
+def _print_page(text: str) -> None:
+    """Print `text`; a reader such as `head` may close the pipe before its end."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes again when it ends
 
 
 def _gives(overrides: Sequence[str], key: str) -> bool:

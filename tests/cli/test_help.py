@@ -66,6 +66,17 @@ def test_help_is_the_commands_own_and_short(command: str, tmp_path: Path) -> Non
     assert not list(tmp_path.iterdir())
 
 
+def test_help_ends_quietly_where_its_reader_stops_reading(tmp_path: Path) -> None:
+    """As in `lwexp-run --help | head -1`."""
+    command = [sys.executable, "-m", "lwexp.run", "--help"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    assert process.stderr.read() == ""
+    assert process.wait() == 0
+
+
 def test_every_option_in_the_config_has_a_meaning() -> None:
     """`--help` shows the comment beside each key."""
     assert [key for key, (_, meaning) in documented().items() if not meaning] == []
