@@ -69,12 +69,12 @@ def test_help_is_the_commands_own_and_short(command: str, tmp_path: Path) -> Non
 def test_help_ends_quietly_where_its_reader_stops_reading(tmp_path: Path) -> None:
     """As in `lwexp-run --help | head -1`."""
     command = [sys.executable, "-m", "lwexp.run", "--help"]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    process.stdout.close()
-    assert process.stderr is not None
-    assert process.stderr.read() == ""
-    assert process.wait() == 0
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
 
 
 def test_every_option_in_the_config_has_a_meaning() -> None:
