@@ -169,10 +169,10 @@ def make_trainer(
     *,
     parallel: Parallel = "ddp",
     saved: Path | None = None,
-    precision: Any = "fp32",
     **options: Any,
 ) -> Trainer:
-    """The trainer of `case`, resumed from the file `saved`."""
+    """The trainer of `case`, resumed from the file `saved`; `options` are the precision and those of the trainer."""
+    given: dict[str, Any] = {"precision": "fp32", **case.options, **options}
     torch.manual_seed(3)
     model = case.model().to(case.dtype)
     plan = make_plan(model, **{**PLAN, **case.plan})
@@ -185,17 +185,17 @@ def make_trainer(
         scheduler=plan.scheduler(optimizer, "cosine", steps=STEPS, warmup_steps=2),
         loss=make_loss("CrossEntropyLoss", 3, class_weights=case.weights).loss.to(case.dtype),
         device=torch.device("cpu"),
-        precision=precision,
+        precision=given.pop("precision"),
     )
     progress = Progress(STEPS, EPOCHS)
     state = None if saved is None else torch.load(saved, weights_only=True)
     if state is not None:
         (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
         restore(learner, progress, state)
-    given = TrainerOptions(progress_bar=False, **{**case.options, **options})
+    trainer_options = TrainerOptions(progress_bar=False, **given)
     if world.size > 1:
         learner.parallel, learner.plan = parallelize(
-            model, plan, optimizer, learner.device, world, parallel, given.sync_batchnorm
+            model, plan, optimizer, learner.device, world, parallel, trainer_options.sync_batchnorm
         )
     loading: dict[str, Any] = {"batch_size": BATCH, "workers": 0, "device": "cpu", "shard": world.shard}
     folder.mkdir(parents=True, exist_ok=True)
@@ -208,7 +208,7 @@ def make_trainer(
         tracker=Recorder(),
         checkpoints=CheckpointFiles(folder / "checkpoints", every_steps=case.every_steps, every_minutes=None, keep=100),
         world=world,
-        options=given,
+        options=trainer_options,
         resumed=state,
     )
     if case.before is not None:

@@ -189,5 +189,5 @@ def test_a_search_killed_in_the_middle_and_resumed_runs_each_trial_once(
     assert [trial.params for trial in after[:2]] == [params for _, params in states]
     assert (folder / "0" / "model.safetensors").stat().st_mtime_ns == first
     assert [outcome_of(folder / str(number)).attempts for number in range(3)] == [1, 2, 1]
-    assert "going on at optimizer step" in (folder / "1" / "lwexp.log").read_text()
+    assert "resuming at optimizer step" in (folder / "1" / "lwexp.log").read_text()
     assert not (folder / "3").exists()
