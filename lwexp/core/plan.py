@@ -14,7 +14,7 @@ from torch import nn
 
 from lwexp.errors import ConfigError, UnknownNameError
 
-from . import formats
+from . import plan_text
 from .decay import Decay, make_decay
 from .depth.parameters import Names, is_lazy
 from .grouping import Grouping, group, takes_input
@@ -37,19 +37,19 @@ class Plan(PlanTable):
 
     def __str__(self) -> str:
         """The table for a terminal."""
-        return formats.text(self)
+        return plan_text.text(self)
 
     def to_csv(self) -> str:
         """The table as CSV, one line per group, with all parameter names."""
-        return formats.csv_text(self)
+        return plan_text.csv_text(self)
 
     def to_json(self) -> str:
         """The whole plan as JSON."""
-        return formats.json_text(self)
+        return plan_text.json_text(self)
 
     def to_markdown(self, at_most: int = 8000) -> str:
         """The table as Markdown, at most `at_most` characters: a longer one is cut to its first and last rows."""
-        return formats.markdown(self, at_most)
+        return plan_text.markdown(self, at_most)
 
     def param_groups(self) -> list[dict[str, Any]]:
         """Parameter groups for any torch or timm optimizer: `params`, `lr` and `name`, from the head to the stem.
