@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import re
 import signal
@@ -203,6 +204,7 @@ class DistributedWorld(World):
             elif isinstance(error, (LwexpError, KeyboardInterrupt, Interrupted)):
                 self._await("ended", _SHUTDOWN_SECONDS)
         if error is None:
+            gc.collect()  # a trainer refers to itself: its model must not outlive the group, whose threads would abort
             torch.distributed.destroy_process_group()
 
     def _await(self, key: str, seconds: float = float("inf")) -> None:
