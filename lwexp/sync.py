@@ -58,6 +58,9 @@ def _deliver(run: RecordedRun, config: MLflowConfig, failures: dict[str, str | N
     if run.running:
         print(f"{name}: still running, {run.state.rows} of {run.rows} metric rows delivered so far")
         return 0
+    if run.original is not None:
+        print(f"{name}: a copy of {run.original}, which delivers this run; resumed, the copy becomes a run of its own")
+        return 0
     uri = delivery_uri(run, config)
     if uri not in failures:
         try:

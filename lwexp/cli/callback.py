@@ -49,8 +49,7 @@ class LwexpCallback(Callback):
         HydraConfig.instance().set_config(config)  # ${hydra:…} in the config is looked up there
         _or_refuse(lambda: _check(config))
         if launch.is_rank_zero():
-            self._new_folder = _or_refuse(lambda: _check_folder(config))
-            _or_refuse(lambda: _check_hydra(config, "run"))
+            self._new_folder = _or_refuse(lambda: _own_folder(config))
         else:
             _silence(config)
 
@@ -93,14 +92,23 @@ def _check(config: DictConfig) -> RunConfig:
     return checked
 
 
-def _check_folder(config: DictConfig) -> NewFolder:
-    """Refuse a folder in which this run must not start; returns what of its path is yet to be made."""
-    from lwexp.experiment.folder import NewFolder, check_place
+def _own_folder(config: DictConfig) -> NewFolder:
+    """Make this process the owner of the run's folder. Refuses one in which this run must not start."""
+    from lwexp.experiment.folder import NewFolder, check_place, own_folder
 
     folder = Path(str(config.hydra.run.dir)).absolute()
-    if _trains() or not _resumes_named_run(config):  # a preview of a run leaves that run's folder alone
-        check_place(folder, config.resume)
-    return NewFolder.before_made(folder)
+    new = NewFolder.before_made(folder)
+    _check_hydra(config, "run")
+    if _trains():
+        new.lock = own_folder(folder, config.resume)
+    try:
+        if _trains() or not _resumes_named_run(config):  # a preview of a run leaves that run's folder alone
+            check_place(folder, config.resume)
+    except ConfigError:
+        new.remove_if_unused()
+        new.release()
+        raise
+    return new
 
 
 def _resumes_named_run(config: DictConfig) -> bool:

@@ -36,6 +36,7 @@ def run_job(*overrides: str, callbacks: Mapping[str, Callback] | Sequence[Callba
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import open_dict
 
+    from lwexp.experiment.folder import NewFolder, own_folder
     from lwexp.sweep.composed_run import run_composed
 
     for override in overrides:
@@ -51,19 +52,20 @@ def run_job(*overrides: str, callbacks: Mapping[str, Callback] | Sequence[Callba
     folder = Path(str(composed.hydra.run.dir)).absolute()
     with open_dict(composed):
         composed.hydra.runtime.output_dir, composed.hydra.runtime.cwd = str(folder), str(Path.cwd())
+    new = NewFolder.before_made(folder)
+    new.lock = own_folder(folder, composed.resume)
     hydra: Any = HydraConfig.instance()
     before = hydra.cfg
     hydra.set_config(composed)
-    is_new = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
     try:
         with _shown(folder):
             return run_composed(composed, callbacks=_named(callbacks))
+    except BaseException:
+        new.remove_if_unused()
+        raise
     finally:
         hydra.cfg = before
-        if is_new and not any(path.name != "lwexp.log" for path in folder.iterdir()):
-            (folder / "lwexp.log").unlink(missing_ok=True)
-            folder.rmdir()
+        new.release()
 
 
 def _compose(arguments: Sequence[str]) -> Any:

@@ -47,6 +47,9 @@ class Task:
             if not isinstance(error, LwexpError):
                 raise
             refuse(error)
+        finally:
+            if self.new_folder is not None:
+                self.new_folder.release()
 
 
 def refuse(error: LwexpError) -> NoReturn:

@@ -49,7 +49,7 @@ def find_by_id(key: str, value: str, given: Mapping[str, Any], folders: Iterable
     """
     if not _ID.fullmatch(value):
         raise ConfigError(key, value, f"no such folder, and no MLflow run id; {newest}")
-    found = {id_: folder for id_, folder in _local_ids(folders) if id_.startswith(value.lower())}
+    found = {id_: _original(folder) for id_, folder in _local_ids(folders) if id_.startswith(value.lower())}
     why = "no run of that id is below outputs/"
     if not found:
         try:
@@ -78,6 +78,13 @@ def _run_folders() -> Iterator[Path]:
         folders[:] = [name for name in folders if name not in _SKIPPED]
         if "config.yaml" in files and has_run(Path(root)):
             yield Path(root)
+
+
+def _original(folder: Path) -> Path:
+    """`folder`, or the one of which it is a copy: an MLflow run is that of the original."""
+    from lwexp.tracking import original_of
+
+    return original_of(folder) or folder
 
 
 def _newest(count: int = 3) -> str:

@@ -1,4 +1,4 @@
-"""The files in a run's folder: whether a run may start there, its result, the list of its resumptions."""
+"""The files in a run's folder: whose it is, whether a run may start there, its result, the list of its resumptions."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lwexp.errors import ConfigError, RunError
 from lwexp.host.files import atomic_write
+from lwexp.host.lock import FOLDER_LOCK, OWNER, FolderLock
 from lwexp.tracking import deliver_rest, has_run, run_status
 
 from .changes import changes
@@ -25,7 +26,14 @@ log = logging.getLogger(__name__)
 
 _RESULT, _RESUMED = "result.json", "resumed.json"
 # What is in a folder before its run has started
-_BEFORE_RUN = {".hydra", "lwexp.log", CONFIG, "journal.lock", "delivery.lock", "delivery.json"}
+_BEFORE_RUN = {
+    ".hydra", "lwexp.log", CONFIG, "journal.lock", "delivery.lock", "delivery.json", FOLDER_LOCK, OWNER
+}  # fmt: skip
+
+
+def own_folder(folder: Path, resume: str | None) -> FolderLock:
+    """Make this process the folder's owner; `resume` is the option's value. Raises `ConfigError`, naming the owner."""
+    return FolderLock(folder).acquire(*(("resume", resume) if resume else ("hydra.run.dir", folder)))
 
 
 def check_place(folder: Path, resume: str | None) -> None:
@@ -89,12 +97,13 @@ def note_resumed(folder: Path, step: int, changed: list[str]) -> str:
     return "; ".join(entries)
 
 
-@dataclass(frozen=True)
+@dataclass
 class NewFolder:
     """A run's folder, and what of its path this process makes: `missing`, innermost first."""
 
     path: Path
     missing: tuple[Path, ...]
+    lock: FolderLock | None = None  # once it is taken
 
     @classmethod
     def before_made(cls, path: Path) -> NewFolder:
@@ -102,7 +111,10 @@ class NewFolder:
         return cls(path, tuple(folder for folder in (path, *path.parents) if not folder.exists()))
 
     def remove_if_unused(self) -> None:
-        """Remove what this process has made, if no run has started in it and it holds nothing else."""
+        """Remove what this process has made, if no run has started in it and it holds nothing else.
+
+        To be called by the folder's owner: no other process can start a run there meanwhile.
+        """
         if not self.missing or has_run(self.path):
             return
         try:
@@ -112,6 +124,11 @@ class NewFolder:
                     parent.rmdir()  # fails where another run has started below it
         except OSError:
             pass  # it stays, which is merely untidy
+
+    def release(self) -> None:
+        """Free the folder for other processes."""
+        if self.lock is not None:
+            self.lock.release()
 
 
 def _write(file: Path, text: str) -> None:

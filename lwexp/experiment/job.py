@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from lwexp.training.trainer import Trainer
 
 from . import on_device, record
 from .cross_checks import check_processes
-from .folder import check_place, finished, save_result
+from .folder import check_place, finished, own_folder, save_result
 from .instantiate import Experiment, build_callbacks, download_once, make_experiment
 from .manifest import point_of
 from .place import JobPlace
@@ -47,15 +48,22 @@ class RunResult:
 def run_job(config: RunConfig, place: JobPlace, callbacks: Mapping[str, Callback] | None = None) -> RunResult:
     """Train as `config` says, or resume the run in `place.folder`; `callbacks` come after the config's own.
 
-    Where a launcher has started several processes, each calls this and does its share. Raises `LwexpError`.
+    Where a launcher has started several processes, each calls this and does its share. Meanwhile no other process can
+    use the folder. Raises `LwexpError`.
     """
     world = join()
-    try:
-        result = _run(config, place, callbacks or {}, world)
-    except BaseException as error:
-        world.leave(error)
-        raise
-    world.leave()
+    with ExitStack() as owned:
+
+        def own() -> None:
+            owned.enter_context(own_folder(place.folder, config.resume))
+
+        try:
+            world.on_rank_zero(own)
+            result = _run(config, place, callbacks or {}, world)
+        except BaseException as error:
+            world.leave(error)
+            raise
+        world.leave()
     return result
 
 

@@ -29,9 +29,8 @@ from lwexp import redaction
 from lwexp.errors import LwexpError, RunError
 from lwexp.experiment.folder import pruned_in
 from lwexp.experiment.preload import MODULES
-from lwexp.host.lock import Lock
+from lwexp.host.lock import FOLDER_LOCK, Lock
 from lwexp.host.signals import Interrupted, handle_in_command, held_back, report_stop, take_signals
-from lwexp.tracking.delivery import RUN_LOCK
 from lwexp.tracking.delivery_client import courier
 
 from .launchers.base import failure_reason, is_basic
@@ -170,7 +169,7 @@ def start_fork_server() -> None:
 
 def _await_orphan(folder: Path) -> None:
     """Wait for a former process of the job: it ends after its step when its launcher was killed."""
-    lock = Lock(folder / RUN_LOCK)
+    lock = Lock(folder / FOLDER_LOCK)
     if lock.path.parent.is_dir() and lock.acquire(_ORPHAN_SECONDS):
         lock.release()
 

@@ -9,6 +9,7 @@ host and config. Begin with `run.py`, then read `tracker.py` (the training's sid
 from .address import resolve_uri
 from .base import NoTracker, Status, Tracker
 from .contact import check_store
+from .copies import original_of
 from .journal import has_journal as has_run
 from .journal import run_status
 from .keys import safe_key, safe_keys
@@ -17,5 +18,5 @@ from .tracker import JournalTracker
 
 __all__ = [
     "JournalTracker", "NoTracker", "Status", "Tracker", "check_store", "deliver_rest", "has_run", "open_hint",
-    "prepare", "resolve_uri", "run_status", "safe_key", "safe_keys", "start", "started_in",
+    "original_of", "prepare", "resolve_uri", "run_status", "safe_key", "safe_keys", "start", "started_in",
 ]  # fmt: skip

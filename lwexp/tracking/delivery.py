@@ -41,7 +41,7 @@ RUN_LOCK, DELIVERY_LOCK = "journal.lock", "delivery.lock"
 _POLL_SECONDS = 1.0
 _MIN_SECONDS = 5.0  # between two calls that are not full: each costs MLflow as much as about 100 rows
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 8.0
-_OWNER = "delivery.owner"
+DELIVERY_OWNER = "delivery.owner"  # names the delivery that was requested last
 _ABANDONED = "the training process died unexpectedly"
 _PARAMS_PER_CALL = 20  # of the longest values, with every character escaped, fit into the 1 MB of a request
 
@@ -75,7 +75,7 @@ class Delivery:
     def run(self) -> None:
         """Deliver until the run is complete or the delivery gives up; `state` says how far it came."""
         with suppress(OSError):  # a full disk: the lock alone decides
-            (self.folder / _OWNER).write_text(self._token, encoding="utf-8")
+            (self.folder / DELIVERY_OWNER).write_text(self._token, encoding="utf-8")
         try:
             with self._lock:
                 while not self._lock.acquire(_POLL_SECONDS):
@@ -321,7 +321,7 @@ class Delivery:
 
     def _check_owner(self) -> None:
         try:
-            owner = (self.folder / _OWNER).read_text(encoding="utf-8")
+            owner = (self.folder / DELIVERY_OWNER).read_text(encoding="utf-8")
         except OSError:
             return
         if owner and owner != self._token:

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import struct
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, NoReturn
 
 from lwexp.errors import RunError
+from lwexp.host.files import replacing
 
 from .keys import free_key, safe_key
 
@@ -274,6 +276,26 @@ def run_record(folder: Path) -> dict[str, Any] | None:
         return None
 
 
+def rewrite_run(folder: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Replace the entry about the run by what `change` makes of it, which must not be longer; whole or not at all.
+
+    The caller holds the run's lock. Raises `OSError`, `RunError`.
+    """
+    path = folder / FILE
+    entry = next(entry for entry in Reader(path).entries() if entry.kind == "run")
+    with replacing(path) as copy:
+        shutil.copyfile(path, copy)
+        with copy.open("r+b") as file:
+            content = file.read(entry.end)
+            start = next(at for at in _marks(content) if at + (_whole_record(content, at) or 0) == entry.end)
+            length = entry.end - start - _HEAD.size - _CHECK.size
+            body = json.dumps(change(entry.value), ensure_ascii=False).encode("utf-8", "surrogatepass")
+            if len(body) > length:
+                raise RunError(f"{path}: the new entry about the run is longer")
+            file.seek(start)
+            file.write(_record("run", body.ljust(length)))
+
+
 def has_journal(folder: Path) -> bool:
     """Whether `folder` holds a journal with a run in it."""
     return run_record(folder) is not None
@@ -311,8 +333,11 @@ def _whole_record(content: bytes, start: int) -> int | None:
 
 def _next_record(content: bytes, start: int) -> int | None:
     """Where the next valid record after `start` begins, or None."""
+    return next((at for at in _marks(content, start) if _whole_record(content, at) is not None), None)
+
+
+def _marks(content: bytes, start: int = 0) -> Iterator[int]:
+    """Where a record may begin."""
     while (start := content.find(_MARK, start)) >= 0:
-        if _whole_record(content, start) is not None:
-            return start
+        yield start
         start += 1
-    return None

@@ -15,6 +15,7 @@ from lwexp.host.lock import Lock
 from lwexp.redaction import redact_addresses
 
 from .address import resolve_uri, uri_source
+from .copies import original_of
 from .delivery import DELIVERY_LOCK, RUN_LOCK, Delivery
 from .delivery_state import DeliveryState, read_state
 from .journal import FILE, Reader
@@ -42,6 +43,11 @@ class RecordedRun:
     def delivered(self) -> bool:
         """Whether the store has everything."""
         return self.state.status is not None and self.state.position >= self.length
+
+    @property
+    def original(self) -> Path | None:
+        """The folder of which this one is a copy; None if it is none."""
+        return original_of(self.folder)
 
     @property
     def running(self) -> bool:

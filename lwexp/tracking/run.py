@@ -19,6 +19,7 @@ from . import address
 from .address import resolve_uri
 from .base import Status
 from .contact import UnreachableError, check_store
+from .copies import original_of, separate
 from .delivery_client import courier
 from .delivery_state import FILE as DELIVERY_STATE
 from .delivery_state import read_state
@@ -62,6 +63,8 @@ def start(
 ) -> JournalTracker:
     """Start a run in `folder` and the experiment `config.experiment`, or continue the run that is there.
 
+    A copy of another run's folder is continued as a new run, with all that was recorded before.
+
     `description` is Markdown, shown on the run's page; `parent` the folder of the parent run, for a sweep's job.
     Relative addresses count from `base`, by default the current folder. With `answers`, as `prepare` returned it, this
     waits for the store's first answer. Raises `ConfigError` for an address or experiment that cannot be used,
@@ -69,6 +72,8 @@ def start(
     """
     base, run_name = base or Path.cwd(), redact(run_name)
     uri = resolve_uri(config, base) if isinstance(config, MLflowConfig) else None
+    original = original_of(folder)
+    copied = {} if original is None else {"lwexp.copy_of": separate(folder, original)}
     tracker = JournalTracker(folder, run_name, uri, config.flush_timeout if isinstance(config, MLflowConfig) else 0.0)
     try:
         if tracker.journal.run is not None:
@@ -76,9 +81,9 @@ def start(
             # a run that failed before its config was known has no params yet
             missing = {} if tracker.journal.run["params"] else param_values(params)
             resumed = {"time_ms": time.time_ns() // 1_000_000, "where": tracker.where, "params": missing}
-            tracker.journal.write("resumed", resumed)
-            if missing:
-                tracker.tag({NOTE_TAG: description, **tags})
+            tracker.journal.write("resumed", {**resumed, "folder": str(folder.absolute())})
+            if missing or copied:
+                tracker.tag({**({NOTE_TAG: description, **tags} if missing else {}), **copied})
         else:
             own = {
                 "mlflow.source.type": "LOCAL",
@@ -92,6 +97,7 @@ def start(
                 "experiment": config.experiment if isinstance(config, MLflowConfig) else "lwexp",
                 "where": tracker.where,
                 "base": str(base.absolute()),
+                "folder": str(folder.absolute()),
                 "parent": os.path.relpath(parent, folder) if parent is not None else None,
                 "tags": {key: redact(value) for key, value in {**own, **tags}.items()},
                 "params": param_values(params),
