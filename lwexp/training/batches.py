@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +18,8 @@ class Batches:
     """The batches of one optimizer step: this process's shard of each."""
 
     batches: list[Any]
-    shares: list[float]  # what each batch's loss counts for in the whole step's; empty in a single process
+    weights: list[float]  # what the mean loss of each divides by
+    total: float  # the sum of these in all processes: what the mean loss of the whole step divides by
 
     def __len__(self) -> int:
         """Return the number of batches."""
@@ -28,9 +28,8 @@ class Batches:
 
 @dataclass
 class BatchFeed:
-    """Feeds batches in lists of `accumulate`, and lets signals and checkpoints in between two of them."""
+    """Feeds batches in lists, and lets signals and checkpoints in between two of them."""
 
-    accumulate: int
     weight: BatchWeight
     world: World
     signals: Requests
@@ -38,10 +37,10 @@ class BatchFeed:
     flush: Callable[[], None]  # brings the numbers of all steps
 
     def __call__(self, batches: Iterable[Any], size: int, more: Callable[[], bool] = lambda: True) -> Iterator[Batches]:
-        """`batches` in lists of `size`, at most `accumulate`, the last one shorter, while there shall be `more`.
+        """`batches` in lists of `size`, the last one shorter, while there shall be `more`.
 
         Before each list and after the last, all processes agree: an error or a signal in one ends all, a checkpoint is
-        saved by all at the same step, and each knows its share of the loss, by the weights that a mean loss divides by.
+        saved by all at the same step, and each knows what the mean loss of the whole list divides by.
         """
         lists = _lists(batches, size)
         while True:
@@ -50,25 +49,20 @@ class BatchFeed:
                 found = next(lists, None) if more() else None
             except Exception as error:
                 failure = error
-            weights = [self.weight(labels) for _, labels in found or ()] if self.world.size > 1 else []
-            totals = self.agree(failure, weights)
+            weights = [self.weight(labels) for _, labels in found or ()]
+            total = self.agree(failure, sum(weights))
             if found is None:
                 return
-            shares = [
-                self.world.size * weight / total if total else math.nan
-                for weight, total in zip(weights, totals, strict=False)
-            ]
-            yield Batches(found, shares)
+            yield Batches(found, weights, total)
 
-    def agree(self, failure: Exception | None = None, weights: Sequence[float] = ()) -> list[float]:
-        """Save and stop where it is due or asked for in any process; returns the sums of `weights` over all."""
+    def agree(self, failure: Exception | None = None, weight: float = 0.0) -> float:
+        """Save and stop where it is due or asked for in any process; returns the sum of `weight` over all."""
         signals = self.signals
         save = signals.save or (self.world.is_rank_zero and self.checkpointer.due())
         stops = [float(signals.stop == signum) for signum in STOP]
         signals.save = False
-        missing = [0.0] * (self.accumulate - len(weights))
-        failed, saves, *sums = self.world.sum_numbers([failure is not None, save, *stops, *weights, *missing])
-        stop = next((signum for signum, count in zip(STOP, sums, strict=False) if count and not failed), None)
+        failed, saves, total, *sums = self.world.sum_numbers([failure is not None, save, weight, *stops])
+        stop = next((signum for signum, count in zip(STOP, sums, strict=True) if count and not failed), None)
         if saves or stop is not None:
             self.checkpointer.save(self.flush)
         if failed:
@@ -76,7 +70,7 @@ class BatchFeed:
         if stop is not None:
             signals.stop = stop
             signals.raise_stop()
-        return sums[len(STOP) :]
+        return total
 
 
 def _lists(batches: Iterable[Any], size: int) -> Iterator[list[Any]]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lwexp.data import Batch, EpochSampler, call, to_device
 from lwexp.distributed.world import SINGLE, World
 
-from .loss import BatchWeight
+from .loss import BatchWeight, summed
 
 METRICS = ("val/loss", "val/accuracy", "val/macro_f1")  # of an evaluation on the validation split
 
@@ -30,6 +30,7 @@ def evaluate(
 ) -> dict[str, float]:
     """Mean loss, accuracy and macro F1 over a split, as `<split>/loss`, …
 
+    The mean does not depend on how the split is cut into batches: it divides by the class weights of all its samples.
     `batches` come in the order of `sampler`; where several processes evaluate, each has its shard of every batch.
     Forward passes run in `context`.
     """
@@ -40,30 +41,20 @@ def evaluate(
         for batch, size in zip(batches, sizes, strict=True):
             inputs, labels = to_device(batch, device)
             scores = call(model, inputs)
-            losses.append(loss(scores, labels))
             first, last = sampler.shard.bounds(size)  # an empty shard still gets one sample, which does not count
-            weights.append(weigh(batch[1][: last - first]) if world.size > 1 else 1.0)
+            weights.append(weigh(batch[1][: last - first]))
+            losses.append(summed(loss, scores, labels, weights[-1]) if last > first else scores.new_zeros(()))
             predictions.append(scores.argmax(dim=1)[: last - first])
             targets.append(labels[: last - first])
     predicted, target = torch.cat(predictions).cpu(), torch.cat(targets).cpu()
-    means = torch.stack(losses)
-    if world.size > 1:
-        means = _whole_means(means, torch.tensor(weights, dtype=torch.float64), world)
+    total, (weight,) = world.sum(torch.stack(losses).sum()), world.sum_numbers([sum(weights)])
     counts = world.sum(_class_counts(target, predicted, scores.shape[1]))
     samples = sum(sizes)
     return {
-        f"{split}/loss": ((means * torch.tensor(sizes, device=means.device)).sum() / samples).item(),
+        f"{split}/loss": (total / weight).item() if weight else math.nan,
         f"{split}/accuracy": (counts[0].sum().float() / samples).item(),
         f"{split}/macro_f1": _macro_f1(counts),
     }
-
-
-def _whole_means(means: Tensor, weights: Tensor, world: World) -> Tensor:
-    """The mean loss of each whole batch, [batches], from those of this process's shards and the shards' weights."""
-    sums = torch.where(weights > 0, means.double().cpu() * weights, 0.0)
-    loss, weight = world.sum(torch.stack([sums, weights]))
-    whole: Tensor = loss / weight
-    return whole.to(means.dtype)
 
 
 def _class_counts(target: Tensor, predicted: Tensor, classes: int) -> Tensor:

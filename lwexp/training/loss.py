@@ -57,7 +57,7 @@ class ClassLoss(nn.Module):
 class BatchWeight:
     """What a mean loss divides by: the number of samples in a batch, or the sum of their class weights.
 
-    The loss of a batch is the mean of its shards' losses, weighted by this.
+    The loss of a batch is the mean of its parts' losses, weighted by this.
     """
 
     def __init__(self, loss: nn.Module) -> None:
@@ -74,6 +74,36 @@ class BatchWeight:
             return float(len(labels))
         counted = labels[labels != self._ignored]
         return float(len(counted) if self._weights is None else self._weights[counted].sum())
+
+
+def part_of_mean(
+    loss: nn.Module, scores: torch.Tensor, labels: torch.Tensor, weight: float, total: float
+) -> torch.Tensor:
+    """What a part of a batch adds to the mean loss of the whole: mean * `weight` / `total`, a scalar.
+
+    `weight` and `total` are the `BatchWeight` of the part and of the whole.
+    """
+    if weight == 0:
+        return summed(loss, scores, labels, weight) / total
+    mean: torch.Tensor = loss(scores, labels)
+    return mean / (total / weight)  # exactly 1 for a whole batch
+
+
+def summed(loss: nn.Module, scores: torch.Tensor, labels: torch.Tensor, weight: float) -> torch.Tensor:
+    """The sum of the losses that the mean `loss` divides by `weight`, a scalar.
+
+    Samples without weight have no mean; with label smoothing they still have a loss.
+    """
+    if weight > 0:
+        mean: torch.Tensor = loss(scores, labels)
+        return mean * weight
+    inner: Any = getattr(loss, "loss", loss)
+    inner.reduction = "sum"
+    try:
+        total: torch.Tensor = loss(scores, labels)
+    finally:
+        inner.reduction = "mean"
+    return total
 
 
 def make_loss(
@@ -120,4 +150,7 @@ def _weights(class_weights: str | Sequence[float], classes: int, labels: torch.T
         raise ConfigError("loss.class_weights", list(class_weights), why)
     if not any(class_weights):
         raise ConfigError("loss.class_weights", list(class_weights), "at least one must be above 0")
+    if labels is not None and not any(class_weights[label] for label in labels.unique().tolist()):
+        why = "the classes of all training samples have the weight 0"
+        raise ConfigError("loss.class_weights", list(class_weights), why)
     return torch.tensor(class_weights, dtype=torch.float32)

@@ -15,6 +15,7 @@ from lwexp.distributed.world import World
 
 from .batches import Batches
 from .callbacks import Callbacks
+from .loss import part_of_mean
 from .nonfinite import NonFiniteGuard, gradient_norms
 from .state import Learner, Progress, StepResult
 
@@ -111,9 +112,8 @@ def accumulate_gradients(learner: Learner, forward: Callable[..., Any], batches:
         with learner.parallel.gradient_sync(i == len(batches) - 1):
             with learner.autocast():
                 scores = call(forward, inputs)
-            loss = learner.loss(scores, labels) / len(batches)
-            if batches.shares:  # a shard without weight has no loss
-                loss = loss * batches.shares[i] if batches.shares[i] else 0 * scores.sum()
+            # gradients are averaged over processes
+            loss = part_of_mean(learner.loss, scores, labels, batches.weights[i], batches.total / world.size)
             learner.scaler.scale(loss).backward()
         losses.append(loss.detach().float())
     loss = torch.stack(losses).sum()

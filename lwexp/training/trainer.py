@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -28,8 +30,10 @@ from .evaluation import evaluate
 from .loss import BatchWeight
 from .nonfinite import Mode, NonFiniteGuard
 from .recording import BestWeights, EpochLog, MetricsLogger, ProgressBar
-from .state import Learner, Progress
+from .state import Learner, Progress, StepResult
 from .step import EagerStep, ScaledStep, Step
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -93,8 +97,9 @@ class Trainer:
         self.checkpointer = Checkpointer(
             learner, progress, self.callbacks, guard, tracker, world, folder, checkpoints, self.options.config
         )
+        self._weightless = False  # whether a step without any weight was reported
         self.signals = Requests(stops=checkpoints is not None, quiet=not world.is_rank_zero)
-        self.feed = BatchFeed(accumulate, BatchWeight(learner.loss), world, self.signals, self.checkpointer, self.flush)
+        self.feed = BatchFeed(BatchWeight(learner.loss), world, self.signals, self.checkpointer, self.flush)
 
     def fit(self) -> dict[str, float]:
         """Train to the last step; returns the metrics of the best evaluation, whose weights are in best.safetensors."""
@@ -107,7 +112,7 @@ class Trainer:
                 for batches in self.train_batches():
                     rates = learner.scheduler.rates()
                     self.callbacks.step_start(progress)
-                    for result in self.step(progress.step, batches, rates):
+                    for result in self.train_step(batches, rates):
                         self.callbacks.step_end(result)
                     learner.scheduler.advance()
                     progress.advance(len(batches))
@@ -127,6 +132,18 @@ class Trainer:
         self.train.set_epoch(self.progress.epoch, self.progress.batches)
         self.callbacks.epoch_start(self.progress)
         yield from self.feed(self.train, self.options.accumulate, more=lambda: self.progress.step < self.progress.steps)
+
+    def train_step(self, batches: Batches, rates: list[float]) -> list[StepResult]:
+        """Make one optimizer step; where no sample counts for the loss there is nothing to learn, so it is skipped."""
+        number = self.progress.step
+        if batches.total > 0:
+            return self.step(number, batches, rates)
+        self.flush()
+        problem = f"no sample of optimizer step {number} counts for the loss: its classes have the weight 0"
+        if not self._weightless:
+            log.warning("%s; such steps are skipped (train/skipped)", problem)
+        self._weightless = True
+        return [StepResult(number, math.nan, rates, problem)]
 
     def flush(self) -> None:
         """Wait for the numbers that are still on their way from a GPU."""

@@ -109,6 +109,7 @@ class Case:
     optimizer_options: dict[str, Any] = field(default_factory=dict)
     plan: dict[str, Any] = field(default_factory=dict)
     weights: list[float] | None = None
+    label_smoothing: float = 0.0
     broken: int | None = None
     before: Callable[[Trainer], None] | None = None
     every_steps: int | None = None  # between checkpoints
@@ -153,7 +154,8 @@ BATCH_NORMS = Case(Images, optimizer="sgd", optimizer_options={"momentum": 0.9},
 CASES = {
     "layer norms": NORMS,
     "batch norms": BATCH_NORMS,
-    "frozen": Case(plan={"freeze": ["blocks.1", "stem"]}, options={"accumulate": 2, "clip_grad_norm": 0.05}),
+    "frozen": Case(plan={"freeze": ["blocks.1", "stem"]}, options={"accumulate": 2, "clip_grad_norm": 0.05},
+                   weights=[0.0, 1.0, 3.0], label_smoothing=0.1),
     "skipped": Case(before=poisoned(0, 3), options={"nonfinite": "skip", "clip_grad_norm": 0.05}),
     "float32": Case(Images, dtype=torch.float32, optimizer="sgd", optimizer_options={"momentum": 0.9}, slow=True),
     "batch norms, frozen statistics": Case(
@@ -183,7 +185,9 @@ def make_trainer(
         plan=plan,
         optimizer=optimizer,
         scheduler=plan.scheduler(optimizer, "cosine", steps=STEPS, warmup_steps=2),
-        loss=make_loss("CrossEntropyLoss", 3, class_weights=case.weights).loss.to(case.dtype),
+        loss=make_loss("CrossEntropyLoss", 3, class_weights=case.weights, label_smoothing=case.label_smoothing).loss.to(
+            case.dtype
+        ),
         device=torch.device("cpu"),
         precision=given.pop("precision"),
     )

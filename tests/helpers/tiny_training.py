@@ -107,6 +107,7 @@ def make_trainer(
     unfreeze: int | None = None,
     events: Sequence[Event] = (),
     model: nn.Module | None = None,
+    loss: nn.Module | None = None,
     train: SampleDataset | None = None,
     val: SampleDataset | None = None,
     tracker: Recorder | None = None,
@@ -130,7 +131,7 @@ def make_trainer(
         plan=plan,
         optimizer=built,
         scheduler=plan.scheduler(built, policy, **schedule, **(policy_options or {})),
-        loss=nn.CrossEntropyLoss(),
+        loss=loss or nn.CrossEntropyLoss(),
         device=torch.device(device),
         precision=precision,
     )
