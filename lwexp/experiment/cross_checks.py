@@ -78,8 +78,12 @@ def check_schedule(config: RunConfig, schedule: Schedule, steps: int, all_steps:
     yield from _check_unfreezing(config, schedule, steps, all_steps)
 
 
-def check_layout(config: RunConfig, module: nn.Module) -> Iterator[str]:
-    """An order in memory for weights that the model does not have; yields notes."""
+def check_model(config: RunConfig, plan: Plan, module: nn.Module) -> Iterator[str]:
+    """Options that change nothing in this model; yields notes."""
+    from lwexp.training.modes import frozen_norms
+
+    if config.freeze_stats and not frozen_norms(module, plan.frozen_names):
+        yield "freeze_stats=true changes nothing: nothing frozen has running statistics, as a batch norm has"
     if config.channels_last and not any(parameter.ndim == 4 for parameter in module.parameters()):
         yield "channels_last=true changes nothing: no weight of the model has four dimensions, as a convolution's has"
 

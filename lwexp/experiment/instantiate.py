@@ -21,7 +21,7 @@ from lwexp.errors import ConfigError, UnknownNameError
 from lwexp.host.device import build_device
 from lwexp.host.resources import has_compiler
 
-from .cross_checks import check_layout, check_plan, check_schedule, check_steps
+from .cross_checks import check_model, check_plan, check_schedule, check_steps
 
 if TYPE_CHECKING:
     import torch
@@ -88,7 +88,7 @@ def make_experiment(config: RunConfig, base: Path, device: str = "cpu") -> Exper
         notes = [
             *check_steps(config, batches, steps),
             *check_schedule(config, schedule, steps, all_steps),
-            *check_layout(config, built.module),
+            *check_model(config, plan, built.module),
         ]
         if notes:
             plan = replace(plan, notes=(*plan.notes, *notes))

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from lwexp.core.dtensor import shard_like
 from lwexp.data import EpochLoader
@@ -28,6 +27,7 @@ from .checkpoint.weights import load_weights, read_weights
 from .deferred_step import DeferredStep
 from .evaluation import evaluate
 from .loss import BatchWeight
+from .modes import train_mode
 from .nonfinite import Mode, NonFiniteGuard
 from .recording import BestWeights, EpochLog, MetricsLogger, ProgressBar
 from .state import Learner, Progress, StepResult
@@ -191,13 +191,3 @@ class Trainer:
         if defer and options.nonfinite == "stop" and getattr(learner.optimizer, "_step_supports_amp_scaling", False):
             return DeferredStep(*parts)
         return EagerStep(*parts)
-
-
-def train_mode(model: nn.Module, frozen_names: Sequence[str]) -> None:
-    """`model.train()`, except norms whose parameters are all in `frozen_names`: their running statistics stay."""
-    model.train()
-    frozen = set(frozen_names)
-    for path, module in model.named_modules():
-        own = [f"{path}.{name}" if path else name for name, _ in module.named_parameters(recurse=False)]
-        if own and frozen.issuperset(own) and getattr(module, "running_mean", None) is not None:
-            module.eval()

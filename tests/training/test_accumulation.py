@@ -81,9 +81,9 @@ def test_a_step_whose_classes_have_no_weight_is_skipped_and_said(
 
 
 def test_the_command_trains_64_images_as_16_times_4(lwexp_here: RunHere, tmp_path: Path) -> None:
-    weights = "loss.class_weights=[0,1,2,3,4,5,6,7,8,90]"
+    loss = "loss.class_weights=[0,1,2,3,4,5,6,7,8,90]", "loss.label_smoothing=0.1"
     options = ["model=lstm", "model.hidden_size=8", "data.image_size=8", "data.augment=false", "max_steps=5",
-               "optimizer=sgd", "lr=0.1", "tracking=none", "progress=false", weights, "loss.label_smoothing=0.1"]  # fmt: skip
+               "optimizer=sgd", "lr=0.1", "tracking=none", "progress=false", *loss]  # fmt: skip
     for name, batch_size, accumulate in (("whole", 64, 1), ("parts", 4, 16)):
         sizes = f"batch_size={batch_size}", f"accumulate={accumulate}"
         outcome = lwexp_here("run", *options, *sizes, f"hydra.run.dir={name}")
