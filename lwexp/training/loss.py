@@ -150,7 +150,7 @@ def _weights(class_weights: str | Sequence[float], classes: int, labels: torch.T
         raise ConfigError("loss.class_weights", list(class_weights), why)
     if not any(class_weights):
         raise ConfigError("loss.class_weights", list(class_weights), "at least one must be above 0")
-    if labels is not None and not any(class_weights[label] for label in labels.unique().tolist()):
+    if labels is not None and not any(class_weights[label] for label in set(labels.tolist())):
         why = "the classes of all training samples have the weight 0"
         raise ConfigError("loss.class_weights", list(class_weights), why)
     return torch.tensor(class_weights, dtype=torch.float32)

@@ -113,8 +113,9 @@ def accumulate_gradients(learner: Learner, forward: Callable[..., Any], batches:
             with learner.autocast():
                 scores = call(forward, inputs)
             # gradients are averaged over processes
-            loss = part_of_mean(learner.loss, scores, labels, batches.weights[i], batches.total / world.size)
-            learner.scaler.scale(loss).backward()
-        losses.append(loss.detach().float())
+            part = part_of_mean(learner.loss, scores, labels, batches.weights[i], batches.total / world.size)
+            scaled: Any = learner.scaler.scale(part)
+            scaled.backward()
+        losses.append(part.detach().float())
     loss = torch.stack(losses).sum()
     return loss if world.size == 1 else world.sum(loss) / world.size
