@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from lwexp.config.schema import MLflowConfig
-from lwexp.tracking import start
+from lwexp.tracking import resolve_uri, start
 from lwexp.ui import main
 
 SECRET = "s3cr3t-Pa55"
@@ -44,21 +44,28 @@ def read_until(process: subprocess.Popen[str], pattern: str) -> str:
     raise AssertionError(f"no line with {pattern!r} in {seen}, errors: {errors}")
 
 
-def test_the_page_answers_takes_runs_and_ends_with_its_server_on_ctrl_c(tmp_path: Path) -> None:
+@pytest.fixture
+def odd_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder whose name means something else inside an address; no store is in the environment."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return tmp_path / "My%20Project #1+ü?"
+
+
+def test_the_page_answers_takes_runs_and_ends_with_its_server_on_ctrl_c(odd_folder: Path) -> None:
     store = MLflowConfig(
         name="mlflow",
-        uri=f"sqlite:///{tmp_path}/outputs/mlflow.db",
+        uri=None,
         experiment="lwexp",
         timeout=8.0,
         flush_timeout=10.0,
         rates_every=1,
     )
     record = {"tags": {}, "description": ""}
-    start(store, folder=tmp_path / "a", run_name="local", params={}, **record).finish("FINISHED")
+    start(store, folder=odd_folder / "a", base=odd_folder, run_name="local", params={}, **record).finish("FINISHED")
     environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
     command = [sys.executable, "-m", "lwexp.ui"]
     process = subprocess.Popen(
-        command, cwd=tmp_path, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        command, cwd=odd_folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     try:
         link = read_until(process, r"http://\S+")
@@ -75,19 +82,19 @@ def test_the_page_answers_takes_runs_and_ends_with_its_server_on_ctrl_c(tmp_path
         remote = MLflowConfig(
             name="mlflow", uri=server, experiment="lwexp", timeout=8.0, flush_timeout=10.0, rates_every=1
         )
-        tracker = start(remote, folder=tmp_path / "b", run_name="remote", params={"lr": 0.1}, **record)
+        tracker = start(remote, folder=odd_folder / "b", run_name="remote", params={"lr": 0.1}, **record)
         for step in range(1500):
             tracker.log({"lr/00_fc": 0.1, "train/loss": float("nan")}, step)
-        (tmp_path / "config.yaml").write_text("lr: 0.1")
-        tracker.artifact(tmp_path / "config.yaml", "folder")
+        (odd_folder / "config.yaml").write_text("lr: 0.1")
+        tracker.artifact(odd_folder / "config.yaml", "folder")
         tracker.finish("FINISHED")
-        assert (tmp_path / "outputs/mlartifacts" / str(tracker.run_id) / "artifacts/folder/config.yaml").is_file()
+        assert (odd_folder / "outputs/mlartifacts" / str(tracker.run_id) / "artifacts/folder/config.yaml").is_file()
         remote_command = [*command, f"tracking.uri={server}"]
-        printed = subprocess.run(remote_command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60)
+        printed = subprocess.run(remote_command, cwd=odd_folder, capture_output=True, text=True, check=True, timeout=60)
         run = f"{server}/#/experiments/1/runs/{tracker.run_id}?workflowType=machine_learning"
         assert printed.stdout == f"MLflow: {link}\nnewest run: {run}\n"
         mistyped = [*remote_command, "tracking.experiment=lwex"]
-        refused = subprocess.run(mistyped, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+        refused = subprocess.run(mistyped, cwd=odd_folder, capture_output=True, text=True, check=False, timeout=60)
         assert refused.returncode == 2
         assert refused.stderr == "lwexp-ui: tracking.experiment=lwex: not in this store; did you mean lwexp?\n"
 
@@ -106,7 +113,7 @@ def test_the_page_answers_takes_runs_and_ends_with_its_server_on_ctrl_c(tmp_path
 
     from mlflow import MlflowClient
 
-    client = MlflowClient(tracking_uri=store.uri)
+    client = MlflowClient(tracking_uri=resolve_uri(store, odd_folder))
     run = client.get_run(str(tracker.run_id))
     assert (run.info.status, run.info.run_name, run.data.params) == ("FINISHED", "remote", {"lr": "0.1"})
     rows = client.get_metric_history(str(tracker.run_id), "lr/00_fc")

@@ -11,6 +11,8 @@ from lwexp.config.schema import MLflowConfig
 from lwexp.errors import ConfigError, nearest
 from lwexp.redaction import redact_addresses
 
+from .mlflow_internals import database_path, path_in_address
+
 DEFAULT_URI = "sqlite:///outputs/mlflow.db"
 _DATABASES = ("postgresql", "mysql", "mssql")
 _SERVERS = ("http", "https")
@@ -54,13 +56,18 @@ def kind(uri: str) -> str:
 
 
 def sqlite_path(uri: str) -> Path:
-    """The file of a resolved `sqlite:///…` address."""
-    return Path(uri.partition(":///")[2].partition("?")[0])
+    """The file of a resolved `sqlite:///…` address: the one that MLflow opens."""
+    return Path(database_path(uri.partition(":///")[2].partition("?")[0]))
 
 
 def is_missing(uri: str) -> bool:
     """Whether `uri` is an SQLite file that does not exist."""
-    return kind(uri) == "sqlite" and not sqlite_path(uri).exists()
+    return kind(uri) == "sqlite" and not is_there(sqlite_path(uri))
+
+
+def is_there(path: Path) -> bool:
+    """Whether `path` exists; False for a name that the file system does not take."""
+    return os.path.exists(path)  # noqa: PTH110 (Path.exists raises for a name that is too long)
 
 
 def _absolute_sqlite(key: str, uri: str, base: Path) -> str:
@@ -73,12 +80,31 @@ def _absolute_sqlite(key: str, uri: str, base: Path) -> str:
         raise ConfigError(key, shown(uri), f"names no file; {_HINT}")
     if path == ":memory:":
         raise ConfigError(key, shown(uri), "a database in memory is gone when the run ends; name a file")
-    file = Path(os.path.abspath(base / Path(path).expanduser()))  # noqa: PTH100 (resolve() would follow links)
-    if path.endswith("/") or file.is_dir():
+    if path.startswith("file:"):
+        raise ConfigError(key, shown(uri), f"write the path itself: sqlite:///{path.removeprefix('file:')}")
+    file = _sqlite_file(key, uri, path, base)
+    if path.endswith("/") or _is_folder(file):
         raise ConfigError(key, shown(uri), "is a folder; name a file in it, e.g. mlflow.db")
-    if "?" in str(file):
+    encoded = path_in_address(str(file))
+    if encoded is None:
         raise ConfigError(key, shown(uri), f"the path {file} has a question mark, which ends the path of an address")
-    return f"{scheme.lower()}:///{file}{question}{query}"
+    return f"{scheme.lower()}:///{encoded}{question}{query}"
+
+
+def _sqlite_file(key: str, uri: str, written: str, base: Path) -> Path:
+    """The file that the path of an SQLite address names; relative paths count from `base`."""
+    texts = (database_path(written), written)
+    # resolve() would follow links
+    file, literal = (Path(os.path.abspath(base / Path(text).expanduser())) for text in texts)  # noqa: PTH100
+    meant = literal == file or str(literal) == path_in_address(str(file))
+    if not meant and _is_folder(literal.parent) and not _is_folder(file.parent):
+        why = f"in an address %xx stands for a character, so this is {file}; for {literal} write"
+        raise ConfigError(key, shown(uri), f"{why} sqlite:///{path_in_address(str(literal))}")
+    return file
+
+
+def _is_folder(path: Path) -> bool:
+    return is_there(path) and path.is_dir()
 
 
 def _checked_server(key: str, uri: str) -> str:

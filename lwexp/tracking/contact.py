@@ -22,6 +22,7 @@ from .mlflow_internals import missing_dialect, reason_of
 
 T = TypeVar("T")
 
+_SHORT_PATH = 400  # bytes; SQLite itself limits paths, usually to 504
 # Answered from the server's database, so that a server whose database hangs does not count as available
 _PROBE = "/api/2.0/mlflow/experiments/search?max_results=1"
 
@@ -93,7 +94,7 @@ def _check_file(key: str, uri: str) -> None:
         raise ConfigError(key, redact_addresses(uri), why) from None
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise ConfigError(key, redact_addresses(uri), "no permission to write there")
-    if not path.exists():
+    if not address.is_there(path) and len(os.fsencode(path)) <= _SHORT_PATH:
         return
     try:
         connection = sqlite3.connect(path)
@@ -102,6 +103,11 @@ def _check_file(key: str, uri: str) -> None:
         finally:
             connection.close()
     except sqlite3.OperationalError as error:
+        if not address.is_there(path):
+            why = f"SQLite opens no file whose path has {len(os.fsencode(path))} bytes; name a shorter one"
+            raise ConfigError(
+                key, redact_addresses(uri), f"{why}, e.g. tracking.uri=sqlite:////tmp/mlflow.db"
+            ) from None
         if "locked" not in str(error):  # later calls wait for a lock
             raise UnreachableError(uri, str(error)) from None
     except sqlite3.DatabaseError:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING
+from urllib.parse import quote, unquote
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -52,6 +53,32 @@ def reason_of(message: str) -> str:
     caused = _CAUSE.search(text)
     text = " ".join((caused[1].strip("'\")") if caused else text.partition("\n")[0]).split())
     return text + next((hint for pattern, hint in _HINTS if pattern.search(text)), "")
+
+
+def database_path(written: str) -> str:
+    """The file that the path `written` in an SQLite address names: SQLAlchemy decodes %xx in it from 2.1 on."""
+    return unquote(written) if "%" in written and _decodes_paths() else written
+
+
+def path_in_address(path: str) -> str | None:
+    """`path` as written in an SQLite address; None where it cannot be, for SQLAlchemy 2.0 and a question mark.
+
+    From the first part on that needs %xx, slashes are written so as well: MLflow makes the folders of a path without
+    decoding it.
+    """
+    odd = min((path.index(mark) for mark in "%?" if mark in path), default=None)
+    if odd is None:
+        return path
+    if not _decodes_paths():
+        return None if "?" in path else path
+    folder, slash, rest = path[:odd].rpartition("/")
+    return folder + slash + quote(rest + path[odd:], safe=" +:&=;@,!$'()*~")
+
+
+def _decodes_paths() -> bool:
+    from sqlalchemy.engine import make_url
+
+    return make_url("sqlite:///%25").database == "%"
 
 
 def missing_dialect(error: Exception) -> str:
