@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .cache import CacheSettings
+from .contents import Contents
 from .images import SampleDataset
 from .keys import SampleKey, uniforms
 from .source import DataSource, Split
@@ -78,6 +79,10 @@ class TensorStore:
     def __init__(self, images: Tensor) -> None:
         """`images` keep their size; a dataset resizes its own samples once."""
         self._images = images
+
+    def contents(self) -> Contents:
+        """Nothing that could change."""
+        return {}
 
     def dataset(
         self,

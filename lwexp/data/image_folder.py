@@ -13,6 +13,7 @@ from lwexp.errors import ConfigError, nearest
 from lwexp.host.resources import usable_cores
 
 from .cache import stats_of
+from .contents import Contents, sizes_of
 from .images import CorruptImageError, PILStore, read_image
 from .source import SPLIT_NAMES, DataSource, Split, SplitName
 from .splits import stratified_cut
@@ -81,6 +82,10 @@ class FileStore(PILStore):
     def identity(self, positions: Sequence[int]) -> str:
         """The files with their sizes and modification times."""
         return stats_of(self._files[position] for position in positions)
+
+    def contents(self) -> Contents:
+        """Names and sizes of the files."""
+        return sizes_of(str(Path(self._root).expanduser()), self._files)
 
     def load(self, position: int, channels: int) -> PILImage:
         """Read and decode one file."""

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from lwexp.errors import ConfigError
 
 from .cache import CacheSettings, Pixels, open_cache
+from .contents import Contents
 from .keys import SampleKey, sample_seed
 from .transforms import Preprocessing, Style, decoded_channels, image_transform
 
@@ -123,6 +124,9 @@ class SampleStore(Protocol):
     ) -> SampleDataset:
         """The samples at `positions` with `labels`, preprocessed; `cache` applies to images that are decoded."""
 
+    def contents(self) -> Contents:
+        """All that it holds, to notice changes."""
+
 
 class SampleDataset(Dataset[tuple[Tensor, int]]):
     """Maps a `SampleKey` (or an index, in epoch 0) to (input, label), a pure function of (seed, key).
@@ -179,6 +183,10 @@ class PILStore:
     def identity(self, positions: Sequence[int]) -> str:
         """A text that changes when one of the images at `positions` does. Raises `OSError` for a missing file."""
         raise TypeError(f"{type(self).__name__} does not say what its images depend on")
+
+    def contents(self) -> Contents:
+        """What the images are read from."""
+        raise TypeError(f"{type(self).__name__} does not say what its images are read from")
 
     def dataset(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from lwexp.errors import ConfigError
 
 from .cache import CacheSettings
+from .contents import Contents
 from .images import SampleDataset, SampleStore
 from .info import DataInfo
 from .keys import order_seed
@@ -68,6 +70,12 @@ class DataSource:
     def labels(self, split: SplitName) -> Tensor:
         """The labels of `split`, int64 [n]."""
         return self._splits[split].labels.clone()
+
+    @cached_property
+    def contents(self) -> Contents:
+        """What the data consist of, all classes and splits: names and sizes of files, looked up once."""
+        stores = {id(split.store): split.store for split in self._splits.values()}
+        return {name: size for store in stores.values() for name, size in store.contents().items()}
 
     def datasets(
         self, preprocessing: Preprocessing | None, augment: bool, seed: int, cache: CacheSettings | None = None

@@ -13,6 +13,7 @@ from torch import Tensor
 from lwexp.errors import ConfigError, nearest
 
 from .cache import CacheSettings
+from .contents import Contents, digest_of
 from .images import Inputs, SampleDataset
 from .keys import SampleKey
 from .source import DataSource, Split, SplitName
@@ -56,7 +57,8 @@ def open_text(config: TextConfig, model: str | None = None) -> DataSource:
         tokens = find_tokenizer(chosen, "data.tokenizer" if config.tokenizer else "model.name", config.max_length)
     else:
         tokens = word_tokenizer([texts[i] for i in positions["train"]], config.vocabulary, config.max_length)
-    store = TextStore(texts, tokens)
+    contents = {str(name): digest_of("text", table.labels, table.texts) for name, table in tables.items()}
+    store = TextStore(texts, tokens, contents)
     splits = {name: Split(store, where, whole[where]) for name, where in positions.items()}
     return DataSource(splits, classes=classes, channels=0, image_size=None, style=None, tokens=tokens)
 
@@ -100,9 +102,13 @@ def _classes(
 class TextStore:
     """Texts by position, and their tokenizer."""
 
-    def __init__(self, texts: Sequence[str], tokens: Tokens) -> None:
+    def __init__(self, texts: Sequence[str], tokens: Tokens, contents: Contents) -> None:
         """Tokenizes nothing."""
-        self.texts, self.tokens = texts, tokens
+        self.texts, self.tokens, self._contents = texts, tokens, contents
+
+    def contents(self) -> Contents:
+        """The number of texts of each split as it was read, with a checksum."""
+        return self._contents
 
     def dataset(
         self,

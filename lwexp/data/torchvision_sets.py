@@ -6,7 +6,7 @@ import contextlib
 import inspect
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from lwexp.errors import ConfigError, RunError, UnknownNameError
 from lwexp.formatting import one_line
 
 from .cache import stats_of
+from .contents import Contents, files_of, labels_digest, sizes_of
 from .images import CorruptImageError, PILStore, as_mode
 from .source import SPLIT_NAMES, DataSource, Split, SplitName
 from .splits import stratified_cut
@@ -65,7 +66,8 @@ def open_torchvision(config: TorchvisionConfig) -> DataSource:
             continue
         dataset, labels = _open(config, kind, parameters, arguments)
         if labels is not None:
-            stores[split] = SetStore(dataset, name, config.root, channels, [config.options, arguments])
+            made_with = [config.options, arguments]
+            stores[split] = SetStore(dataset, name, config.root, channels, made_with, {split: labels})
             found[split] = labels
     if "train" not in found or not len(found["train"]):
         raise ConfigError("data.root", config.root, f"{name} has no training images there")
@@ -96,16 +98,29 @@ def open_torchvision(config: TorchvisionConfig) -> DataSource:
 class SetStore(PILStore):
     """The images of a torchvision dataset, without its transforms and labels."""
 
-    def __init__(self, images: Any, name: str, root: str, channels: int, made_with: Any) -> None:
-        """`images[position]` is (PIL image, label); `made_with`: arguments of its constructor, for the cache."""
+    def __init__(
+        self, images: Any, name: str, root: str, channels: int, made_with: Any, labels: Mapping[str, Tensor]
+    ) -> None:
+        """`images[position]` is (PIL image, label); `made_with`: arguments of its constructor, for the cache.
+
+        `labels`: of all images by the name of torchvision's split, int64 [n].
+        """
         super().__init__(channels)
         self.images, self._name, self._root, self._made_with = images, name, root, made_with
+        self._labels = labels
 
     def identity(self, positions: Sequence[int]) -> str:
         """The constructor's arguments, and all files in the folder: only torchvision knows which are used."""
         folder = Path(getattr(self.images, "root", None) or os.devnull)
         files = sorted(os.path.join(here, name) for here, _, names in os.walk(folder) for name in names)  # noqa: PTH118
         return f"{self._name} {self._made_with} {list(positions)} {stats_of(files)}"
+
+    def contents(self) -> Contents:
+        """Names and sizes of the files of the images; the labels, where torchvision keeps many images in a file."""
+        files = files_of(self.images)
+        if files:
+            return sizes_of(str(Path(self._root).expanduser()), files)
+        return {split: labels_digest(labels) for split, labels in self._labels.items()}
 
     def load(self, position: int, channels: int) -> PILImage:
         """Decode one image."""

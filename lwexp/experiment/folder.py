@@ -16,6 +16,7 @@ from lwexp.host.lock import FOLDER_LOCK, OWNER, FolderLock
 from lwexp.tracking import deliver_rest, has_run, run_status
 
 from .changes import changes
+from .data_record import FILE as DATA
 from .saved_config import FILE as CONFIG
 from .saved_config import config_before
 
@@ -27,7 +28,7 @@ log = logging.getLogger(__name__)
 _RESULT, _RESUMED = "result.json", "resumed.json"
 # What is in a folder before its run has started
 _BEFORE_RUN = {
-    ".hydra", "lwexp.log", CONFIG, "journal.lock", "delivery.lock", "delivery.json", FOLDER_LOCK, OWNER
+    ".hydra", "lwexp.log", CONFIG, DATA, "journal.lock", "delivery.lock", "delivery.json", FOLDER_LOCK, OWNER
 }  # fmt: skip
 
 

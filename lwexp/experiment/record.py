@@ -24,6 +24,7 @@ from lwexp.tracking.keys import HEAD_RATE_TAG, STEM_RATE_TAG
 from lwexp.training.checkpoint.files import CheckpointFiles
 from lwexp.training.state import Progress
 
+from .data_record import save_data_record
 from .folder import save_result
 from .instantiate import Experiment
 from .manifest import place_in_sweep, point_of
@@ -47,7 +48,8 @@ def begin(experiment: Experiment, place: JobPlace, world: World, *, resumed: boo
 def _begin(experiment: Experiment, place: JobPlace, processes: int, *, resumed: bool, answers: bool) -> Tracker:
     config = experiment.config
     if not resumed:
-        save_config(place.folder, place.values)  # first: every run with a journal can be resumed
+        save_data_record(place.folder, experiment.source.contents)
+        save_config(place.folder, place.values)  # before the journal: every run with one can be resumed
     parent, name, tags = place_in_sweep(place.folder)
     return start(
         config.tracking,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lwexp.data import DataSource
 from lwexp.distributed.world import World
 from lwexp.formatting import one_line
 from lwexp.tracking import Tracker, has_run, run_status
@@ -16,6 +17,7 @@ from lwexp.training.checkpoint.snapshot import restore
 from lwexp.training.state import Learner, Progress
 
 from .changes import changes
+from .data_record import data_changes, save_data_record
 from .folder import note_resumed
 from .place import JobPlace
 from .record import cluster_tags
@@ -35,14 +37,15 @@ class Found:
     changed: list[str] = field(default_factory=list)  # options that differ from the run's, as `key=value`
 
 
-def look(place: JobPlace, files: CheckpointFiles, *, remap: bool) -> Found:
-    """What the run's folder holds. Raises `ConfigError` where the config would change the results of the run there."""
+def look(place: JobPlace, files: CheckpointFiles, source: DataSource, *, remap: bool) -> Found:
+    """What the run's folder holds. Raises `ConfigError` where the config or the data have changed the results."""
     if not has_run(place.folder):
         return Found()
     status, paths = run_status(place.folder), files.paths()
     state = files.newest()
     before = config_before(place.folder) if state is None else state["config"]
     changed = [] if before is None else changes(before, place.values, remap=remap)
+    changed += data_changes(place.folder, source.contents, place.values, remap=remap)
     return Found(True, status, paths, state, changed)
 
 
@@ -52,6 +55,7 @@ def restore_run(
     progress: Progress,
     place: JobPlace,
     files: CheckpointFiles,
+    source: DataSource,
     tracker: Tracker,
     world: World,
     *,
@@ -65,11 +69,13 @@ def restore_run(
         return None
     try:
         # the process before may have let go of the run only just now
-        newer = world.on_rank_zero(lambda: look(place, files, remap=remap) if files.paths() != found.paths else None)
+        newer = world.on_rank_zero(
+            lambda: look(place, files, source, remap=remap) if files.paths() != found.paths else None
+        )
         found = newer or found
         if found.state is not None:
             restore(learner, progress, found.state, remap=remap)
-        noted = world.on_rank_zero(lambda: _note(place, progress.step, found.changed))
+        noted = world.on_rank_zero(lambda: _note(place, source, progress.step, found.changed))
     except BaseException as error:
         tracker.finish("KILLED" if found.status == "KILLED" else "FAILED", one_line(error, None))
         raise
@@ -79,6 +85,7 @@ def restore_run(
     return found.state
 
 
-def _note(place: JobPlace, step: int, changed: list[str]) -> str:
+def _note(place: JobPlace, source: DataSource, step: int, changed: list[str]) -> str:
     save_config(place.folder, place.values)
+    save_data_record(place.folder, source.contents)
     return note_resumed(place.folder, step, changed)
