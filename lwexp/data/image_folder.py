@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from lwexp.host.resources import usable_cores
 
 from .cache import stats_of
 from .contents import Contents, sizes_of
+from .image_files import Skipped, image_files, image_suffixes, is_system
 from .images import CorruptImageError, PILStore, read_image
 from .source import SPLIT_NAMES, DataSource, Split, SplitName
 from .splits import stratified_cut
@@ -23,8 +25,8 @@ if TYPE_CHECKING:
 
     from lwexp.config.schema import ImageFolderConfig
 
+log = logging.getLogger(__name__)
 KEY = "data.path"
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 SPLIT_FOLDERS: dict[str, SplitName] = {
     "train": "train",
     "val": "val",
@@ -41,8 +43,9 @@ def open_image_folder(config: ImageFolderConfig) -> DataSource:
     Raises `ConfigError` for a folder that is missing, unreadable or without images, a class without images, a class
     that is not in train, and a single class.
     """
-    folders = _split_folders(config.path)
-    found = {name: _classes(config.path, folders[name]) for name in SPLIT_NAMES if name in folders}
+    skipped = Skipped()
+    folders = _split_folders(config.path, skipped)
+    found = {name: _classes(config.path, folders[name], name, skipped) for name in SPLIT_NAMES if name in folders}
     classes = tuple(sorted(found["train"]))
     if len(classes) == 1:
         raise ConfigError(KEY, config.path, f"a single class only ({classes[0]}){_hint(config.path, classes[0])}")
@@ -50,6 +53,9 @@ def open_image_folder(config: ImageFolderConfig) -> DataSource:
         for unknown in sorted(set(images) - set(classes)):
             place = _relative(config.path, folders[name] / unknown)
             raise ConfigError(KEY, config.path, f"the class of {place} is not in train; {nearest(unknown, classes)}")
+
+    if said := skipped.described(str(Path(config.path).expanduser())):
+        log.log(logging.INFO if skipped.is_expected else logging.WARNING, "%s=%s: %s", KEY, config.path, said)
 
     files: list[str] = []
     splits: dict[SplitName, Split] = {}
@@ -96,14 +102,14 @@ class FileStore(PILStore):
             raise CorruptImageError.of(KEY, self._root, _relative(self._root, path), error) from error
 
 
-def _split_folders(path: str) -> dict[SplitName, Path]:
+def _split_folders(path: str, skipped: Skipped) -> dict[SplitName, Path]:
     """The folder of each split; for class folders directly below `path`, that of "train" alone."""
     root = Path(path).expanduser()
     if not root.exists():
         raise ConfigError(KEY, path, f"there is no such folder (looked for {root.absolute()})")
     if not root.is_dir():
         raise ConfigError(KEY, path, "is a file, not a folder of images")
-    below = _subfolders(path, root)
+    below = _subfolders(path, root, Skipped())
     folders: dict[SplitName, Path] = {}
     for folder in below:
         split = SPLIT_FOLDERS.get(folder.name.lower())
@@ -113,7 +119,10 @@ def _split_folders(path: str) -> dict[SplitName, Path]:
             folders[split] = folder
     others = [folder for folder in below if folder not in folders.values()]
     # a folder "train" beside other folders, with images but no folders in it, is a class (railway trains)
-    if "train" in folders and (_subfolders(path, folders["train"]) or not others):
+    if "train" in folders and (_subfolders(path, folders["train"], Skipped()) or not others):
+        skipped.folders += [folder.name for folder in others]
+        skipped.system += [name.name for name in root.iterdir() if is_system(name.name)]
+        skipped.outside += [name for name in _names(path, root) if Path(name).suffix.lower() in image_suffixes()]
         return folders
     if folders and "train" not in folders:
         names = ", ".join(sorted(folder.name for folder in folders.values()))
@@ -123,44 +132,46 @@ def _split_folders(path: str) -> dict[SplitName, Path]:
     return {"train": root}
 
 
-def _classes(path: str, folder: Path) -> dict[str, list[str]]:
-    """Class name -> sorted image files, in the folder of one split."""
-    images = {sub.name: list(_images(path, sub)) for sub in _subfolders(path, folder)}
+def _classes(path: str, folder: Path, split: SplitName, skipped: Skipped) -> dict[str, list[str]]:
+    """Class name -> sorted image files, in the folder of one split; only train needs images of each class."""
+    subfolders = _subfolders(path, folder, skipped)
+    images = {sub.name: list(image_files(sub, skipped, lambda error: _refuse(path, error))) for sub in subfolders}
+    place = "" if folder == Path(path).expanduser() else f" in {_relative(path, folder)}"
     if not any(images.values()):
-        place = "" if folder == Path(path).expanduser() else f" in {_relative(path, folder)}"
-        raise ConfigError(KEY, path, f"no images{place} ({', '.join(s[1:] for s in SUFFIXES)}); {LAYOUT}")
+        raise ConfigError(KEY, path, f"no images{place}{_instead(folder, skipped)}; {LAYOUT}")
+    skipped.outside += [name for name in _names(path, folder) if Path(name).suffix.lower() in image_suffixes()]
     for name, files in images.items():
-        if not files:
-            place = _relative(path, folder / name)
-            raise ConfigError(KEY, path, f"no images in the class folder {place}; remove it or fill it")
-    return images
-
-
-def _images(path: str, folder: Path) -> Iterator[str]:
-    """Image files in and below `folder`, in the order of their names; each link is followed once."""
-    visited: set[str] = set()
-    for here, below, names in os.walk(folder, followlinks=True, onerror=lambda error: _refuse(path, error)):
-        real = os.path.realpath(here)
-        if real in visited:
-            below.clear()
+        if files:
             continue
-        visited.add(real)
-        below[:] = sorted(name for name in below if not _ignored(name))
-        for name in sorted(names):
-            if name.lower().endswith(SUFFIXES) and not _ignored(name):
-                yield os.path.join(here, name)  # noqa: PTH118  a million of them: strings, not Path objects
+        below = folder / name
+        if split == "train":
+            why = f"no images in the class folder {_relative(path, below)}{_instead(below, skipped)}"
+            raise ConfigError(KEY, path, f"{why}; remove it or fill it")
+        skipped.empty.append(_relative(path, below))
+    return {name: files for name, files in images.items() if files}
 
 
-def _subfolders(path: str, folder: Path) -> list[Path]:
+def _instead(folder: Path, skipped: Skipped) -> str:
+    """What is in `folder` in place of images, for messages."""
+    below = os.path.join(folder, "")  # noqa: PTH118
+    counts = {end: sum(file.startswith(below) for file in files) for end, files in skipped.others.items()}
+    found = [f"{count} {suffix or 'without an ending'}" for suffix, count in sorted(counts.items()) if count]
+    return f" (but files that Pillow cannot read: {', '.join(found)})" if found else ""
+
+
+def _names(path: str, folder: Path) -> list[str]:
+    """The files directly in `folder`, below `path`, that are not a system's own."""
+    found = sorted(file for file in folder.iterdir() if not is_system(file.name) and file.is_file())
+    return [_relative(path, file) for file in found]
+
+
+def _subfolders(path: str, folder: Path, skipped: Skipped) -> list[Path]:
     try:
-        return sorted(sub for sub in folder.iterdir() if sub.is_dir() and not _ignored(sub.name))
+        found = sorted(folder.iterdir())
+        skipped.system += [entry.name for entry in found if is_system(entry.name)]
+        return [entry for entry in found if not is_system(entry.name) and entry.is_dir()]
     except OSError as error:
         raise _refusal(path, error) from None
-
-
-def _ignored(name: str) -> bool:
-    """Whether it is hidden (`.ipynb_checkpoints`, macOS's `._cat.jpg`)."""
-    return name.startswith(".") or name == "__MACOSX"
 
 
 def _refuse(path: str, error: OSError) -> None:

@@ -137,12 +137,76 @@ def test_a_train_folder_without_class_folders_is_refused(tmp_path: Path) -> None
     assert "no images in train" in error_of(lambda: folder(tmp_path))
 
 
-@pytest.mark.parametrize("place", ["train/fox", "val/cat"])
-def test_a_class_folder_without_images_is_named(photos: Path, place: str) -> None:
+def test_a_class_folder_without_images_is_named(photos: Path) -> None:
+    (photos / "train" / "fox").mkdir()
+    assert "class folder train/fox;" in error_of(lambda: folder(photos))
+    (photos / "train" / "fox" / "1.heic").touch()
+    expected = "no images in the class folder train/fox (but files that Pillow cannot read: 1 .heic); "
+    assert expected in error_of(lambda: folder(photos))
+
+
+@pytest.mark.parametrize("place", ["val/cat", "test/emu", "val/new"])
+def test_a_class_folder_without_images_is_only_said_outside_of_train(
+    photos: Path, place: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    before = folder(photos).info
+    assert caplog.text == ""
+    count = len(list((photos / place).glob("*")))
     for image in (photos / place).glob("*"):
         image.unlink()
     (photos / place).mkdir(exist_ok=True)
-    assert f"class folder {place};" in error_of(lambda: folder(photos))
+    split = place.partition("/")[0]
+    assert folder(photos).info.sizes == {**before.sizes, split: before.sizes[split] - count}
+    assert f"data.path={photos}: without images: {place}" in caplog.text
+
+
+def test_every_format_that_pillow_decodes_counts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    suffixes = [".ppm", ".jfif", ".pgm", ".tga", ".JPE", ".avif", ".jp2", ".ico", ".qoi", ".dib"]
+    for name in ("cat", "dog"):
+        write_images(tmp_path / name, 1)
+        for suffix in suffixes:
+            path = tmp_path / name / f"picture{suffix}"
+            kind = Image.registered_extensions()[suffix.lower()]
+            write_images(tmp_path / name / "more", 1, suffix=".png")
+            (tmp_path / name / "more" / "000.png").rename(tmp_path / name / "without_ending")
+            Image.open(tmp_path / name / "000.png").convert("L" if suffix == ".pgm" else "RGB").save(path, kind)
+    caplog.set_level("INFO")
+    source = folder(tmp_path, val_fraction=0.1)
+    assert sum(source.info.sizes.values()) == 2 * (2 + len(suffixes))
+    train = source.datasets(COLOR, augment=False, seed=0).train
+    assert {train[i][0].shape for i in range(len(train))} == {(3, 16, 16)}
+    assert caplog.text == ""
+
+
+def test_nothing_is_skipped_unsaid(photos: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for place in ("train/cat/@eaDir/000.png", "train/@eaDir", "$RECYCLE.BIN/S-1-5", "System Volume Information"):
+        write_images(photos / place, 1)
+    for place in ("train/cat/Thumbs.db", "val/cat/.DS_Store", ".DS_Store", "val/desktop.ini", "train/dog/._000.png"):
+        (photos / place).write_bytes(b"no image")
+    for place in ("train/cat/a.txt", "val/dog/b.txt", "train/cat/phone.HEIC", "train/dog/noending"):
+        (photos / place).touch()
+    write_images(photos / "train", 1)
+    write_images(photos / "unlabeled", 1)
+    caplog.set_level("INFO")
+    assert folder(photos).info == DataInfo(3, ("cat", "dog", "emu"), {"train": 24, "val": 9, "test": 6}, None)
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert record.getMessage() == (
+        f"data.path={photos}: skipped: 1 file (train/dog/noending), 1 .heic file (train/cat/phone.HEIC), "
+        "2 .txt files (train/cat/a.txt, val/dog/b.txt), 1 image outside of class folders (train/000.png), "
+        "1 folder beside train (unlabeled), 9 files or folders of the system (2 .DS_Store, 2 @eaDir, $RECYCLE.BIN, …)"
+    )
+
+
+def test_what_systems_leave_behind_is_said_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("cat", "dog", "@eaDir", "__MACOSX", "#recycle"):
+        write_images(tmp_path / name, 4)
+    caplog.set_level("INFO")
+    assert folder(tmp_path).info.classes == ("cat", "dog")
+    (record,) = caplog.records
+    assert record.levelname == "INFO"
+    assert record.getMessage().endswith("skipped: 3 files or folders of the system (#recycle, @eaDir, __MACOSX)")
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
