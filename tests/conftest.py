@@ -123,7 +123,7 @@ def lwexp_here(
     monkeypatch.chdir(tmp_path)
     for name in [n for n in os.environ if n.startswith(("MLFLOW_", "HYDRA_"))]:
         monkeypatch.delenv(name)
-    handler = signal.getsignal(signal.SIGTERM)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     loggers = logging.getLogger().handlers[:], logging.getLogger().level
 
     def command(name: str, *arguments: str) -> Outcome:
@@ -135,12 +135,14 @@ def lwexp_here(
             code = 0
         except SystemExit as stop:
             code = int(stop.code or 0)
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
         captured = capfd.readouterr()
         return Outcome(code, captured.out, captured.err)
 
     yield command
     GlobalHydra.instance().clear()
-    signal.signal(signal.SIGTERM, handler)
     before, level = loggers
     for added in [h for h in logging.getLogger().handlers if h not in before]:
         added.close()

@@ -12,7 +12,7 @@ from typing import Any
 from lwexp import redaction
 from lwexp.config.defaults import CONF
 from lwexp.distributed import launch
-from lwexp.host.signals import Interrupted, handle_in_command
+from lwexp.host.signals import Interrupted, end_quietly, handle_in_command
 
 from .arguments import check_arguments
 from .help_pages import Page
@@ -38,21 +38,31 @@ def main(task: Callable[[Any], Any], folder: str, page: Page) -> None:
     register(folder)
     import hydra
 
+    from .callback import LwexpCallback
+
     # Hydra would print its own errors over several lines and exit with 1; with this it raises them instead.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     handle_in_command()
     # torch logs its cache's statistics at the exit, and they reach the console when an interrupt comes early
     logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.WARNING)
+    code = 0
     try:
         trains = folder == "runs"
         sys.argv[1:] = check_arguments(sys.argv[1:], page, own_folder=trains)
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(Task(task, trains=trains))()
+        with Task(task, trains=trains) as job:
+            LwexpCallback.task = job
+            hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        raise
     except (KeyboardInterrupt, Interrupted) as stopped:
         code = 130 if isinstance(stopped, KeyboardInterrupt) else 143
+        end_quietly(code)
         if launch.is_rank_zero():
             print("interrupted", file=sys.stderr)
         sys.exit(code)
     except Exception as error:
+        code = 1
         if wants_traceback:
             raise
         from lwexp.config.hydra_errors import as_lwexp_error
@@ -60,8 +70,10 @@ def main(task: Callable[[Any], Any], folder: str, page: Page) -> None:
         known = as_lwexp_error(error, sys.argv[1:])
         if known is None:
             raise
+        code = known.exit_code
         refuse(known)
     finally:
+        end_quietly(code)
         if not wants_traceback:
             os.environ.pop("HYDRA_FULL_ERROR", None)
 

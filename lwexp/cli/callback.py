@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from lwexp.config.schema import RunConfig
-    from lwexp.experiment.folder import NewFolder
 
 T = TypeVar("T")
 # Hydra takes plugins only by names that begin so; the modules are imported when they are chosen
@@ -42,14 +41,14 @@ _BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 class LwexpCallback(Callback):
     """Checks a config before a folder is made, and makes the chosen sweeper and launcher known to Hydra."""
 
-    _new_folder: NewFolder | None = None  # of the one run that this process starts
+    task: ClassVar[Task | None] = None  # of the one command that this process is; Hydra makes the callback
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuse a mistaken config while there is nothing to clean up."""
         HydraConfig.instance().set_config(config)  # ${hydra:…} in the config is looked up there
         _or_refuse(lambda: _check(config))
         if launch.is_rank_zero():
-            self._new_folder = _or_refuse(lambda: _own_folder(config))
+            _or_refuse(lambda: _own_folder(config, self.task))
         else:
             _silence(config)
 
@@ -62,9 +61,6 @@ class LwexpCallback(Callback):
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Write what Hydra would write (`hydra.output_subdir`), without secrets."""
-        task = kwargs.get("task_function")
-        if isinstance(task, Task):
-            task.new_folder = self._new_folder
         if launch.is_rank_zero():
             write_hydra_files(config)
 
@@ -92,8 +88,8 @@ def _check(config: DictConfig) -> RunConfig:
     return checked
 
 
-def _own_folder(config: DictConfig) -> NewFolder:
-    """Make this process the owner of the run's folder. Refuses one in which this run must not start."""
+def _own_folder(config: DictConfig, task: Task | None) -> None:
+    """Make the command the owner of the run's folder. Refuses one in which this run must not start."""
     from lwexp.experiment.folder import NewFolder, check_place, own_folder
 
     folder = Path(str(config.hydra.run.dir)).absolute()
@@ -101,14 +97,10 @@ def _own_folder(config: DictConfig) -> NewFolder:
     _check_hydra(config, "run")
     if _trains():
         new.lock = own_folder(folder, config.resume)
-    try:
-        if _trains() or not _resumes_named_run(config):  # a preview of a run leaves that run's folder alone
-            check_place(folder, config.resume)
-    except ConfigError:
-        new.remove_if_unused()
-        new.release()
-        raise
-    return new
+    if task is not None:
+        task.new_folder = new
+    if _trains() or not _resumes_named_run(config):  # a preview of a run leaves that run's folder alone
+        check_place(folder, config.resume)
 
 
 def _resumes_named_run(config: DictConfig) -> bool:

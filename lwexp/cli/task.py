@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from lwexp import redaction
 from lwexp.distributed import launch
 from lwexp.errors import LwexpError
-from lwexp.host.signals import Interrupted
 
 if TYPE_CHECKING:
     from lwexp.experiment.folder import NewFolder
@@ -26,7 +26,20 @@ class Task:
         """`trains`: the jobs of a multirun are trainings, which `sweep.worker` runs."""
         functools.update_wrapper(self, function)
         self.function, self.trains = function, trains
-        self.new_folder: NewFolder | None = None  # set by the callback before the function is called
+        self.new_folder: NewFolder | None = None  # set by the callback before Hydra writes anything
+
+    def __enter__(self) -> Task:
+        """Until the end of the block the folder that the callback sets belongs to this process."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Free the folder, and remove one in which no run has started, however the command failed."""
+        if self.new_folder is not None:
+            if error is not None:
+                self.new_folder.remove_if_unused()
+            self.new_folder.release()
 
     def __call__(self, config: Any) -> Any:
         """Run the job."""
@@ -41,15 +54,8 @@ class Task:
             return run_in_sweep(self.function, config)
         try:
             return self.function(config)
-        except (LwexpError, KeyboardInterrupt, Interrupted) as error:
-            if self.new_folder is not None:
-                self.new_folder.remove_if_unused()
-            if not isinstance(error, LwexpError):
-                raise
+        except LwexpError as error:
             refuse(error)
-        finally:
-            if self.new_folder is not None:
-                self.new_folder.release()
 
 
 def refuse(error: LwexpError) -> NoReturn:

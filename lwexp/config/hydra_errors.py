@@ -13,6 +13,7 @@ from lwexp.formatting import one_line
 
 from .defaults import CONF, defaults
 from .overrides import given_value, user_overrides
+from .quoting import unparsed
 
 
 def as_lwexp_error(error: BaseException, arguments: Sequence[str]) -> LwexpError | None:
@@ -23,13 +24,17 @@ def as_lwexp_error(error: BaseException, arguments: Sequence[str]) -> LwexpError
         group, _, name = str(error.missing_cfg_file).removesuffix(".yaml").rpartition("/")
         return UnknownNameError(group or "config", name, list(error.options), "no such choice")
     if isinstance(error, OverrideParseException):
-        return ConfigError("override", error.override, _text(error).split("See https")[0])
+        return unparsed(error.override, _known_keys())
     if isinstance(error, ConfigCompositionException):
         return _composition_error(error, arguments)
     if isinstance(error, ValueError) and "Config group override must be" in str(error):
         given = [text.partition("=") for text in arguments]
         key, _, value = next((g for g in given if (CONF / g[0]).is_dir() and not g[2].isidentifier()), given[0])
         return ConfigError(key, value, "must be the name of a choice")
+    if isinstance(error, ValueError) and str(error).startswith("Unable to configure"):  # of the module logging
+        logging = [text for text in arguments if re.match(r"\+*hydra[./](job|hydra)_logging", text)]
+        key, _, value = (logging or ["hydra.job_logging=?"])[-1].partition("=")
+        return ConfigError(key, value, f"Python's logging refuses this configuration: {_text(error)}")
     if isinstance(error, OmegaConfBaseException) and error.full_key:
         reason = _text(error).partition(" full_key:")[0]
         return ConfigError(error.full_key, given_value(error.full_key, arguments), reason)

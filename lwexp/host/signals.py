@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -67,6 +68,24 @@ def handle_in_command(*, launched: bool = False) -> None:
     for signum in _SAVE:
         if signal.getsignal(signum) is signal.SIG_DFL:
             signal.signal(signum, handlers.nothing_to_save)
+
+
+def end_quietly(code: int) -> None:
+    """From now on a signal that ends a command ends this process at once, with `code`, which is decided.
+
+    Python and libraries still clean up at the end of a process; an exception there would be printed and change nothing.
+    """
+
+    def leave(signum: int, frame: FrameType | None) -> None:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(Exception):  # the signal may have come in the middle of a write
+                stream.flush()
+        os._exit(code)
+
+    for signum in STOP:
+        handler = signal.getsignal(signum)
+        if handler is signal.default_int_handler or isinstance(getattr(handler, "__self__", None), _CommandHandlers):
+            signal.signal(signum, leave)
 
 
 def _command_handlers() -> _CommandHandlers | None:

@@ -30,7 +30,7 @@ from lwexp.errors import LwexpError, RunError
 from lwexp.experiment.folder import pruned_in
 from lwexp.experiment.preload import MODULES
 from lwexp.host.lock import FOLDER_LOCK, Lock
-from lwexp.host.signals import Interrupted, handle_in_command, held_back, report_stop, take_signals
+from lwexp.host.signals import Interrupted, end_quietly, handle_in_command, held_back, report_stop, take_signals
 from lwexp.tracking.delivery_client import courier
 
 from .launchers.base import failure_reason, is_basic
@@ -201,6 +201,7 @@ def _serve(order: _Order, connection: Connection) -> None:
         print(redaction.redact(traceback.format_exc()), file=sys.stderr)
         answer = JobFailedError(failure_reason(error))
     sys.stdout.flush()
+    end_quietly(0)
     with suppress(OSError):  # the launcher is gone
         connection.send(answer)
 

@@ -61,8 +61,15 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "new_key": (["+newkey=1"], r"newkey=1: unknown option; choices: "),
     "new_section": (["+new.key=1"], r"new=.*: unknown option; "),
     "flag": (["--multirn"], r"command line=--multirn: no such flag .*--multirun"),
-    "malformed_override": (["mult=[0.9"], r"override=mult=\[0\.9: "),
-    "no_equals_sign": (["mult"], r"override=mult: "),
+    "malformed_override": (["mult=[0.9"], r"mult=\[0\.9: has a '\[' without its pair; a list is written \[a,b\]"),
+    "no_equals_sign": (["mult"], r"override=mult: options are written key=value"),
+    "two_equals_signs": (["mult==0.9"], r"mult==0\.9: options are written with one equals sign, mult=0\.9"),
+    "option_that_hydra_cannot_read": (["mült=0.9"], r"mült=0\.9: unknown option; did you mean mult\?"),
+    "logging_that_does_not_exist": (["hydra/job_logging=colorlog"], r"hydra/job_logging=colorlog: no such choice; "),
+    "logging_level": (
+        ["hydra.hydra_logging.root.level=LOUD"],
+        r"hydra\.hydra_logging\.root\.level=LOUD: Python's logging refuses this configuration: .*'LOUD'",
+    ),
     # values that cannot be
     "mult_a_word": (["mult=abc"], r"mult=abc: should be a valid number"),
     "mult_negative": (["mult=-1"], r"mult=-1(\.0)?: should be greater than 0"),
