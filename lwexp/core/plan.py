@@ -72,7 +72,10 @@ class Plan(PlanTable):
     def optimizer(self, optimizer: str | type[torch.optim.Optimizer] = "adam", **options: Any) -> torch.optim.Optimizer:
         """The optimizer of a short name (torch's or timm's) or class over `param_groups()`.
 
-        Uses torch's fused kernel where class and parameters allow it, unless `options` set `fused` or `foreach`.
+        For `adam`, `adamw` and `sgd` by name it takes torch's fused kernel, which is faster, unless `options` set
+        `fused` or `foreach`. Gradient scalers and frameworks still unscale, clip and skip steps as with torch's default
+        optimizer, and what the kernel cannot update (sparse gradients, another order in memory) is updated by torch's
+        default implementation. `fused=False` and a class give torch's own optimizer.
         """
         from .optim.registry import make_optimizer
 

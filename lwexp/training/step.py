@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from lwexp.core.optim.fused import takes_found_inf
 from lwexp.data import call, to_device
 from lwexp.distributed.world import World
 
@@ -84,6 +85,11 @@ class EagerStep:
 
 class ScaledStep(EagerStep):
     """In fp16: the loss is scaled, and the scaler finds infinite gradients and skips their step by itself."""
+
+    def __post_init__(self) -> None:
+        """Let a kernel that reads `found_inf` on the device skip the step: nothing waits for the device."""
+        optimizer: Any = self.learner.optimizer
+        optimizer._step_supports_amp_scaling = takes_found_inf(optimizer)
 
     def update(self, number: int, loss: float, rates: list[float]) -> str | None:
         """Let the scaler step; returns the problem only where no scale helps any more."""

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from lwexp.core.dtensor import shard_like
+from lwexp.core.optim.fused import takes_found_inf
 from lwexp.data import EpochLoader
 from lwexp.distributed.parallel import broadcast_tensors
 from lwexp.distributed.world import SINGLE, World
@@ -188,6 +189,6 @@ class Trainer:
         if learner.scaler.is_enabled():
             return ScaledStep(*parts)
         # A skipped step must be known before the next; the kernel must take `found_inf`.
-        if defer and options.nonfinite == "stop" and getattr(learner.optimizer, "_step_supports_amp_scaling", False):
+        if defer and options.nonfinite == "stop" and takes_found_inf(learner.optimizer):
             return DeferredStep(*parts)
         return EagerStep(*parts)

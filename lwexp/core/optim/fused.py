@@ -3,7 +3,8 @@
 torch's fused optimizers rebuild every tensor list at each step and increment one counter per parameter. Here the lists
 are kept (`kernel_calls.py`) and all counters share one tensor; SGD with momentum updates all groups of a single small
 parameter on the CPU in two calls. Results and `state_dict` equal torch's, bit for bit. Where the lists cannot be used
-(a missing gradient, `capturable`, sparse tensors), torch's own step runs. Of sharded parameters the kernels take the
+(a missing gradient, `capturable`), torch's own step runs, with its default implementation for groups that the kernel
+cannot update (`kernel_fit.py`: sparse gradients, another order in memory). Of sharded parameters the kernels take the
 local shards: the updates are elementwise.
 """
 
@@ -18,19 +19,10 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lwexp.core.dtensor import is_sharded
+from lwexp.core.dtensor import is_sharded, local_shard
 
-from .kernel_calls import (
-    FUSED_ADAM,
-    FUSED_ADAMW,
-    FUSED_SGD,
-    Group,
-    KernelCalls,
-    KernelSpec,
-    NoStateError,
-    UnsupportedError,
-    has_equal_layout,
-)
+from .kernel_calls import FUSED_ADAM, FUSED_ADAMW, FUSED_SGD, KernelCalls, KernelSpec
+from .kernel_fit import Group, NoStateError, UnsupportedError, is_half_wrong, suits_kernel
 
 
 class _Fused(Optimizer):
@@ -54,29 +46,50 @@ class _Fused(Optimizer):
         return loss
 
     def _stock_step(self) -> None:
+        """torch's own step; groups that the fused kernel cannot update correctly go torch's default way."""
         step: Any = self.stock.step
         # torch wraps `step` to run hooks and the profiler (2.6 to 2.14); those already run around our own step.
         if getattr(step, "hooked", False):
             step = step.__wrapped__
         wrong = [group for group in self.param_groups if group["fused"] and self._is_kernel_wrong(group)]
         found_inf: Tensor | None = getattr(self, "found_inf", None)
-        if wrong and found_inf is not None:  # torch's other implementations do not take it
-            if found_inf.item():
-                return
+        if found_inf is not None and (wrong or any(map(self._starts, self.param_groups))) and found_inf.item():
+            return
+        if not wrong:
+            step(self)
+            return
+        grad_scale: Tensor | None = getattr(self, "grad_scale", None)
+        if grad_scale is not None:  # torch's default way does not take it, and the kernel would apply it once more
+            self._unscale(1 / grad_scale.item())
+            self.grad_scale = None
+        if found_inf is not None:
             self.found_inf = None
         for group in wrong:
-            group["fused"] = False
+            group["fused"] = None
         try:
             step(self)
         finally:
             for group in wrong:
                 group["fused"] = True
+            for p in chain.from_iterable(map(itemgetter("params"), wrong)):
+                entry = self.state.get(p, {})
+                if "step" in entry:  # torch's default keeps a new counter on the CPU
+                    entry["step"] = entry["step"].to(p.device)
+
+    def _unscale(self, factor: float) -> None:
+        """Multiply all gradients by `factor`, in place as the kernels do it."""
+        for p in chain.from_iterable(map(itemgetter("params"), self.param_groups)):
+            if p.grad is not None:
+                gradient = local_shard(p.grad)
+                (gradient._values() if gradient.is_sparse else gradient).mul_(factor)
 
     def _is_kernel_wrong(self, group: Group) -> bool:
-        """Whether the fused kernel would be wrong: it ignores strides."""
-        return any(
-            not has_equal_layout(p, p.grad, self.state.get(p, {})) for p in group["params"] if p.grad is not None
-        )
+        """Whether the fused kernel would fail or be wrong: it ignores strides and takes dense gradients only."""
+        return any(not suits_kernel(p, p.grad, self.state.get(p, {})) for p in group["params"] if p.grad is not None)
+
+    def _starts(self, group: Group) -> bool:
+        """Whether state that the kernel leaves uninitialized in a skipped step would be created now."""
+        return False
 
     def _current_calls(self) -> KernelCalls | None:
         """The kernel calls for what the optimizer holds now; None if torch's own step is needed."""
@@ -157,10 +170,22 @@ class FusedSGD(_Fused, torch.optim.SGD):
 
     def _is_kernel_wrong(self, group: Group) -> bool:
         """Also where only some parameters of the group have a momentum buffer, or where one is a DTensor."""
-        if any(map(is_sharded, group["params"])):
+        if any(is_sharded(p) or is_half_wrong(p) for p in group["params"]):
             return True
-        have = {"momentum_buffer" in self.state.get(p, {}) for p in group["params"] if p.grad is not None}
-        return (bool(group["momentum"]) and len(have) > 1) or super()._is_kernel_wrong(group)
+        return (bool(group["momentum"]) and len(self._have_momentum(group)) > 1) or super()._is_kernel_wrong(group)
+
+    def _starts(self, group: Group) -> bool:
+        """Momentum starts at the first step that is taken."""
+        return bool(group["momentum"]) and False in self._have_momentum(group)
+
+    def _have_momentum(self, group: Group) -> set[bool]:
+        return {self.state.get(p, {}).get("momentum_buffer") is not None for p in group["params"] if p.grad is not None}
+
+
+def takes_found_inf(optimizer: Optimizer) -> bool:
+    """Whether its step reads `found_inf` on the device, so that a step can be skipped without waiting for it."""
+    ours = isinstance(optimizer, _Fused) and all(group["fused"] for group in optimizer.param_groups)
+    return ours or bool(getattr(optimizer, "_step_supports_amp_scaling", False))
 
 
 FUSED: Mapping[type[Optimizer], type[Optimizer]] = {each.stock: each for each in (FusedAdam, FusedAdamW, FusedSGD)}

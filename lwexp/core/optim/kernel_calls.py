@@ -7,10 +7,10 @@ more than the update itself where each parameter is a group (benchmarks/optimize
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from operator import is_, itemgetter
+from operator import attrgetter, is_, itemgetter
 from typing import Any
 
 import torch
@@ -19,21 +19,15 @@ from torch.optim import Optimizer
 
 from lwexp.core.dtensor import is_sharded, local_shard
 
-Group = Mapping[str, Any]  # a param group of an optimizer
+from .kernel_fit import Group, NoStateError, UnsupportedError, check, order
+
 # Private to torch; tried with torch 2.6 to 2.14. tests/core/test_private_interfaces.py checks their signatures.
 FUSED_ADAM, FUSED_ADAMW, FUSED_SGD = torch._fused_adam_, torch._fused_adamw_, torch._fused_sgd_
 FOREACH_ADDCMUL = torch._foreach_addcmul_
 
 JOINED_WEIGHTS = 8192  # up to this size a second pass over a parameter is cheaper than a kernel call (same benchmark)
-_RATE, _PARAMETERS = itemgetter("lr"), itemgetter("params")
-
-
-class UnsupportedError(Exception):
-    """The kernels cannot take what the optimizer holds as lists."""
-
-
-class NoStateError(Exception):
-    """The optimizer has no state yet; torch creates it in its first step."""
+_RATE, _PARAMETERS, _BYTES = itemgetter("lr"), itemgetter("params"), attrgetter("nbytes")
+_END = (object(),)  # ends a list whose length counts
 
 
 @dataclass(frozen=True)
@@ -94,7 +88,15 @@ class KernelCalls:
                 lr_array = array(kind, bytes(dtype.itemsize * len(parameters)))
                 self._joined.append((parameters, buffers[0], list(torch.frombuffer(lr_array, dtype=dtype))))
                 self._joined_rates.append((lr_array, call.groups))
+        self._shards = [p for _, parameters, *_ in self._arguments for p in parameters]
+        self._tensors = [*self._shards, *(t for *_, buffers, _ in self._arguments for each in buffers for t in each)]
+        self._strides = list(map(Tensor.stride, self._tensors))
+        self._shard_strides = self._strides[: len(self._shards)]
+        self._contiguous = all(map(Tensor.is_contiguous, self._tensors))
+        self._bytes = sum(map(_BYTES, self._shards))
         self._state, self._entries = state, list(state.values())
+        self._views = [entry.values() for entry in self._entries]
+        self._values = [*chain.from_iterable(self._views), *_END]
         self._members = [p for group in groups for p in group["params"]]
         self._sizes = [len(group["params"]) for group in groups]
 
@@ -110,7 +112,7 @@ class KernelCalls:
                 if p.grad is None and not state.get(p) and any(spec.buffers(group)):
                     without_gradient.append(p)
                     continue
-                _check(p, group, state.get(p, {}), spec.buffers(group))
+                check(p, group, state.get(p, {}), spec.buffers(group))
                 joined = spec.is_joinable(group) and len(group["params"]) == 1 and _is_small(p)
                 key = (p.dtype, self._settings[i], spec.kernel(group)) if joined else (p.dtype, i)
                 if key not in calls:
@@ -121,9 +123,9 @@ class KernelCalls:
         return list(calls.values()), without_gradient
 
     def is_current(self, optimizer: Optimizer) -> bool:
-        """Whether the optimizer still has the parameters, groups and state entries of the lists.
+        """Whether the optimizer still has the parameters, groups and state of the lists, in the same order in memory.
 
-        Checked at every step, so it must be cheap: it does not notice a tensor replaced inside a state entry.
+        Checked at every step, so it must be cheap.
         """
         state, members = optimizer.state, list(map(_PARAMETERS, optimizer.param_groups))
         return (
@@ -132,16 +134,43 @@ class KernelCalls:
             and list(map(len, members)) == self._sizes
             and all(map(is_, chain.from_iterable(members), self._members))
             and all(map(is_, state.values(), self._entries))
+            and all(map(is_, chain(chain.from_iterable(self._views), _END), self._values))
+            and (not self._sharded or self._has_shards())
+            and self._is_in_order(self._tensors, self._strides)
         )
+
+    def _has_shards(self) -> bool:
+        """Whether the DTensors still hold the shards of the lists."""
+        held = (self._state[p][name] if name else p for p, name in self._sources())
+        return all(map(is_, map(local_shard, held), self._tensors))
+
+    def _sources(self) -> Iterator[tuple[Tensor, str | None]]:
+        """The parameter, and the name in its state, of each of `self._tensors`."""
+        yield from ((p, None) for p in self._parameters)
+        yield from ((p, name) for call in self._calls for name in call.buffers if name for p in call.parameters)
+
+    def _is_in_order(self, tensors: Sequence[Tensor], strides: Sequence[Sequence[int]]) -> bool:
+        """Whether all `tensors` have an order in memory equal to that of `strides`."""
+        try:
+            if self._contiguous:
+                return all(map(Tensor.is_contiguous, tensors))
+            return all(
+                own == stride or order(tensor.shape, own) == order(tensor.shape, stride)
+                for tensor, own, stride in zip(tensors, map(Tensor.stride, tensors), strides, strict=True)
+            )
+        except RuntimeError:  # a sparse tensor has no order
+            return False
 
     def step(self, optimizer: Optimizer) -> bool:
         """Make a step and return True; return False, with nothing changed, where torch's own step is needed."""
         if self._device.type == "cuda" and torch.cuda.is_current_stream_capturing():
             return False
-        gradients = [p.grad for p in self._parameters]
+        gradients: list[Any] = [p.grad for p in self._parameters]
         if self._sharded:
             gradients = [None if gradient is None else local_shard(gradient) for gradient in gradients]
         if set(map(type, gradients)) != {Tensor} or any(p.grad is not None for p in self._without_gradient):
+            return False
+        if not self._is_in_order(gradients, self._shard_strides) or sum(map(_BYTES, gradients)) != self._bytes:
             return False
         scaling = {key: getattr(optimizer, key, None) for key in ("grad_scale", "found_inf")}
         scaled = any(tensor is not None for tensor in scaling.values())  # by a GradScaler
@@ -192,38 +221,6 @@ class KernelCalls:
         return True
 
 
-def has_equal_layout(p: Tensor, gradient: Tensor, entry: Mapping[str, Any]) -> bool:
-    """Whether parameter, gradient and state have the same order in memory.
-
-    The kernels walk through all of them side by side and ignore strides.
-    """
-    tensors = [gradient, *(value for value in entry.values() if isinstance(value, Tensor) and value.ndim)]
-    return all(t.layout != torch.strided or t.shape != p.shape or _order(t) == _order(p) for t in tensors)
-
-
-def _check(p: Tensor, group: Group, entry: Mapping[str, Any], buffers: Sequence[str | None]) -> None:
-    """Raises `UnsupportedError` for what the kernels do not take, `NoStateError` for a parameter without state."""
-    values = local_shard(p.data)
-    gradient = values if p.grad is None else local_shard(p.grad)
-    entry = {name: local_shard(value) if isinstance(value, Tensor) else value for name, value in entry.items()}
-    if not group["fused"] or group.get("capturable") or group.get("differentiable") or isinstance(group["lr"], Tensor):
-        raise UnsupportedError
-    if not p.is_floating_point() or p.device.type not in ("cpu", "cuda") or gradient.dtype != p.dtype:
-        raise UnsupportedError
-    tensors = [values, gradient, *(entry[name] for name in buffers if name and name in entry)]
-    if any(type(tensor) is not Tensor or tensor.layout != torch.strided for tensor in tensors):
-        raise UnsupportedError
-    if not has_equal_layout(values, gradient, entry):
-        raise UnsupportedError
-    if any(name not in entry for name in buffers if name):
-        raise NoStateError
-
-
-def _order(tensor: Tensor) -> list[int]:
-    """The strides of dimensions with more than one element; others do not matter."""
-    return [stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if size > 1]
-
-
 def _is_small(p: Tensor) -> bool:
     """Whether a second pass over a group's only parameter costs less than a kernel call; never on a GPU."""
     return p.numel() <= JOINED_WEIGHTS and p.device.type == "cpu" and p.dtype in (torch.float32, torch.float64)
@@ -233,6 +230,8 @@ def _share_steps(entries: Sequence[dict[str, Any]]) -> Tensor | None:
     """Replace all step counters by views of one tensor, which is returned, so that one addition updates them all."""
     if not entries:
         return None
+    if any(not isinstance(entry["step"], Tensor) or entry["step"].shape for entry in entries):
+        raise UnsupportedError
     steps = torch.stack([entry["step"] for entry in entries])
     for entry, step in zip(entries, steps, strict=True):
         entry["step"] = step

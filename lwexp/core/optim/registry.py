@@ -50,10 +50,12 @@ def make_optimizer(
             choices = [k for k in known if k not in ("params", "lr", "self")]
             raise UnknownOptionError(f"optimizer.{option}", options[option], choices, f"{name} has no such option")
     options = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
-    if "fused" in known and not options.keys() & {"fused", "foreach", "differentiable"} and _fusible(groups):
-        options["fused"] = True
+    by_us = False
     if isinstance(optimizer, str) and options.get("fused", True) is True and not options.get("foreach"):
+        by_us = factory in FUSED and not options.keys() & {"fused", "foreach", "differentiable"} and _fusible(groups)
         factory = FUSED.get(factory, factory)
+        if by_us:
+            options["fused"] = True
     hints = _hints(factory)
     for option, value in options.items():
         _check_type(option, value, hints.get(option))
@@ -63,6 +65,8 @@ def make_optimizer(
             built: torch.optim.Optimizer = factory([dict(group) for group in groups], lr=lr, **chosen)
         except Exception as error:
             return error
+        if by_us:  # not asked for: frameworks must treat it as torch's default
+            built._step_supports_amp_scaling = False  # type: ignore[attr-defined]
         return built
 
     built = build(options)
