@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lwexp.config.defaults import CONF, defaults
 from lwexp.config.keys import GROUPS, leaves
 from lwexp.config.overrides import SAVED, SAVED_REST, parse_overrides
 from lwexp.errors import ConfigError
@@ -79,11 +80,18 @@ def _register(saved: Mapping[str, Any], folder: Path, own_folder: bool) -> list[
     if own_folder:
         rest["hydra"] = {"run": {"dir": str(folder)}, "output_subdir": None}  # its first .hydra/ stays
     for group in (group for group in GROUPS if group in saved):
-        node = OmegaConf.create(dict(saved[group]))
+        node = OmegaConf.create(_complete(group, saved[group]))
         store.store(name="run", group=f"{group}/saved", package=group, node=node, provider="lwexp")
         added.append(f"{group}={SAVED}")
     store.store(name="saved", group="lwexp", package="_global_", node=OmegaConf.create(rest), provider="lwexp")
     return [*added, SAVED_REST]
+
+
+def _complete(group: str, section: Mapping[str, Any]) -> dict[str, Any]:
+    """A section of an earlier version of lwexp with the defaults of the keys that it did not have."""
+    file = f"{group}/{section.get('name')}"
+    known = group in ("data", "tracking", "weights") and (CONF / f"{file}.yaml").is_file()
+    return {**(defaults(file) if known else {}), **section}
 
 
 def _is_resume(override: str) -> bool:

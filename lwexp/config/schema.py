@@ -127,10 +127,15 @@ class PretrainedConfig(Section):
 
 
 class WeightsFileConfig(Section):
-    """Weights from a `.safetensors` or weights-only `.pt` file; `strict` refuses missing and unexpected keys."""
+    """Weights from a `.safetensors` or weights-only `.pt` file; `strict` refuses missing and unexpected keys.
+
+    `key` is the place in the file, `prefix` what the names begin with there; null: what fits the model best.
+    """
 
     name: Literal["checkpoint"]
     path: str
+    key: str | None
+    prefix: str | None
     strict: bool
 
 

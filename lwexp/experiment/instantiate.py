@@ -124,7 +124,13 @@ def _load_weights(config: RunConfig, built: BuiltModel, base: Path, *, report_lo
     if isinstance(config.weights, WeightsFileConfig):
         from lwexp.models.weights import load_checkpoint
 
-        report = load_checkpoint(built.module, base / config.weights.path, strict=config.weights.strict)
+        report = load_checkpoint(
+            built.module,
+            base / config.weights.path,
+            strict=config.weights.strict,
+            place=config.weights.key,
+            prefix=config.weights.prefix,
+        )
         if report_loaded:
             log.info("%s", report)
 

@@ -1,26 +1,18 @@
-"""Loads weights by name from a checkpoint of any origin, and reports what was loaded.
-
-Nothing here executes code from a file: safetensors holds none, and `torch.load` is used with `weights_only=True`.
-"""
+"""Loads weights by name from a checkpoint of any origin, and reports what was loaded."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from lwexp.errors import ConfigError
-from lwexp.formatting import one_line
+from lwexp.errors import ConfigError, UnknownNameError
 
-PICKLED = (".pt", ".pth", ".bin", ".ckpt")
-NESTS = ("state_dict", "model", "model_state_dict", "state_dict_ema")  # where checkpoints keep the weights
-PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.")  # of DataParallel, torch.compile, and wrapper classes
+from .weights_file import NESTS, Inert, executes_code, read_file, state_dict_at, state_dicts
+from .weights_match import AS_IT_IS, NameIndex, Renaming, resized
 
 
 @dataclass(frozen=True)
@@ -32,10 +24,18 @@ class LoadReport:
     missing: tuple[str, ...]  # not in the file: keep their values
     unexpected: tuple[str, ...]  # not in the model
     dropped: tuple[str, ...]  # the head: keeps its values
+    place: str = ""  # where in the file the weights are, with dots
+    renaming: Renaming = AS_IT_IS  # from the file's names to the model's
+    resized: tuple[str, ...] = ()  # tensors of another size in the file, as `name [old shape] -> [new shape]`
 
     def __str__(self) -> str:
         """One line with the count of loaded tensors, and one for each kind of key that was not loaded."""
-        lines = [f"{len(self.loaded)} tensors loaded from {self.path.name}"]
+        parts = [f"{len(self.loaded)} tensors loaded from {self.path.name}"]
+        parts += [f"under {self.place}"] if self.place else []
+        parts += [f"without the prefix {self.renaming.old}"] if self.renaming.old else []
+        parts += [f"as {self.renaming.new}*"] if self.renaming.new else []
+        lines = [", ".join(parts)]
+        lines += [f"{len(self.resized)} resized: {', '.join(self.resized)}"] if self.resized else []
         for names, what in (
             (self.dropped, "head tensors not loaded, randomly initialized"),
             (self.missing, "missing in the file, randomly initialized"),
@@ -47,9 +47,19 @@ class LoadReport:
 
 
 def load_checkpoint(
-    model: nn.Module, path: str | Path, *, strict: bool = False, drop_head: bool = False, key: str = "weights.path"
+    model: nn.Module,
+    path: str | Path,
+    *,
+    strict: bool = False,
+    drop_head: bool = False,
+    key: str = "weights.path",
+    place: str | None = None,
+    prefix: str | None = None,
 ) -> LoadReport:
     """Copy the weights of the file at `path` into `model` by name; the head is not loaded if classes differ in number.
+
+    `place`: dotted keys that lead to the weights in the file, `prefix`: what their names begin with there; None: what
+    fits the model best. Position embeddings of another size are resampled.
 
     `drop_head`: never load the head; `strict`: missing and unexpected keys are errors. With an error nothing is
     changed; a model on the meta device is only compared. Raises `ConfigError` under `key` for a file that cannot be
@@ -57,7 +67,8 @@ def load_checkpoint(
     """
     path = Path(path)
     own = model.state_dict(keep_vars=True)
-    file = _without_prefixes(_tensors(_read(path, key), path, key), own)
+    renamed, found, renaming = _renamed(read_file(path, key), own, path, key, place=place, prefix=prefix)
+    file = resized(renamed, model, own)
     if drop_head:
         head = _head_names(model)
         file = {name: tensor for name, tensor in file.items() if name not in head}
@@ -76,56 +87,46 @@ def load_checkpoint(
         raise ConfigError(key, path, "; ".join(f"{kind}: {', '.join(names)}" for kind, names in what.items() if names))
     if not any(tensor.is_meta for tensor in own.values() if isinstance(tensor, Tensor)):
         model.load_state_dict(matching, strict=False)
-    return LoadReport(path, tuple(matching), missing, unexpected, tuple(name for name in own if name in head))
+    changed = [name for name in matching if name in renamed and renamed[name].shape != file[name].shape]
+    shapes = tuple(f"{name} {list(renamed[name].shape)} -> {list(file[name].shape)}" for name in changed)
+    dropped = tuple(name for name in own if name in head)
+    return LoadReport(path, tuple(matching), missing, unexpected, dropped, found, renaming, shapes)
 
 
-def _read(path: Path, key: str) -> object:
-    """The content of the file, read without executing code from it."""
-    if path.is_dir():
-        raise ConfigError(key, path, "is a folder, not a file")
-    if not path.is_file():
-        raise ConfigError(key, path, "there is no such file")
-    if path.suffix not in (".safetensors", *PICKLED):
-        raise ConfigError(key, path, f"must end in .safetensors, {', '.join(PICKLED)}")
-    try:
-        if path.stat().st_size == 0:
-            raise ConfigError(key, path, "the file is empty")
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except ConfigError:
-        raise
-    except Exception as error:  # a damaged file makes unpickling fail in any way
-        found = str(error).rpartition("WeightsUnpickler error:")[2]
-        if re.search(r"GLOBAL|[Uu]nsupported class|unrecognized function|Can only (build|create)|TorchScript", found):
-            how = "torch.save(model.state_dict(), 'weights.pt') where it was made gives one that does not"
-            raise ConfigError(key, path, f"holds more than tensors, so loading it would execute code; {how}") from error
-        raise ConfigError(key, path, f"cannot be read, the file may be damaged: {one_line(error)}") from error
+def _renamed(
+    content: object, own: Mapping[str, Any], path: Path, key: str, *, place: str | None, prefix: str | None
+) -> tuple[dict[str, Tensor], str, Renaming]:
+    """The tensors of `content` by the model's names, the place where they are in it, and how they were renamed."""
+    if place is None:
+        places = state_dicts(content)
+        if not places:
+            if isinstance(content, Mapping) and any(isinstance(content.get(nest), Inert) for nest in NESTS):
+                raise executes_code(path, key)
+            raise ConfigError(key, path, "the file holds no named tensors")
+    else:
+        places = {place: state_dict_at(content, place, path)}
+    index, best = NameIndex(own), None
+    for found, tensors in places.items():
+        file = tensors if prefix is None else _with_prefix(tensors, prefix)
+        renamings = [AS_IT_IS] if prefix == "" else index.best_renamings(file)
+        count = index.fitting(renamings[0].apply(file))
+        if file and (best is None or count > best[0]):
+            best = count, found, file, renamings
+    if best is None:
+        names = sorted({name.partition(".")[0] for tensors in places.values() for name in tensors})
+        raise UnknownNameError("weights.prefix", str(prefix), names, f"no name in {path.name} begins with it")
+    _, found, file, renamings = best
+    if len(renamings) > 1:
+        twice = " and ".join(sorted(renaming.old.rstrip(".") or "no prefix" for renaming in renamings))
+        raise ConfigError(key, path, f"holds the model's weights more than once, under {twice}; weights.prefix=… picks")
+    given = "" if not prefix else f"{prefix.rstrip('.')}."
+    return renamings[0].apply(file), found, Renaming(given + renamings[0].old, renamings[0].new)
 
 
-def _tensors(content: object, path: Path, key: str) -> dict[str, Tensor]:
-    """The state dict in `content`, under any of the keys `NESTS`."""
-    while isinstance(content, Mapping):
-        found = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
-        nested = next((content[nest] for nest in NESTS if isinstance(content.get(nest), Mapping)), None)
-        if nested is None:
-            if found:
-                return found
-            break
-        content = nested
-    raise ConfigError(key, path, f"the file holds no named tensors, neither directly nor under {', '.join(NESTS)}")
-
-
-def _without_prefixes(file: dict[str, Tensor], own: Mapping[str, Any]) -> dict[str, Tensor]:
-    """`file` without common prefixes of all its names, as many as match the model's names best."""
-
-    def stripped(candidate: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-        yield candidate
-        for prefix in PREFIXES:
-            if all(name.startswith(prefix) for name in candidate):
-                yield from stripped({name.removeprefix(prefix): tensor for name, tensor in candidate.items()})
-
-    return max(stripped(file), key=lambda candidate: len(candidate.keys() & own.keys()))
+def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with `prefix`, without it."""
+    start = f"{prefix.rstrip('.')}." if prefix else ""
+    return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
 
 
 def _fits(name: str, file: Mapping[str, Tensor], own: Mapping[str, Any]) -> bool:
