@@ -112,6 +112,8 @@ def _check_sweep(config: DictConfig) -> None:
     from lwexp.sweep.resume import check_sweep_folder
 
     checked = _check(config)
+    with read_write(config), open_dict(config):  # what the launching process itself reads
+        config.sweep, config.threads = checked.sweep.model_dump(), checked.threads
     check_launcher(config)
     check_sweep_folder(Path(str(config.hydra.sweep.dir)).absolute(), checked.resume, checked.sweep.resume)
     if OmegaConf.select(config, "hydra.sweeper._target_") == _BASIC:

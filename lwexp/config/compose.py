@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lwexp.errors import ConfigError, UnknownNameError, UnknownOptionError
 from lwexp.formatting import one_line
 
+from .interpolated import typed
 from .overrides import keys_below
 from .schema import CallbackConfig, OpenSection, RunConfig
 from .validation import check
@@ -36,12 +37,11 @@ def settings(config: DictConfig) -> RunConfig:
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
-    """The composed config as plain values, without Hydra's own part."""
+    """The composed config as plain values, without Hydra's own part; what interpolations gave is typed."""
     from omegaconf import OmegaConf
 
     own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-    values = OmegaConf.to_container(own, resolve=True)
-    assert isinstance(values, dict)
+    values = typed(OmegaConf.to_container(own, resolve=True), OmegaConf.to_container(own, resolve=False), RunConfig)
     return {str(key): value for key, value in values.items()}
 
 

@@ -37,6 +37,7 @@ def as_lwexp_error(error: BaseException, arguments: Sequence[str]) -> LwexpError
         return ConfigError(key, value, f"Python's logging refuses this configuration: {_text(error)}")
     if isinstance(error, OmegaConfBaseException) and error.full_key:
         reason = _text(error).partition(" full_key:")[0]
+        reason = re.sub(r'^KeyError raised while resolving interpolation: "(.*)"$', r"\1", reason)
         return ConfigError(error.full_key, given_value(error.full_key, arguments), reason)
     if isinstance(error, (HydraException, OmegaConfBaseException)):
         return ConfigError("config", " ".join(user_overrides(arguments)), _text(error))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lwexp import redaction
+from lwexp.config.compose import plain
 from lwexp.config.schema import MLflowConfig
 from lwexp.errors import LwexpError
 from lwexp.experiment.manifest import FILE, SweepManifest, place_in_sweep, point_of
@@ -115,12 +116,11 @@ def record_failure(config: DictConfig, folder: Path, status: Status, reason: str
     If the store does not accept it, one line says so: the job has failed for another reason.
     """
     from hydra.core.hydra_config import HydraConfig
-    from omegaconf import OmegaConf
 
     if has_run(folder) and run_status(folder) is not None:
         return
-    tracking = OmegaConf.to_container(config.tracking, resolve=True)
-    if not isinstance(tracking, dict) or tracking.get("name") != "mlflow":
+    tracking = plain(config)["tracking"]
+    if tracking.get("name") != "mlflow":
         return
     try:
         settings = MLflowConfig.model_validate(tracking)

@@ -26,6 +26,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from lwexp import redaction
+from lwexp.config.compose import plain
 from lwexp.errors import LwexpError, RunError
 from lwexp.experiment.folder import pruned_in
 from lwexp.experiment.preload import MODULES
@@ -68,7 +69,7 @@ def run_in_sweep(task: Task, config: DictConfig) -> Any:
     folder = Path(HydraConfig.get().runtime.output_dir)
     with JobRecord(folder) as record:
         try:
-            value = _run_isolated(config, folder) if config.sweep.isolate else task(config)
+            value = _run_isolated(config, folder) if plain(config)["sweep"]["isolate"] else task(config)
         except (KeyboardInterrupt, Interrupted):
             record.end("KILLED", reason="interrupted", code=1)
             raise
@@ -102,7 +103,7 @@ def _run_isolated(config: DictConfig, folder: Path) -> Any:
     _await_orphan(folder)
     context = _context()
     ours, theirs = context.Pipe(duplex=False)
-    values: Any = OmegaConf.to_container(config, resolve=True)
+    values = plain(config)
     alone = is_basic(HydraConfig.get().launcher)
     if not alone:
         values["progress"] = False  # bars of jobs side by side would overwrite each other
