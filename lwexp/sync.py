@@ -12,7 +12,7 @@ from .config.schema import MLflowConfig
 from .errors import ConfigError, LwexpError, RunError
 from .redaction import redact_addresses
 from .tracking.contact import check_store
-from .tracking.redelivery import RecordedRun, delivery_uri, find_journals, read_run, redeliver
+from .tracking.redelivery import RecordedRun, delivery_address, find_journals, read_run, redeliver
 
 _OPTIONS = ["tracking.uri", "tracking.timeout", "tracking.flush_timeout"]
 
@@ -61,7 +61,7 @@ def _deliver(run: RecordedRun, config: MLflowConfig, failures: dict[str, str | N
     if run.original is not None:
         print(f"{name}: a copy of {run.original}, which delivers this run; resumed, the copy becomes a run of its own")
         return 0
-    uri = delivery_uri(run, config)
+    uri, trusted = delivery_address(run, config)
     if uri not in failures:
         try:
             check_store(config.model_copy(update={"uri": uri}))
@@ -73,14 +73,16 @@ def _deliver(run: RecordedRun, config: MLflowConfig, failures: dict[str, str | N
         if sys.stderr.isatty():
             print(f"{name}: {rows} of {run.rows} metric rows", end="\r", file=sys.stderr)
 
-    failure = failures[uri] or redeliver(run, uri, config.flush_timeout, show_progress)
+    failure = failures[uri] or redeliver(run, uri, config.flush_timeout, show_progress, trusted=trusted)
     if failure is not None:
         rest = run.rows - run.state.rows
         print(f"lwexp-sync: {name}: {rest} metric rows are left: {failure}", file=sys.stderr)
         return 1
     damage = f", skipped {run.damaged} damaged bytes of its journal" if run.damaged else ""
     print(f"{name}: {run.state.rows} metric rows delivered to {redact_addresses(uri)}, {run.state.status}{damage}")
-    return 0
+    for artifact, why in run.state.not_kept.items():
+        print(f"lwexp-sync: {name}: the file {artifact} was not delivered: {redact_addresses(why)}", file=sys.stderr)
+    return 1 if run.state.not_kept else 0
 
 
 def _print_error(error: LwexpError) -> int:

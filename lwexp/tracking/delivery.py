@@ -22,13 +22,14 @@ from lwexp.errors import ConfigError, RunError
 from lwexp.host.lock import Lock
 from lwexp.redaction import redact_addresses
 
+from .artifacts import RefusedError, artifact_path, check_destination, is_refusal
 from .contact import UnreachableError, error_line
 from .delivery_state import DeliveryState, read_state
 from .journal import FILE as JOURNAL
-from .journal import Entry, Journal, Reader, Rows, has_journal
+from .journal import Entry, Journal, Reader, Rows, has_journal, recorded_address
 from .keys import ID_TAG, PARENT_TAG, REASON_TAG, cut, param_values, tag_values
 from .mlflow_internals import MAX_NAME, MAX_ROWS, last_steps
-from .store import connect, experiment_id, is_transient, limit_retries
+from .store import artifact_folder, connect, experiment_id, is_transient, limit_retries
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -43,6 +44,7 @@ _MIN_SECONDS = 5.0  # between two calls that are not full: each costs MLflow as 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 8.0
 DELIVERY_OWNER = "delivery.owner"  # names the delivery that was requested last
 _ABANDONED = "the training process died unexpectedly"
+_ARTIFACT_SECONDS = 60.0  # after which artifacts wait for the end, where the store answers and only they fail
 _PARAMS_PER_CALL = 20  # of the longest values, with every character escaped, fit into the 1 MB of a request
 
 
@@ -54,11 +56,15 @@ class Delivery:
     """Delivers the run in `folder` to the store at `uri`, until the run's end or until given up.
 
     One delivery of a run is active at a time: the one that was requested last. `patience`: seconds without an answer
-    after which it gives up, once the training process is gone. `wake` ends a pause early.
+    after which it gives up, once the training process is gone. `wake` ends a pause early. `trusted`: the caller's own
+    settings name the store; one that only the run's folder names takes artifacts only where it keeps them itself.
     """
 
-    def __init__(self, folder: Path, uri: str, *, patience: float, wake: threading.Event | None = None) -> None:
+    def __init__(
+        self, folder: Path, uri: str, *, patience: float, wake: threading.Event | None = None, trusted: bool = True
+    ) -> None:
         """Send nothing yet."""
+        self._trusted = trusted
         self.folder, self._uri, self._patience = folder.absolute(), uri, patience
         self._wake = wake or threading.Event()
         self._token = secrets.token_hex(8)
@@ -69,6 +75,7 @@ class Delivery:
         self._pending: list[Rows] = []  # read but not sent
         self._count = self._end = 0  # metrics in them, the position behind them
         self._sent = float("-inf")  # time of the last call
+        self._artifacts_fail_since: float | None = None  # while the store answers
         self.state = read_state(folder)
         self.taken_over = False  # whether it ended because another one was requested
 
@@ -110,6 +117,8 @@ class Delivery:
     def _deliver(self) -> None:
         reader = Reader(self.folder / JOURNAL)
         reader.skip_to(self.state.position)
+        if self.state.status is not None:
+            self._retry_artifacts()
         at_once = True
         while True:
             new = self._deliver_new(reader)
@@ -175,30 +184,64 @@ class Delivery:
         elif entry.kind == "tags":
             self._tag(value)
         elif entry.kind == "artifact":
-            self._attempt(lambda client: self._copy(client, value["path"], value["folder"]))
+            self._copy(value["path"], value["folder"])
         elif entry.kind == "resumed":
             self._attempt(lambda client: client.update_run(self._run_id, "RUNNING"))
             self._attempt(self._delete_reason)
             self._params(value.get("params", {}))
             self.state.status = None
         elif entry.kind == "end":
+            self._retry_artifacts()
             self._tag({REASON_TAG: value["reason"]} if value["reason"] else {})
             self._attempt(lambda client: client.set_terminated(self._run_id, value["status"], value["time_ms"]))
             self.state.status = value["status"]
 
-    def _copy(self, client: MlflowClient, name: str, folder: str | None) -> None:
-        """Copy a file or folder to the run's artifacts; one that cannot be copied is recorded and blocks no rows."""
-        path = self.folder / name
-        copy = client.log_artifacts if path.is_dir() else client.log_artifact
+    def _copy(self, name: str, place: str | None, patience: float = _ARTIFACT_SECONDS) -> None:
+        """Copy a file or folder to the run's artifacts; one that cannot be copied is recorded and blocks no rows.
+
+        `patience`: seconds for which artifacts alone may fail, while the store answers.
+        """
         try:
-            copy(self._run_id, str(path), folder)
+            path = artifact_path(self.folder, name, place)
+            if not self._trusted:
+                allowed = None if self._uri.startswith("http") else artifact_folder(self._uri)
+                check_destination(self._attempt(lambda client: client.get_run(self._run_id)).info.artifact_uri, allowed)
+            why = self._attempt(lambda client: self._send_artifact(client, path, place, patience))
+        except (OSError, ValueError, TypeError, RefusedError) as error:  # a journal from elsewhere may name anything
+            why = error_line(error, self._uri)
+        self.state.not_kept = {other: reason for other, reason in self.state.not_kept.items() if other != name}
+        if why is not None:
+            self.state.not_kept[name] = why
+
+    def _send_artifact(self, client: MlflowClient, path: Path, place: str | None, patience: float) -> str | None:
+        """None if the store has taken the artifact, else why it does not; raises what is worth another attempt."""
+        since = self._artifacts_fail_since
+        if since is not None and time.monotonic() - since >= patience:
+            return f"the artifacts' storage has failed for {patience:g} s"
+        try:
+            (client.log_artifacts if path.is_dir() else client.log_artifact)(self._run_id, str(path), place)
         except Exception as error:
             local = isinstance(error, (ImportError, FileNotFoundError, NotADirectoryError, PermissionError))
-            if is_transient(error) and not local:
-                raise
-            self.state.not_kept = {**self.state.not_kept, name: error_line(error, self._uri)}
-        else:
-            self.state.not_kept = {other: why for other, why in self.state.not_kept.items() if other != name}
+            if not local and is_transient(error) and not is_refusal(error):
+                client.get_run(self._run_id)  # raises where the whole store is away
+                self._artifacts_fail_since = since or time.monotonic()
+                if time.monotonic() - self._artifacts_fail_since < patience:
+                    raise
+            return error_line(error, self._uri)
+        self._artifacts_fail_since = None
+        return None
+
+    def _retry_artifacts(self) -> None:
+        """Copy the artifacts that could not be copied so far; one attempt each, as long as failures take no minute."""
+        left, begin = dict(self.state.not_kept), time.monotonic()
+        if not left:
+            return
+        for entry in Reader(self.folder / JOURNAL).entries(until=self.state.position):
+            late = time.monotonic() - begin >= _ARTIFACT_SECONDS
+            if entry.kind == "artifact" and left.pop(entry.value["path"], None) is not None and not late:
+                self._artifacts_fail_since = None
+                self._copy(entry.value["path"], entry.value["folder"], patience=0.0)
+        self._save()
 
     def _tag(self, tags: dict[str, str]) -> None:
         from mlflow.entities import RunTag
@@ -215,7 +258,7 @@ class Delivery:
         """Create the run, unless the store has it and only its answer was lost; then log the params."""
         if self.state.run_id is None:
             tags = {**record["tags"], ID_TAG: record["id"]}
-            if record["parent"]:
+            if record["parent"] and set(Path(record["parent"]).parts) == {".."}:  # a sweep's folder holds its jobs
                 tags[PARENT_TAG] = self._attempt(lambda _: self._parent(self.folder / record["parent"]))
             base, name = Path(record["base"]), cut(record["run_name"], MAX_NAME)
             experiment = self._attempt(lambda client: experiment_id(client, record["experiment"], self._uri, base))
@@ -240,8 +283,9 @@ class Delivery:
     def _parent(self, folder: Path) -> str:
         """The MLflow id of the parent run in `folder`; delivered here first if its process is gone."""
         run_id = read_state(folder).run_id
-        if run_id is None and has_journal(folder) and Lock(folder / RUN_LOCK).free:
-            Delivery(folder, self._uri, patience=0.0).run()
+        same_store = recorded_address(folder) == recorded_address(self.folder)
+        if run_id is None and has_journal(folder) and same_store and Lock(folder / RUN_LOCK).free:
+            Delivery(folder, self._uri, patience=0.0, trusted=self._trusted).run()
             run_id = read_state(folder).run_id
         if run_id is None:
             raise RunError(f"the parent run in {folder} has not been created in the store yet")

@@ -104,21 +104,23 @@ class DeliveryClient:
     def deliver(self, folder: Path, uri: str, patience: float) -> None:
         """Deliver the run in `folder` from now on; if it is being delivered, end its current pause."""
         with self._guard:
-            self._requests[str(folder)] = {"folder": str(folder), "uri": uri, "patience": patience, "again": True}
+            key = str(folder.absolute())  # the process may have been started in another folder
+            self._requests[key] = {"folder": key, "uri": uri, "patience": patience, "again": True}
             started = self._process
             self.start()
             if self._process is started:  # a new process has received all requests
-                self._send(self._requests[str(folder)])
+                self._send(self._requests[key])
 
     def wake(self, folder: Path) -> None:
         """Deliver what the run in `folder` has written now, without waiting for a full batch."""
         with self._guard:
-            if str(folder) in self._requests:
-                self._send({**self._requests[str(folder)], "again": False})
+            request = self._requests.get(str(folder.absolute()))
+            if request is not None:
+                self._send({**request, "again": False})
 
     def forget(self, folder: Path) -> None:
         """Drop the request for the run in `folder`, which is complete."""
-        self._requests.pop(str(folder), None)
+        self._requests.pop(str(folder.absolute()), None)
 
     def keep_alive(self) -> None:
         """Start the process again if it has died."""

@@ -33,7 +33,7 @@ _NUMBERS = {kind: number for number, kind in enumerate(_KINDS)}
 _HEAD = struct.Struct("<2sBI")  # mark, kind, length of the content
 _CHECK = struct.Struct("<I")
 _ROW = struct.Struct("<Iqq")  # set of keys, optimizer step, milliseconds since the Unix epoch
-_RESERVE = "journal.reserve"  # deleted on a full disk, to make room for the end record
+RESERVE = "journal.reserve"  # deleted on a full disk, to make room for the end record
 _RESERVE_BYTES = 16384
 CHUNK = 1 << 22  # bytes read at once
 
@@ -134,7 +134,7 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         """Create the journal in `folder`, or open an existing one to append. Raises `RunError`."""
         self.path = folder / FILE
-        self._reserve = folder / _RESERVE
+        self._reserve = folder / RESERVE
         self._keys: dict[str, str] = {}  # metric name -> MLflow key
         self._numbers: dict[tuple[str, ...], int] = {}  # names -> number of their set of keys
         self._last: dict[str, int] = {}  # key -> last step in the file when it was opened
@@ -294,6 +294,16 @@ def rewrite_run(folder: Path, change: Callable[[dict[str, Any]], dict[str, Any]]
                 raise RunError(f"{path}: the new entry about the run is longer")
             file.seek(start)
             file.write(_record("run", body.ljust(length)))
+
+
+def recorded_address(folder: Path) -> str | None:
+    """The store's address that the run in `folder` was started or last resumed with, without secrets."""
+    path, found = folder / FILE, None
+    if path.is_file():
+        for entry in Reader(path).entries():
+            if entry.kind in ("run", "resumed"):
+                found = entry.value.get("where", found)
+    return found
 
 
 def has_journal(folder: Path) -> bool:

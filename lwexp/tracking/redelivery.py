@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import threading
 import time
 from collections.abc import Callable
@@ -14,13 +16,16 @@ from lwexp.errors import ConfigError, RunError, nearest
 from lwexp.host.lock import Lock
 from lwexp.redaction import redact_addresses
 
-from .address import resolve_uri, uri_source
+from .address import kind, resolve_uri, sqlite_path, uri_source
 from .copies import original_of
-from .delivery import DELIVERY_LOCK, RUN_LOCK, Delivery
+from .delivery import DELIVERY_LOCK, DELIVERY_OWNER, RUN_LOCK, Delivery
+from .delivery_state import FILE as STATE
 from .delivery_state import DeliveryState, read_state
-from .journal import FILE, Reader
+from .journal import FILE, RESERVE, Reader
+from .trust import check_own_files, credentials_here, is_own_database
 
 _PROGRESS_SECONDS = 2.0
+_RECORD = {"id": str, "run_name": str, "experiment": str, "where": str, "base": str, "tags": dict, "params": dict}
 _LOCK_SECONDS = 0.3  # a delivery that checks for the training process holds the lock for a moment
 
 
@@ -41,8 +46,10 @@ class RecordedRun:
 
     @property
     def delivered(self) -> bool:
-        """Whether the store has everything."""
-        return self.state.status is not None and self.state.position >= self.length
+        """Whether the store has everything; an artifact that it refused counts as long as its file is there."""
+        state = self.state
+        left = any((self.folder / name).exists() for name in state.not_kept)
+        return state.status is not None and state.position >= self.length and not left
 
     @property
     def original(self) -> Path | None:
@@ -68,6 +75,7 @@ def find_journals(folder: Path, must_exist: bool) -> list[Path]:
 
 def read_run(path: Path) -> RecordedRun | None:
     """The run in a journal; None where its process died before it wrote the run. Raises `RunError`."""
+    check_own_files(path.parent, (FILE, STATE, DELIVERY_OWNER, RUN_LOCK, DELIVERY_LOCK, RESERVE))
     reader, record, rows = Reader(path), None, 0
     for entry in reader.entries():
         if entry.kind == "run":
@@ -76,34 +84,58 @@ def read_run(path: Path) -> RecordedRun | None:
             record["where"] = entry.value.get("where", record["where"])
         elif entry.kind == "rows":
             rows += len(entry.value.keys)
+    if record is not None and not all(isinstance(record.get(key), kind) for key, kind in _RECORD.items()):
+        raise RunError("the record that names the run is not one of lwexp")
     if record is None and rows:
         raise RunError(f"the record that names the run is damaged; {rows} metric rows are in the journal")
     return RecordedRun(path.parent, record, rows, reader.position, reader.damaged) if record is not None else None
 
 
-def delivery_uri(run: RecordedRun, config: MLflowConfig) -> str:
-    """The address to deliver `run` to: that of `config`, else the run's own.
+def delivery_address(run: RecordedRun, config: MLflowConfig) -> tuple[str, bool]:
+    """The address to deliver `run` to, and whether the caller's own settings name it: `config`, MLFLOW_TRACKING_URI.
 
-    The password is not kept with the run: it comes from MLFLOW_TRACKING_URI. Raises `ConfigError` if it is missing.
+    Else it is the run's own, which must be one that needs no trust: a folder may come from somebody else. The password
+    is not kept with the run: it comes from the settings. Raises `ConfigError` where they must name the address.
     """
-    where = str(run.record["where"])
-    given = resolve_uri(config, Path.cwd() if config.uri is not None else Path(run.record["base"]))
+    where, key = str(run.record["where"]), uri_source(config)[0]
+    given = resolve_uri(config, Path.cwd())
     if config.uri is not None or redact_addresses(given) == where:
-        return given
+        return given, config.uri is not None or bool(os.environ.get("MLFLOW_TRACKING_URI"))
     if "***" in where:
-        why = f"its password is not kept in the run's folder; give tracking.uri=… or {uri_source(config)[0]} with it"
+        why = f"its password is not kept in the run's folder; give tracking.uri=… or {key} with it"
         raise ConfigError("tracking.uri", where, why)
-    return where
+    uri = resolve_uri(config.model_copy(update={"uri": where}), Path(run.record["base"]))
+    trust = _needs_naming(uri, run)
+    if trust is not None:
+        again = shlex.join(["python", "-m", "lwexp.sync", f"tracking.uri={where}", os.path.relpath(run.folder)])
+        raise ConfigError(
+            "tracking.uri", where, f"only the folder {os.path.relpath(run.folder)} names it; {trust}: {again}"
+        )
+    return uri, False
 
 
-def redeliver(run: RecordedRun, uri: str, patience: float, progress: Callable[[int], None]) -> str | None:
+def _needs_naming(uri: str, run: RecordedRun) -> str | None:
+    """Why the caller must name the address of `run`; None if it is safe to use."""
+    if kind(uri) == "sqlite":
+        own = is_own_database(sqlite_path(uri), Path(run.record["base"]), run.folder)
+        return None if own else "to make or write that file"
+    if not kind(uri).startswith("http"):
+        return "to connect to that database as you"
+    secret = credentials_here()
+    return None if secret is None else f"to send {secret} there"
+
+
+def redeliver(
+    run: RecordedRun, uri: str, patience: float, progress: Callable[[int], None], *, trusted: bool
+) -> str | None:
     """Deliver `run` to the store at `uri`; returns why that failed, None if it did not.
 
     Waits for a delivery that another process has requested meanwhile. `patience`: seconds without an answer after which
-    it gives up; `progress` is called with the number of delivered rows every two seconds.
+    it gives up; `trusted` as `delivery_address` says; `progress` is called with the number of delivered rows every two
+    seconds.
     """
     while True:
-        delivery = Delivery(run.folder, uri, patience=patience)
+        delivery = Delivery(run.folder, uri, patience=patience, trusted=trusted)
         # in a thread, so that an interrupt ends the command at once
         thread = threading.Thread(target=_deliver, args=(delivery,), daemon=True)
         thread.start()

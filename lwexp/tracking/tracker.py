@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +13,7 @@ from lwexp.errors import ConfigError, RunError
 from lwexp.host.lock import Lock
 from lwexp.redaction import redact
 
+from .artifacts import copied_into
 from .base import Status
 from .delivery import RUN_LOCK, end_entry
 from .delivery_client import courier
@@ -73,13 +76,18 @@ class JournalTracker:
             self._check_delivery()
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
-        """Keep the file or folder `path` under `folder` of the run's artifacts; the delivery copies it."""
+        """Keep the file or folder `path` under `folder` of the run's artifacts; the delivery copies it.
+
+        What is not in the run's folder is copied into it first: only from there files are sent.
+        """
         self._check_open(path.name)
         if not path.exists():
             raise RunError(f"{path} does not exist and cannot be an artifact of run {self.run_name}")
-        inside = path.absolute().is_relative_to(self.folder.absolute())
-        name = path.absolute().relative_to(self.folder.absolute()) if inside else path.absolute()
-        self.journal.write("artifact", {"path": str(name), "folder": folder})
+        try:
+            inside = copied_into(self.folder, path, folder)
+        except (OSError, shutil.Error) as error:
+            raise RunError(f"{path} cannot be copied to the artifacts of run {self.run_name}: {error}") from error
+        self.journal.write("artifact", {"path": os.path.relpath(inside, self.folder), "folder": folder})
 
     def tag(self, tags: Mapping[str, str]) -> None:
         """Set tags; values over MLflow's 8,000 characters are cut, secrets in addresses are redacted."""
@@ -149,7 +157,10 @@ class JournalTracker:
                 if state.rows:
                     log.info("%d metric rows of run %s delivered to %s", state.rows, self.run_name, self.where)
                 for name, why in state.not_kept.items():
-                    log.warning("run %s: %s could not be kept with it in %s: %s", self.run_name, name, self.where, why)
+                    log.warning(
+                        "run %s: %s could not be kept with it in %s: %s; to try again: python -m lwexp.sync %s",
+                        self.run_name, name, self.where, why, self.folder,
+                    )  # fmt: skip
                 return
             silent = now - max(since, state.answered)
             given_up = courier.last_failure(state.pid) is not None and courier.given_up

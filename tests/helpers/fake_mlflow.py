@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import uuid
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any
@@ -20,6 +21,9 @@ class FakeMLflow:
         self.runs: dict[str, dict[str, Any]] = {}
         self.authorizations: set[str] = set()
         self.fail: int | None = None  # the status of every answer
+        self.artifact_uri = "mlflow-artifacts:/"  # of every run
+        self.artifacts: dict[str, bytes] = {}  # by path below the server's storage
+        self.fail_artifacts: int | None = None  # the status of every answer to a file
         self.body = '{"error_code": "TEMPORARILY_UNAVAILABLE", "message": "away"}'  # and its text
         self.lose_writes: set[int] = set()  # at which POST requests, counted from 1, the connection is closed
         self.lose = "after"  # "before" or "after" what was asked is done
@@ -34,6 +38,15 @@ class FakeMLflow:
 
             def do_POST(self) -> None:
                 self._answer(json.loads(self.rfile.read(int(self.headers["Content-Length"])) or b"{}"))
+
+            def do_PUT(self) -> None:
+                content = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                if "Authorization" in self.headers:
+                    fake.authorizations.add(self.headers["Authorization"])
+                if fake.fail_artifacts is not None:
+                    return self._send(fake.fail_artifacts, "not this file")
+                fake.artifacts[urlsplit(self.path).path.partition("/artifacts/")[2]] = content
+                return self._send(200, "{}")
 
             def _answer(self, asked: dict[str, Any]) -> None:
                 if "Authorization" in self.headers:
@@ -89,9 +102,15 @@ class FakeMLflow:
             name = asked.get("experiment_name", "lwexp")
             return {"experiment": {"experiment_id": "1", "name": name, "lifecycle_stage": "active", "tags": [_KIND]}}
         if what == "runs/create":
-            run_id = f"{len(self.runs):032x}"
+            run_id = uuid.uuid4().hex  # MLflow remembers the storage of each run, whatever its server
             tags = {tag["key"]: tag["value"] for tag in asked.get("tags", [])}
-            info = {"run_id": run_id, "experiment_id": "1", "status": "RUNNING", "artifact_uri": "", "user_id": ""}
+            info = {
+                "run_id": run_id,
+                "experiment_id": "1",
+                "status": "RUNNING",
+                "user_id": "",
+                "artifact_uri": self.artifact_uri,
+            }
             info |= {"run_name": asked["run_name"], "start_time": asked["start_time"], "lifecycle_stage": "active"}
             self.runs[run_id] = {"info": info, "params": {}, "tags": tags, "rows": [], "calls": []}
             return {"run": self._run(run_id)}

@@ -1,0 +1,65 @@
+"""Where the run of a folder may be delivered to: a folder may come from somebody else, and names any address.
+
+Passwords and tokens of this machine are sent to an address only that the caller's own settings name.
+"""
+
+from __future__ import annotations
+
+import netrc
+import os
+import sqlite3
+import stat
+from collections.abc import Iterable
+from contextlib import closing, suppress
+from importlib.metadata import entry_points
+from pathlib import Path
+
+from lwexp.errors import RunError
+
+from .address import DEFAULT_URI
+
+_NO_SECRETS = {"MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_INSECURE_TLS", "MLFLOW_TRACKING_SERVER_CERT_PATH"}
+
+
+def credentials_here() -> str | None:
+    """What MLflow's client would send to any server, in a few words; None if this machine has no such secrets."""
+    for name, value in sorted(os.environ.items()):
+        if name.startswith("MLFLOW_TRACKING_") and name not in _NO_SECRETS and value.strip():
+            return name
+    if (Path.home() / ".mlflow" / "credentials").exists():
+        return "~/.mlflow/credentials"
+    with suppress(OSError, netrc.NetrcParseError):
+        if "default" in netrc.netrc(os.environ.get("NETRC")).hosts:
+            return "the default entry of netrc"
+    found = [plugin.name for plugin in entry_points(group="mlflow.request_header_provider")]
+    return f"MLflow's plugin {found[0]}" if found else None
+
+
+def is_own_database(path: Path, base: Path, folder: Path) -> bool:
+    """Whether the SQLite file that the run in `folder`, started in `base`, names may be made or written.
+
+    That is MLflow's database, or the default store of a folder that holds the run.
+    """
+    default = base / DEFAULT_URI.partition(":///")[2]
+    if os.path.realpath(path) == os.path.realpath(default) and _is_below(folder, base):
+        return True
+    with (
+        suppress(sqlite3.Error, OSError),
+        closing(sqlite3.connect(path.absolute().as_uri() + "?mode=ro", uri=True)) as file,
+    ):
+        tables = {name for (name,) in file.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        return {"alembic_version", "experiments", "runs", "metrics"} <= tables
+    return False
+
+
+def check_own_files(folder: Path, names: Iterable[str]) -> None:
+    """Raise `RunError` where a file that a delivery writes is a link, through which it would write elsewhere."""
+    for name in names:
+        with suppress(FileNotFoundError):
+            found = os.lstat(folder / name)
+            if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+                raise RunError(f"{name} is a link or no plain file; a run's own files are never links: nothing is sent")
+
+
+def _is_below(folder: Path, base: Path) -> bool:
+    return Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(base))
