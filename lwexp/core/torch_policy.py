@@ -1,16 +1,18 @@
 """torch's own schedulers as policies: simulated on a dummy parameter group; all groups follow its lr factor.
 
-This keeps the ratios between groups, whatever the scheduler does to the rate of a group.
+This keeps the ratios between groups, whatever the scheduler does to the rate of a group. A scheduler that consists of
+others (SequentialLR, ChainedScheduler) takes them as options: `schedulers: [{name: LinearLR, total_iters: 5}, …]`.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
-from torch.optim import lr_scheduler
+from torch.optim import Optimizer, lr_scheduler
 
 from lwexp.errors import ConfigError, UnknownNameError, UnknownOptionError
 from lwexp.formatting import one_line
@@ -26,16 +28,12 @@ _SEEN = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
 class SimulatedScheduler:
     """A torch scheduler over an SGD optimizer with one dummy parameter at rate `lr`; factor = its rate / `lr`."""
 
-    def __init__(self, scheduler: type[lr_scheduler.LRScheduler], options: Mapping[str, Any], lr: float) -> None:
-        """Build the scheduler; raises `ConfigError` on policy.options where it rejects its arguments."""
+    def __init__(self, make: Callable[[Optimizer], lr_scheduler.LRScheduler], lr: float) -> None:
+        """`make` builds the scheduler of an optimizer. Raises what `make` raises."""
         self.lr = lr
         # Cyclic schedulers require momentum; nothing is trained here.
         self.optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=lr, momentum=0.9)
-        try:
-            self.scheduler = scheduler(self.optimizer, **options)
-        except (TypeError, ValueError, KeyError, IndexError, AttributeError, ZeroDivisionError) as error:
-            why = f"{scheduler.__name__} refuses: {one_line(error, None)}"
-            raise ConfigError("policy.options", dict(options), why) from error
+        self.scheduler = make(self.optimizer)
         self.optimizer.step()  # torch warns when a scheduler steps before its optimizer
 
     @property
@@ -122,9 +120,23 @@ def torch_scheduler(
     """Any `torch.optim.lr_scheduler` class by `name`, stepped each optimizer step or each epoch (`interval`).
 
     `options` are the class's own arguments. One that it requires for the length of the training (`T_max`,
-    `total_steps`) or for the peak (`max_lr`) is filled in. `metric` is what ReduceLROnPlateau observes after each
-    evaluation.
+    `total_steps`) or for the peak (`max_lr`) is filled in; for one of several schedulers it is that of its part of the
+    training. `metric` is what ReduceLROnPlateau observes after each evaluation.
     """
+    every = steps_per_epoch if interval == "epoch" else 1
+    count = None if steps is None else -(-steps // every)
+    simulated = SimulatedScheduler(
+        lambda optimizer: _build(optimizer, name, options or {}, lr, count, "policy.name", "policy.options"), lr
+    )
+    if isinstance(simulated.scheduler, lr_scheduler.ReduceLROnPlateau):
+        return MetricPolicy(simulated, metric)
+    return TorchPolicy(simulated, every)
+
+
+def _build(
+    optimizer: Optimizer, name: str, options: Mapping[str, Any], lr: float, count: int | None, named: str, key: str
+) -> lr_scheduler.LRScheduler:
+    """The scheduler `name` of `optimizer`; `count`: its steps. `named`, `key`: of its name and its options."""
     known = {
         key: value
         for key, value in vars(lr_scheduler).items()
@@ -132,33 +144,74 @@ def torch_scheduler(
     }
     known.pop("LRScheduler", None)
     if name not in known:
-        raise UnknownNameError("policy.name", name, known, "no such class in torch.optim.lr_scheduler")
+        raise UnknownNameError(named, name, known, "no such class in torch.optim.lr_scheduler")
     scheduler = known[name]
     signature = inspect.signature(scheduler).parameters
-    given = dict(options or {})
+    choices = [option for option in signature if option not in ("optimizer", "last_epoch", "verbose")]
+    given = dict(options)
     for option, value in given.items():
-        if option not in signature or option in ("optimizer", "last_epoch"):
-            choices = [key for key in signature if key not in ("optimizer", "last_epoch", "verbose")]
-            raise UnknownOptionError(f"policy.options.{option}", value, choices, f"{name} has no such option")
+        if option not in choices:
+            raise UnknownOptionError(f"{key}.{option}", value, choices, f"{name} has no such option")
     if given.get("cycle_momentum"):
-        raise ConfigError("policy.options.cycle_momentum", True, "a policy moves rates only, momentum would not follow")
+        raise ConfigError(f"{key}.cycle_momentum", True, "a policy moves rates only, momentum would not follow")
     if "cycle_momentum" in signature:
         given["cycle_momentum"] = False
     if "max_lr" in signature:
         given.setdefault("max_lr", lr)
     if name == "CyclicLR":
         given.setdefault("base_lr", lr / 10)
-    every = steps_per_epoch if interval == "epoch" else 1
     for length in _LENGTHS:
         if length in signature and not given.keys() & {length, "epochs"}:
-            if steps is None:
-                raise ConfigError(f"policy.options.{length}", None, "must be given when the number of steps is unknown")
-            count = -(-steps // every)
+            if count is None:
+                raise ConfigError(f"{key}.{length}", None, "must be given when the number of steps is unknown")
             given[length] = max(count - 1, 1) if length == "T_max" else max(count, 2)
-    simulated = SimulatedScheduler(scheduler, given, lr)
-    if issubclass(scheduler, lr_scheduler.ReduceLROnPlateau):
-        return MetricPolicy(simulated, metric)
-    return TorchPolicy(simulated, every)
+    if "schedulers" in signature:
+        given["schedulers"] = _parts(optimizer, name, given, lr, count, key)
+    try:
+        return scheduler(**given) if name == "ChainedScheduler" else scheduler(optimizer, **given)
+    except (TypeError, ValueError, KeyError, IndexError, AttributeError, ZeroDivisionError) as error:
+        raise ConfigError(key, dict(options), f"{name} refuses: {one_line(error, None)}") from error
+
+
+def _parts(
+    optimizer: Optimizer, name: str, options: Mapping[str, Any], lr: float, count: int | None, key: str
+) -> list[lr_scheduler.LRScheduler]:
+    """The schedulers that the scheduler `name` consists of, all of `optimizer`."""
+    key = f"{key}.schedulers"
+    written = options.get("schedulers")
+    if not isinstance(written, Sequence) or isinstance(written, str) or not written:
+        example = "[{name: LinearLR, total_iters: 5}, {name: CosineAnnealingLR}]"
+        raise ConfigError(key, "???" if written is None else written, f"must be a list of schedulers: {example}")
+    counts = [count] * len(written)
+    if name == "SequentialLR":
+        counts = _spans(options.get("milestones"), len(written), count, key.replace("schedulers", "milestones"))
+    parts = []
+    for i, (each, span) in enumerate(zip(written, counts, strict=True)):
+        if not isinstance(each, Mapping) or not isinstance(each.get("name"), str):
+            raise ConfigError(f"{key}.{i}", each, "must have the name of a scheduler and its options: {name: LinearLR}")
+        if each["name"] == "ReduceLROnPlateau":
+            why = f"is metric-driven, so it cannot be a part of {name}; policy=plateau has a warm-up of its own"
+            raise ConfigError(f"{key}.{i}.name", each["name"], why)
+        own = {option: value for option, value in each.items() if option != "name"}
+        if name == "SequentialLR" and i and "schedulers" in own:
+            why = "torch can switch to a single scheduler only; put several milestones into one SequentialLR"
+            raise ConfigError(f"{key}.{i}.name", each["name"], why)
+        parts.append(_build(optimizer, each["name"], own, lr, span, f"{key}.{i}.name", f"{key}.{i}"))
+    return parts
+
+
+def _spans(milestones: Any, parts: int, count: int | None, key: str) -> list[int | None]:
+    """How many steps each of the `parts` has that follow one another at `milestones`."""
+    if milestones is None:
+        raise ConfigError(key, "???", f"must be given: the {parts - 1} steps at which the next scheduler begins")
+    is_list = isinstance(milestones, Sequence) and not isinstance(milestones, str)
+    whole = is_list and all(isinstance(step, int) and not isinstance(step, bool) for step in milestones)
+    if not whole or any(a >= b for a, b in pairwise([0, *milestones])):
+        raise ConfigError(key, milestones, "needs rising steps from 1 on, e.g. [100,200]")
+    if len(milestones) != parts - 1:
+        raise ConfigError(key, milestones, f"{parts} schedulers need {parts - 1} of them")
+    spans: list[int | None] = [end - start for start, end in pairwise([0, *milestones])]
+    return [*spans, None if count is None else max(count - [0, *milestones][-1], 1)]
 
 
 def plateau(
@@ -181,6 +234,14 @@ def plateau(
     at_least("policy.patience", patience, 0)
     at_least("policy.cooldown", cooldown, 0)
     at_least("policy.threshold", threshold, 0)
-    options = {"mode": mode, "factor": factor, "patience": patience, "threshold": threshold, "cooldown": cooldown}
+    options: dict[str, Any] = {
+        "mode": mode,
+        "factor": factor,
+        "patience": patience,
+        "threshold": threshold,
+        "cooldown": cooldown,
+    }
     # ReduceLROnPlateau ignores changes below eps=1e-8; the factor must follow at any base rate.
-    return MetricPolicy(SimulatedScheduler(lr_scheduler.ReduceLROnPlateau, {**options, "eps": 0.0}, lr), metric)
+    return MetricPolicy(
+        SimulatedScheduler(lambda optimizer: lr_scheduler.ReduceLROnPlateau(optimizer, **options, eps=0.0), lr), metric
+    )
