@@ -90,6 +90,9 @@ def make_decay(decay: str | Decay, options: Mapping[str, object]) -> Decay:
         if options:
             raise UnknownOptionError(f"decay.{next(iter(options))}", next(iter(options.values())), ())
         return _check_scales(decay)
+    if not isinstance(decay, str):
+        why = "must be a name or a callable (index, count) -> scale; its options are decay_options={...}"
+        raise ConfigError("decay", decay, why)
     if decay not in DECAYS:
         raise UnknownNameError("decay", decay, DECAYS, "no such decay")
     function = DECAYS[decay]

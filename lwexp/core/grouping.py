@@ -150,6 +150,9 @@ def group(model: nn.Module, grouping: str | Grouping, options: Mapping[str, obje
     """
     if not any(True for _ in model.named_parameters()):
         raise ConfigError("model", type(model).__name__, "has no parameters")
+    if not isinstance(grouping, str) and not callable(grouping):
+        why = "must be a name or a callable model -> groups; its options are grouping_options={...}"
+        raise ConfigError("grouping", grouping, why)
     if callable(grouping):
         result = grouping(model, **options)
     elif grouping in GROUPINGS:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import numbers
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -66,15 +67,10 @@ def _one_of(key: str, value: Any, kinds: Sequence[Any]) -> Any:
 
 
 def _convert_plain(key: str, value: Any, hint: Any, origin: Any, arguments: Sequence[Any]) -> Any:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if hint is float:
-        if not is_number:
-            raise ConfigError(key, value, "must be a number")
-        if not math.isfinite(value):
-            raise ConfigError(key, value, "must be finite")
-        return float(value)
-    if hint is int and not (is_number and isinstance(value, int)):
-        raise ConfigError(key, value, "must be a whole number")
+        return number(key, value)
+    if hint is int:
+        return whole(key, value)
     if hint in (bool, str) and not isinstance(value, hint):
         raise ConfigError(key, value, f"must be {'true or false' if hint is bool else 'a text'}")
     if origin in (list, tuple, Sequence) and (isinstance(value, str) or not isinstance(value, Sequence)):
@@ -86,6 +82,32 @@ def _convert_plain(key: str, value: Any, hint: Any, origin: Any, arguments: Sequ
     if origin in (list, tuple, Sequence):
         return [_convert(f"{key}.{i}", v, arguments[0]) for i, v in enumerate(value)]
     return value
+
+
+def number(key: str, value: Any) -> float:
+    """`value` as a float if it is any real number (NumPy's too) and finite; raises `ConfigError`."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise ConfigError(key, value, "must be a number")
+    if not math.isfinite(value):
+        raise ConfigError(key, value, "must be finite")
+    return float(value)
+
+
+def rate(key: str, value: Any) -> float:
+    """`value` as a float if it is a learning rate: a finite number of at least 0; raises `ConfigError`."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise ConfigError(key, value, "must be a number")
+    if not math.isfinite(value) or value < 0:
+        raise ConfigError(key, value, "a rate must be finite and at least 0")
+    return float(value)
+
+
+def whole(key: str, value: Any) -> int:
+    """`value` as an int if it is a whole number of any type (NumPy's, 10.0); raises `ConfigError`."""
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value) or int(value) != value:
+        raise ConfigError(key, value, "must be a whole number")
+    return int(value)
 
 
 def at_least(key: str, value: float, minimum: float, *, strictly: bool = False) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -18,11 +17,12 @@ from . import plan_text
 from .decay import Decay, make_decay
 from .depth.parameters import Names, is_lazy
 from .grouping import Grouping, group, takes_input
-from .options import at_least
+from .options import at_least, number
 from .plan_table import PlanGroup, PlanTable
 from .resolve import overrides_of, resolve
 from .schedule import Event, Schedule, make_schedule
 from .scheduler import PlanScheduler
+from .weight_decay import listed_by_model
 
 FREEZE_MODES = ("requires_grad", "lr_zero")
 DOMINANT_SHARE = 0.8
@@ -54,20 +54,34 @@ class Plan(PlanTable):
     def param_groups(self) -> list[dict[str, Any]]:
         """Parameter groups for any torch or timm optimizer: `params`, `lr` and `name`, from the head to the stem.
 
-        Groups frozen by `requires_grad` are omitted. With `no_weight_decay`, the biases and norms of a group
-        (parameters of fewer than two dimensions) form a second one of the same name with `weight_decay` 0.
+        Groups frozen by `requires_grad` are omitted. With `no_weight_decay`, the biases and norms of a group, and what
+        the model's own `no_weight_decay()` lists, form a second one, `<name>:no_weight_decay`, with `weight_decay` 0.
         """
         groups = []
-        for g in self.groups:
-            parameters = [self._parameters[name] for name in g.optimizer_names]
-            if not self.no_weight_decay:
-                groups.append({"params": parameters, "lr": g.lr, "name": g.name})
-                continue
-            groups.append({"params": [p for p in parameters if p.ndim > 1], "lr": g.lr, "name": g.name})
-            groups.append(
-                {"params": [p for p in parameters if p.ndim <= 1], "lr": g.lr, "name": g.name, "weight_decay": 0.0}
-            )
+        for g, second in zip(self.groups, self.undecayed_groups, strict=True):
+            parts: dict[bool, list[nn.Parameter]] = {False: [], True: []}
+            for name in g.optimizer_names:
+                p = self._parameters[name]
+                undecayed = p.ndim <= 1 or name.endswith(".bias") or name in self.undecayed_names
+                parts[self.no_weight_decay and undecayed].append(p)
+            groups.append({"params": parts[False], "lr": g.lr, "name": g.name})
+            groups.append({"params": parts[True], "lr": g.lr, "name": second, "weight_decay": 0.0})
         return [g for g in groups if g["params"]]
+
+    def positions(self, param_groups: Iterable[Mapping[str, Any]]) -> list[int | None]:
+        """The position in `groups` of each of an optimizer's param groups, by name, else by its parameters.
+
+        None for one whose parameters are not in the plan's optimizer, or in several groups.
+        """
+        param_groups = list(param_groups)
+        found = super().positions(param_groups)
+        if None in found:
+            owners = {id(self._parameters[name]): i for i, g in enumerate(self.groups) for name in g.optimizer_names}
+            for i, group in enumerate(param_groups):
+                owned = {owners.get(id(p)) for p in group["params"]}
+                if found[i] is None and len(owned) == 1:
+                    found[i] = owned.pop()
+        return found
 
     def optimizer(self, optimizer: str | type[torch.optim.Optimizer] = "adam", **options: Any) -> torch.optim.Optimizer:
         """The optimizer of a short name (torch's or timm's) or class over `param_groups()`.
@@ -124,7 +138,8 @@ class Plan(PlanTable):
 
         `options` are those of `schedule`. Raises `ConfigError` for metric-driven policies (plateau).
         """
-        return self.schedule(policy, steps=steps, **options).table(range(steps))
+        schedule = self.schedule(policy, steps=steps, **options)
+        return schedule.table(range(schedule.steps or 0))
 
     def fits(self, model: nn.Module) -> bool:
         """Whether `model` has the plan's parameters: the same names, shapes and `requires_grad`."""
@@ -168,7 +183,7 @@ def make_plan(
     decay: str | Decay = "linear",
     lr: float = 1e-3,
     mult: float = 0.95,
-    freeze: Sequence[str] = (),
+    freeze: str | Sequence[str] = (),
     freeze_mode: str = "requires_grad",
     lr_overrides: Mapping[str, float] | None = None,
     no_weight_decay: bool = False,
@@ -178,7 +193,7 @@ def make_plan(
 ) -> Plan:
     """Resolve a model and settings to a plan; the model is not changed.
 
-    `lr` is the base rate, that of the head; `mult` is an option of the decay `linear`. `freeze` lists patterns;
+    `lr` is the base rate, that of the head; `mult` is an option of the decay `linear`. `freeze` is a pattern or a list;
     `freeze_mode` omits those parameters from the optimizer (`requires_grad`) or keeps them in it at rate 0 (`lr_zero`).
     `lr_overrides` maps patterns to absolute rates, the first match wins. `grouping` and `decay` are names or callables
     `model -> groups` and `(index, count) -> scale`. `example_input` (a tensor, tuple or dict) is for groupings that
@@ -186,7 +201,10 @@ def make_plan(
 
     Raises `ConfigError` with the key, the value and the nearest choices.
     """
-    _check_rates(lr, mult, freeze_mode)
+    if not isinstance(model, nn.Module):
+        raise ConfigError("model", type(model).__name__, "must be the torch.nn.Module itself, as in make_plan(model)")
+    lr, mult = _check_rates(lr, mult, freeze_mode)
+    freeze = _patterns(freeze)
     names = Names.of(model)
     parameters = names.tensors
     for name, parameter in parameters.items():
@@ -203,33 +221,48 @@ def make_plan(
     head_first = [*parameters][::-1]
     rates = overrides_of(head_first, freeze, freeze_mode, lr_overrides or {}, decay_options.get("rates") or {})
     groups = resolve(
-        names, grouped.groups, scale=scale, lr=float(lr), freeze=set(freeze), freeze_mode=freeze_mode, overrides=rates
+        names, grouped.groups, scale=scale, lr=lr, freeze=set(freeze), freeze_mode=freeze_mode, overrides=rates
     )
+    undecayed = listed_by_model(model, parameters) if no_weight_decay else ()
     if not any(g.optimizer_names for g in groups):
         raise ConfigError("freeze", "*", "every parameter is frozen, nothing is left to train")
     return Plan(
         groups=groups,
-        lr=float(lr),
-        mult=float(mult),
+        lr=lr,
+        mult=mult,
         grouping=_name(grouping),
         decay=_name(decay),
         model=type(model).__name__,
         freeze_mode=freeze_mode,
         no_weight_decay=bool(no_weight_decay),
-        notes=(*grouped.notes, *_notes(groups, _name(grouping), _name(decay), mult)),
+        notes=(*grouped.notes, *_notes(groups, _name(grouping), _name(decay), mult), *_undecayed_note(undecayed)),
+        undecayed_names=undecayed,
         _parameters=parameters,
     )
 
 
-def _check_rates(lr: float, mult: float, freeze_mode: str) -> None:
+def _check_rates(lr: float, mult: float, freeze_mode: str) -> tuple[float, float]:
+    """`lr` and `mult` as floats."""
     for key, value in (("lr", lr), ("mult", mult)):
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise ConfigError(key, value, "must be a number")
-        if not math.isfinite(value):
-            raise ConfigError(key, value, "must be finite")
+        number(key, value)
         at_least(key, value, 0, strictly=True)
     if freeze_mode not in FREEZE_MODES:
         raise UnknownNameError("freeze_mode", freeze_mode, FREEZE_MODES, "no such mode")
+    return float(lr), float(mult)
+
+
+def _patterns(freeze: str | Sequence[str]) -> tuple[str, ...]:
+    patterns = (freeze,) if isinstance(freeze, str) else tuple(freeze) if isinstance(freeze, Iterable) else (freeze,)
+    if not all(isinstance(pattern, str) for pattern in patterns):
+        raise ConfigError("freeze", freeze, "must be a pattern or a list of them, e.g. [stem, blocks.0]")
+    return patterns
+
+
+def _undecayed_note(names: Sequence[str]) -> list[str]:
+    if not names:
+        return []
+    shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+    return [f"the model's own no_weight_decay() keeps the weight decay off {shown}"]
 
 
 def _notes(groups: Sequence[PlanGroup], grouping: str, decay: str, mult: float) -> list[str]:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import numbers
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from lwexp.errors import ConfigError, UnknownNameError
 
@@ -50,12 +53,14 @@ class PlanTable:
     freeze_mode: str
     no_weight_decay: bool
     notes: tuple[str, ...]
+    undecayed_names: tuple[str, ...]  # with `no_weight_decay`, besides biases and norms
 
     @cached_property
     def hash(self) -> str:
-        """Ten hexadecimal digits that identify groups, rates, order and freezing."""
+        """Ten hexadecimal digits that identify groups, rates, order, freezing and what is not decayed."""
         rows = [(g.index, g.name, g.lr, g.parameter_names, g.frozen_names, g.optimizer_names) for g in self.groups]
-        return hashlib.sha256(json.dumps([rows, self.no_weight_decay]).encode()).hexdigest()[:10]
+        undecayed = [self.undecayed_names] if self.undecayed_names else []
+        return hashlib.sha256(json.dumps([rows, self.no_weight_decay, *undecayed]).encode()).hexdigest()[:10]
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
@@ -68,12 +73,30 @@ class PlanTable:
         """All frozen parameters, from the head to the stem."""
         return tuple(name for g in self.groups for name in g.frozen_names)
 
+    @cached_property
+    def undecayed_groups(self) -> tuple[str, ...]:
+        """For each group, the name in the optimizer of its part without weight decay; unique among all names."""
+        taken = {g.name for g in self.groups}
+        names = []
+        for g in self.groups:
+            name = f"{g.name}:no_weight_decay"
+            while name in taken:
+                name += "_"
+            taken.add(name)
+            names.append(name)
+        return tuple(names)
+
+    def positions(self, param_groups: Iterable[Mapping[str, Any]]) -> list[int | None]:
+        """The position in `groups` of each of an optimizer's param groups, by name; None for one of another name."""
+        names = {name: i for i, g in enumerate(self.groups) for name in (self.undecayed_groups[i], g.name)}
+        return [names.get(group.get("name", "")) for group in param_groups]
+
     def find(self, group: int | str, key: str = "group") -> list[int]:
         """Positions in `groups` of a plan index (all its parts) or a name.
 
         Raises `ConfigError` for an unknown index and `UnknownNameError` for an unknown name, under `key`.
         """
-        if isinstance(group, int) and not isinstance(group, bool):
+        if isinstance(group, numbers.Integral) and not isinstance(group, bool):
             found = [i for i, g in enumerate(self.groups) if g.index == group]
             if not found:
                 raise ConfigError(key, group, f"the plan has the groups 0 to {self.groups[-1].index}")

@@ -18,6 +18,7 @@ from typing import Any, Literal
 from lwexp.errors import ConfigError, UnknownNameError, UnknownOptionError
 
 from .options import at_least, between, check_options
+from .policy_settings import PolicySettings
 from .torch_policy import MetricPolicy, plateau, torch_scheduler
 
 Shape = Callable[[int], float]
@@ -33,11 +34,17 @@ class Policy:
     """
 
     shape: Shape
+    settings: PolicySettings
     blends: bool = False
     warmup_steps: int = 0
     warmup: Literal["linear", "hold"] = "linear"
     floor: float = 0.0
     absolute: bool = False
+
+    def __reduce__(self) -> Any:
+        """Pickle what it was made of: most shapes are closures."""
+        seen = self.shape.state_dict() if isinstance(self.shape, MetricPolicy) else None
+        return _from_pickle, (self.settings, seen)
 
     def __call__(self, step: int) -> float:
         """The factor of optimizer step `step`, with the policy's own floor."""
@@ -220,6 +227,9 @@ def make_policy(
 
     `lr` is the base rate, `steps` the number of optimizer steps of the whole training. Raises `ConfigError`.
     """
+    if not isinstance(policy, str) and not callable(policy):
+        why = "must be a name or a callable step -> factor; its options are keywords, e.g. warmup_steps=5"
+        raise ConfigError("policy", policy, why)
     if isinstance(policy, str) and policy not in POLICIES:
         raise UnknownNameError("policy", policy, POLICIES, "no such policy")
     shared = {key: value for key, value in options.items() if key in COMMON}
@@ -248,7 +258,15 @@ def make_policy(
         warmup=shared.get("warmup") or ("hold" if policy == "warmup_exponential" else "linear"),
         floor=min_lr / lr,
         absolute=shared.get("floor") == "absolute",
+        settings=PolicySettings(policy, dict(options), lr, steps, steps_per_epoch),
     )
+
+
+def _from_pickle(made: PolicySettings, seen: Mapping[str, Any] | None) -> Policy:
+    policy = make_policy(made.policy, made.options, lr=made.lr, steps=made.steps, steps_per_epoch=made.steps_per_epoch)
+    if isinstance(policy.shape, MetricPolicy) and seen is not None:
+        policy.shape.load_state_dict(seen)
+    return policy
 
 
 def _shape(name: str, options: Mapping[str, Any], known: Mapping[str, Any]) -> Shape:

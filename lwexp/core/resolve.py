@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from lwexp.errors import ConfigError
 
 from .decay import Decay
 from .depth.parameters import Names
+from .options import rate
 from .patterns import first_matches
 from .plan_table import PlanGroup
 
@@ -32,10 +32,10 @@ def overrides_of(
 ) -> dict[str, Override]:
     """The override of each parameter that has one; `lr_overrides` take precedence over `decay.rates`."""
     for key, rates in (("lr_overrides", lr_overrides), ("decay.rates", explicit_rates)):
-        for pattern, rate in rates.items():
-            is_number = isinstance(rate, (int, float)) and not isinstance(rate, bool)
-            if not is_number or not math.isfinite(rate) or rate < 0:
-                raise ConfigError(f"{key}.{pattern}", rate, "a rate must be finite and at least 0")
+        if not isinstance(rates, Mapping):
+            raise ConfigError(key, rates, "must map patterns to rates, e.g. {head: 0.01}")
+        for pattern, written in rates.items():
+            rate(f"{key}.{pattern}", written)
     found = {}
     for name, pattern in first_matches([*explicit_rates], names, "decay.rates").items():
         found[name] = Override(pattern, float(explicit_rates[pattern]))

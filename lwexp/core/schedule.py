@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_right, insort_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ import torch
 
 from lwexp.errors import ConfigError, UnknownOptionError
 
-from .options import at_least
+from .options import at_least, rate, whole
 from .plan_table import PlanTable
 from .policy import Policy, is_metric_driven, make_policy
 
@@ -85,11 +84,8 @@ class Schedule:
 
     def add_event(self, event: Event, key: str = "lr_events") -> None:
         """Insert `event` in order of steps; raises `ConfigError` unless it fits the plan and the number of steps."""
+        event = Event(whole(f"{key}.step", event.step), event.group, rate(f"{key}.lr", event.lr))
         at_least(f"{key}.step", event.step, 0)
-        if isinstance(event.lr, bool) or not isinstance(event.lr, (int, float)):
-            raise ConfigError(f"{key}.lr", event.lr, "must be a number")
-        if not math.isfinite(event.lr) or event.lr < 0:
-            raise ConfigError(f"{key}.lr", event.lr, "a rate must be finite and at least 0")
         if self.steps is not None and event.step >= self.steps:
             raise ConfigError(f"{key}.step", event.step, f"the training has the steps 0 to {self.steps - 1}")
         positions = self.plan.find(event.group, f"{key}.group")
@@ -115,16 +111,21 @@ def make_schedule(
 ) -> Schedule:
     """Build a schedule from settings; raises `ConfigError` where they contradict each other."""
     if steps is not None:
-        at_least("steps", steps, 1)
-    at_least("steps_per_epoch", steps_per_epoch, 1)
+        at_least("steps", steps := whole("steps", steps), 1)
+    at_least("steps_per_epoch", steps_per_epoch := whole("steps_per_epoch", steps_per_epoch), 1)
     if unfreeze_every_steps is not None:
+        unfreeze_every_steps = whole("unfreeze.every_steps", unfreeze_every_steps)
         at_least("unfreeze.every_steps", unfreeze_every_steps, 1)
     built = make_policy(policy, options, lr=plan.lr, steps=steps, steps_per_epoch=steps_per_epoch)
+    if isinstance(lr_events, Mapping) or not isinstance(lr_events, Iterable):
+        raise ConfigError("lr_events", lr_events, "must be a list of {step, group, lr}")
     events = [event if isinstance(event, Event) else _event(event) for event in lr_events]
     return Schedule(plan, built, steps, unfreeze_every_steps, events)
 
 
 def _event(written: Mapping[str, Any]) -> Event:
+    if not isinstance(written, Mapping):
+        raise ConfigError("lr_events", written, "must be a list of {step, group, lr}")
     for key in written:
         if key not in Event.__dataclass_fields__:
             raise UnknownOptionError(f"lr_events.{key}", written[key], Event.__dataclass_fields__)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from operator import is_
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lwexp.errors import ConfigError, UnknownNameError
 
+from . import schedule_state
 from .schedule import Event, Schedule
 from .torch_policy import MetricPolicy
 
@@ -18,23 +20,53 @@ from .torch_policy import MetricPolicy
 class PlanScheduler(LRScheduler):
     """Call `.step()` after each `optimizer.step()`, and `.observe(metrics)` after each evaluation.
 
-    Groups of the optimizer are matched by their `name`, in any order; other groups keep their rate. `last_epoch` is
-    the optimizer step whose rates are set.
+    Groups of the optimizer are matched by their `name`, else by their parameters, in any order; other groups keep their
+    rate, also those that join the optimizer later. `last_epoch` is the optimizer step whose rates are set.
     """
 
     def __init__(self, optimizer: Optimizer, schedule: Schedule) -> None:
         """Set the rates of step 0; raises `ConfigError` if the optimizer lacks a group of the plan."""
         self.schedule = schedule
-        groups = schedule.plan.groups
-        by_name = {g.name: i for i, g in enumerate(groups)}
-        self._plan_positions = [by_name.get(group.get("name", "")) for group in optimizer.param_groups]
-        missing = {g.name for g in groups if g.optimizer_names} - {
-            group.get("name", "") for group in optimizer.param_groups
-        }
+        self._matched: list[dict[str, Any]] = []
+        self._positions: list[int | None] = []
+        self._waits_for_step = False
+        plan = schedule.plan
+        found = plan.positions(optimizer.param_groups)
+        missing = {g.name for i, g in enumerate(plan.groups) if g.optimizer_names and i not in found}
         if missing:
             why = f"lacks the plan's groups {', '.join(sorted(missing)[:5])}; build it from plan.param_groups()"
             raise ConfigError("optimizer", type(optimizer).__name__, why)
         super().__init__(optimizer)
+
+    @property
+    def _plan_positions(self) -> list[int | None]:
+        """The plan's group of each of the optimizer's groups; matched again where those have changed."""
+        groups = self.optimizer.param_groups
+        if len(groups) != len(self._matched) or not all(map(is_, groups, self._matched)):
+            self._positions = self.schedule.plan.positions(groups)
+            self._matched = list(groups)
+        return self._positions
+
+    def step(self, metrics: float | torch.Tensor | Mapping[str, float] | None = None) -> None:
+        """Advance to the next optimizer step; with `metrics`, only observe them, as torch's ReduceLROnPlateau does.
+
+        `metrics` is the value that a metric-driven policy observes, or a mapping that has it by its name.
+        """
+        if metrics is None:
+            self._waits_for_step = False
+            super().step()
+            return
+        policy = self.schedule.policy
+        shape = policy.shape
+        if not isinstance(shape, MetricPolicy):
+            kind = schedule_state.describe(self.schedule)["policy"]
+            raise ConfigError("policy", kind, "observes no metric; call scheduler.step() after each optimizer.step()")
+        unstepped = self.last_epoch == 0 and getattr(self.optimizer, "_opt_called", False)  # set by torch
+        if self.last_epoch < policy.warmup_steps and (unstepped or self._waits_for_step):
+            why = "the warm-up counts optimizer steps: call scheduler.step() after each, besides step(metrics)"
+            raise ConfigError("policy.warmup_steps", policy.warmup_steps, why)
+        self._waits_for_step = True
+        self.observe(metrics if isinstance(metrics, Mapping) else {shape.metric: float(metrics)})
 
     def get_lr(self) -> list[float]:  # type: ignore[override]  # torch allows tensors too
         """The rate of each of the optimizer's groups at step `last_epoch`."""
@@ -63,7 +95,7 @@ class PlanScheduler(LRScheduler):
         if isinstance(shape, MetricPolicy):
             if shape.metric not in metrics:
                 raise UnknownNameError("policy.metric", shape.metric, metrics, "no such metric")
-            shape.observe(metrics[shape.metric])
+            shape.observe(float(metrics[shape.metric]))
             self._apply()
 
     def rates(self) -> list[float]:
@@ -86,13 +118,15 @@ class PlanScheduler(LRScheduler):
         return {
             "step": self.last_epoch,
             "plan": self.schedule.plan.hash,
+            "settings": schedule_state.describe(self.schedule),
             "events": [(e.step, e.group, e.lr) for e in self.schedule.events],
             "policy": shape.state_dict() if isinstance(shape, MetricPolicy) else None,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any], *, remap: bool = False) -> None:
-        """Continue at the saved step and set its rates; raises `ConfigError` if the state is of another plan.
+        """Continue at the saved step and set its rates.
 
+        Raises `ConfigError` with the difference if the state is of another plan, policy or length.
         With `remap` another plan is allowed: events and the policy's options are kept as they are here, and only what
         a policy has observed is restored.
         """
@@ -101,6 +135,10 @@ class PlanScheduler(LRScheduler):
             if state_dict["plan"] != plan.hash:
                 why = f"the scheduler's state was saved with another plan, {state_dict['plan']}"
                 raise ConfigError("plan", plan.hash, why)
+            own = schedule_state.describe(self.schedule)
+            changed = schedule_state.difference(state_dict.get("settings", own), own)  # not saved before 0.2
+            if changed:
+                raise ConfigError("policy", own["policy"], f"the scheduler's state was saved with others: {changed}")
             events = [Event(*event) for event in state_dict["events"]]
             self.schedule = Schedule(plan, policy, self.schedule.steps, self.schedule.unfreeze_every_steps, events)
         if isinstance(policy.shape, MetricPolicy) and state_dict["policy"] is not None:
@@ -110,6 +148,7 @@ class PlanScheduler(LRScheduler):
 
     def advance(self) -> None:
         """`step()` without torch's warning where the optimizer skipped its step for a non-finite value."""
+        self._waits_for_step = False
         self.last_epoch += 1
         self._apply()
 

@@ -214,6 +214,15 @@ def _spans(milestones: Any, parts: int, count: int | None, key: str) -> list[int
     return [*spans, None if count is None else max(count - [0, *milestones][-1], 1)]
 
 
+def torch_lengths(options: Mapping[str, Any]) -> set[str]:
+    """Of `steps` and `steps_per_epoch`, those on which the rates of `torch_scheduler(**options)` depend."""
+    signature = inspect.signature(getattr(lr_scheduler, options["name"])).parameters
+    given = options["options"] or {}
+    filled = any(length in signature and not given.keys() & {length, "epochs"} for length in _LENGTHS)
+    by_epoch = options["interval"] == "epoch"
+    return {key for key, counts in (("steps", filled), ("steps_per_epoch", by_epoch)) if counts}
+
+
 def plateau(
     *,
     lr: float,

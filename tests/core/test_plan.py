@@ -130,7 +130,9 @@ def test_no_weight_decay_splits_inside_the_optimizer_only(tiny: TinyNet) -> None
     assert len(plan.groups) == 3
     groups = plan.param_groups()
     assert [(g["name"], g.get("weight_decay")) for g in groups] == [
-        ("head", None), ("head", 0.0), ("blocks", None), ("blocks", 0.0), ("stem", None), ("stem", 0.0),
+        ("head", None), ("head:no_weight_decay", 0.0),
+        ("blocks", None), ("blocks:no_weight_decay", 0.0),
+        ("stem", None), ("stem:no_weight_decay", 0.0),
     ]  # fmt: skip
     assert all((p.ndim <= 1) == ("weight_decay" in g) for g in groups for p in g["params"])
     optimizer = plan.optimizer("adamw", weight_decay=0.1)

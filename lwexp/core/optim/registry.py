@@ -41,6 +41,8 @@ def make_optimizer(
 
     Raises `UnknownNameError` for an unknown name or option and `ConfigError` for what the class itself rejects.
     """
+    if not isinstance(optimizer, (str, type)):
+        raise ConfigError("optimizer", optimizer, "must be a name or a class; its options are keywords, e.g. eps=1e-8")
     factory: Any = optimizer if isinstance(optimizer, type) else _find(optimizer)
     name = optimizer if isinstance(optimizer, str) else optimizer.__name__
     known = inspect.signature(factory).parameters

@@ -1,0 +1,62 @@
+"""What a saved scheduler must agree with: the policy, its options and, where its rates depend on it, the length."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from .policy import COMMON, POLICIES, Policy
+from .schedule import Schedule
+from .torch_policy import torch_lengths
+
+
+def describe(schedule: Schedule) -> dict[str, Any]:
+    """The settings that decide the rates besides the plan and the events, as plain values by their keys."""
+    return {**_policy(schedule.policy), "unfreeze.every_steps": schedule.unfreeze_every_steps}
+
+
+def difference(saved: Mapping[str, Any], own: Mapping[str, Any]) -> str:
+    """The settings in which the two differ, as `key was …, is …`; empty if there are none."""
+    if saved.get("policy") != own.get("policy"):
+        return f"policy was {saved.get('policy')}, is {own.get('policy')}"
+    keys = [key for key in {**saved, **own} if saved.get(key) != own.get(key)]
+    return ", ".join(f"{key} was {_shown(saved.get(key))}, is {_shown(own.get(key))}" for key in keys)
+
+
+def _policy(policy: Policy) -> dict[str, Any]:
+    made = policy.settings
+    common = {
+        "policy.warmup_steps": policy.warmup_steps,
+        "policy.warmup": policy.warmup,
+        "policy.floor": policy.floor,
+        "policy.absolute": policy.absolute,
+    }
+    if not isinstance(made.policy, str):
+        shape = policy.shape
+        return {"policy": getattr(shape, "__qualname__", type(shape).__qualname__), **common}
+    function = POLICIES[made.policy]
+    parameters = inspect.signature(function).parameters
+    options = {key: each.default for key, each in parameters.items() if each.default is not each.empty}
+    options |= {key: value for key, value in made.options.items() if key not in COMMON}
+    depends = torch_lengths(options) if made.policy == "torch" else {*function.__annotations__}
+    lengths = {"steps": made.steps, "steps_per_epoch": made.steps_per_epoch}
+    return {
+        "policy": made.policy,
+        **{f"policy.{key}": _plain(value) for key, value in options.items()},
+        **common,
+        **{key: value for key, value in lengths.items() if key in depends},
+    }
+
+
+def _plain(value: Any) -> Any:
+    """`value` of plain types, which any file of a checkpoint can hold."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    return value if value is None or type(value) in (bool, int, float, str) else repr(value)
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else str(value)
