@@ -17,6 +17,7 @@ _HARMLESS_SECTIONS = ("tracking", "checkpoint", "preview", "sweep")
 _HARMLESS = (
     "resume", "progress", "device", "threads", "compile", "channels_last", "parallel", "data.workers", "data.cache",
 )  # fmt: skip
+LENGTH = ("epochs", "max_steps")  # `length.py` says whether another one changes the numbers so far
 _REMAP = "checkpoint.remap=true resumes with the new"
 
 
@@ -28,12 +29,13 @@ def changes_numbers(key: str) -> bool:
 def changes(before: Mapping[str, Any], now: Mapping[str, Any], *, remap: bool, advice: str = _REMAP) -> list[str]:
     """The options in which `now` differs from the run's config `before`, as `key=value`; both are plain and redacted.
 
-    Raises `ConfigError`, which ends with `advice`, for one that changes the numbers, unless `remap`.
+    Raises `ConfigError`, which ends with `advice`, for one that changes the numbers, unless `remap`; the length of the
+    training alone is no such.
     """
     old, new = _flat(with_defaults(before)), _flat(now)
     differing = [key for key in [*new, *(key for key in old if key not in new)] if old.get(key) != new.get(key)]
     relevant = [key for key in differing if changes_numbers(key)]
-    if relevant and not remap:
+    if not remap and not set(relevant) <= set(LENGTH):
         shown = [f"{key} was {_shown(old.get(key))}, is {_shown(new.get(key))}" for key in relevant[:4]]
         more = f" and {len(relevant) - 4} more" if len(relevant) > 4 else ""
         why = f"the run was made with other values: {', '.join(shown)}{more}; {advice}"
@@ -42,6 +44,12 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any], *, remap: bool, a
         if key in differing:
             log.warning("%s=%s differs from the run's: the last bits of its numbers may too", key, _shown(new[key]))
     return [f"{key}={_shown(new.get(key))}" for key in differing if key not in ("resume", "checkpoint.allow_targets")]
+
+
+def is_other_length(before: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
+    """Whether the configs `before` and `values` train for another number of epochs or steps."""
+    old = with_defaults(before)
+    return any(old.get(key) != values.get(key) for key in LENGTH)
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from lwexp.host.files import atomic_write
 from lwexp.host.lock import FOLDER_LOCK, OWNER, FolderLock
 from lwexp.tracking import deliver_rest, has_run, run_status
 
-from .changes import changes
+from .changes import changes, is_other_length
 from .data_record import FILE as DATA
 from .saved_config import FILE as CONFIG
 from .saved_config import config_before
@@ -55,13 +55,17 @@ def check_place(folder: Path, resume: str | None) -> None:
 def finished(config: RunConfig, values: Mapping[str, Any], folder: Path, base: Path) -> dict[str, float] | None:
     """The metrics of the run in `folder` if it is finished; delivers what its store lacks.
 
-    Raises `ConfigError` where `values` have other numbers than its own.
+    None also for one that is to be trained longer. Raises `ConfigError` where `values` have other numbers than its own.
     """
     if not has_run(folder) or run_status(folder) != "FINISHED":
         return None
     before = config_before(folder)
     if before is not None:
-        changes(before, values, remap=False, advice="it is finished, so that needs another run")
+        longer = is_other_length(before, values)
+        remap = longer and config.checkpoint.remap
+        changes(before, values, remap=remap, advice="it is finished, so that needs another run")
+        if longer:
+            return None
     deliver_rest(config.tracking, folder, base)
     try:
         metrics: dict[str, float] = json.loads((folder / _RESULT).read_text(encoding="utf-8"))

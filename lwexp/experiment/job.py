@@ -91,11 +91,9 @@ def _run(config: RunConfig, place: JobPlace, callbacks: Mapping[str, Callback], 
         learner = on_all_ranks(lambda: on_device.build_learner(experiment, device, world))
         progress, files = on_device.start_progress(experiment), on_device.checkpoint_files(config, folder)
         # A mistake is reported before the record is touched; nothing changes before this process owns the record.
-        found = on_rank_zero(lambda: look(place, files, experiment.source, remap=config.checkpoint.remap))
+        found = on_rank_zero(lambda: look(place, files, experiment))
         tracker = record.begin(experiment, place, world, resumed=found.is_resumed, answers=answers)
-        state = restore_run(
-            found, learner, progress, place, files, experiment.source, tracker, world, remap=config.checkpoint.remap
-        )
+        state = restore_run(found, learner, progress, place, files, experiment, tracker, world)
         with record.ended_with_the_block(tracker, place, files, world):
             if state is None:
                 start_from_source_task(experiment, learner, place.base, world)

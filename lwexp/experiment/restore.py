@@ -19,6 +19,9 @@ from lwexp.training.state import Learner, Progress
 from .changes import changes
 from .data_record import data_changes, save_data_record
 from .folder import note_resumed
+from .instantiate import Experiment
+from .length import align, check_length
+from .manifest import point_of
 from .place import JobPlace
 from .record import cluster_tags
 from .saved_config import config_before, save_config
@@ -37,15 +40,19 @@ class Found:
     changed: list[str] = field(default_factory=list)  # options that differ from the run's, as `key=value`
 
 
-def look(place: JobPlace, files: CheckpointFiles, source: DataSource, *, remap: bool) -> Found:
+def look(place: JobPlace, files: CheckpointFiles, experiment: Experiment) -> Found:
     """What the run's folder holds. Raises `ConfigError` where the config or the data have changed the results."""
     if not has_run(place.folder):
         return Found()
     status, paths = run_status(place.folder), files.paths()
     state = files.newest()
     before = config_before(place.folder) if state is None else state["config"]
+    remap = experiment.config.checkpoint.remap
     changed = [] if before is None else changes(before, place.values, remap=remap)
-    changed += data_changes(place.folder, source.contents, place.values, remap=remap)
+    changed += data_changes(place.folder, experiment.source.contents, place.values, remap=remap)
+    if before is not None:
+        done = None if status == "FINISHED" else 0 if state is None else int(state["step"])
+        check_length(before, experiment, done=done, in_sweep=point_of(place.folder) is not None, remap=remap)
     return Found(True, status, paths, state, changed)
 
 
@@ -55,11 +62,9 @@ def restore_run(
     progress: Progress,
     place: JobPlace,
     files: CheckpointFiles,
-    source: DataSource,
+    experiment: Experiment,
     tracker: Tracker,
     world: World,
-    *,
-    remap: bool,
 ) -> Mapping[str, Any] | None:
     """Restore `learner` and `progress`, and record that the run resumes.
 
@@ -69,13 +74,14 @@ def restore_run(
         return None
     try:
         # the process before may have let go of the run only just now
-        newer = world.on_rank_zero(
-            lambda: look(place, files, source, remap=remap) if files.paths() != found.paths else None
-        )
+        newer = world.on_rank_zero(lambda: look(place, files, experiment) if files.paths() != found.paths else None)
         found = newer or found
         if found.state is not None:
+            remap = experiment.config.checkpoint.remap
             restore(learner, progress, found.state, remap=remap)
-        noted = world.on_rank_zero(lambda: _note(place, source, progress.step, found.changed))
+            if not remap:
+                align(progress, experiment)
+        noted = world.on_rank_zero(lambda: _note(place, experiment.source, progress.step, found.changed))
     except BaseException as error:
         tracker.finish("KILLED" if found.status == "KILLED" else "FAILED", one_line(error, None))
         raise
