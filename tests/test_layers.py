@@ -208,7 +208,6 @@ PRIVATE = {  # names that others keep to themselves and that lwexp uses neverthe
     "torch.nn.modules._functions.SyncBatchNorm": "batch norm with the statistics of all ranks",
     "torch.nn.modules.batchnorm._BatchNorm": "what all batch norms have in common",
     "torch.utils._python_dispatch.TorchDispatchMode": "sees each operation on meta tensors",
-    "torch.utils._pytree.tree_leaves": "tensors within outputs of any form",
     "torch.utils._pytree.tree_map": "tensors within outputs of any form",
     "hydra._internal.core_plugins.basic_sweeper.BasicSweeper": "Hydra's own sweep",
     "hydra._internal.utils.get_args_parser": "Hydra's flags, as Hydra reads them",

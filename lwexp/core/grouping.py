@@ -17,6 +17,7 @@ from torch import nn
 from lwexp.errors import ConfigError, UnknownNameError
 
 from .depth.parameters import wrapper_prefix
+from .depth.thresholds import TIMEOUT
 from .group_names import group_names
 from .options import check_options
 from .patterns import first_indices, prefixes
@@ -48,48 +49,60 @@ def head_to_stem(model: nn.Module) -> list[str]:
 
 
 def per_parameter(
-    model: nn.Module, *, order: Literal["registration", "execution"] = "registration", example_input: object = None
+    model: nn.Module,
+    *,
+    order: Literal["registration", "execution"] = "registration",
+    example_input: object = None,
+    timeout: float = TIMEOUT,
 ) -> Grouped:
     """Each named parameter is a group of its own.
 
     timm's resnet18 has 62: `fc.bias`, `fc.weight`, `layer4.1.bn2.bias`, …, `conv1.weight`. `order`: the groups in
     order of registration, the last first, or of first use in a forward pass; a note says where the two contradict each
-    other. `example_input` (a tensor, tuple or dict) is for models whose input cannot be guessed.
+    other. `example_input` (a tensor, tuple or dict) is for models whose input cannot be guessed; `timeout`: seconds
+    for the forward pass.
     """
     prefix = wrapper_prefix(model)
-    names, notes = _order_names(model, order, example_input, lambda name: name)
+    names, notes = _order_names(model, order, example_input, timeout, lambda name: name)
     return Grouped(tuple(NamedGroup(name.removeprefix(prefix), (name,)) for name in names), notes)
 
 
 def top_module(
-    model: nn.Module, *, order: Literal["registration", "execution"] = "registration", example_input: object = None
+    model: nn.Module,
+    *,
+    order: Literal["registration", "execution"] = "registration",
+    example_input: object = None,
+    timeout: float = TIMEOUT,
 ) -> Grouped:
     """One group for each top-level module, ordered by first appearance from the head.
 
     timm's resnet18 has 7: fc, layer4, layer3, layer2, layer1, bn1, conv1. A module that reappears joins its first
-    appearance. `order` and `example_input` as for `per_parameter`; by execution, a module is placed where its first
-    parameter is used.
+    appearance. `order`, `example_input` and `timeout` as for `per_parameter`; by execution, a module is placed where
+    its first parameter is used.
     """
     prefix = wrapper_prefix(model)
 
     def top(name: str) -> str:
         return name.removeprefix(prefix).split(".")[0]
 
-    names, notes = _order_names(model, order, example_input, top)
+    names, notes = _order_names(model, order, example_input, timeout, top)
     groups = _collect((top(name), name) for name in (names[::-1] if order == "execution" else names))
     return Grouped(_reverse(groups) if order == "execution" else groups, notes)
 
 
-def depth_index(model: nn.Module, *, source: str = "auto", example_input: object = None) -> Grouped:
+def depth_index(
+    model: nn.Module, *, source: str = "auto", example_input: object = None, timeout: float = TIMEOUT
+) -> Grouped:
     """One group for each depth of the network, the deepest (the head) first.
 
     `source` of the depths: `timm` (the model's own `group_matcher`), `execution` (the order in which a forward pass
     uses the parameters), `registration`, or `auto`, the first of these that is available for the model.
-    `example_input` (a tensor, tuple or dict) is for models whose input cannot be guessed.
+    `example_input` (a tensor, tuple or dict) is for models whose input cannot be guessed. `timeout`: seconds for the
+    forward pass of a copy; `auto` then takes the order of registration, and says so.
     """
     from .depth import find_depths  # not at the top: it may need timm
 
-    depths = find_depths(model, source, example_input)
+    depths = find_depths(model, source, example_input, timeout)
     by_depth: dict[int, list[str]] = {}
     for name in reversed([*depths.by_name]):
         by_depth.setdefault(depths.by_name[name], []).append(name)
@@ -189,13 +202,13 @@ def _check_partition(model: nn.Module, groups: Sequence[NamedGroup]) -> None:
 
 
 def _order_names(
-    model: nn.Module, order: str, example_input: object, key: Callable[[str], str]
+    model: nn.Module, order: str, example_input: object, timeout: float, key: Callable[[str], str]
 ) -> tuple[list[str], tuple[str, ...]]:
     """Names from the head to the stem, and a note where registration contradicts execution; `key`: name -> group."""
     from .depth.order import contradiction_note, contradictions, stem_to_head
 
     if order == "execution":
-        return stem_to_head(model, example_input)[::-1], ()
+        return stem_to_head(model, example_input, timeout)[::-1], ()
     names = head_to_stem(model)
     if len(names) > _COMPARED:
         return names, (
@@ -203,7 +216,7 @@ def _order_names(
             "grouping.order=execution follows use",
         )
     groups = [members for _, members in _collect((key(name), name) for name in names)][::-1]
-    pairs = contradictions(model, groups, example_input)
+    pairs = contradictions(model, groups, example_input, timeout)
     return names, (contradiction_note(pairs),) if pairs else ()
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from .execution import ANOTHER_INPUT, ForwardError, trace
+from .execution import ForwardError, trace
 from .parameters import Names, format_names, is_matrix, renumber
 
 
@@ -68,7 +68,11 @@ def _matches(matcher: Any, name: str) -> bool:
 
 
 def complete_depths(
-    model: nn.Module, names: Names, described: Mapping[str, int], example_input: object | None
+    model: nn.Module,
+    names: Names,
+    described: Mapping[str, int],
+    example_input: object | None,
+    timeout: float,
 ) -> tuple[dict[str, int], tuple[str, ...]]:
     """`described` with the names it misses: the classifier at the head, others where they are used; notes on these."""
     head = max(described.values()) + 1
@@ -80,9 +84,9 @@ def complete_depths(
     if others:
         used: Mapping[str, int] = {}
         try:
-            used = trace(model, names.first, example_input).first_use
+            used = trace(model, names.first, example_input, timeout=timeout).first_use
         except ForwardError as error:
-            notes.append(f"no forward pass got through, {error}; {ANOTHER_INPUT}")
+            notes.append(f"no forward pass got through, {error}")
         unused = [name for name in others if name not in used]
         placed = _place([name for name in others if name in used], described, head, names, used)
         placed |= _place(unused, described, head, names, names.order)

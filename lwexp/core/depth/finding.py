@@ -14,11 +14,13 @@ from torch import nn
 
 from lwexp.errors import ConfigError, UnknownNameError
 
+from .confidence import doubt_note
 from .description import complete_depths, described_depths, described_parts
-from .execution import ANOTHER_INPUT, ForwardError, trace
-from .flow import depths_of_units
+from .execution import ForwardError, trace
 from .parameters import Names, format_names, unwrap
+from .placing import Placed, depths_of_units
 from .structure import Structure
+from .thresholds import TIMEOUT
 
 SOURCES = ("auto", "timm", "execution", "registration")
 
@@ -36,15 +38,20 @@ class Depths:
     notes: tuple[str, ...]
 
 
-def find_depths(model: nn.Module, source: str = "auto", example_input: object | None = None) -> Depths:
+def find_depths(
+    model: nn.Module, source: str = "auto", example_input: object | None = None, timeout: float = TIMEOUT
+) -> Depths:
     """The depth of every parameter of `model`, which is not changed; on the CPU, on CUDA or on the meta device.
 
     `source`: "timm" (the model's `group_matcher`), "execution", "registration", or "auto": the first of these that is
     available. `example_input`: the input of the forward pass, a tensor, a tuple of positional or a mapping of keyword
-    arguments; None: guessed.
+    arguments; None: guessed. `timeout`: seconds for the forward passes; "auto" then takes the order of registration.
 
-    Raises `UnknownNameError` for an unknown source, `ConfigError` where the source is not available.
+    Raises `UnknownNameError` for an unknown source, `ConfigError` where the source is not available or
+    `timeout` is no positive number.
     """
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout > 0:
+        raise ConfigError("grouping.timeout", timeout, "must be a positive number of seconds")
     if source not in SOURCES:
         raise UnknownNameError("grouping.source", source, SOURCES, "no such source of depths")
     inner, prefix = unwrap(model)
@@ -53,27 +60,29 @@ def find_depths(model: nn.Module, source: str = "auto", example_input: object | 
     if source in ("auto", "timm"):
         described, why = described_depths(inner, names)
         if described is not None:
-            completed_depths, missed = complete_depths(inner, names, described, example_input)
+            completed_depths, missed = complete_depths(inner, names, described, example_input, timeout)
             return _rename(Depths(completed_depths, "timm", missed), prefix, names)
         if source == "timm":
             raise ConfigError("grouping.source", source, f"{why}; use auto, execution or registration")
         notes = [why] if hasattr(inner, "group_matcher") else []
     parts = described_parts(inner, names) if source == "auto" else {}
     notes += [f"{path} by its own description, the rest around it" for path in parts]
-    unused: list[str] = []
-    by_name: dict[str, int] | None = None
+    placed: Placed | None = None
     if source in ("auto", "execution"):
         try:
-            by_name, unused = _execute(inner, names, example_input, parts=parts)
+            placed = _execute(inner, names, example_input, parts=parts, timeout=timeout)
         except ForwardError as error:
             if source == "execution":
-                why = f"no forward pass, {error}; {ANOTHER_INPUT}"
+                why = f"no forward pass, {error}"
                 raise ConfigError("grouping.source", source, why) from None
-            notes.append(f"no forward pass got through, {error}; {ANOTHER_INPUT}")
-    if by_name is None:
-        by_name, _ = depths_of_units(Structure(inner, parts), names, None)
+            notes.append(f"no forward pass got through, {error}")
+    if placed is None:
+        by_name = depths_of_units(Structure(inner, parts), names, None).by_name
         notes.append("depth is the order in which modules were registered, which may not be the order of their use")
         return _rename(Depths(by_name, "registration", tuple(notes)), prefix, names)
+    by_name, unused, doubts = placed
+    if doubts:
+        notes.insert(0, doubt_note(doubts, guessed=example_input is None))
     for depth in sorted({by_name[name] for name in unused}):
         shown = format_names(name for name in unused if by_name[name] == depth)
         notes.append(f"never used in the forward pass, so with its like or its neighbor: {shown} (depth {depth})")
@@ -81,14 +90,14 @@ def find_depths(model: nn.Module, source: str = "auto", example_input: object | 
 
 
 def execution_depths(
-    model: nn.Module, example_input: object | None = None, *, quick: bool = False
+    model: nn.Module, example_input: object | None = None, *, quick: bool = False, timeout: float = TIMEOUT
 ) -> tuple[dict[str, int], set[str]]:
     """Depth of every parameter by execution, and those that the forward pass never uses; raises `ForwardError`.
 
-    `quick`: as for `trace`.
+    `quick` and `timeout`: as for `trace`.
     """
     inner, prefix = unwrap(model)
-    by_name, unused = _execute(inner, Names.of(inner), example_input, quick)
+    by_name, unused, _ = _execute(inner, Names.of(inner), example_input, quick=quick, timeout=timeout)
     return {f"{prefix}{name}": depth for name, depth in by_name.items()}, {f"{prefix}{name}" for name in unused}
 
 
@@ -96,10 +105,12 @@ def _execute(
     inner: nn.Module,
     names: Names,
     example_input: object | None,
+    *,
     quick: bool = False,
     parts: Mapping[str, Mapping[str, int]] | None = None,
-) -> tuple[dict[str, int], list[str]]:
-    traced = trace(inner, names.first, example_input, quick=quick)
+    timeout: float,
+) -> Placed:
+    traced = trace(inner, names.first, example_input, quick=quick, timeout=timeout)
     return depths_of_units(Structure(inner, parts), names, traced)
 
 

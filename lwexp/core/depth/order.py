@@ -8,14 +8,15 @@ from torch import nn
 
 from lwexp.errors import ConfigError
 
-from .execution import ANOTHER_INPUT, ForwardError, trace
+from .execution import ForwardError, trace
 from .finding import execution_depths
 from .parameters import Names, unwrap
+from .thresholds import TIMEOUT
 
 _SHOWN = 3
 
 
-def stem_to_head(model: nn.Module, example_input: object | None = None) -> list[str]:
+def stem_to_head(model: nn.Module, example_input: object | None = None, timeout: float = TIMEOUT) -> list[str]:
     """Names of the parameters in the order of their first use in a forward pass.
 
     An unused parameter follows the one registered before it; ties are in the order of registration.
@@ -24,9 +25,9 @@ def stem_to_head(model: nn.Module, example_input: object | None = None) -> list[
     inner, prefix = unwrap(model)
     names = Names.of(inner)
     try:
-        first_use = trace(inner, names.first, example_input).first_use
+        first_use = trace(inner, names.first, example_input, timeout=timeout).first_use
     except ForwardError as error:
-        raise ConfigError("grouping.order", "execution", f"no forward pass, {error}; {ANOTHER_INPUT}") from None
+        raise ConfigError("grouping.order", "execution", f"no forward pass, {error}") from None
     place, places = -1, {}
     for name in names.every:
         place = places[name] = first_use.get(name, place)
@@ -34,7 +35,10 @@ def stem_to_head(model: nn.Module, example_input: object | None = None) -> list[
 
 
 def contradictions(
-    model: nn.Module, groups: Sequence[Sequence[str]], example_input: object | None = None
+    model: nn.Module,
+    groups: Sequence[Sequence[str]],
+    example_input: object | None = None,
+    timeout: float = TIMEOUT,
 ) -> list[tuple[str, str]]:
     """Pairs of modules (a, b): a is registered before b, yet used at a greater depth.
 
@@ -42,7 +46,7 @@ def contradictions(
     Empty where the forward pass fails; nothing runs with real numbers.
     """
     try:
-        by_name, unused = execution_depths(model, example_input, quick=True)
+        by_name, unused = execution_depths(model, example_input, quick=True, timeout=timeout)
     except ForwardError:
         return []
     found: dict[tuple[str, str], None] = {}

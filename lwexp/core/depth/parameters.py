@@ -67,7 +67,7 @@ def format_names(names: Iterable[str], limit: int = 6) -> str:
     return ", ".join(texts[:limit]) + (f", … ({len(texts)} in all)" if len(texts) > limit else "")
 
 
-def renumber(depths: Mapping[str, int]) -> dict[str, int]:
+def renumber(depths: Mapping[str, float]) -> dict[str, int]:
     """`depths` without gaps, from 0."""
     ranks = {depth: rank for rank, depth in enumerate(sorted(set(depths.values())))}
     return {name: ranks[depth] for name, depth in depths.items()}

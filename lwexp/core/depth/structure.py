@@ -46,19 +46,51 @@ class Structure:
         self.blocks: set[int] = set()
         self.parallel: set[int] = set()
         self.stems: set[int] = set()
+        self.towers: set[int] = set()
+        self.classes = Counter(type(module) for module in modules)
         self.repeated: set[tuple[type, str]] = set()
         self.place: dict[int, tuple[type, str]] = {}
         self.various: set[int] = set()
+        self.wrappers = set(self._wrappers())
         for module in modules:
-            if self.children[id(module)]:
+            if self.children[id(module)] and id(module) not in self.wrappers:
                 self._learn(module)
-        self._listed: dict[int, int] = {}
+        self._listed: dict[tuple[int, bool], int] = {}
 
     def close(self, parallel: Iterable[int], stems: Iterable[int]) -> None:
         """Treat the modules with these ids as units: blocks of parallel parts, or stems."""
         self.parallel.update(parallel)
         self.stems.update(stems)
         self._listed.clear()
+
+    def open(self, towers: Iterable[int]) -> None:
+        """Open the modules with these ids: networks side by side, not blocks."""
+        self.towers.update(towers)
+        self._listed.clear()
+
+    def _wrappers(self) -> Iterable[int]:
+        """Ids of the modules around the network proper: each holds one module with parameters, and none of its own."""
+        self.core = self.model
+        while (inner := self.inner(self.core)) is not None and self.children[id(inner)]:
+            yield id(self.core)
+            self.core = inner
+
+    def inner(self, module: nn.Module) -> nn.Module | None:
+        """The only child of `module` with parameters, where `module` has none of its own."""
+        children = {id(child): child for child in self.children[id(module)] if self.size[id(child)]}
+        return next(iter(children.values())) if len(children) == 1 and not self.own[id(module)] else None
+
+    def is_container(self, module: nn.Module) -> bool:
+        """Whether `module` is a container, or a module around one and nothing else."""
+        inner = module
+        while not isinstance(inner, CONTAINERS) and (held := self.inner(inner)) is not None:
+            inner = held
+        return isinstance(inner, CONTAINERS)
+
+    def is_layer(self, module: nn.Module) -> bool:
+        """Whether `module` is a layer of torch, such as attention, whatever it is made of."""
+        torch_own = type(module).__module__.startswith("torch.nn.") and not isinstance(module, CONTAINERS)
+        return torch_own and not self.listed(module, False)
 
     def _measure(self, module: nn.Module) -> None:
         """Number of weights, number of modules that own a weight matrix, and shapes, of `module` and its submodules.
@@ -99,7 +131,8 @@ class Structure:
         # Children of equal class and shapes are a stack of blocks, even if they hold lists; stages differ in width.
         alike = Counter((type(child), self.shapes[id(child)]) for child in composite)
         for child in composite:
-            if alike[type(child), self.shapes[id(child)]] >= IDENTICAL_SIBLINGS:
+            listed = isinstance(child, (nn.ModuleList, nn.ModuleDict))  # not called itself
+            if alike[type(child), self.shapes[id(child)]] >= IDENTICAL_SIBLINGS and not listed:
                 self.blocks.add(id(child))
                 if not isinstance(child, CONTAINERS):
                     self.block_classes.add(type(child))
@@ -123,6 +156,8 @@ class Structure:
 
     def is_block(self, module: nn.Module) -> bool:
         """Whether `module` is a unit: it is repeated identically, or its elements work in parallel."""
+        if id(module) in self.wrappers or id(module) in self.towers:
+            return False
         return id(module) in self.blocks or id(module) in self.parallel or type(module) in self.block_classes
 
     def is_list(self, module: nn.Module, in_list: bool) -> bool:
@@ -130,7 +165,7 @@ class Structure:
         if self.is_block(module):
             return False
         if isinstance(module, nn.RNNBase):
-            return True
+            return module.num_layers > 1 or not in_list  # a single one belongs to the element of a list that holds it
         children = [child for child in self.children[id(module)] if self.size[id(child)]]
         if not children:
             return False
@@ -157,14 +192,15 @@ class Structure:
 
     def listed(self, module: nn.Module, in_list: bool) -> int:
         """How many of the weights of `module` are in lists of blocks."""
-        if id(module) not in self._listed:
+        key = id(module), in_list
+        if key not in self._listed:
             if self.is_block(module):
-                self._listed[id(module)] = 0
+                self._listed[key] = 0
             elif self.is_list(module, in_list):
-                self._listed[id(module)] = self.size[id(module)]
+                self._listed[key] = self.size[id(module)]
             else:
-                self._listed[id(module)] = sum([self.listed(child, in_list) for child in self.children[id(module)]])
-        return self._listed[id(module)]
+                self._listed[key] = sum([self.listed(child, in_list) for child in self.children[id(module)]])
+        return self._listed[key]
 
     def is_uniform(self, module: nn.Module) -> bool:
         """Whether the blocks of a list have equal builds."""

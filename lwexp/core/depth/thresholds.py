@@ -14,9 +14,9 @@ COMPOSITE_MATRICES  2      A block consists of several layers; one    At 1, 132 
 REPEATED_CHILDREN   3      A plain module with three composite        At 2, ghostnet opens its blocks: 19 -> 42.
                            children of one class lists its blocks as  Never, regnety_008 loses its blocks (s1.b1,
                            attributes; two are branches or a pair.    s1.b2, ...): 16 -> 6, and inception_v3 13 -> 17.
-IDENTICAL_SIBLINGS  3      Children of equal class and shapes are     At 2, two equal branches become a block each:
-                           blocks, whatever lists they hold; stages   Parallel of the tests 4 -> 3. Never, blocks made
-                           differ in width.                           of lists are opened: efficientvit_m0 8 -> 32.
+IDENTICAL_SIBLINGS  3      Children of equal class and shapes are     Never, blocks made of lists are opened:
+                           blocks, whatever lists they hold; stages   efficientvit_m0 8 -> 32.
+                           differ in width.
 LIST_WEIGHT_SHARE   0.5    The blocks hold most weights of their      At 0.9, lists with other heavy layers are
                            list.                                      missed: s3d 12 -> 5 (4 networks). At 0, none.
 LIST_CHILD_SHARE    0.5    At least half of the children of a list    At 0, a block with one composite part, such as
@@ -28,10 +28,12 @@ STAGE_WEIGHT_SHARE  0.5    A stage consists mostly of block lists     At 0.1, bl
                            and is opened; a block with a short list   opened: hgnetv2_b2 8 -> 20. At 0.95, stages with
                            inside stays whole.                        other layers (down-sampling) stay one unit:
                                                                       cs3sedarknet_x 26 -> 6 (12 networks).
-BULK_WEIGHT_SHARE   0.5    Without blocks, the module with most of    At 1, a plain network's feature extractor stays
-                           the weights is opened as well.             one unit: vgg11 of timm 11 -> 10. At 0.1, none.
+BULK_WEIGHT_SHARE   0.5    Most of the weights are no single block:   At 1, a language model whose head outweighs its
+                           a module around lists of blocks is         blocks, inside another network, is one unit, and
+                           opened, without blocks any, and networks   two towers are one depth: two_towers of the tests
+                           of one build side by side (two towers).    3 -> 1. At 0.1, none.
 
-Flow: what the data pass (`flow.py`)
+Flow: what the data pass (`flow.py`, `placing.py`)
 
 name                value  why                                        without it
 ------------------  -----  -----------------------------------------  ------------------------------------------------
@@ -39,9 +41,9 @@ FEW_LEVELS          3      Up to three levels of blocks may be        Never flat
                            chance; then the weights decide whether    16 -> 2, alexnet 8 -> 2. At 10, networks of a
                            the network is flat (every layer a         few real stages are flat: selecsls42 8 -> 12.
                            block).
-FEW_WEIGHT_SHARE    0.5    A flat network has less than half of its   At 0, as for FEW_LEVELS. At 1, networks of a few
-                           weights (without embeddings and heads) in  large blocks are flat: crossvit_18_240 5 -> 6, a
-                           blocks.                                    tied language model of two blocks 4 -> 5.
+FEW_BLOCK_SHARE     0.5    A flat network has at most half of its     Never, as for FEW_LEVELS. At 0.99, networks of a
+                           weights or of its layers (without          few large blocks are flat: crossvit_18_240 5 -> 6.
+                           embeddings and heads) in blocks.
 PARALLEL_SHARE      0.5    A list inside a block whose elements       At 0, cells with branches are opened:
                            start at half as many levels as it has     pnasnet5large 15 -> 24. At 1, every list of
                            elements is a set of branches.             blocks counts as parallel: convnext_atto 14 -> 6
@@ -56,11 +58,24 @@ POOLING_RATIO       4      Data shrunk to less than 1/4 of the last   At 1, laye
                            block's output have been pooled: what      the head. Never, `fc_norm` (beit_base, 25
                            follows belongs to the head.               networks) and `conv_head` (mobilenetv3) join the
                                                                       last block.
+SHRINKING_RATIO     2      A layer that ends one of several stages    Never, the down-sampling of transformers' Swin
+                           and halves the data is down-sampling for   joins the block before it.
+                           the next one.
+
+Confidence (`confidence.py`)
+
+name                value  why                                        without it
+------------------  -----  -----------------------------------------  ------------------------------------------------
+UNUSED_SHARE        0.1    Where more of the weights are unused, the  At 1, a text encoder without text beside an image
+                           plan says that it is unsure, and other     encoder goes unsaid: open_clip's CLIP. At 0, any
+                           guessed inputs are tried.                  unused layer raises a doubt.
 
 Limits of effort (`execution.py`, `twin.py`)
 
 name                value        why                                      without it
 ------------------  -----------  ---------------------------------------  --------------------------------------------
+TIMEOUT             20           Seconds for all forward passes of a plan    Slow networks that no guessed input fits
+                                 (`grouping.timeout`).                    take minutes: PolyNet 145 s.
 QUICK_INPUTS        6            A mere note (on the order of             Plans by per_parameter and top_module take
                                  registration) is worth few attempts.     seconds for networks that no guessed input
                                                                           fits.
@@ -86,12 +101,16 @@ STAGE_WEIGHT_SHARE = 0.5
 BULK_WEIGHT_SHARE = 0.5
 
 FEW_LEVELS = 3
-FEW_WEIGHT_SHARE = 0.5
+FEW_BLOCK_SHARE = 0.5
 PARALLEL_SHARE = 0.5
 STEM_BLOCK_SHARE = 0.5
 STEM_WEIGHT_RATIO = 20
 POOLING_RATIO = 4
+SHRINKING_RATIO = 2
 
+UNUSED_SHARE = 0.1
+
+TIMEOUT = 20
 QUICK_INPUTS = 6
 REAL_PASS_WEIGHTS = 100_000_000
 KEPT_BUFFER_VALUES = 65_536

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
+from .hooks import HOOKS, keep_hooks
 from .parameters import is_lazy
 from .thresholds import KEPT_BUFFER_VALUES
 
@@ -22,14 +23,16 @@ _TABLES = {dict, OrderedDict, set}
 
 @dataclass(frozen=True)
 class Twin:
-    """`names`: storage key of a placeholder -> parameter; `lazy`: id of a placeholder without storage -> parameter.
+    """`names`: storage key of a placeholder, or of an original, -> parameter; `lazy`: id of one without storage.
 
-    `kept` are all placeholders, kept alive so that no key or id is reused.
+    `originals`: storage key of a tensor of the network -> its placeholder; `kept` are all placeholders, kept alive so
+    that no key or id is reused.
     """
 
     model: nn.Module
     names: Mapping[int, str]
     lazy: Mapping[int, str]
+    originals: Mapping[int, torch.Tensor]
     kept: tuple[torch.Tensor, ...]
 
 
@@ -40,6 +43,7 @@ def make_twin(model: nn.Module, first_names: Mapping[int, str], device: torch.de
     names: dict[int, str] = {}
     lazy: dict[int, str] = {}
     owners: dict[int, str] = {}
+    originals: dict[int, torch.Tensor] = {}
     for parameter in model.parameters():
         name = first_names[id(parameter)]
         placeholders[id(parameter)] = placeholder = _placeholder(parameter, device, values=real)
@@ -47,6 +51,7 @@ def make_twin(model: nn.Module, first_names: Mapping[int, str], device: torch.de
             lazy[id(placeholder)] = name
         else:
             owners.setdefault(storage_key(parameter), name)
+            originals.setdefault(storage_key(parameter), placeholder)
             names[storage_key(placeholder)] = name
     for module in model.modules():
         for tensor in _tensors_of(module):
@@ -55,19 +60,18 @@ def make_twin(model: nn.Module, first_names: Mapping[int, str], device: torch.de
             plain = not isinstance(tensor, UninitializedBuffer)
             values = real or (plain and tensor.numel() <= KEPT_BUFFER_VALUES)
             placeholders[id(tensor)] = placeholder = _placeholder(tensor, device, values)
-            if plain and storage_key(tensor) in owners:  # a view of a parameter, kept by the module
-                names[storage_key(placeholder)] = owners[storage_key(tensor)]
+            if plain and is_tensor(tensor):
+                originals.setdefault(storage_key(tensor), placeholder)
+                if storage_key(tensor) in owners:  # a view of a parameter, kept by the module
+                    names[storage_key(placeholder)] = owners[storage_key(tensor)]
+    memo = dict(placeholders)
     try:
-        twin: nn.Module = _copy(model, dict(placeholders))
+        twin: nn.Module = _copy(model, memo)
     except Exception:  # something in it cannot be copied, such as a lock: that object is shared
-        twin = _copy(model, placeholders | _uncopyable(model, placeholders))
-    for module in twin.modules():  # the user's hooks would see tensors without values; torch's own are needed
-        module._forward_hooks.clear()
-        for key, hook in list(module._forward_pre_hooks.items()) if module._forward_pre_hooks else ():
-            owner = getattr(hook, "__module__", None) or type(hook).__module__
-            if not owner.startswith("torch.nn"):
-                del module._forward_pre_hooks[key]
-    return Twin(twin, names, lazy, tuple(placeholders.values()))
+        memo = placeholders | _uncopyable(model, placeholders)
+        twin = _copy(model, memo)
+    keep_hooks(model, memo)
+    return Twin(twin, {**owners, **names}, lazy, originals, tuple(placeholders.values()))
 
 
 def _copy(value: Any, memo: dict[int, Any]) -> Any:
@@ -86,10 +90,20 @@ def _copy(value: Any, memo: dict[int, Any]) -> Any:
     elif isinstance(value, nn.Module) and _copies_by_attributes(kind) and "__deepcopy__" not in value.__dict__:
         twin: Any = kind.__new__(kind)
         memo[id(value)] = twin
-        twin.__setstate__({key: _copy(held, memo) for key, held in value.__dict__.items()})
+        twin.__setstate__({key: _copied_attribute(key, held, memo) for key, held in value.__dict__.items()})
     else:
         return copy.deepcopy(value, memo)
     return memo[id(value)]
+
+
+def _copied_attribute(key: str, held: Any, memo: dict[int, Any]) -> Any:
+    if key == "_compiled_call_impl":  # of `module.compile()`: it calls the original
+        return None
+    if key in HOOKS:
+        return OrderedDict()
+    # `module.forward = torch.compile(module.forward)`: likewise
+    original = getattr(held, "_torchdynamo_orig_callable", None) if key == "forward" else None
+    return _copy(held if original is None else original, memo)
 
 
 @cache

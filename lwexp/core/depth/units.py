@@ -6,16 +6,18 @@ The model, stages and block lists are opened; a module inside that is not opened
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 from torch import nn
 
 from .parameters import Names, is_matrix
 from .structure import CONTAINERS, Structure
-from .thresholds import BULK_WEIGHT_SHARE
+from .thresholds import BULK_WEIGHT_SHARE, COMPOSITE_MATRICES, REPEATED_CHILDREN
 
+_NUMBERED = re.compile(r"(?:(?P<owner>.*)\.)?(?P<list>[^.]+?)\.?(?P<number>\d+)")
 Within = tuple[tuple[int, int], ...]  # pairs (id of a list, index of the element)
 
 
@@ -24,7 +26,7 @@ class Unit:
     """Parameters that share a depth; `block`: it is a block; `kind`: class of the module.
 
     `build`: equal for composite modules of the same structure; `within`: the lists inside blocks that it belongs to,
-    and its element in each.
+    and its element in each; `merged`: paths of the modules that are one block with that at `path`.
     """
 
     path: str
@@ -33,6 +35,7 @@ class Unit:
     kind: type
     build: object = None
     within: Within = ()
+    merged: Sequence[str] = ()
 
     @property
     def module(self) -> bool:
@@ -70,6 +73,51 @@ def find_units(structure: Structure, names: Names, flat: bool = False) -> list[U
     return [unit if unit.block or unit.build not in builds else replace(unit, block=True) for unit in walk.found]
 
 
+def merge_rows(units: Sequence[Unit], names: Names, first_use: Mapping[str, int]) -> list[Unit]:
+    """`units`, in which elements of equally long lists that are used in turn (`a.0 b.0 a.1 b.1 …`) are one block each.
+
+    Numbered attributes (`conv1`, `norm1`, …) count as lists.
+    """
+    starts = [min((first_use[name] for name in unit.names if name in first_use), default=-1) for unit in units]
+    lists: dict[tuple[str, str], dict[int, int]] = {}  # (module, name of the list) -> number -> unit
+    for i, unit in enumerate(units):
+        parts = _NUMBERED.fullmatch(unit.path)
+        if parts and starts[i] >= 0 and not issubclass(unit.kind, nn.RNNBase):
+            lists.setdefault((parts["owner"] or "", parts["list"]), {})[int(parts["number"])] = i
+    used = sorted(start for start in starts if start >= 0)
+    rank = {start: place for place, start in enumerate(used)}
+
+    def in_turn(tables: Sequence[Mapping[int, int]]) -> bool:
+        rows = [sorted(rank[starts[table[number]]] for table in tables) for number in sorted(tables[0])]
+        together = all(row[-1] - row[0] == len(row) - 1 for row in rows)
+        return together and all(before[-1] < after[0] for before, after in pairwise(rows))
+
+    clusters: list[tuple[str, list[dict[int, int]]]] = []
+    for (owner, _), table in sorted(lists.items(), key=lambda item: starts[item[1][min(item[1])]]):
+        for other, tables in clusters if len(table) >= REPEATED_CHILDREN else ():
+            if other == owner and tables[0].keys() == table.keys() and in_turn([*tables, table]):
+                tables.append(table)
+                break
+        else:
+            clusters.append((owner, [table]))
+    merged = list(units)
+    for _, tables in clusters:
+        for number in tables[0] if len(tables) > 1 else ():
+            row = [units[i] for i in sorted(table[number] for table in tables)]
+            row.sort(key=lambda unit: (unit.block, unit.module), reverse=True)
+            matrices = sum(unit.module and any(is_matrix(names.tensors[name]) for name in unit.names) for unit in row)
+            first = merged.index(row[0])
+            merged[first] = replace(
+                row[0],
+                names=tuple(dict.fromkeys(name for unit in row for name in unit.names)),
+                block=matrices >= COMPOSITE_MATRICES or any(unit.block for unit in row),
+                build=tuple((unit.kind, unit.build) for unit in row),
+                merged=tuple(unit.path for unit in row[1:]),
+            )
+            merged = [unit for unit in merged if unit not in row[1:]]
+    return merged
+
+
 class _Walk:
     """Traverses the module tree and collects units."""
 
@@ -96,7 +144,8 @@ class _Walk:
             tree = self.structure
             composite, parameters = tree.composite(module), tree.parameters(module)
             whole = module is not tree.model and tree.is_block(module)
-            block = place.element or (whole and composite) or (self.flat and any(map(is_matrix, parameters)))
+            cell = any(isinstance(part, (nn.RNNBase, nn.RNNCellBase)) for part in module.modules())
+            block = place.element or cell or (whole and composite) or (self.flat and any(map(is_matrix, parameters)))
             block = block and id(module) not in tree.stems
             build = tree.build(module) if composite else None
             self._add(place.path, parameters, block=block, kind=type(module), build=build, within=place.within)
@@ -120,18 +169,22 @@ class _Walk:
 
     def _opens(self, module: nn.Module, place: _Place) -> bool:
         tree = self.structure
-        if module is tree.model:
+        if module is tree.core:
             leaf = not any(tree.size[id(child)] for child in tree.children[id(module)])
             return not (leaf and type(module).__module__.startswith("torch.nn."))
+        if id(module) in tree.wrappers or id(module) in tree.towers:
+            return True
         if tree.is_block(module) or id(module) in tree.stems:
             return False
         if place.opened is not None:
             return place.opened
-        large = tree.size[id(module)] > BULK_WEIGHT_SHARE * tree.size[id(tree.model)]
-        bulk = self.flat and tree.composite(module) and (isinstance(module, CONTAINERS) or large)
         in_list = place.in_list or place.element
+        large = tree.size[id(module)] > BULK_WEIGHT_SHARE * tree.size[id(tree.model)]
+        large = large and (self.flat or tree.listed(module, False) > 0)
+        alone = self.flat and (tree.is_container(module) or tree.classes[type(module)] == 1)
+        bulk = tree.composite(module) and not tree.is_layer(module) and ((large and not in_list) or alone)
         return (
-            bulk or place.as_list or isinstance(module, nn.ModuleList)
+            bulk or place.as_list or isinstance(module, (nn.ModuleList, nn.ParameterList, nn.ParameterDict))
             or tree.is_list(module, place.in_list) or tree.is_stage(module, in_list)
         )  # fmt: skip
 
@@ -139,7 +192,7 @@ class _Walk:
         tree = self.structure
         for name, parameter in module.named_parameters(recurse=False):
             self._add(place.below(name).path, [parameter], block=False, kind=nn.Parameter)
-        if not tree.is_list(module, place.in_list) and not place.as_list:
+        if id(module) in tree.wrappers or (not tree.is_list(module, place.in_list) and not place.as_list):
             children = tree.children[id(module)]
             # In a stage, modules beside its list of blocks are not opened, such as a composite down-sampling.
             block_lists = [c for c in children if place.element and isinstance(c, CONTAINERS) and tree.is_list(c, True)]
