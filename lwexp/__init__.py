@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .core.plan_table import PlanGroup
     from .core.schedule import Event
     from .core.scheduler import PlanScheduler
-    from .errors import ConfigError, LwexpError
+    from .errors import ConfigError, LwexpError, NoLayerwiseRatesWarning
     from .training.callbacks import Callback
 
 _HOMES = {
@@ -26,6 +26,7 @@ _HOMES = {
     "ConfigError": "errors",
     "Event": "core.schedule",
     "LwexpError": "errors",
+    "NoLayerwiseRatesWarning": "errors",
     "Plan": "core.plan",
     "PlanGroup": "core.plan_table",
     "PlanScheduler": "core.scheduler",
@@ -33,7 +34,8 @@ _HOMES = {
     "run_job": "cli.library",
 }
 __all__ = [
-    "Callback", "ConfigError", "Event", "LwexpError", "Plan", "PlanGroup", "PlanScheduler", "make_plan", "run_job",
+    "Callback", "ConfigError", "Event", "LwexpError", "NoLayerwiseRatesWarning", "Plan", "PlanGroup", "PlanScheduler",
+    "make_plan", "run_job",
 ]  # fmt: skip
 
 

@@ -56,6 +56,10 @@ class RunError(LwexpError):
     """The run could not go on, through no mistake in the config."""
 
 
+class NoLayerwiseRatesWarning(UserWarning):
+    """Rates were to fall with depth, and all layers of the network are in one group."""
+
+
 def nearest(value: str, choices: Iterable[str], count: int = 3) -> str:
     """Words that point from `value` to valid choices: the closest ones, or all of a short list.
 

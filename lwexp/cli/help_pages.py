@@ -52,7 +52,9 @@ Examples
   python -m lwexp.run --help                                     all options
 {flags}"""
 _PLAN_GROUPS = ("model", "grouping", "decay", "policy")
-_PLAN_OPTIONS = ("lr", "mult", "freeze", "freeze_mode", "lr_overrides", "lr_events", "unfreeze", "epochs", "max_steps")
+_PLAN_OPTIONS = (
+    "lr", "mult", "index_from", "freeze", "freeze_mode", "lr_overrides", "lr_events", "unfreeze", "epochs", "max_steps",
+)  # fmt: skip
 
 
 def run_page(topics: Sequence[str] = (), folder: Path | None = None) -> str:

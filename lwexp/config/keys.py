@@ -12,7 +12,7 @@ USER_KEYED = (
     "lr_overrides", "decay.rates", "grouping.patterns", "policy.options", "loss.options", "data.options", "callbacks",
 )  # fmt: skip
 # Settings of how the rate falls with depth; a run and its uniform twin agree in everything else
-LAYERWISE = ("mult", "decay", "grouping", "lr_overrides")
+LAYERWISE = ("mult", "decay", "grouping", "index_from", "lr_overrides")
 
 
 def is_layerwise(key: str) -> bool:

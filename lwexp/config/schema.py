@@ -254,6 +254,7 @@ class RunConfig(Section):
     lr_events: list[EventConfig]
     unfreeze: UnfreezeConfig
     no_weight_decay: bool
+    index_from: Literal["all", "trained"]
 
     epochs: Count
     max_steps: Count | None

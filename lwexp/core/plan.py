@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import gc
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from lwexp.errors import ConfigError, UnknownNameError
+from lwexp.errors import ConfigError, NoLayerwiseRatesWarning, UnknownNameError
 
 from . import plan_text
 from .decay import Decay, make_decay
 from .depth.parameters import Names, is_lazy
 from .grouping import Grouping, group, takes_input
 from .options import at_least, number
-from .plan_table import PlanGroup, PlanTable
+from .plan_notes import no_layerwise_rates, notes, trained_layers
+from .plan_table import PlanTable
 from .resolve import overrides_of, resolve
 from .schedule import Event, Schedule, make_schedule
 from .scheduler import PlanScheduler
 from .weight_decay import listed_by_model
 
+INDEX_FROM = ("all", "trained")
 FREEZE_MODES = ("requires_grad", "lr_zero")
-DOMINANT_SHARE = 0.8
-_FINER = {"top_module": "depth_index", "by_name": "depth_index", "depth_index": "per_parameter"}
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,11 @@ class Plan(PlanTable):
         schedule = self.schedule(policy, steps=steps, **options)
         return schedule.table(range(schedule.steps or 0))
 
+    @property
+    def trained_layers(self) -> int:
+        """The number of modules with a trained parameter of two or more dimensions."""
+        return trained_layers(self.groups, self._parameters)
+
     def fits(self, model: nn.Module) -> bool:
         """Whether `model` has the plan's parameters: the same names, shapes and `requires_grad`."""
         own, others = dict(self._parameters), dict(model.named_parameters())
@@ -187,6 +193,7 @@ def make_plan(
     freeze_mode: str = "requires_grad",
     lr_overrides: Mapping[str, float] | None = None,
     no_weight_decay: bool = False,
+    index_from: Literal["all", "trained"] = "all",
     grouping_options: Mapping[str, Any] | None = None,
     decay_options: Mapping[str, Any] | None = None,
     example_input: object = None,
@@ -197,14 +204,19 @@ def make_plan(
     `freeze_mode` omits those parameters from the optimizer (`requires_grad`) or keeps them in it at rate 0 (`lr_zero`).
     `lr_overrides` maps patterns to absolute rates, the first match wins. `grouping` and `decay` are names or callables
     `model -> groups` and `(index, count) -> scale`. `example_input` (a tensor, tuple or dict) is for groupings that
-    trace a forward pass, where the model's input cannot be guessed.
+    trace a forward pass, where the model's input cannot be guessed. The decay counts all groups from the head
+    (`index_from="all"`), or starts at the first group that has parameters to train (`"trained"`): with a frozen head
+    (LoRA, an old head beside a new one, a teacher registered last) the first trained group has the rate `lr`.
 
+    Warns with `NoLayerwiseRatesWarning` where rates shall fall with depth and a network of several layers is one group.
     Raises `ConfigError` with the key, the value and the nearest choices.
     """
     if not isinstance(model, nn.Module):
         raise ConfigError("model", type(model).__name__, "must be the torch.nn.Module itself, as in make_plan(model)")
     lr, mult = _check_rates(lr, mult, freeze_mode)
     freeze = _patterns(freeze)
+    if index_from not in INDEX_FROM:
+        raise UnknownNameError("index_from", index_from, INDEX_FROM, "no such way to count")
     names = Names.of(model)
     parameters = names.tensors
     for name, parameter in parameters.items():
@@ -221,24 +233,31 @@ def make_plan(
     head_first = [*parameters][::-1]
     rates = overrides_of(head_first, freeze, freeze_mode, lr_overrides or {}, decay_options.get("rates") or {})
     groups = resolve(
-        names, grouped.groups, scale=scale, lr=lr, freeze=set(freeze), freeze_mode=freeze_mode, overrides=rates
-    )
+        names, grouped.groups, scale=scale, lr=lr, freeze=set(freeze), freeze_mode=freeze_mode, overrides=rates,
+        index_from=index_from,
+    )  # fmt: skip
     undecayed = listed_by_model(model, parameters) if no_weight_decay else ()
     if not any(g.optimizer_names for g in groups):
         raise ConfigError("freeze", "*", "every parameter is frozen, nothing is left to train")
-    return Plan(
+    layers = trained_layers(groups, parameters)
+    plan = Plan(
         groups=groups,
         lr=lr,
         mult=mult,
         grouping=_name(grouping),
         decay=_name(decay),
+        index_from=index_from,
         model=type(model).__name__,
         freeze_mode=freeze_mode,
         no_weight_decay=bool(no_weight_decay),
-        notes=(*grouped.notes, *_notes(groups, _name(grouping), _name(decay), mult), *_undecayed_note(undecayed)),
+        notes=(*grouped.notes, *notes(groups, _name(grouping), _name(decay), lr, mult), *_undecayed_note(undecayed)),
         undecayed_names=undecayed,
+        no_layerwise_rates=no_layerwise_rates(groups, _name(grouping), _name(decay), mult, layers),
         _parameters=parameters,
     )
+    if plan.no_layerwise_rates and layers > 1:
+        warnings.warn(plan.no_layerwise_rates, NoLayerwiseRatesWarning, stacklevel=3)
+    return plan
 
 
 def _check_rates(lr: float, mult: float, freeze_mode: str) -> tuple[float, float]:
@@ -263,25 +282,6 @@ def _undecayed_note(names: Sequence[str]) -> list[str]:
         return []
     shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
     return [f"the model's own no_weight_decay() keeps the weight decay off {shown}"]
-
-
-def _notes(groups: Sequence[PlanGroup], grouping: str, decay: str, mult: float) -> list[str]:
-    notes = []
-    if decay == "linear" and mult > 1:
-        notes.append(f"mult={mult:g} is above 1: rates rise from the head to the stem")
-    total = sum(g.trainable_weights for g in groups)
-    # Overrides may split a group into parts at different rates: the weights at one rate count, not those of the group.
-    at_rate: dict[tuple[int, str], list[PlanGroup]] = {}
-    for g in groups:
-        at_rate.setdefault((g.index, f"{g.lr:.6e}"), []).append(g)
-    dominant = max(at_rate.values(), key=lambda parts: sum(g.trainable_weights for g in parts))
-    share = sum(g.trainable_weights for g in dominant) / total if total else 0
-    if share > DOMINANT_SHARE and grouping in _FINER:
-        notes.append(
-            f"group {dominant[0].index} ({dominant[0].name}) holds {share:.0%} of the trainable weights, so the rates "
-            f"are nearly uniform; a finer grouping is grouping={_FINER[grouping]}"
-        )
-    return notes
 
 
 def _name(choice: object) -> str:

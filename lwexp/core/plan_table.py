@@ -49,11 +49,13 @@ class PlanTable:
     mult: float
     grouping: str
     decay: str
+    index_from: str
     model: str
     freeze_mode: str
     no_weight_decay: bool
     notes: tuple[str, ...]
     undecayed_names: tuple[str, ...]  # with `no_weight_decay`, besides biases and norms
+    no_layerwise_rates: str  # where rates were to fall with depth and all weights have one: why, and the ways out
 
     @cached_property
     def hash(self) -> str:

@@ -36,11 +36,13 @@ def rows(plan: PlanTable) -> list[tuple[str, ...]]:
 
 
 def header(plan: PlanTable) -> list[str]:
-    """The plan's settings and notes."""
+    """The plan's settings and notes; before all else, that there are no layer-wise rates where they were asked for."""
     trainable, weights = (sum(getattr(g, key) for g in plan.groups) for key in ("trainable_weights", "weights"))
     mult = f" mult={plan.mult:g}" if plan.decay == "linear" else ""
+    mult += f" index_from={plan.index_from}" if plan.index_from != "all" else ""
     count = len({g.index for g in plan.groups})
     return [
+        *([f"WARNING: {printable(plan.no_layerwise_rates)}"] if plan.no_layerwise_rates else []),
         f"{printable(plan.model)}: {count} groups, {weights:,} weights, {trainable:,} trainable",
         f"grouping={plan.grouping} decay={plan.decay} lr={plan.lr:g}{mult} plan {plan.hash}",
         *(f"note: {printable(note)}" for note in plan.notes),
@@ -98,7 +100,9 @@ def csv_text(plan: PlanTable) -> str:
 
 def json_text(plan: PlanTable) -> str:
     """The plan's settings, notes and groups."""
-    keys = ("model", "grouping", "decay", "lr", "mult", "freeze_mode", "no_weight_decay", "hash", "notes")
+    keys = ("model", "grouping", "decay", "lr", "mult", "index_from", "freeze_mode", "no_weight_decay", "hash", "notes",
+        "no_layerwise_rates",
+    )  # fmt: skip
     settings = {key: getattr(plan, key) for key in keys}
     return json.dumps({**settings, "groups": [asdict(g) for g in plan.groups]}, indent=1, ensure_ascii=False)
 

@@ -60,10 +60,12 @@ def resolve(
     freeze: set[str],
     freeze_mode: str,
     overrides: Mapping[str, Override],
+    index_from: str,
 ) -> tuple[PlanGroup, ...]:
     """The rows for the `named_groups` of a grouping, from the head to the stem.
 
-    A group is split by the overrides of its parameters. `names` are all parameters of the model.
+    A group is split by the overrides of its parameters. `names` are all parameters of the model. The decay counts all
+    groups (`index_from` "all"), or those from the first one that has a parameter to train ("trained").
     """
     named_groups = list(named_groups)
     frozen = set(first_matches(sorted(freeze), [*names.tensors], "freeze"))
@@ -73,6 +75,9 @@ def resolve(
     weights = {name: parameter.numel() for name, parameter in names.tensors.items()}
     splits = _split_counts(named_groups, overrides)
     taken = {name for name, _ in named_groups}
+    first = 0
+    if index_from == "trained":
+        first = next((i for i, (_, members) in enumerate(named_groups) if not still.issuperset(members)), 0)
     rows = []
     for index, (name, members) in enumerate(named_groups):
         parts: dict[Override | None, list[str]] = {None: []}
@@ -81,7 +86,7 @@ def resolve(
         for override, part in parts.items():
             if not part:
                 continue
-            own = scale(index, len(named_groups))
+            own = scale(max(index - first, 0), len(named_groups) - first)
             # A part is named by its pattern, unless that name would be ambiguous.
             part_name = name
             if override is not None and len(part) < len(members):

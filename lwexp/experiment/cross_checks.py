@@ -65,6 +65,12 @@ def check_plan(config: RunConfig, plan: Plan) -> None:
         raise ConfigError(key, value, "the rate of every group is 0, nothing would be trained")
 
 
+def check_layerwise(config: RunConfig, plan: Plan) -> None:
+    """Refuse to train all layers at one rate where rates were to fall with depth."""
+    if plan.no_layerwise_rates and plan.trained_layers > 1:
+        raise ConfigError("grouping", config.grouping.name or config.grouping.target, plan.no_layerwise_rates)
+
+
 def check_schedule(config: RunConfig, schedule: Schedule, steps: int, all_steps: int) -> Iterator[str]:
     """Contradictions between the policy, gradual unfreezing, events and the length of the training; yields notes.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,11 +18,11 @@ from lwexp.config.schema import (
     TorchvisionConfig,
     WeightsFileConfig,
 )
-from lwexp.errors import ConfigError, UnknownNameError
+from lwexp.errors import ConfigError, NoLayerwiseRatesWarning, UnknownNameError
 from lwexp.host.device import build_device
 from lwexp.host.resources import has_compiler
 
-from .cross_checks import check_model, check_plan, check_schedule, check_steps
+from .cross_checks import check_layerwise, check_model, check_plan, check_schedule, check_steps
 
 if TYPE_CHECKING:
     import torch
@@ -52,12 +53,12 @@ class Experiment:
     steps: int
 
 
-def make_experiment(config: RunConfig, base: Path, device: str = "cpu") -> Experiment:
+def make_experiment(config: RunConfig, base: Path, device: str = "cpu", *, resumed: bool = False) -> Experiment:
     """Data, model and plan from `config`; on `device="meta"` no weights are allocated or loaded.
 
     Everything is checked against a model on the meta device first, if the model can be built there: mistakes are
     reported before weights are allocated or downloaded. Relative paths of the config start at `base`. Raises
-    `ConfigError`.
+    `ConfigError`. A preview ("meta") and a run that is `resumed` may lack the layer-wise rates that were asked for.
     """
     import torch
 
@@ -82,6 +83,8 @@ def make_experiment(config: RunConfig, base: Path, device: str = "cpu") -> Exper
     def planned(built: BuiltModel) -> tuple[Plan, Schedule]:
         plan = build_plan(config, built)
         check_plan(config, plan)
+        if device != "meta" and not resumed:
+            check_layerwise(config, plan)
         schedule = build_schedule(config, plan, steps, steps_per_epoch)
         batches = info.sizes["train"] // config.batch_size
         all_steps = config.epochs * steps_per_epoch
@@ -184,20 +187,23 @@ def build_plan(config: RunConfig, built: BuiltModel) -> Plan:
 
     grouping, grouping_options = choice(config.grouping, "grouping", options_apart=True)
     decay, decay_options = choice(config.decay, "decay")
-    plan = make_plan(
-        built.module,
-        grouping=grouping,
-        grouping_options=grouping_options,
-        decay=decay,
-        decay_options=decay_options,
-        lr=config.lr,
-        mult=config.mult,
-        freeze=config.freeze,
-        freeze_mode=config.freeze_mode,
-        lr_overrides=config.lr_overrides,
-        no_weight_decay=config.no_weight_decay,
-        example_input=built.example if takes_input(grouping) else None,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NoLayerwiseRatesWarning)  # `check_plan` refuses such a plan, a preview shows it
+        plan = make_plan(
+            built.module,
+            grouping=grouping,
+            grouping_options=grouping_options,
+            decay=decay,
+            decay_options=decay_options,
+            lr=config.lr,
+            mult=config.mult,
+            freeze=config.freeze,
+            freeze_mode=config.freeze_mode,
+            lr_overrides=config.lr_overrides,
+            no_weight_decay=config.no_weight_decay,
+            index_from=config.index_from,
+            example_input=built.example if takes_input(grouping) else None,
+        )
     return replace(plan, model=config.model.label)
 
 

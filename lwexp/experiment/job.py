@@ -13,7 +13,7 @@ from lwexp.config.schema import RunConfig
 from lwexp.data import EpochLoader
 from lwexp.distributed.world import World, join
 from lwexp.host.resources import set_threads
-from lwexp.tracking import prepare, started_in
+from lwexp.tracking import has_run, prepare, started_in
 from lwexp.training.callbacks import Callback, Pruned
 from lwexp.training.seeding import seed_everything
 from lwexp.training.trainer import Trainer
@@ -84,7 +84,7 @@ def _run(config: RunConfig, place: JobPlace, callbacks: Mapping[str, Callback], 
     device = on_all_ranks(lambda: world.device(config.device))
     check_processes(config, world.size)
     download_once(config, place.base, world)
-    experiment = on_all_ranks(lambda: make_experiment(config, place.base))
+    experiment = on_all_ranks(lambda: make_experiment(config, place.base, resumed=has_run(folder)))
     log.info("%s\n", experiment.plan)
 
     with on_all_ranks(lambda: on_device.open_loaders(experiment, place.base, device, world)) as loaders:

@@ -43,7 +43,7 @@ NEEDS: dict[str, list[str]] = {
     "decay/custom": ["decay._target_=stand_ins.halves", "+decay.base=0.5"],
     "decay/explicit": ["decay.rates={head: 0.01, lstm: 0}"],
     "grouping/by_name": ["grouping.patterns={out: head, rest: '*'}"],
-    "grouping/custom": ["grouping._target_=stand_ins.one_group"],
+    "grouping/custom": ["grouping._target_=stand_ins.two_groups"],
     "model/custom": ["model._target_=stand_ins.Net", "+model.width=4"],
     "model/huggingface": [
         "model.config_class=ViTConfig",
@@ -73,8 +73,9 @@ class Net(torch.nn.Module):
 def halves(index, count, base):
     return base**index
 
-def one_group(model):
-    return [("all", [name for name, _ in model.named_parameters()])]
+def two_groups(model):
+    names = [name for name, _ in model.named_parameters()]
+    return [("all but the first", names[1:][::-1]), ("first", names[:1])]
 
 def falls(step):
     return 1 / (step + 1)

@@ -23,6 +23,7 @@ def numbers(plan: Any, *keys: str) -> list[tuple[Any, ...]]:
     return [tuple(getattr(g, key) for key in keys) for g in plan.groups]
 
 
+@pytest.mark.filterwarnings("ignore::lwexp.errors.NoLayerwiseRatesWarning")  # some have one group
 @given(model=models(), lr=rates, mult=mults)
 def test_rates_are_lr_times_mult_to_the_index(model: nn.Module, lr: float, mult: float) -> None:
     plan = make_plan(model, lr=lr, mult=mult)
