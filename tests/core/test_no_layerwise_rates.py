@@ -30,7 +30,8 @@ def test_the_first_line_says_it_and_names_the_ways_out() -> None:
         plan = make_plan(Wrapped())
     first = str(plan).splitlines()[0]
     assert first.startswith("WARNING: no layer-wise rates: ")
-    assert "grouping=depth_index" in first and "decay=none" in first
+    assert "grouping=depth_index" in first
+    assert "decay=none" in first
     assert plan.to_markdown().startswith("WARNING: no layer-wise rates")
     assert json.loads(plan.to_json())["no_layerwise_rates"] == plan.no_layerwise_rates
 
