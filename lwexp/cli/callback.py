@@ -94,11 +94,10 @@ def _own_folder(config: DictConfig, task: Task | None) -> None:
 
     folder = Path(str(config.hydra.run.dir)).absolute()
     new = NewFolder.before_made(folder)
-    _check_hydra(config, "run")
-    if _trains():
-        new.lock = own_folder(folder, config.resume)
     if task is not None:
         task.new_folder = new
+    _check_hydra(config, "run")
+    new.lock = own_folder(folder, config.resume if _trains() else None)
     if _trains() or not _resumes_named_run(config):  # a preview of a run leaves that run's folder alone
         check_place(folder, config.resume)
 

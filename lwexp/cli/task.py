@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from lwexp import redaction
 from lwexp.distributed import launch
 from lwexp.errors import LwexpError
+from lwexp.host.signals import STOP, held_back
 
 if TYPE_CHECKING:
     from lwexp.experiment.folder import NewFolder
@@ -36,10 +37,18 @@ class Task:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Free the folder, and remove one in which no run has started, however the command failed."""
-        if self.new_folder is not None:
-            if error is not None:
-                self.new_folder.remove_if_unused()
-            self.new_folder.release()
+        try:
+            self._leave(failed=error is not None)
+        except BaseException:  # a second signal, which came before signals were held back
+            self._leave(failed=True)
+            raise
+
+    def _leave(self, *, failed: bool) -> None:
+        with held_back(STOP):  # a second Ctrl-C waits for these milliseconds
+            if self.new_folder is not None:
+                if failed:
+                    self.new_folder.remove_if_unused()
+                self.new_folder.release()
 
     def __call__(self, config: Any) -> Any:
         """Run the job."""

@@ -31,7 +31,8 @@ def find_run(value: str, given: Mapping[str, Any] | None = None) -> Path:
         if not has_run(path) and any((path / name).exists() for name in ("best.safetensors", "checkpoints")):
             raise ConfigError("resume", value, "holds a run without its journal, which cannot be resumed")
         if not (path / "config.yaml").is_file():
-            raise ConfigError("resume", value, f"holds no run; {_newest()}")
+            stopped = "holds a command that was stopped before its run started" if (path / ".hydra").is_dir() else None
+            raise ConfigError("resume", value, f"{stopped or 'holds no run'}; {_newest()}")
         return path
     if path.exists():
         raise ConfigError("resume", value, f"is a file; give the run's folder; {_newest()}")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lwexp.errors import ConfigError, RunError
-from lwexp.host.files import atomic_write
+from lwexp.host.files import atomic_write, remove_temporaries
 from lwexp.host.lock import FOLDER_LOCK, OWNER, FolderLock
 from lwexp.tracking import deliver_rest, has_run, run_status
 
@@ -28,13 +28,20 @@ log = logging.getLogger(__name__)
 _RESULT, _RESUMED = "result.json", "resumed.json"
 # What is in a folder before its run has started
 _BEFORE_RUN = {
-    ".hydra", "lwexp.log", CONFIG, DATA, "journal.lock", "delivery.lock", "delivery.json", FOLDER_LOCK, OWNER
+    ".hydra", "lwexp.log", CONFIG, DATA, "journal.lock", "journal.lwexp", "journal.reserve", "delivery.lock",
+    "delivery.json", "delivery.owner", FOLDER_LOCK, OWNER,
 }  # fmt: skip
+_OF_OTHERS = {"delivery.json", "job.json", "sweep.json"}  # written by a delivery, or by the process that launched a job
 
 
 def own_folder(folder: Path, resume: str | None) -> FolderLock:
-    """Make this process the folder's owner; `resume` is the option's value. Raises `ConfigError`, naming the owner."""
-    return FolderLock(folder).acquire(*(("resume", resume) if resume else ("hydra.run.dir", folder)))
+    """Make this process the folder's owner; `resume` is the option's value. Raises `ConfigError`, naming the owner.
+
+    What killed processes left of files that only the owner writes is removed.
+    """
+    lock = FolderLock(folder).acquire(*(("resume", resume) if resume else ("hydra.run.dir", folder)))
+    remove_temporaries(folder, but=_OF_OTHERS)
+    return lock
 
 
 def check_place(folder: Path, resume: str | None) -> None:
@@ -118,12 +125,15 @@ class NewFolder:
     def remove_if_unused(self) -> None:
         """Remove what this process has made, if no run has started in it and it holds nothing else.
 
-        To be called by the folder's owner: no other process can start a run there meanwhile.
+        Before the lock is taken, folders that are empty: another process may start a run in them.
         """
         if not self.missing or has_run(self.path):
             return
         try:
-            if {path.name for path in self.path.iterdir()} <= _BEFORE_RUN:
+            if self.lock is None:
+                for folder in self.missing:
+                    folder.rmdir()
+            elif {path.name for path in self.path.iterdir()} <= _BEFORE_RUN:
                 shutil.rmtree(self.path)
                 for parent in self.missing[1:]:
                     parent.rmdir()  # fails where another run has started below it

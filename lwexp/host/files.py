@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+_TEMPORARY = re.compile(r"\.(.+)\.\d+-[0-9a-f]{8}")  # as `replacing` names them
 
 
 def atomic_write(path: Path, data: str | bytes, *, durable: bool = True) -> None:
@@ -23,7 +26,8 @@ def replacing(path: Path, *, durable: bool = True, temporary: str | None = None)
     """A file beside `path` for the block to write, which replaces `path` at the end of the block.
 
     Where the block or the replacement raises, `path` stays as it was. A process that is killed in the block leaves the
-    file behind; its name is hidden and unique, or `temporary`, where the caller removes or reuses what was left.
+    file behind, for `remove_temporaries`; its name is hidden and unique, or `temporary`, where the caller removes or
+    reuses what was left.
     """
     written = path.with_name(temporary or f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
     try:
@@ -37,6 +41,19 @@ def replacing(path: Path, *, durable: bool = True, temporary: str | None = None)
     finally:
         with suppress(OSError):  # it is gone where all went well
             written.unlink()
+
+
+def remove_temporaries(folder: Path, *, of: str | None = None, but: Collection[str] = ()) -> None:
+    """Remove what killed processes left of the file `of` in `folder`; of all files `but` some where it is None.
+
+    The caller makes sure that no other process is writing these files.
+    """
+    with suppress(OSError):
+        for path in folder.iterdir():
+            found = _TEMPORARY.fullmatch(path.name)
+            if found and (found[1] not in but if of is None else found[1] == of):
+                with suppress(OSError):
+                    path.unlink()
 
 
 def sync_folder(folder: Path) -> None:

@@ -20,7 +20,8 @@ from types import TracebackType
 
 from lwexp.errors import ConfigError
 
-from .files import atomic_write
+from .files import atomic_write, remove_temporaries
+from .signals import STOP, held_back
 
 log = logging.getLogger(__name__)
 
@@ -197,11 +198,13 @@ class FolderLock:
         except BaseException:
             lock.release()
             raise
+        remove_temporaries(self.folder, of=OWNER)
         with suppress(OSError):  # a full disk: the lock alone decides
             atomic_write(self._record, json.dumps(asdict(_this_process())), durable=False)
         hold = _holds[self.folder] = _Hold(lock)
         self._taken += 1
-        threading.Thread(target=self._beat, args=(hold.released,), name="owner of a folder", daemon=True).start()
+        with held_back(STOP):  # an interrupted start of a thread may never end
+            threading.Thread(target=self._beat, args=(hold.released,), name="owner of a folder", daemon=True).start()
         return self
 
     def release(self) -> None:

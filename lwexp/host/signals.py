@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import Any
@@ -82,10 +82,13 @@ def end_quietly(code: int) -> None:
                 stream.flush()
         os._exit(code)
 
-    for signum in STOP:
-        handler = signal.getsignal(signum)
-        if handler is signal.default_int_handler or isinstance(getattr(handler, "__self__", None), _CommandHandlers):
-            signal.signal(signum, leave)
+    with held_back(STOP):
+        for signum in STOP:
+            handler = signal.getsignal(signum)
+            if handler is signal.default_int_handler or isinstance(
+                getattr(handler, "__self__", None), _CommandHandlers
+            ):
+                signal.signal(signum, leave)
 
 
 def _command_handlers() -> _CommandHandlers | None:
@@ -108,13 +111,14 @@ def ignore_in_worker(worker: int) -> None:
 
 
 @contextmanager
-def held_back() -> Iterator[None]:
-    """Block the signals that end or save a training, here for the `with` block, in processes started in it for good.
+def held_back(signals: Collection[signal.Signals] = _HELD_BACK) -> Iterator[None]:
+    """Block `signals`, by default those that end or save a training: here for the `with` block, and after it they act.
 
-    multiprocessing's helpers, which a cluster signals as well, would end, and how their jobs ended would be unknown.
+    In processes started in the block they stay blocked: multiprocessing's helpers, which a cluster signals as well,
+    would end, and how their jobs ended would be unknown.
     """
     if hasattr(signal, "pthread_sigmask"):
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
         try:
             yield
         finally:

@@ -16,7 +16,7 @@ from typing import Literal
 
 from lwexp.errors import RunError
 from lwexp.experiment.manifest import Point
-from lwexp.host.files import atomic_write
+from lwexp.host.files import atomic_write, remove_temporaries
 from lwexp.host.lock import Lock
 
 FILE, LOCK = "job.json", "job.lock"
@@ -71,6 +71,7 @@ class JobRecord:
         """Lock the job. Raises `RunError` if another process runs it."""
         if not self._lock.acquire():
             raise RunError(f"another process runs the job in {self._folder}")
+        remove_temporaries(self._folder, of=FILE)
         before = _read(self._folder)
         self.outcome = Outcome(
             "RUNNING", started=time.time(), seconds=before.seconds, attempts=before.attempts + 1,

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from lwexp.config.schema import MLflowConfig, NoTrackingConfig
+from lwexp.host.files import remove_temporaries
+from lwexp.host.lock import Lock
 from lwexp.redaction import redact, redact_addresses
 
 from . import address
@@ -20,6 +22,7 @@ from .address import resolve_uri
 from .base import Status
 from .contact import UnreachableError, check_store
 from .copies import original_of, separate
+from .delivery import DELIVERY_LOCK
 from .delivery_client import courier
 from .delivery_state import FILE as DELIVERY_STATE
 from .delivery_state import read_state
@@ -72,6 +75,9 @@ def start(
     """
     base, run_name = base or Path.cwd(), redact(run_name)
     uri = resolve_uri(config, base) if isinstance(config, MLflowConfig) else None
+    with Lock(folder / DELIVERY_LOCK) as delivery:
+        if folder.is_dir() and delivery.acquire():  # else one is at work
+            remove_temporaries(folder, of=DELIVERY_STATE)
     original = original_of(folder)
     copied = {} if original is None else {"lwexp.copy_of": separate(folder, original)}
     tracker = JournalTracker(folder, run_name, uri, config.flush_timeout if isinstance(config, MLflowConfig) else 0.0)
