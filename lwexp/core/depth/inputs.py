@@ -23,6 +23,10 @@ from .thresholds import (
     VIDEO_SIDES,
 )
 
+_IMAGES = ("image", "images", "pixel_values", "img", "imgs")
+_TEXTS = ("text", "texts", "input_ids", "tokens", "ids", "caption", "captions")
+_LENGTHS = ("context_length", "max_length", "max_seq_len", "block_size")
+_EDGES = ("edge_index", "edges")
 Input = tuple[str, tuple[Any, ...], dict[str, Any]]
 
 
@@ -46,6 +50,9 @@ def guesses(model: nn.Module) -> list[Input]:
     dummy = getattr(model, "dummy_inputs", None)  # as in `transformers`
     if isinstance(dummy, Mapping) and getattr(model, "main_input_name", "input_ids") in dummy:
         found.append(("dummy_inputs", (), dict(dummy)))
+        if "decoder_input_ids" in inspect.signature(model.forward).parameters and "decoder_input_ids" not in dummy:
+            ids = dummy.get("input_ids", torch.ones(BATCH, SEQUENCE, dtype=torch.long, device="cpu"))
+            found.append(("dummy_inputs and decoder_input_ids", (), {**dummy, "decoder_input_ids": ids}))
     modules = list(model.modules())
     channels: dict[type, list[int]] = {kind: _channels(modules, kind) for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d)}
     if isinstance(dummy, Mapping) and "pixel_values" in inspect.signature(model.forward).parameters:  # text and images
@@ -56,6 +63,8 @@ def guesses(model: nn.Module) -> list[Input]:
     tokens = torch.arange(BATCH * SEQUENCE, device="cpu").reshape(BATCH, SEQUENCE) % max(
         1, min(vocabularies, default=1)
     )
+    for shape in _shapes(model, modules, channels) if vocabularies and channels[nn.Conv2d] else ():
+        found += _by_name(model, torch.empty(shape, device="meta"), min(vocabularies)) if len(shape) == 4 else []
     images_first = any(channels.values())
     if vocabularies and not images_first:
         found.append(_for_all(model, f"token ids {list(tokens.shape)}", tokens))
@@ -65,6 +74,22 @@ def guesses(model: nn.Module) -> list[Input]:
         found.append(_for_all(model, f"{list(shape)}", torch.empty(shape, dtype=dtype, device="meta")))
     if vocabularies and images_first:
         found.append(_for_all(model, f"token ids {list(tokens.shape)}", tokens))
+    return found
+
+
+def _by_name(model: nn.Module, images: torch.Tensor, vocabulary: int) -> list[Input]:
+    """Images and texts together for a `forward` with arguments of such names; texts of several lengths."""
+    names = [name.lower() for name in inspect.signature(model.forward).parameters]
+    pictures = [name for name in names if name in _IMAGES]
+    texts = [name for name in names if name in _TEXTS]
+    if not pictures or not texts:
+        return []
+    found: list[Input] = []
+    lengths = [SEQUENCE, *(value for key, value in vars(model).items() if key in _LENGTHS and isinstance(value, int))]
+    for length in dict.fromkeys(reversed(lengths)):
+        ids = torch.arange(BATCH * length, device="cpu").reshape(BATCH, length) % max(1, vocabulary)
+        text = f"{pictures[0]}={list(images.shape)} and {texts[0]}={list(ids.shape)}"
+        found.append((text, (), {pictures[0]: images, texts[0]: ids}))
     return found
 
 
@@ -78,6 +103,9 @@ def _for_all(model: nn.Module, text: str, tensor: torch.Tensor) -> Input:
         if "len" in name and tensor.dim() > 1:
             values.append(torch.full((tensor.shape[0],), tensor.shape[1], device="cpu"))
             texts.append("lengths")
+        elif name in _EDGES:  # of a graph whose nodes are the rows
+            values.append(torch.arange(2 * SEQUENCE, device="cpu").reshape(2, SEQUENCE) % tensor.shape[0])
+            texts.append("edges")
         elif "mask" in name:
             values.append(torch.ones(tensor.shape[:2], dtype=torch.bool, device="cpu"))
             texts.append("a mask")

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import sys
 import threading
+import types
 
 import pytest
 import torch
@@ -127,3 +131,163 @@ def test_without_an_input_that_fits_execution_says_what_was_tried() -> None:
         find_depths(Choosy(), "execution")
     assert "\n" not in str(caught.value)
     assert "missing 1 required keyword-only argument: 'scale'" in str(caught.value)
+
+
+def test_a_compiled_module_is_not_run_itself() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)).train()
+    expected = find_depths(model, "execution").by_name
+    model.compile()
+    model[0].compile()
+    assert find_depths(model, "execution").by_name == expected
+    assert model[1].num_batches_tracked == 0
+
+
+def test_tensors_that_a_closure_holds_are_seen_and_never_changed() -> None:
+    class Closed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(4, 2)
+            self.norm = nn.BatchNorm1d(4).train()
+            self.inner = nn.Linear(4, 4)
+            self.run = lambda x: self.norm(self.inner(x))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.run(x))
+
+    model = Closed()
+    for _ in range(2):
+        assert modules(find_depths(model, "execution", torch.ones(3, 4))) == [{"inner", "norm"}, {"head"}]
+    assert model.norm.num_batches_tracked == 0
+    assert torch.equal(model.norm.running_mean, torch.zeros(4))
+
+
+class Collecting(nn.Module):
+    """Its own hooks collect what its head takes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(8, 2)
+        self.blocks = nn.ModuleList(Block() for _ in range(2))
+        self.found: list[torch.Tensor] = []
+        self.blocks[0].register_forward_hook(self.collect)
+        self.blocks[1].register_forward_hook(lambda module, inputs, output: self.found.append(output))
+
+    def collect(self, module: nn.Module, inputs: object, output: torch.Tensor) -> None:
+        self.found.append(output)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.found.clear()
+        for block in self.blocks:
+            x = block(x)
+        return self.head(self.found[0] + self.found[1])
+
+
+def test_hooks_of_the_network_run_and_those_of_its_user_do_not() -> None:
+    model, seen = Collecting(), []
+    model.blocks[0].register_forward_hook(lambda *_: seen.append(1))
+    model.head.register_forward_pre_hook(lambda *_: seen.append(2))
+    depths = find_depths(model, "execution", torch.zeros(2, 3, 8))
+    assert modules(depths)[2] == {"head"}
+    assert (seen, model.found) == ([], [])
+
+
+def test_inputs_and_outputs_inside_objects_are_followed() -> None:
+    @dataclasses.dataclass
+    class Batch:
+        rows: torch.Tensor
+
+    @dataclasses.dataclass
+    class Answer:
+        inner: object
+
+    class Asked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.out = nn.Linear(4, 2)
+            self.body = nn.Linear(4, 4)
+
+        def forward(self, batch: Batch) -> Answer:
+            return Answer({"policy": torch.distributions.Normal(self.out(self.body(batch.rows)), 1.0)})
+
+    batch = Batch(torch.ones(2, 4))
+    assert modules(find_depths(Asked(), "execution", (batch,))) == [{"body"}, {"out"}]
+    assert torch.equal(batch.rows, torch.ones(2, 4))
+
+
+class Slow(nn.Module):
+    """Endless, as far as anyone can tell."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(4, 2)
+        self.body = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        while True:
+            with contextlib.suppress(Exception):  # must not swallow the end of the time
+                x = self.body(x)
+
+
+def test_a_slow_network_is_given_up_and_registration_said() -> None:
+    depths = find_depths(Slow(), "auto", torch.zeros(2, 4), timeout=0.2)
+    assert depths.source == "registration"
+    assert "longer than grouping.timeout=0.2 seconds" in depths.notes[0]
+    assert "may not be the order of their use" in depths.notes[1]
+    with pytest.raises(ConfigError, match=r"grouping\.source=execution: .*grouping\.timeout=0\.2"):
+        find_depths(Slow(), "execution", torch.zeros(2, 4), timeout=0.2)
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), True, "20"])
+def test_a_timeout_is_a_positive_number(timeout: object) -> None:
+    with pytest.raises(ConfigError, match=r"grouping\.timeout=.*positive number of seconds"):
+        find_depths(nn.Linear(2, 2), timeout=timeout)
+
+
+def test_networks_that_cannot_run_are_not_asked_for_an_input() -> None:
+    listed = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 2)])
+    depths = find_depths(listed)
+    assert depths.source == "registration"
+    assert modules(depths) == [{"0"}, {"1"}]
+    assert depths.notes[0] == "no forward pass got through, ModuleList has no forward"
+
+
+def test_nothing_runs_through_fully_sharded_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    class FullyShardedDataParallel(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.module = nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            raise AssertionError
+
+    fsdp = types.ModuleType("torch.distributed.fsdp")
+    fsdp.FullyShardedDataParallel = FullyShardedDataParallel
+    monkeypatch.setitem(sys.modules, "torch.distributed.fsdp", fsdp)
+    depths = find_depths(nn.Sequential(FullyShardedDataParallel(), nn.Linear(4, 2)))
+    assert depths.source == "registration"
+    assert "FullyShardedDataParallel" in depths.notes[0]
+
+
+def test_the_guess_that_uses_most_weights_wins() -> None:
+    class Towers(nn.Module):
+        """As in open_clip: both inputs are optional."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.context_length = 7
+            self.words, self.position = nn.Embedding(30, 8), nn.Parameter(torch.zeros(7, 8))
+            self.reading = nn.Sequential(*(Block() for _ in range(3)))
+            self.patches, self.seeing = nn.Conv2d(3, 8, 8, 8), nn.Sequential(*(Block() for _ in range(3)))
+
+        def forward(self, image: torch.Tensor | None = None, text: torch.Tensor | None = None) -> list[torch.Tensor]:
+            found = []
+            if image is not None:
+                found.append(self.seeing(self.patches(image).flatten(2).mT))
+            if text is not None:
+                found.append(self.reading(self.words(text) + self.position))
+            return found
+
+    depths = find_depths(Towers())
+    assert depths.source == "execution"
+    assert depths.notes == ()
+    assert modules(depths)[0] == {"words", "position", "patches"}
