@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from .redaction import redact_addresses
 from .tracking.contact import check_store
 from .tracking.redelivery import RecordedRun, delivery_address, find_journals, read_run, redeliver
 
+_WORD_SECONDS = 8.0  # between two lines about what is waited for
 _OPTIONS = ["tracking.uri", "tracking.timeout", "tracking.flush_timeout"]
 
 
@@ -69,9 +71,17 @@ def _deliver(run: RecordedRun, config: MLflowConfig, failures: dict[str, str | N
         except RunError as error:
             failures[uri] = str(error)
 
+    begin = last = time.monotonic()
+
     def show_progress(rows: int) -> None:
+        nonlocal last
+        line = f"{name}: {rows} of {run.rows} metric rows"
         if sys.stderr.isatty():
-            print(f"{name}: {rows} of {run.rows} metric rows", end="\r", file=sys.stderr)
+            print(line, end="\r", file=sys.stderr)
+        elif time.monotonic() - last >= _WORD_SECONDS:
+            last = time.monotonic()
+            why = f": {redact_addresses(run.state.problem)}" if run.state.problem else ""
+            print(f"{line}, waiting for {redact_addresses(uri)} since {last - begin:.0f} s{why}", file=sys.stderr)
 
     failure = failures[uri] or redeliver(run, uri, config.flush_timeout, show_progress, trusted=trusted)
     if failure is not None:

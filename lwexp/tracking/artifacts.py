@@ -50,6 +50,11 @@ def artifact_path(folder: Path, name: str, place: str | None) -> Path:
     return path
 
 
+def size(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    return sum(file.stat().st_size for file in _files(path) if file.is_file())
+
+
 def copied_into(folder: Path, path: Path, place: str | None) -> Path:
     """`path`, or a copy of it in the run's `folder` where it lies elsewhere; `place` as in `Tracker.artifact`."""
     root, real = Path(os.path.realpath(folder)), Path(os.path.realpath(path))

@@ -81,7 +81,7 @@ def within(seconds: float, action: Callable[[], T]) -> T:
     if errors:
         raise errors[0]
     if not results:
-        raise TimeoutError
+        raise TimeoutError(f"no whole answer within {seconds:g} s")
     return results[0]
 
 

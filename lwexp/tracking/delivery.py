@@ -22,8 +22,9 @@ from lwexp.errors import ConfigError, RunError
 from lwexp.host.lock import Lock
 from lwexp.redaction import redact_addresses
 
-from .artifacts import RefusedError, artifact_path, check_destination, is_refusal
-from .contact import UnreachableError, error_line
+from .address import kind
+from .artifacts import RefusedError, artifact_path, check_destination, is_refusal, size
+from .contact import UnreachableError, error_line, within
 from .delivery_state import DeliveryState, read_state
 from .journal import FILE as JOURNAL
 from .journal import Entry, Journal, Reader, Rows, has_journal, recorded_address
@@ -45,6 +46,8 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 8.0
 DELIVERY_OWNER = "delivery.owner"  # names the delivery that was requested last
 _ABANDONED = "the training process died unexpectedly"
 _ARTIFACT_SECONDS = 60.0  # after which artifacts wait for the end, where the store answers and only they fail
+_ANSWER_SECONDS = 40.0  # for a whole answer: a server may send a byte at a time
+_SLOWEST = 50_000  # bytes a second of an artifact's way to a server
 _PARAMS_PER_CALL = 20  # of the longest values, with every character escaped, fit into the 1 MB of a request
 
 
@@ -85,8 +88,7 @@ class Delivery:
             (self.folder / DELIVERY_OWNER).write_text(self._token, encoding="utf-8")
         try:
             with self._lock:
-                while not self._lock.acquire(_POLL_SECONDS):
-                    self._check_owner()
+                self._take_over()
                 self.state = read_state(self.folder)
                 if self._state_is_unusable():
                     self.state = DeliveryState()
@@ -96,6 +98,17 @@ class Delivery:
                 self._deliver()
         except _StoppedError:
             pass
+
+    def _take_over(self) -> None:
+        """Return with the lock, which the delivery before this one frees; not if that one is stopped for too long."""
+        seen, since = read_state(self.folder), time.monotonic()
+        while not self._lock.acquire(_POLL_SECONDS):
+            self._check_owner()
+            if (now := read_state(self.folder)) != seen:
+                seen, since = now, time.monotonic()
+            elif time.monotonic() - since >= self._patience and self._writer.free:
+                self.state.problem = f"{stuck(seen)}; end it: kill -9 {seen.pid}"
+                raise _StoppedError
 
     def fail(self, error: Exception) -> None:
         """Record an unexpected error in the state, where the training process reads it."""
@@ -206,7 +219,7 @@ class Delivery:
             if not self._trusted:
                 allowed = None if self._uri.startswith("http") else artifact_folder(self._uri)
                 check_destination(self._attempt(lambda client: client.get_run(self._run_id)).info.artifact_uri, allowed)
-            why = self._attempt(lambda client: self._send_artifact(client, path, place, patience))
+            why = self._attempt(lambda client: self._send_artifact(client, path, place, patience), None)
         except (OSError, ValueError, TypeError, RefusedError) as error:  # a journal from elsewhere may name anything
             why = error_line(error, self._uri)
         self.state.not_kept = {other: reason for other, reason in self.state.not_kept.items() if other != name}
@@ -219,11 +232,14 @@ class Delivery:
         if since is not None and time.monotonic() - since >= patience:
             return f"the artifacts' storage has failed for {patience:g} s"
         try:
-            (client.log_artifacts if path.is_dir() else client.log_artifact)(self._run_id, str(path), place)
+            send = client.log_artifacts if path.is_dir() else client.log_artifact
+            within(_ANSWER_SECONDS + size(path) / _SLOWEST, lambda: send(self._run_id, str(path), place))
         except Exception as error:
             local = isinstance(error, (ImportError, FileNotFoundError, NotADirectoryError, PermissionError))
             if not local and is_transient(error) and not is_refusal(error):
-                client.get_run(self._run_id)  # raises where the whole store is away
+                self._bounded(
+                    lambda: client.get_run(self._run_id), _ANSWER_SECONDS
+                )  # raises where the whole store is away
                 self._artifacts_fail_since = since or time.monotonic()
                 if time.monotonic() - self._artifacts_fail_since < patience:
                     raise
@@ -259,7 +275,7 @@ class Delivery:
         if self.state.run_id is None:
             tags = {**record["tags"], ID_TAG: record["id"]}
             if record["parent"] and set(Path(record["parent"]).parts) == {".."}:  # a sweep's folder holds its jobs
-                tags[PARENT_TAG] = self._attempt(lambda _: self._parent(self.folder / record["parent"]))
+                tags[PARENT_TAG] = self._attempt(lambda _: self._parent(self.folder / record["parent"]), None)
             base, name = Path(record["base"]), cut(record["run_name"], MAX_NAME)
             experiment = self._attempt(lambda client: experiment_id(client, record["experiment"], self._uri, base))
             mine = f"tags.`{ID_TAG}` = '{record['id']}'"
@@ -303,19 +319,21 @@ class Delivery:
             self._client, _ = connect(config)
         return self._client
 
-    def _attempt(self, action: Callable[[MlflowClient], T]) -> T:
-        """The result of `action`, retried until the store answers. Raises `_StoppedError`."""
+    def _attempt(self, action: Callable[[MlflowClient], T], seconds: float | None = _ANSWER_SECONDS) -> T:
+        """The result of `action`, retried until the store answers within `seconds`. Raises `_StoppedError`."""
         pause = _FIRST_PAUSE
         while True:
             try:
                 with limit_retries():
-                    result = action(self._connected())
+                    result = self._bounded(lambda: action(self._connected()), seconds)
                 break
             except Exception as error:
                 why = error.why if isinstance(error, UnreachableError) else error_line(error, self._uri)
                 if isinstance(error, ConfigError) or not is_transient(error):
                     self._refuse(error, why)
                     raise _StoppedError from None
+                if isinstance(error, TimeoutError):
+                    self._client = None  # its connection is still in use
                 self._uncertain = True
                 self.state.problem = why
                 self._save()
@@ -329,6 +347,10 @@ class Delivery:
         self._last_answer = time.monotonic()
         self.state.answered, self.state.problem = time.time(), None
         return result
+
+    def _bounded(self, action: Callable[[], T], seconds: float | None) -> T:
+        """The result of `action`, or `TimeoutError`; a file is asked in this thread, which keeps its connection."""
+        return action() if seconds is None or kind(self._uri) == "sqlite" else within(seconds, action)
 
     def _close_abandoned(self) -> None:
         """Write the end that the training process could not write before it died."""
@@ -371,6 +393,11 @@ class Delivery:
         if owner and owner != self._token:
             self.taken_over = True
             raise _StoppedError
+
+
+def stuck(state: DeliveryState) -> str:
+    """That the process which delivers the run does nothing."""
+    return f"its delivery process {state.pid} on {state.host or 'this machine'} does nothing; it may be stopped"
 
 
 def end_entry(journal: Journal, status: str, reason: str | None) -> None:

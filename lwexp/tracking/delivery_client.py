@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import select
 import subprocess
 import sys
 import tempfile
@@ -43,12 +44,13 @@ class _SharedProcess:
         self._requests = requests  # closes the descriptor when it is collected
 
     def poll(self) -> int | None:
-        """None while it reads requests, which an empty line tests."""
+        """None while something can read requests; nothing is written, since a stopped process reads nothing."""
         try:
-            self.stdin.write(b"\n")
+            watched = select.poll()
+            watched.register(self.stdin, 0)  # errors are reported whatever is asked for
+            return 0 if watched.poll(0) else None
         except (OSError, ValueError):  # ValueError: closed here
             return 0
-        return None
 
 
 class DeliveryClient:

@@ -18,7 +18,7 @@ from lwexp.redaction import redact_addresses
 
 from .address import kind, resolve_uri, sqlite_path, uri_source
 from .copies import original_of
-from .delivery import DELIVERY_LOCK, DELIVERY_OWNER, RUN_LOCK, Delivery
+from .delivery import DELIVERY_LOCK, DELIVERY_OWNER, RUN_LOCK, Delivery, stuck
 from .delivery_state import FILE as STATE
 from .delivery_state import DeliveryState, read_state
 from .journal import FILE, RESERVE, Reader
@@ -147,17 +147,24 @@ def redeliver(
             if run.state.status is None:
                 return delivery.state.problem or "its delivery died unexpectedly"
             return None
-        _await_other_delivery(run.folder)
+        if not _await_other_delivery(run.folder, patience, progress):
+            return f"{stuck(run.state)}; end it: kill -9 {run.state.pid}"
         if run.delivered:
             return None
 
 
-def _await_other_delivery(folder: Path) -> None:
-    """Wait until the process that has taken the delivery over has ended it."""
+def _await_other_delivery(folder: Path, patience: float, progress: Callable[[int], None]) -> bool:
+    """Wait until the process that has taken the delivery over has ended it; False if it does nothing for `patience`."""
     time.sleep(_LOCK_SECONDS)  # until it has the lock
+    seen, since = read_state(folder), time.monotonic()
     with Lock(folder / DELIVERY_LOCK) as lock:
         while not lock.acquire(_PROGRESS_SECONDS):
-            pass
+            if (now := read_state(folder)) != seen:
+                seen, since = now, time.monotonic()
+            elif time.monotonic() - since >= patience:
+                return False
+            progress(now.rows)
+    return True
 
 
 def _deliver(delivery: Delivery) -> None:

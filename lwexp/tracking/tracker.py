@@ -22,6 +22,7 @@ from .journal import Journal
 
 KILLED_SECONDS = 10.0  # Slurm gives 30 s between SIGTERM and SIGKILL
 LOCK_SECONDS = 10.0  # data workers and a delivery that closes the run may hold the folder a little longer
+_WORD_SECONDS = 8.0  # between two lines about what is waited for
 _CHECK_SECONDS = 1.0
 _RETRY_SECONDS = 30.0  # after which a store that refused is asked again
 _FIRST_SECONDS = 60.0  # MLflow creates the tables of a new database, which takes seconds
@@ -55,7 +56,7 @@ class JournalTracker:
         self._next_check = 0.0
         self._next_retry = time.monotonic() + _RETRY_SECONDS
         self._problem: str | None = None  # as last logged
-        self._problem_since = 0.0  # seconds since the Unix epoch
+        self._answered_before = 0.0  # when the store had last answered before that
         self._finished = False
 
     @property
@@ -108,7 +109,7 @@ class JournalTracker:
         clear_failure(self.folder)
         courier.deliver(self.folder, self._uri, self._patience)
         if not at_once:
-            self._problem, self._problem_since = "does not answer", time.time()  # already logged
+            self._problem, self._answered_before = "does not answer", 0.0  # already logged
             return
         deadline = time.monotonic() + _FIRST_SECONDS
         while time.monotonic() < deadline:
@@ -150,25 +151,37 @@ class JournalTracker:
     def _await_delivery(self, at_most: float) -> None:
         self._retry_refused()
         courier.wake(self.folder)
-        end, since = self.journal.sync(), time.time()
+        end, begin = self.journal.sync(), time.monotonic()
+        seen, moved, said = read_state(self.folder), begin, begin  # times by a clock that nobody sets
         while True:
-            state, now = read_state(self.folder), time.time()
+            state, now = read_state(self.folder), time.monotonic()
             if state.status is not None and state.position >= end:
-                if state.rows:
-                    log.info("%d metric rows of run %s delivered to %s", state.rows, self.run_name, self.where)
-                for name, why in state.not_kept.items():
-                    log.warning(
-                        "run %s: %s could not be kept with it in %s: %s; to try again: python -m lwexp.sync %s",
-                        self.run_name, name, self.where, why, self.folder,
-                    )  # fmt: skip
+                self._log_delivered(state)
                 return
-            silent = now - max(since, state.answered)
+            if (state.answered, state.position) != (seen.answered, seen.position):
+                seen, moved = state, now
             given_up = courier.last_failure(state.pid) is not None and courier.given_up
-            if state.refused is not None or given_up or silent >= self._patience or now - since >= at_most:
+            if state.refused is not None or given_up or now - moved >= self._patience or now - begin >= at_most:
                 self._log_rest(state)
                 return
+            if now - said >= _WORD_SECONDS:
+                said = now
+                log.info(
+                    "waiting for %s to take %d of %d metric rows of run %s%s; at most %.0f s without an answer",
+                    self.where, self.journal.rows_written - state.rows, self.journal.rows_written, self.run_name,
+                    f" ({state.problem})" if state.problem else "", self._patience,
+                )  # fmt: skip
             time.sleep(0.02)
             courier.keep_alive()
+
+    def _log_delivered(self, state: DeliveryState) -> None:
+        if state.rows:
+            log.info("%d metric rows of run %s delivered to %s", state.rows, self.run_name, self.where)
+        for name, why in state.not_kept.items():
+            log.warning(
+                "run %s: %s could not be kept with it in %s: %s; to try again: python -m lwexp.sync %s",
+                self.run_name, name, self.where, why, self.folder,
+            )  # fmt: skip
 
     def _retry_refused(self) -> None:
         """Request the delivery again if the store refused it: permissions may have changed since."""
@@ -180,7 +193,9 @@ class JournalTracker:
         """Log what the store does not have."""
         missing = self.journal.rows_written - state.rows
         rest = f"{missing} of {self.journal.rows_written} metric rows" if missing else "its end"
-        why = courier.last_failure(state.pid) or state.problem or "no answer yet"
+        why = (
+            courier.last_failure(state.pid) or state.problem or f"no answer from it or the delivery process {state.pid}"
+        )
         log.warning(
             "run %s: %s not delivered to %s (%s); nothing is lost: python -m lwexp.sync %s",
             self.run_name, rest, self.where, why, self.folder,
@@ -198,9 +213,9 @@ class JournalTracker:
             self._retry_refused()
         if problem is not None and self._problem is None:
             log.warning("tracking store %s: %s; the run continues, its metrics wait in its folder", self.where, problem)
-            self._problem_since = time.time()
+            self._answered_before = state.answered
         elif problem is None and self._problem is not None:
-            if state.answered < self._problem_since:
+            if state.answered == self._answered_before:
                 return  # it has not been asked again yet
             log.info("tracking store %s answers again", self.where)
         self._problem = problem

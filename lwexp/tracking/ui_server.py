@@ -21,6 +21,7 @@ from urllib.parse import quote, urlsplit
 from lwexp.errors import ConfigError, RunError, UnknownNameError
 from lwexp.redaction import redact_addresses
 
+from .contact import within
 from .mlflow_internals import NO_JOBS, RUN_COMMAND, TRAINING_VIEW
 from .store import artifact_folder
 
@@ -146,9 +147,13 @@ def _get(url: str, timeout: float, body: bytes | None = None) -> bytes:
     local = urlsplit(url).hostname in {"127.0.0.1", "localhost"}
     opener = urllib.request.build_opener(*([urllib.request.ProxyHandler({})] if local else []))
     request = urllib.request.Request(url, body, {"Content-Type": "application/json"} if body else {})
-    with opener.open(request, timeout=timeout) as response:
-        found: bytes = response.read()
-    return found
+
+    def answer() -> bytes:
+        with opener.open(request, timeout=timeout) as response:
+            found: bytes = response.read()
+        return found
+
+    return within(timeout, answer)  # the timeout of a request begins anew with each byte
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

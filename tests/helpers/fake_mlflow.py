@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 import uuid
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any
@@ -24,6 +26,7 @@ class FakeMLflow:
         self.artifact_uri = "mlflow-artifacts:/"  # of every run
         self.artifacts: dict[str, bytes] = {}  # by path below the server's storage
         self.fail_artifacts: int | None = None  # the status of every answer to a file
+        self.seconds_per_byte = 0.0  # of answers to what is asked by POST
         self.body = '{"error_code": "TEMPORARILY_UNAVAILABLE", "message": "away"}'  # and its text
         self.lose_writes: set[int] = set()  # at which POST requests, counted from 1, the connection is closed
         self.lose = "after"  # "before" or "after" what was asked is done
@@ -71,7 +74,12 @@ class FakeMLflow:
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(text.encode())))
                 self.end_headers()
-                self.wfile.write(text.encode())
+                pause = fake.seconds_per_byte if self.command == "POST" else 0.0
+                with suppress(OSError):  # the client may not wait for the end
+                    for byte in text.encode() if pause else ():
+                        self.wfile.write(bytes([byte]))
+                        time.sleep(pause if fake.seconds_per_byte else 0.0)
+                    self.wfile.write(b"" if pause else text.encode())
 
             def log_message(self, *_args: object) -> None:  # nothing on the terminal
                 return

@@ -20,8 +20,9 @@ from typing import Any, Literal
 # slow     the answer comes `seconds` late
 # swallow  the server does what it was asked, the connection breaks before its answer: the client cannot know
 # cut      the connection breaks within the answer
+# drip     the answer comes a byte at a time, `seconds` for each
 # hang     the request is taken and never answered
-Mode = Literal["pass", "refuse", "reset", "status", "slow", "swallow", "cut", "hang"]
+Mode = Literal["pass", "refuse", "reset", "status", "slow", "swallow", "cut", "drip", "hang"]
 _HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "content-encoding", "accept-encoding"}
 
 
@@ -147,6 +148,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._break()
         if mode == "slow":
             changed.wait(proxy.seconds)
+        if mode == "drip":
+            return self._drip(status, content, proxy.seconds, changed)
         return self._answer(status, headers, content, cut=mode == "cut")
 
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_HEAD = _serve  # noqa: N815
@@ -177,6 +180,15 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
         return None
 
+    def _drip(self, status: int, content: bytes, seconds: float, changed: threading.Event) -> None:
+        head = f"HTTP/1.1 {status} OK\r\nContent-Length: {len(content)}\r\n\r\n".encode()
+        for byte in head + content:
+            self.wfile.write(bytes([byte]))
+            self.wfile.flush()
+            if changed.wait(seconds):
+                break
+        self._break()
+
     def _break(self) -> None:
         self.close_connection = True
         _break(self.connection)
@@ -202,6 +214,7 @@ FAULTS: dict[str, Callable[[FaultyProxy], None]] = {
     "half_lost_answers": lambda proxy: proxy.set("swallow", share=0.5),
     "cut_answers": lambda proxy: proxy.set("cut"),
     "reset": lambda proxy: proxy.set("reset"),
+    "drip": lambda proxy: proxy.set("drip", seconds=1.0),
     "hang": lambda proxy: proxy.set("hang"),
     "refuse": lambda proxy: proxy.set("refuse"),
 }
