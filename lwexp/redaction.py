@@ -18,33 +18,53 @@ from types import TracebackType
 from typing import Any, TextIO
 
 _VARIABLES = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
-_SHORTEST = 4  # a shorter value would take half of every text with it, and is no secret
-_ADDRESS = re.compile(r"://|[?&][\w.-]+=")  # without these there is nothing to redact
+# Values that may stand in any text by chance: a word, a number, a word with a number (mlflow, resnet18)
+_ORDINARY = re.compile(r"[^\W\d]*[\W_]?\d*", re.ASCII)
+_SHORTEST = 6
+_ADDRESS = re.compile(r"://|[?&;=][\w.-]+=|%3[BD]", re.IGNORECASE)  # without these there is nothing to redact
 _ESCAPED = re.compile(r"\\([:=?&@/])")
 _SHOWING = ("--cfg", "-c", "--info", "-i")  # flags of Hydra's that print the config
 # `user:password@`; the greedy `@` also hides a password that itself has one, as long as no blank is in it
 _PASSWORD = re.compile(r"(?P<before>://[^\s:/@]*:)[^\s]*@")
+_PORT = r"(?!\d+(?:[/?#\s,;'\")\]]|$))"  # what follows a host's colon
+_USER_WITH_AT = re.compile(rf"(?P<before>://[^\s:/]*@[^\s:/]*:){_PORT}[^\s]*@")
+# A password with blanks: up to the last `@` with a host behind it, within quotes and the line
+_HOST = r"(?:\[[\da-f:.%]+\]|[\w.-]+)(?::\d+)?(?:[/?\s,;)'\"\]]|$)"
+_BLANKS = re.compile(rf"(?P<before>://[^\s:/]*:){_PORT}(?!\*\*\*@|\s)[^\n'\"]*@(?={_HOST})", re.IGNORECASE)
 # a lone word before the host of a web address is a token, before that of a database a user's name
 _TOKEN = re.compile(r"(?P<before>\bhttps?://)[^\s:/@]+@", re.IGNORECASE)
 _QUERY = re.compile(r"(?P<before>[?&][\w.-]*(?:passw(?:or)?d|pwd|token|secret|key)=)[^&\s]+", re.IGNORECASE)
+# The pairs of an ODBC connection string, plain or encoded as part of an address: `odbc_connect=…%3BPWD%3D…`
+_EQUALS, _END = r"(?:=|%(?:25)*3D)", r";|%(?:25)*3B"
+_GAP = r"(?:\s|\+|%(?:25)*20)"
+_ODBC_NAME = rf"(?:\w+{_GAP})?(?:passw(?:or)?d|pwd|token|secret){_GAP}*"
+_ODBC_VALUE = rf"(?:\{{.*?\}}|%(?:25)*7B.*?%(?:25)*7D|(?!\*\*\*).)+?(?={_END}|[&\n\"']|$)"
+_ODBC = re.compile(rf"(?P<before>(?:{_EQUALS}|{_END}|[&?\"']){_GAP}*{_ODBC_NAME}{_EQUALS}){_ODBC_VALUE}", re.IGNORECASE)
 
 
 def redact(text: str) -> str:
-    r"""`text` without the secrets of addresses in it and without the values of MLflow's secret variables.
+    r"""`text` without the secrets that stand where addresses and connection strings have them.
 
     >>> redact("no route to http://anna:s3cret@host:5000")
     'no route to http://anna:***@host:5000'
     >>> redact(r"tracking.uri=http\://t0ken@host\:5000")
     'tracking.uri=http://***@host:5000'
     """
-    for variable in _VARIABLES:
-        value = os.environ.get(variable, "")
-        if len(value) >= _SHORTEST:
-            text = text.replace(value, "***")
     bare = _ESCAPED.sub(r"\1", text)  # Hydra writes the options of a sweep's jobs so
     if not _ADDRESS.search(bare):
         return text
     return redact_addresses(text) if text == bare or redact_addresses(bare) == bare else redact_addresses(bare)
+
+
+def redact_answer(text: str, *secrets: str) -> str:
+    """`redact` for what a server or a library says, which may repeat `secrets` and MLflow's own anywhere.
+
+    A secret that is an ordinary word is not looked for: where it stands by chance nothing would be left.
+    """
+    for secret in {*secrets, *(os.environ.get(variable, "") for variable in _VARIABLES)}:
+        if len(secret) >= _SHORTEST and not _ORDINARY.fullmatch(secret):
+            text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", "***", text)
+    return redact(text)
 
 
 def redact_addresses(text: str) -> str:
@@ -54,10 +74,16 @@ def redact_addresses(text: str) -> str:
     ('postgresql://anna:***@db:5432/runs', 'https://***@host/x?api_key=***&a=1')
     >>> redact_addresses("sqlite:///outputs/mlflow.db")
     'sqlite:///outputs/mlflow.db'
+    >>> redact_addresses("mssql://anna@server:pass word@host/runs")
+    'mssql://anna@server:***@host/runs'
+    >>> redact_addresses("mssql+pyodbc:///?odbc_connect=UID%3Danna%3BPWD%3Ds3cret")
+    'mssql+pyodbc:///?odbc_connect=UID%3Danna%3BPWD%3D***'
     """
-    text = _PASSWORD.sub(r"\g<before>***@", text)
+    for pattern in (_USER_WITH_AT, _PASSWORD, _BLANKS):
+        text = pattern.sub(r"\g<before>***@", text)
     text = _TOKEN.sub(r"\g<before>***@", text)
-    return _QUERY.sub(r"\g<before>***", text)
+    text = _QUERY.sub(r"\g<before>***", text)
+    return _ODBC.sub(r"\g<before>***", text)
 
 
 def redact_values(values: Any, redact: Callable[[str], str] = redact) -> Any:
@@ -109,4 +135,4 @@ class _RedactingStream(io.TextIOBase):
 
 
 def _excepthook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    print(redact("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
+    print(redact_answer("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)

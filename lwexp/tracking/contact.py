@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 from lwexp.config.schema import MLflowConfig
 from lwexp.errors import ConfigError, RunError
-from lwexp.redaction import redact_addresses
+from lwexp.redaction import redact_addresses, redact_answer
 
 from . import address
 from .mlflow_internals import missing_dialect, reason_of
@@ -144,7 +144,5 @@ def error_line(error: BaseException, uri: str) -> str:
     """The reason in an error of MLflow, a database or the network: one line without secrets, up to 300 characters."""
     text = reason_of(str(error)) or type(error).__name__
     password = urlsplit(uri).password or ""
-    for secret in {password, unquote(password)} - {""}:
-        text = text.replace(secret, "***")
-    text = redact_addresses(text)
+    text = redact_answer(text, password, unquote(password))
     return text if len(text) <= 300 else f"{text[:299]}…"

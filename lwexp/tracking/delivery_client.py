@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import IO, Any
 
-from lwexp.redaction import redact
+from lwexp.redaction import redact_answer
 
 _GIVEN_UP = 3  # consecutive processes that failed before they delivered
 _MODULE = "lwexp.tracking.delivery_process"
@@ -149,7 +149,7 @@ class DeliveryClient:
             return "no reason known"
         self._errors.seek(0)
         lines = self._errors.read().decode(errors="replace").split("\n")
-        return redact(next((line.strip() for line in reversed(lines) if line.strip()), "no reason given"))[:300]
+        return redact_answer(next((line.strip() for line in reversed(lines) if line.strip()), "no reason given"))[:300]
 
     def _alive(self) -> bool:
         return self._process is not None and self._pid == os.getpid() and self._process.poll() is None
