@@ -9,7 +9,7 @@ from .config.command_options import Parser, number, tracking_config
 from .config.schema import MLflowConfig
 from .errors import ConfigError, LwexpError
 from .redaction import redact_addresses
-from .tracking.address import kind
+from .tracking.address import experiment_name, kind
 from .tracking.contact import check_store
 from .tracking.ui_server import FIRST_PORT, free_port, links, serve
 
@@ -22,12 +22,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config, experiment_given, port = _parse(sys.argv[1:] if arguments is None else arguments)
         uri = check_store(config, create=False)
         if kind(uri).startswith("http"):
-            print(links(uri, config.experiment, must_exist=experiment_given, timeout=config.timeout))
+            print(links(uri, experiment_name(config), must_exist=experiment_given, timeout=config.timeout))
             return 0
         with serve(uri, free_port(port)) as server:
             print(f"starting MLflow on {redact_addresses(uri)} …", flush=True)
             server.await_start()
-            shown = links(server.address, config.experiment, must_exist=experiment_given, timeout=config.timeout)
+            shown = links(server.address, experiment_name(config), must_exist=experiment_given, timeout=config.timeout)
             print(f"{shown}\nPress Ctrl-C to end it", flush=True)
             server.wait()
     except LwexpError as error:

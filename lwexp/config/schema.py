@@ -149,11 +149,14 @@ class SourceTaskConfig(Section):
 
 
 class MLflowConfig(Section):
-    """The MLflow store: `uri` null means MLFLOW_TRACKING_URI, else sqlite:///outputs/mlflow.db."""
+    """The MLflow store: `uri` null means MLFLOW_TRACKING_URI, else sqlite:///outputs/mlflow.db.
+
+    `experiment` null means MLFLOW_EXPERIMENT_NAME or MLFLOW_EXPERIMENT_ID, else lwexp.
+    """
 
     name: Literal["mlflow"]
     uri: str | None
-    experiment: Annotated[str, Field(min_length=1)]
+    experiment: Annotated[str, Field(min_length=1)] | None
     timeout: Positive
     flush_timeout: NonNegative
     rates_every: Count

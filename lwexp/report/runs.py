@@ -20,6 +20,7 @@ import numpy as np
 
 from lwexp.config.schema import MLflowConfig
 from lwexp.errors import ConfigError, RunError, UnknownNameError
+from lwexp.tracking.address import experiment_name
 from lwexp.tracking.delivery_state import read_state
 from lwexp.tracking.keys import HEAD_RATE_TAG, PARENT_TAG, REASON_TAG, STEM_RATE_TAG
 from lwexp.tracking.reader import OLDEST_FIRST, StoredRun, StoreReader
@@ -87,7 +88,7 @@ class SweepReader:
 
     def __init__(self, config: MLflowConfig, base: Path) -> None:
         """Connect. An SQLite file that does not exist is not created."""
-        self.experiment, self.store = config.experiment, StoreReader(config, base)
+        self.experiment, self.store = experiment_name(config), StoreReader(config, base)
 
     def find(self, wanted: str | None) -> str:
         """The id of the sweep `wanted`: a folder, an id or its first digits, a name; by default the latest."""

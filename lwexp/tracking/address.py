@@ -13,7 +13,7 @@ from lwexp.redaction import redact_addresses
 
 from .mlflow_internals import database_path, path_in_address
 
-DEFAULT_URI = "sqlite:///outputs/mlflow.db"
+DEFAULT_URI, DEFAULT_EXPERIMENT = "sqlite:///outputs/mlflow.db", "lwexp"
 _DATABASES = ("postgresql", "mysql", "mssql")
 _SERVERS = ("http", "https")
 _KINDS = ("sqlite", *_DATABASES, *_SERVERS)
@@ -47,6 +47,17 @@ def uri_source(config: MLflowConfig) -> tuple[str, str]:
     if config.uri is not None:
         return "tracking.uri", config.uri.strip()
     return "MLFLOW_TRACKING_URI", os.environ.get("MLFLOW_TRACKING_URI", "").strip() or DEFAULT_URI
+
+
+def experiment_name(config: MLflowConfig) -> str:
+    """The experiment's name: `tracking.experiment`, else MLFLOW_EXPERIMENT_NAME, else lwexp."""
+    return config.experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME", "").strip() or DEFAULT_EXPERIMENT
+
+
+def given_experiment_id(config: MLflowConfig) -> str | None:
+    """MLFLOW_EXPERIMENT_ID, where neither the config nor MLFLOW_EXPERIMENT_NAME says which experiment."""
+    named = config.experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME", "").strip()
+    return None if named else os.environ.get("MLFLOW_EXPERIMENT_ID", "").strip() or None
 
 
 def kind(uri: str) -> str:

@@ -51,7 +51,8 @@ def separate(folder: Path, original: Path) -> str:
 
     def change(record: dict[str, Any]) -> dict[str, Any]:
         parent = record["parent"] if record["parent"] and has_journal(folder / record["parent"]) else None
-        return {**record, "id": uuid.uuid4().hex, "parent": parent}
+        mlflows_own = {"run_id": None} if record.get("run_id") else {}  # MLFLOW_RUN_ID was for the original
+        return {**record, "id": uuid.uuid4().hex, "parent": parent, **mlflows_own}
 
     with Lock(folder / RUN_LOCK) as run, Lock(folder / DELIVERY_LOCK) as delivery:
         if not (run.acquire(LOCK_SECONDS) and delivery.acquire(LOCK_SECONDS)):

@@ -30,7 +30,7 @@ from .journal import FILE as JOURNAL
 from .journal import Entry, Journal, Reader, Rows, has_journal, recorded_address
 from .keys import ID_TAG, PARENT_TAG, REASON_TAG, cut, param_values, tag_values
 from .mlflow_internals import MAX_NAME, MAX_ROWS, last_steps
-from .store import artifact_folder, connect, experiment_id, is_transient, limit_retries
+from .store import artifact_folder, connect, experiment_id, given_run, is_transient, limit_retries
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -277,14 +277,19 @@ class Delivery:
             if record["parent"] and set(Path(record["parent"]).parts) == {".."}:  # a sweep's folder holds its jobs
                 tags[PARENT_TAG] = self._attempt(lambda _: self._parent(self.folder / record["parent"]), None)
             base, name = Path(record["base"]), cut(record["run_name"], MAX_NAME)
-            experiment = self._attempt(lambda client: experiment_id(client, record["experiment"], self._uri, base))
             mine = f"tags.`{ID_TAG}` = '{record['id']}'"
+            given = record.get("run_id") if record["where"] == self._where else None
 
             def create(client: MlflowClient) -> Run:
+                if given is not None:
+                    return given_run(client, given, record["id"])
+                experiment = experiment_id(client, record["experiment"], self._uri, base, record.get("experiment_id"))
                 found = client.search_runs([experiment], mine, max_results=1)
                 return found[0] if found else client.create_run(experiment, record["time_ms"], tag_values(tags), name)
 
             self.state.run_id = str(self._attempt(create).info.run_id)
+            if given is not None:
+                self._tag(tags)
             self._save()
         self._params(record["params"])
 

@@ -64,7 +64,9 @@ def start(
     base: Path | None = None,
     answers: bool = True,
 ) -> JournalTracker:
-    """Start a run in `folder` and the experiment `config.experiment`, or continue the run that is there.
+    """Start a run in `folder` and the experiment that `config` names, or continue the run that is there.
+
+    A run without `parent` becomes the MLflow run that MLFLOW_RUN_ID names, as `mlflow run` sets it.
 
     A copy of another run's folder is continued as a new run, with all that was recorded before.
 
@@ -100,7 +102,7 @@ def start(
             record = {
                 "id": uuid.uuid4().hex,
                 "run_name": run_name,
-                "experiment": config.experiment if isinstance(config, MLflowConfig) else "lwexp",
+                **_mlflows_own(config, has_parent=parent is not None),
                 "where": tracker.where,
                 "base": str(base.absolute()),
                 "folder": str(folder.absolute()),
@@ -157,12 +159,26 @@ def open_hint(config: MLflowConfig | NoTrackingConfig, base: Path | None = None)
     elsewhere = address.uri_source(config)[1] == address.DEFAULT_URI and base not in (None, Path.cwd())
     shown = uri if elsewhere else config.uri
     options = [] if shown is None else [f"tracking.uri={redact_addresses(shown)}"]
-    options += [] if config.experiment == "lwexp" else [f"tracking.experiment={config.experiment}"]
+    options += (
+        [] if config.experiment in (None, address.DEFAULT_EXPERIMENT) else [f"tracking.experiment={config.experiment}"]
+    )
     ours = shlex.join(["python", "-m", "lwexp.ui", *options])
     theirs = redact_addresses(uri)
     if not address.kind(uri).startswith("http"):
         theirs = shlex.join(["mlflow", "ui", "--backend-store-uri", theirs])
     return f"open MLflow: {ours}\n         or: {theirs}"
+
+
+def _mlflows_own(config: MLflowConfig | NoTrackingConfig, *, has_parent: bool) -> dict[str, str | None]:
+    """The experiment and the run that the config or MLflow's own variables name."""
+    if isinstance(config, NoTrackingConfig):
+        return {"experiment": address.DEFAULT_EXPERIMENT}
+    run_id = None if has_parent else os.environ.get("MLFLOW_RUN_ID", "").strip() or None
+    return {
+        "experiment": address.experiment_name(config),
+        "experiment_id": address.given_experiment_id(config),
+        "run_id": run_id,
+    }
 
 
 def _user() -> str:

@@ -19,10 +19,12 @@ from lwexp.redaction import redact_addresses
 
 from . import address
 from .contact import check_store, error_line
+from .keys import ID_TAG
 from .mlflow_internals import DATABASE_LOGGER, KIND, KIND_TAG
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 T = TypeVar("T")
 
@@ -73,8 +75,30 @@ def lock_first_use(uri: str) -> Iterator[None]:
         lock.release()
 
 
-def experiment_id(client: MlflowClient, name: str, uri: str, base: Path | None = None) -> str:
-    """The id of the experiment `name`, created on first use and marked as model training.
+def given_run(client: MlflowClient, run_id: str, own_id: str) -> Run:
+    """The run that MLFLOW_RUN_ID names, for the run of lwexp whose id is `own_id`.
+
+    Raises `ConfigError` for one that does not exist, was deleted, or is another run of lwexp already.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        found = client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        raise ConfigError("MLFLOW_RUN_ID", run_id, "there is no such run in the tracking store; unset it") from None
+    if found.info.lifecycle_stage != "active":
+        raise ConfigError("MLFLOW_RUN_ID", run_id, "was deleted; restore it (mlflow runs restore), or unset it")
+    if found.data.tags.get(ID_TAG, own_id) != own_id:
+        raise ConfigError("MLFLOW_RUN_ID", run_id, "is another run of lwexp already; unset it for a run of its own")
+    return found
+
+
+def experiment_id(
+    client: MlflowClient, name: str, uri: str, base: Path | None = None, given_id: str | None = None
+) -> str:
+    """The id of the experiment `name`, created on first use and marked as model training; `given_id` if it is there.
 
     Raises `ConfigError` for a name that MLflow refuses or that belongs to a deleted experiment.
     """
@@ -82,6 +106,13 @@ def experiment_id(client: MlflowClient, name: str, uri: str, base: Path | None =
 
     if not name.strip() or len(name) > 500:
         raise ConfigError("tracking.experiment", name, "must have from 1 to 500 characters")
+    if given_id is not None:
+        try:
+            return str(client.get_experiment(given_id).experiment_id)
+        except MlflowException as error:
+            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise
+            raise ConfigError("MLFLOW_EXPERIMENT_ID", given_id, "there is no such experiment in the store") from None
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
