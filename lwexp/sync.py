@@ -22,15 +22,15 @@ _OPTIONS = ["tracking.uri", "tracking.timeout", "tracking.flush_timeout"]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code: 0 if all is delivered, 1 if something is not, 2 for invalid arguments."""
     try:
-        folders, config = _parse(sys.argv[1:] if arguments is None else arguments)
-        return _sync(folders, config)
+        folders, config, renew = _parse(sys.argv[1:] if arguments is None else arguments)
+        return _sync(folders, config, renew)
     except LwexpError as error:
         return _print_error(error)
     except KeyboardInterrupt:
         return 130
 
 
-def _sync(folders: Sequence[Path], config: MLflowConfig) -> int:
+def _sync(folders: Sequence[Path], config: MLflowConfig, renew: bool) -> int:
     named, code = bool(folders), 0
     runs: list[RecordedRun] = []
     for path in [path for folder in folders or [Path("outputs")] for path in find_journals(folder, named)]:
@@ -41,20 +41,24 @@ def _sync(folders: Sequence[Path], config: MLflowConfig) -> int:
             code = _print_error(RunError(f"{os.path.relpath(path)}: {error}"))
     if named and not runs and not code:
         raise ConfigError("folder", ", ".join(map(str, folders)), "holds no run's journal")
-    rest = [run for run in runs if not run.delivered and (config.uri is not None or run.record["where"] != "none")]
+    rest = [
+        run
+        for run in runs
+        if (renew or not run.delivered) and (config.uri is not None or run.record["where"] != "none")
+    ]
     if not rest and not code:
         print(f"nothing is left to deliver ({len(runs)} runs checked)" if runs else "there are no runs in outputs/")
     failures: dict[str, str | None] = {}  # by address: why the store cannot be used
     # the parents of sweeps first: their jobs need their ids
     for run in sorted(rest, key=lambda run: len(run.folder.parts)):
         try:
-            code = max(code, _deliver(run, config, failures))
+            code = max(code, _deliver(run, config, failures, renew))
         except LwexpError as error:
             code = max(code, _print_error(error))
     return code
 
 
-def _deliver(run: RecordedRun, config: MLflowConfig, failures: dict[str, str | None]) -> int:
+def _deliver(run: RecordedRun, config: MLflowConfig, failures: dict[str, str | None], renew: bool) -> int:
     """Deliver one run and print one line about it; returns 0, or 1 if something is left."""
     name = f"{run.record['run_name']} ({os.path.relpath(run.folder)})"
     if run.running:
@@ -83,7 +87,7 @@ def _deliver(run: RecordedRun, config: MLflowConfig, failures: dict[str, str | N
             why = f": {redact_addresses(run.state.problem)}" if run.state.problem else ""
             print(f"{line}, waiting for {redact_addresses(uri)} since {last - begin:.0f} s{why}", file=sys.stderr)
 
-    failure = failures[uri] or redeliver(run, uri, config.flush_timeout, show_progress, trusted=trusted)
+    failure = failures[uri] or redeliver(run, uri, config.flush_timeout, show_progress, trusted=trusted, renew=renew)
     if failure is not None:
         rest = run.rows - run.state.rows
         print(f"lwexp-sync: {name}: {rest} metric rows are left: {failure}", file=sys.stderr)
@@ -101,12 +105,15 @@ def _print_error(error: LwexpError) -> int:
     return error.exit_code
 
 
-def _parse(arguments: Sequence[str]) -> tuple[list[Path], MLflowConfig]:
+def _parse(arguments: Sequence[str]) -> tuple[list[Path], MLflowConfig, bool]:
     parser = Parser("lwexp-sync", "Deliver to MLflow what earlier runs could not.", _OPTIONS)
     parser.add_argument("folders", nargs="*", metavar="folder or tracking.key=value", help="runs (default: outputs/)")
-    found = parser.parse_args(arguments).folders
+    why = "runs that their store has no more (it was emptied): deliver them as new ones, with everything"
+    parser.add_argument("--new-run", action="store_true", help=why)
+    parsed = parser.parse_args(arguments)
+    found = parsed.folders
     options = [text for text in found if "=" in text and not Path(text).is_dir()]
-    return [Path(text) for text in found if text not in options], tracking_config(options, _OPTIONS)
+    return [Path(text) for text in found if text not in options], tracking_config(options, _OPTIONS), parsed.new_run
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from .journal import FILE as JOURNAL
 from .journal import Entry, Journal, Reader, Rows, has_journal, recorded_address
 from .keys import ID_TAG, PARENT_TAG, REASON_TAG, cut, param_values, tag_values
 from .mlflow_internals import MAX_NAME, MAX_ROWS, last_steps
-from .store import artifact_folder, connect, experiment_id, given_run, is_transient, limit_retries
+from .store import artifact_folder, connect, experiment_id, given_run, is_missing, is_transient, limit_retries
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -44,6 +44,7 @@ _POLL_SECONDS = 1.0
 _MIN_SECONDS = 5.0  # between two calls that are not full: each costs MLflow as much as about 100 rows
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 8.0
 DELIVERY_OWNER = "delivery.owner"  # names the delivery that was requested last
+NEW_RUN = "python -m lwexp.sync --new-run"
 _ABANDONED = "the training process died unexpectedly"
 _ARTIFACT_SECONDS = 60.0  # after which artifacts wait for the end, where the store answers and only they fail
 _ANSWER_SECONDS = 40.0  # for a whole answer: a server may send a byte at a time
@@ -61,13 +62,15 @@ class Delivery:
     One delivery of a run is active at a time: the one that was requested last. `patience`: seconds without an answer
     after which it gives up, once the training process is gone. `wake` ends a pause early. `trusted`: the caller's own
     settings name the store; one that only the run's folder names takes artifacts only where it keeps them itself.
+    `renew`: a run that the store has no more is delivered again, as a new one with everything.
     """
 
     def __init__(
-        self, folder: Path, uri: str, *, patience: float, wake: threading.Event | None = None, trusted: bool = True
-    ) -> None:
+        self, folder: Path, uri: str, *, patience: float, wake: threading.Event | None = None, trusted: bool = True,
+        renew: bool = False,
+    ) -> None:  # fmt: skip
         """Send nothing yet."""
-        self._trusted = trusted
+        self._trusted, self._renew = trusted, renew
         self.folder, self._uri, self._patience = folder.absolute(), uri, patience
         self._wake = wake or threading.Event()
         self._token = secrets.token_hex(8)
@@ -128,6 +131,9 @@ class Delivery:
         return redact_addresses(self._uri)
 
     def _deliver(self) -> None:
+        if self._renew and self.state.run_id is not None and not self._attempt(self._exists):
+            self.state = DeliveryState(where=self._where, pid=os.getpid(), host=socket.gethostname())
+            self._save()
         reader = Reader(self.folder / JOURNAL)
         reader.skip_to(self.state.position)
         if self.state.status is not None:
@@ -278,7 +284,7 @@ class Delivery:
                 tags[PARENT_TAG] = self._attempt(lambda _: self._parent(self.folder / record["parent"]), None)
             base, name = Path(record["base"]), cut(record["run_name"], MAX_NAME)
             mine = f"tags.`{ID_TAG}` = '{record['id']}'"
-            given = record.get("run_id") if record["where"] == self._where else None
+            given = record.get("run_id") if record["where"] == self._where and not self._renew else None
 
             def create(client: MlflowClient) -> Run:
                 if given is not None:
@@ -316,6 +322,17 @@ class Delivery:
     def _run_id(self) -> str:
         return str(self.state.run_id)
 
+    def _exists(self, client: MlflowClient) -> bool:
+        """Whether the store still has the run."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return bool(client.get_run(self._run_id).info.lifecycle_stage == "active")
+        except MlflowException as error:
+            if not is_missing(error):
+                raise
+            return False
+
     def _connected(self) -> MlflowClient:
         if self._client is None:
             config = MLflowConfig(
@@ -334,6 +351,9 @@ class Delivery:
                 break
             except Exception as error:
                 why = error.why if isinstance(error, UnreachableError) else error_line(error, self._uri)
+                if is_missing(error) and self.state.run_id is not None and self._run_id in str(error):
+                    why = f"the store has no run {self._run_id} any more; to deliver everything as a new run: {NEW_RUN}"
+                    why = f"{why} {self.folder}"
                 if isinstance(error, ConfigError) or not is_transient(error):
                     self._refuse(error, why)
                     raise _StoppedError from None

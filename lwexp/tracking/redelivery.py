@@ -126,16 +126,16 @@ def _needs_naming(uri: str, run: RecordedRun) -> str | None:
 
 
 def redeliver(
-    run: RecordedRun, uri: str, patience: float, progress: Callable[[int], None], *, trusted: bool
+    run: RecordedRun, uri: str, patience: float, progress: Callable[[int], None], *, trusted: bool, renew: bool = False
 ) -> str | None:
     """Deliver `run` to the store at `uri`; returns why that failed, None if it did not.
 
     Waits for a delivery that another process has requested meanwhile. `patience`: seconds without an answer after which
-    it gives up; `trusted` as `delivery_address` says; `progress` is called with the number of delivered rows every two
-    seconds.
+    it gives up; `trusted` as `delivery_address` says; `renew` as of `Delivery`; `progress` is called with the number of
+    delivered rows every two seconds.
     """
     while True:
-        delivery = Delivery(run.folder, uri, patience=patience, trusted=trusted)
+        delivery = Delivery(run.folder, uri, patience=patience, trusted=trusted, renew=renew)
         # in a thread, so that an interrupt ends the command at once
         thread = threading.Thread(target=_deliver, args=(delivery,), daemon=True)
         thread.start()

@@ -148,6 +148,13 @@ def is_transient(error: Exception) -> bool:
     return not isinstance(error, MlflowException) or error.error_code in _TRANSIENT
 
 
+def is_missing(error: Exception) -> bool:
+    """Whether MLflow answered that something does not exist."""
+    from mlflow.exceptions import MlflowException
+
+    return isinstance(error, MlflowException) and error.error_code == "RESOURCE_DOES_NOT_EXIST"
+
+
 @contextmanager
 def translate_errors(uri: str, what: str = "failed") -> Iterator[None]:
     """Re-raises errors of MLflow, the database and the network as a `RunError` of one line without secrets."""

@@ -67,7 +67,8 @@ class FakeMLflow:
                     self.close_connection = True
                     return None
                 if found is None:
-                    return self._send(404, '{"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "none"}')
+                    message = f"Run with id={asked.get('run_id')} not found"
+                    return self._send(404, json.dumps({"error_code": "RESOURCE_DOES_NOT_EXIST", "message": message}))
                 return self._send(200, json.dumps(found))
 
             def _send(self, status: int, text: str) -> None:

@@ -25,7 +25,7 @@ Begin = Callable[..., JournalTracker]
 
 
 def mlflow_config(
-    uri: str | None, experiment: str = "lwexp", timeout: float = 8.0, flush_timeout: float = 60.0
+    uri: str | None, experiment: str | None = "lwexp", timeout: float = 8.0, flush_timeout: float = 60.0
 ) -> MLflowConfig:
     return MLflowConfig(
         name="mlflow", uri=uri, experiment=experiment, timeout=timeout, flush_timeout=flush_timeout, rates_every=1

@@ -252,5 +252,5 @@ def test_a_tracker_for_trainings_inside_a_run_keeps_nothing(tmp_path: Path) -> N
 def test_the_files_of_the_config_group_are_what_the_schema_takes() -> None:
     conf = ROOT / "conf" / "tracking"
     mlflow, none = (dict(OmegaConf.load(conf / f"{name}.yaml")) for name in ("mlflow", "none"))  # type: ignore[arg-type]
-    assert MLflowConfig.model_validate(mlflow) == mlflow_config(None, flush_timeout=60.0)
+    assert MLflowConfig.model_validate(mlflow) == mlflow_config(None, None, flush_timeout=60.0)
     assert NoTrackingConfig.model_validate(none).name == "none"
