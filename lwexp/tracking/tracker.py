@@ -152,7 +152,7 @@ class JournalTracker:
         self._retry_refused()
         courier.wake(self.folder)
         end, begin = self.journal.sync(), time.monotonic()
-        seen, moved, said = read_state(self.folder), begin, begin  # times by a clock that nobody sets
+        seen, moved, said = read_state(self.folder), begin, begin  # by a clock that is never set
         while True:
             state, now = read_state(self.folder), time.monotonic()
             if state.status is not None and state.position >= end:

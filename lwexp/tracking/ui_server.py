@@ -153,7 +153,7 @@ def _get(url: str, timeout: float, body: bytes | None = None) -> bytes:
             found: bytes = response.read()
         return found
 
-    return within(timeout, answer)  # the timeout of a request begins anew with each byte
+    return within(timeout, answer)  # the timeout of a request begins again with each byte
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
