@@ -151,6 +151,7 @@ def test_the_config_is_kept_before_the_record_starts(
 
     def start(*arguments: Any, folder: Path, **options: Any) -> Any:
         kept.append(OmegaConf.load(folder / "config.yaml").lr)
+        shutil.copytree(folder, tmp_path / "killed")  # as it is when the process is killed here
         raise RuntimeError
 
     monkeypatch.setattr(record, "start", start)
@@ -159,7 +160,7 @@ def test_the_config_is_kept_before_the_record_starts(
     assert kept == [0.5]
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
-    assert lwexp_here("run", "resume=here", "max_steps=1").code == 0, "what was killed there can go on"
+    assert lwexp_here("run", "resume=killed", "max_steps=1").code == 0, "what was killed there can go on"
 
 
 @pytest.mark.parametrize("options", [

@@ -45,7 +45,10 @@ def used_rates() -> Iterator[list[dict[str, float]]]:
 
     def look(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         if "name" in optimizer.param_groups[0]:  # not the simulated optimizer that a policy runs torch's scheduler on
-            steps.append({group["name"]: float(group["lr"]) for group in optimizer.param_groups})
+            # a group that is split by weight decay has two names there, and one rate
+            rates = {(group["name"].partition(":")[0], float(group["lr"])) for group in optimizer.param_groups}
+            steps.append(dict(rates))
+            assert len(steps[-1]) == len(rates)
 
     hook = register_optimizer_step_pre_hook(look)
     yield steps
