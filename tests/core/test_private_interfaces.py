@@ -12,6 +12,8 @@ import pytest
 import torch
 from torch import nn
 
+from lwexp.core.optim.kernel_fit import tensor_guards
+
 
 @pytest.mark.parametrize(("name", "arguments"), [
     ("_fused_adam_", "self grads exp_avgs exp_avg_sqs max_exp_avg_sqs state_steps lr beta1 beta2 weight_decay eps "
@@ -27,6 +29,15 @@ def test_kernels_of_kernel_calls_take_these_arguments(name: str, arguments: str)
     overloads = [getattr(packet, overload)._schema.arguments for overload in packet.overloads()]
     assert arguments.split() in [[argument.name for argument in schema] for schema in overloads]
     assert callable(getattr(torch, name))
+
+
+def test_tensor_guards_see_what_kernel_fit_relies_on() -> None:
+    tensors = [torch.zeros(2, 3), torch.zeros(())]
+    guards = tensor_guards(tensors)
+    assert guards.check(*map(torch.ones_like, tensors))
+    for other in (torch.zeros(3, 2).t(), torch.zeros(2, 4), torch.zeros(2, 3).double(), torch.zeros(2, 6)[:, ::2],
+                  torch.zeros(2, 3).to_sparse(), torch.zeros(6), torch.zeros(2, 3, device="meta")):  # fmt: skip
+        assert not guards.check(other, tensors[1])
 
 
 def test_optimizer_step_is_wrapped_for_hooks_in_fused() -> None:

@@ -19,13 +19,14 @@ from torch.optim import Optimizer
 
 from lwexp.core.dtensor import is_sharded, local_shard
 
-from .kernel_fit import Group, NoStateError, UnsupportedError, check, order
+from .kernel_fit import Group, NoStateError, UnsupportedError, check, order, tensor_guards
 
 # Private to torch; tried with torch 2.6 to 2.14. tests/core/test_private_interfaces.py checks their signatures.
 FUSED_ADAM, FUSED_ADAMW, FUSED_SGD = torch._fused_adam_, torch._fused_adamw_, torch._fused_sgd_
 FOREACH_ADDCMUL = torch._foreach_addcmul_
 
 JOINED_WEIGHTS = 8192  # up to this size a second pass over a parameter is cheaper than a kernel call (same benchmark)
+MAX_GUARDS = 4  # made anew where another context (autocast, …) makes the last one fail
 _RATE, _PARAMETERS, _BYTES = itemgetter("lr"), itemgetter("params"), attrgetter("nbytes")
 _END = (object(),)  # ends a list whose length counts
 
@@ -89,11 +90,13 @@ class KernelCalls:
                 self._joined.append((parameters, buffers[0], list(torch.frombuffer(lr_array, dtype=dtype))))
                 self._joined_rates.append((lr_array, call.groups))
         self._shards = [p for _, parameters, *_ in self._arguments for p in parameters]
-        self._tensors = [*self._shards, *(t for *_, buffers, _ in self._arguments for each in buffers for t in each)]
+        # What may change its order in memory; a vector of the state has only one.
+        moments = (t for *_, buffers, _ in self._arguments for each in buffers for t in each if t.ndim > 1)
+        self._tensors = (*self._shards, *moments)
         self._strides = list(map(Tensor.stride, self._tensors))
-        self._shard_strides = self._strides[: len(self._shards)]
-        self._contiguous = all(map(Tensor.is_contiguous, self._tensors))
-        self._bytes = sum(map(_BYTES, self._shards))
+        self._bytes = sum(map(_BYTES, self._tensors))
+        self._gradient_bytes = sum(map(_BYTES, self._shards))
+        self._guards: list[tuple[Any, Any]] = []  # of `_tensors` and of gradients; the last ones are in use
         self._state, self._entries = state, list(state.values())
         self._views = [entry.values() for entry in self._entries]
         self._values = [*chain.from_iterable(self._views), *_END]
@@ -123,7 +126,7 @@ class KernelCalls:
         return list(calls.values()), without_gradient
 
     def is_current(self, optimizer: Optimizer) -> bool:
-        """Whether the optimizer still has the parameters, groups and state of the lists, in the same order in memory.
+        """Whether the optimizer still has the parameters, groups and state of the lists.
 
         Checked at every step, so it must be cheap.
         """
@@ -136,41 +139,44 @@ class KernelCalls:
             and all(map(is_, state.values(), self._entries))
             and all(map(is_, chain(chain.from_iterable(self._views), _END), self._values))
             and (not self._sharded or self._has_shards())
-            and self._is_in_order(self._tensors, self._strides)
         )
 
     def _has_shards(self) -> bool:
         """Whether the DTensors still hold the shards of the lists."""
-        held = (self._state[p][name] if name else p for p, name in self._sources())
-        return all(map(is_, map(local_shard, held), self._tensors))
+        lists = ([*parameters, *chain.from_iterable(buffers)] for _, parameters, _, buffers, _ in self._arguments)
+        return all(map(is_, map(local_shard, self._held()), chain.from_iterable(lists)))
 
-    def _sources(self) -> Iterator[tuple[Tensor, str | None]]:
-        """The parameter, and the name in its state, of each of `self._tensors`."""
-        yield from ((p, None) for p in self._parameters)
-        yield from ((p, name) for call in self._calls for name in call.buffers if name for p in call.parameters)
+    def _held(self) -> Iterator[Tensor]:
+        """The tensors whose local shards are in the lists of `self._arguments`."""
+        for call in self._calls:
+            yield from call.parameters
+            yield from (self._state[p][name] for name in call.buffers if name for p in call.parameters)
 
-    def _is_in_order(self, tensors: Sequence[Tensor], strides: Sequence[Sequence[int]]) -> bool:
-        """Whether all `tensors` have an order in memory equal to that of `strides`."""
-        try:
-            if self._contiguous:
-                return all(map(Tensor.is_contiguous, tensors))
-            return all(
-                own == stride or order(tensor.shape, own) == order(tensor.shape, stride)
-                for tensor, own, stride in zip(tensors, map(Tensor.stride, tensors), strides, strict=True)
-            )
-        except RuntimeError:  # a sparse tensor has no order
+    def _suit_kernel(self, gradients: tuple[Tensor, ...]) -> bool:
+        """Whether parameters, state and `gradients` still have the dtypes and the order in memory of the lists."""
+        if self._guards:
+            own, theirs = self._guards[-1]
+            if theirs.check(*gradients) and own.check(*self._tensors):  # tuples, which a call takes without a copy
+                return True
+        # The guards are strict: they also fail where autocast, say, differs from when they were made.
+        if sum(map(_BYTES, self._tensors)) != self._bytes or not _are_in_order(self._tensors, self._strides):
             return False
+        if not _are_in_order(gradients, self._strides) or sum(map(_BYTES, gradients)) != self._gradient_bytes:
+            return False
+        if len(self._guards) < MAX_GUARDS:
+            self._guards.append((tensor_guards(self._tensors), tensor_guards(gradients)))
+        return True
 
     def step(self, optimizer: Optimizer) -> bool:
         """Make a step and return True; return False, with nothing changed, where torch's own step is needed."""
         if self._device.type == "cuda" and torch.cuda.is_current_stream_capturing():
             return False
-        gradients: list[Any] = [p.grad for p in self._parameters]
+        gradients: tuple[Any, ...] = tuple([p.grad for p in self._parameters])
         if self._sharded:
-            gradients = [None if gradient is None else local_shard(gradient) for gradient in gradients]
+            gradients = tuple([None if gradient is None else local_shard(gradient) for gradient in gradients])
         if set(map(type, gradients)) != {Tensor} or any(p.grad is not None for p in self._without_gradient):
             return False
-        if not self._is_in_order(gradients, self._shard_strides) or sum(map(_BYTES, gradients)) != self._bytes:
+        if not self._suit_kernel(gradients):
             return False
         scaling = {key: getattr(optimizer, key, None) for key in ("grad_scale", "found_inf")}
         scaled = any(tensor is not None for tensor in scaling.values())  # by a GradScaler
@@ -219,6 +225,17 @@ class KernelCalls:
             call.options.update(spec.options(optimizer.param_groups[call.groups[0]]))
         self._settings = settings
         return True
+
+
+def _are_in_order(tensors: Sequence[Tensor], strides: Sequence[Sequence[int]]) -> bool:
+    """Whether the elements of all `tensors` are in the order in memory that `strides` give; it may have more."""
+    try:
+        return all(
+            own == stride or order(tensor.shape, own) == order(tensor.shape, stride)
+            for tensor, own, stride in zip(tensors, map(Tensor.stride, tensors), strides, strict=False)
+        )
+    except RuntimeError:  # a sparse tensor has no order
+        return False
 
 
 def _is_small(p: Tensor) -> bool:

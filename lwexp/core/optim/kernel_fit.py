@@ -49,6 +49,18 @@ def _takes_half() -> bool:
     return bool((p == 0.25).all() and (buffer == 1.5).all())
 
 
+def tensor_guards(tensors: Sequence[Tensor]) -> Any:
+    """torch's own guards: `guards.check(*others)` is True for tensors of the same dtypes, devices, sizes and strides.
+
+    One call for all of them, in C++: a check of each in Python would cost as much as a kernel where they are small.
+    """
+    from torch._C._dynamo.guards import TensorGuards  # private; torch 2.6 to 2.14
+
+    sizes, strides = [list(t.shape) for t in tensors], [list(t.stride()) for t in tensors]
+    kind: Any = TensorGuards  # its annotations are wrong
+    return kind(*tensors, dynamic_dims_sizes=sizes, dynamic_dims_strides=strides)
+
+
 def check(p: Tensor, group: Group, entry: Mapping[str, Any], buffers: Sequence[str | None]) -> None:
     """Raises `UnsupportedError` for what the kernels do not take, `NoStateError` for a parameter without state."""
     values = local_shard(p.data)
