@@ -74,7 +74,7 @@ CONFIGS: list[tuple[str, dict[str, Any]]] = [
     ("adam", {}), ("adamw", {"amsgrad": True}),
 ]  # fmt: skip
 KINDS: dict[str, type[torch.optim.Optimizer]] = {
-    "sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW,
+    "sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "adagrad": torch.optim.Adagrad,
 }  # fmt: skip
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lwexp import make_plan
-from tests.helpers.optimizer_pairs import CONFIGS, KINDS, SGD, Net, Pair, Twins
+from tests.helpers.optimizer_pairs import CONFIGS, SGD, Net, Pair, Twins
 
 
 @pytest.fixture(autouse=True)
@@ -136,7 +136,6 @@ def test_momentum_that_is_taken_away_starts_again(key: str, value: str | None) -
 @pytest.mark.parametrize(("name", "options"), [CONFIGS[0], CONFIGS[1], CONFIGS[3], ("adagrad", {})])
 def test_sparse_gradients_go_torchs_way(name: str, options: dict[str, Any], scaled: bool) -> None:
     """Also where they come late, and with a scaler."""
-    KINDS.setdefault("adagrad", torch.optim.Adagrad)
     twins = Twins(name, options, sparse=True)
     for seed in range(5):
         twins.gradients(seed, 8.0 if scaled else 1.0)
