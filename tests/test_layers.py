@@ -200,6 +200,7 @@ def test_no_module_imports_itself_through_others() -> None:
 PRIVATE = {  # names that others keep to themselves and that lwexp uses nevertheless: what each is needed for
     "os._exit": "public in spite of its name",
     "timm.models._manipulate.group_with_matcher": "timm's own order of layers",
+    "torch._C._dynamo.guards.TensorGuards": "dtypes, sizes and strides of many tensors in one call",
     "torch._foreach_addcmul_": "one kernel for many tensors",
     "torch._foreach_norm": "one kernel for many tensors",
     "torch._fused_adam_": "torch's fused kernels, with a rate for each group",

@@ -26,7 +26,7 @@ FUSED_ADAM, FUSED_ADAMW, FUSED_SGD = torch._fused_adam_, torch._fused_adamw_, to
 FOREACH_ADDCMUL = torch._foreach_addcmul_
 
 JOINED_WEIGHTS = 8192  # up to this size a second pass over a parameter is cheaper than a kernel call (same benchmark)
-MAX_GUARDS = 4  # made anew where another context (autocast, …) makes the last one fail
+MAX_GUARDS = 4  # another is made where another context (autocast, …) makes the last one fail
 _RATE, _PARAMETERS, _BYTES = itemgetter("lr"), itemgetter("params"), attrgetter("nbytes")
 _END = (object(),)  # ends a list whose length counts
 
