@@ -11,7 +11,7 @@ from .thresholds import UNUSED_SHARE
 _SHOWN = 3
 
 
-def find_doubts(flow: Flow, heads: Set[int], depths: Mapping[int, float], tables: Set[int]) -> list[str]:
+def find_doubts(flow: Flow, depths: Mapping[int, float], tables: Set[int]) -> list[str]:
     """Why the `depths` of units by the record of a forward pass may be in wrong order; empty where nothing tells so.
 
     - Many weights were never used: they were placed by their neighbors (an input that is only a part of the inputs).
@@ -29,13 +29,13 @@ def find_doubts(flow: Flow, heads: Set[int], depths: Mapping[int, float], tables
     if unreached := [units[i].path for i in layers if i not in flow.entry]:
         doubts.append(f"no data of the input were seen to reach {_some(unreached)}")
     last = max(depths.values(), default=0)
-    if early := [units[i].path for i in sorted(flow.ends) if depths[i] < last and heads]:
+    if early := [units[i].path for i in sorted(flow.ends) if depths[i] < last]:
         doubts.append(f"{_some(early)} feed an output, not the head")
     backward = [
         f"{units[j].path} to {units[i].path}"
         for i in layers
         for j in flow.fed_by.get(i, ())
-        if i != j and depths[j] > depths[i] and flow.weighty(i)
+        if i != j and depths[j] > depths[i] and flow.weighty(i) and not flow.at_work(j, flow.first_use[i])
     ]
     if backward:
         doubts.append(f"data flow from {_some(backward)}, which has the smaller depth")

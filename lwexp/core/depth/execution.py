@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from lwexp.errors import ConfigError
 from lwexp.formatting import one_line
 
 from .inputs import Input, arguments, as_input, guesses
@@ -51,8 +52,10 @@ def trace(
     network's first layers are tried, until one uses nearly all weights; the one that uses most is taken. `quick`: only
     the first few of those, and no pass with real numbers where meta tensors fail. `timeout`: seconds for all of it.
     `model` and the random number generators are not changed.
-    Raises `ForwardError` where every input fails, where the time is up, and for networks that must not or cannot run.
+    Raises `ForwardError` where every input fails, where the time is up, and for networks that must not or cannot run;
+    `ConfigError` unless `timeout` is a positive number.
     """
+    check_timeout(timeout)
     if why := _unfit(model):
         raise ForwardError(why, advice="")
     deadline = time.monotonic() + timeout
@@ -92,6 +95,12 @@ def trace(
         if not small:
             break
     raise ForwardError(next(iter(reasons.values())), list(reasons))
+
+
+def check_timeout(timeout: object) -> None:
+    """Raise `ConfigError` unless `timeout` is a positive number."""
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout > 0:
+        raise ConfigError("grouping.timeout", timeout, "must be a positive number of seconds")
 
 
 def _unfit(model: nn.Module) -> str:

@@ -16,7 +16,7 @@ from lwexp.errors import ConfigError, UnknownNameError
 
 from .confidence import doubt_note
 from .description import complete_depths, described_depths, described_parts
-from .execution import ForwardError, trace
+from .execution import ForwardError, check_timeout, trace
 from .parameters import Names, format_names, unwrap
 from .placing import Placed, depths_of_units
 from .structure import Structure
@@ -50,8 +50,7 @@ def find_depths(
     Raises `UnknownNameError` for an unknown source, `ConfigError` where the source is not available or
     `timeout` is no positive number.
     """
-    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout > 0:
-        raise ConfigError("grouping.timeout", timeout, "must be a positive number of seconds")
+    check_timeout(timeout)
     if source not in SOURCES:
         raise UnknownNameError("grouping.source", source, SOURCES, "no such source of depths")
     inner, prefix = unwrap(model)

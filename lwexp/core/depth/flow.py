@@ -97,11 +97,11 @@ class Flow:
         for name in operation.parameters:
             sharing = self.of[name]
             if len(sharing) > 1:
-                sharing = [i for i in sharing if self._at_work(i, index)] or sharing
+                sharing = [i for i in sharing if self.at_work(i, index)] or sharing
             users.add(sharing[0])
         return users
 
-    def _at_work(self, i: int, index: int) -> bool:
+    def at_work(self, i: int, index: int) -> bool:
         """Whether operation `index` belongs to the first call of unit `i` (of its module, for a layer of an RNN)."""
         unit = self.units[i]
         paths = (unit.path.rpartition(".")[0],) if issubclass(unit.kind, nn.RNNBase) else (unit.path, *unit.merged)
@@ -130,23 +130,23 @@ class Flow:
                 self.first_use[i], self.first_kind[i], self.size[i] = index, operation.kind, operation.size
                 # A bias that is a raw parameter belongs to the weight that it is used with.
                 self.fed_by[i], self.entry[i] = feeding, incoming if self.matrix[i] else outgoing
-            elif incoming > self.entry[i] and self._at_work(i, index):
+            elif incoming > self.entry[i] and self.at_work(i, index):
                 self.entry[i], self.reached[i] = incoming, max(incoming, self.reached[i])
-            if i not in self.made or self._at_work(i, index):
+            if i not in self.made or self.at_work(i, index):
                 self.made[i] = operation.made
             if self.block(i):
                 # A second path into a block may be the longer one (cross-attention to an encoder); a second call
                 # of the same block does not make it deeper.
                 before = self.level.get(i, 0)
                 later = incoming > before or (incoming == before and made_by - {i})
-                if i not in self.level or (later and self._at_work(i, index)):
+                if i not in self.level or (later and self.at_work(i, index)):
                     self.level[i] = incoming + 1
                 if self.level[i] >= outgoing:
                     made_by = frozenset({i}) if self.level[i] > outgoing else made_by | {i}
                     outgoing = self.level[i]
         layers = frozenset(i for i in users if self.weighty(i))
         # Data that a block makes at this very time are met in the block, so before it.
-        inside = incoming > 0 and any(self._at_work(i, index) for i in makers_met)
+        inside = incoming > 0 and any(self.at_work(i, index) for i in makers_met)
         self._wait(operation, layers, incoming - inside, len(taken) > 1)
         source = feeding - self._fed
         if layers:

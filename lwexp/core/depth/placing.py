@@ -60,7 +60,7 @@ def depths_of_units(structure: Structure, names: Names, trace: Trace | None) -> 
     for i, unit in enumerate(units):
         for name in unit.names:
             by_name.setdefault(name, depth[i])
-    doubts = [] if trace is None else find_doubts(flow, heads, depth, structure.tables)
+    doubts = [] if trace is None else find_doubts(flow, depth, structure.tables)
     return Placed(renumber(by_name), unused, doubts)
 
 
@@ -190,8 +190,9 @@ def _place(flow: Flow, heads: Set[int]) -> dict[int, float]:
         in_stage = 0 < blocks_in[stage] < blocks_in[""]
         if flow.weighty(i) and not in_stage:
             place = max(place, flow.joins.get(i, 0))
-        # Down-sampling at the end of one of several stages belongs to the next one.
-        shrinks = stage[-1:].isdigit() and SHRINKING_RATIO * flow.made.get(i, 0) <= made.get(stage, 0)
+        # Down-sampling (not a gate, which has pooled) at the end of one of several stages belongs to the next one.
+        size = flow.made.get(i, 0)
+        shrinks = stage[-1:].isdigit() and SHRINKING_RATIO * size <= made.get(stage, 0) <= POOLING_RATIO * size
         closing = in_stage and final.get(stage, 0) <= place and not shrinks
         # Units after the pooling belong to the head, like units after a head.
         pooled = place == last > 0 and not in_stage and not unit.block and POOLING_RATIO * flow.size.get(i, 0) < at_end

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from lwexp import make_plan
 from lwexp.core.depth import Depths, find_depths
 from lwexp.errors import ConfigError
 from tests.helpers.depth_networks import Block, ByValue, Choosy, Functional, HeadFirst, LSTMClassifier, groups, modules
@@ -239,8 +240,9 @@ def test_a_slow_network_is_given_up_and_registration_said() -> None:
 
 @pytest.mark.parametrize("timeout", [0, -1, float("nan"), True, "20"])
 def test_a_timeout_is_a_positive_number(timeout: object) -> None:
-    with pytest.raises(ConfigError, match=r"grouping\.timeout=.*positive number of seconds"):
-        find_depths(nn.Linear(2, 2), timeout=timeout)
+    for grouping in ("depth_index", "per_parameter", "top_module"):
+        with pytest.raises(ConfigError, match=r"grouping\.timeout=.*(number|finite)"):
+            make_plan(nn.Linear(2, 2), grouping=grouping, grouping_options={"timeout": timeout})
 
 
 def test_networks_that_cannot_run_are_not_asked_for_an_input() -> None:
