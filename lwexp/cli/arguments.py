@@ -45,9 +45,10 @@ def check_arguments(arguments: Sequence[str], page: Page = run_page, *, own_fold
     if own_folder and _gives(overrides, "sweep.resume"):
         from lwexp.sweep.resume import with_resumed_sweep
 
-        overrides = with_resumed_sweep(overrides)
-        if overrides != known.overrides and not multirun:
-            flags, multirun = [*flags, "-m"], True
+        overrides, config_dir = with_resumed_sweep(overrides, known.config_dir, known.config_name)
+        if overrides != known.overrides:
+            flags += [] if config_dir is None else ["--config-dir", config_dir]
+            flags, multirun = [*flags, *([] if multirun else ["-m"])], True
     if _gives(overrides, "resume"):
         from .resume_option import with_saved_config
 

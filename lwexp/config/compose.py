@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from lwexp.errors import ConfigError, UnknownNameError, UnknownOptionError
+from lwexp.errors import ConfigError, LwexpError, UnknownNameError, UnknownOptionError
 from lwexp.formatting import one_line
 
 from .interpolated import typed
-from .overrides import keys_below
+from .keys import with_one_mult
+from .overrides import key_of, keys_below
 from .schema import CallbackConfig, OpenSection, RunConfig
 from .validation import check
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+_COUNTS = (1, 2, 3, 5, 8, 20, 100)  # of groups, for which the scales of a decay are looked at
 
 
 def settings(config: DictConfig) -> RunConfig:
@@ -27,7 +31,7 @@ def settings(config: DictConfig) -> RunConfig:
     values = plain(config)
     overrides = values.get("lr_overrides")
     if isinstance(overrides, dict):
-        given = _given_overrides()
+        given = keys_below("lr_overrides", _task_overrides(config))
         values["lr_overrides"] = {key: overrides[key] for key in sorted(overrides, key=lambda k: str(k) not in given)}
     checked = check(values)
     if checked.unfreeze.every_epochs and checked.unfreeze.every_steps:
@@ -37,12 +41,20 @@ def settings(config: DictConfig) -> RunConfig:
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
-    """The composed config as plain values, without Hydra's own part; what interpolations gave is typed."""
+    """The composed config as plain values, without Hydra's own part; what interpolations gave is typed.
+
+    The multiplier is `mult`, however it was given. Raises `ConfigError` for two different ones.
+    """
     from omegaconf import OmegaConf
 
     own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     values = typed(OmegaConf.to_container(own, resolve=True), OmegaConf.to_container(own, resolve=False), RunConfig)
-    return {str(key): value for key, value in values.items()}
+    values = {str(key): value for key, value in values.items()}
+    folded = with_one_mult(values)
+    if folded.get("mult") != values.get("mult") and "mult" in map(key_of, _task_overrides(config)):
+        why = f"is another name of mult, which is {values['mult']}; give one of them"
+        raise ConfigError("decay.mult", folded["mult"], why)
+    return folded
 
 
 def callback(section: CallbackConfig, name: str) -> Any:
@@ -65,6 +77,25 @@ def choice(section: OpenSection, group: str, options_apart: bool = False) -> tup
             raise ConfigError(f"{group}.name", None, "must be given")
         return section.name, options
     return _own(section.target, options, group, options_apart)
+
+
+def has_uniform_rates(config: RunConfig) -> bool:
+    """Whether every part of any network trains at the base rate from the first step on."""
+    if config.freeze or config.lr_events or config.unfreeze.every_epochs or config.unfreeze.every_steps:
+        return False
+    name, options = choice(config.decay, "decay")
+    if name == "linear":
+        options = {"mult": config.mult, **options}
+    rates = [*config.lr_overrides.values(), *(options.get("rates") or {}).values()]
+    if any(rate != config.lr for rate in rates):
+        return False
+    from lwexp.core.decay import make_decay
+
+    scale = make_decay(name, options)
+    try:
+        return all(math.isclose(scale(i, count), 1, rel_tol=1e-7) for count in _COUNTS for i in range(count))
+    except LwexpError:  # a function of the user's own, for other numbers of groups
+        return False
 
 
 def _own(target: str, options: dict[str, Any], group: str, options_apart: bool) -> tuple[Any, dict[str, Any]]:
@@ -129,8 +160,10 @@ def _check_sections(config: RunConfig) -> None:
         raise ConfigError("optimizer.name", None, "must be given")
 
 
-def _given_overrides() -> set[str]:
-    """The keys of `lr_overrides` that the command line gives."""
+def _task_overrides(config: DictConfig) -> list[str]:
+    """What the command line gives of the composed `config`, without Hydra's own options."""
     from hydra.core.hydra_config import HydraConfig
 
-    return keys_below("lr_overrides", HydraConfig.get().overrides.task) if HydraConfig.initialized() else set()
+    if "hydra" in config:
+        return list(config.hydra.overrides.task)
+    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []

@@ -11,17 +11,48 @@ GROUPS = ("data", "model", "weights", "grouping", "decay", "optimizer", "policy"
 USER_KEYED = (
     "lr_overrides", "decay.rates", "grouping.patterns", "policy.options", "loss.options", "data.options", "callbacks",
 )  # fmt: skip
-# Settings of how the rate falls with depth; a run and its uniform twin agree in everything else
-LAYERWISE = ("mult", "decay", "grouping", "index_from", "lr_overrides")
+# Settings of which parts have which rate, 0 if frozen; a run and its uniform twin agree in everything else
+LAYERWISE = (
+    "mult", "decay", "grouping", "index_from", "lr_overrides", "lr_events", "freeze", "freeze_mode", "freeze_stats",
+    "unfreeze",
+)  # fmt: skip
+# Sections and keys that do not change the numbers of a training
+_HARMLESS_SECTIONS = ("tracking", "checkpoint", "preview", "sweep")
+_HARMLESS = (
+    "resume", "progress", "device", "threads", "compile", "channels_last", "parallel", "data.workers", "data.cache",
+)  # fmt: skip
 
 
 def is_layerwise(key: str) -> bool:
-    """Whether the option `key` sets how the rate falls with depth.
+    """Whether the option `key` sets how rates differ between parts of the network.
 
-    >>> [is_layerwise(key) for key in ("mult", "decay.rates", "lr_overrides", "lr", "multiple")]
+    >>> [is_layerwise(key) for key in ("mult", "decay.rates", "freeze", "lr", "multiple")]
     [True, True, True, False, False]
     """
     return key.partition(".")[0] in LAYERWISE
+
+
+def changes_numbers(key: str) -> bool:
+    """Whether the option `key` changes the numbers of a training.
+
+    >>> [changes_numbers(key) for key in ("lr", "seed", "threads", "tracking", "checkpoint.keep")]
+    [True, True, False, False, False]
+    """
+    return key not in _HARMLESS and key.partition(".")[0] not in _HARMLESS_SECTIONS
+
+
+def with_one_mult(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The config `values` with `decay.mult`, another name of the top-level `mult` of decay=linear, in its place.
+
+    >>> with_one_mult({"mult": 0.95, "decay": {"name": "linear", "mult": 0.8}})
+    {'mult': 0.8, 'decay': {'name': 'linear'}}
+    """
+    decay = values.get("decay")
+    if not isinstance(decay, Mapping) or decay.get("name") != "linear" or "mult" not in decay:
+        return dict(values)
+    if decay.get("_target_") is not None or decay.get("target") is not None:  # a function of the user's own
+        return dict(values)
+    return {**values, "mult": decay["mult"], "decay": {key: decay[key] for key in decay if key != "mult"}}
 
 
 def flatten(values: Mapping[Any, Any], prefix: str = "", keep: Collection[str] = ()) -> dict[str, Any]:

@@ -19,9 +19,18 @@ def user_overrides(overrides: Sequence[str]) -> list[str]:
     return [override for override in overrides if override not in added]
 
 
+def key_of(override: str) -> str:
+    """The key of `key=value`, without the signs that add or delete it.
+
+    >>> key_of("+decay.mult=0.5")
+    'decay.mult'
+    """
+    return override.partition("=")[0].lstrip("+~")
+
+
 def given_value(key: str, overrides: Sequence[str]) -> str:
     """The value that `overrides` give `key`, `?` if they do not."""
-    values = [text.partition("=")[2] for text in overrides if text.lstrip("+~").partition("=")[0] == key]
+    values = [text.partition("=")[2] for text in overrides if key_of(text) == key]
     return values[-1] if values else "?"
 
 

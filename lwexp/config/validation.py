@@ -20,6 +20,8 @@ def check(values: Mapping[str, Any]) -> RunConfig:
     values = dict(values)
     if isinstance(values.get("lr_overrides"), Mapping):
         values["lr_overrides"] = flatten(values["lr_overrides"])
+    elif values.get("lr_overrides", ...) is None:  # none, also not those of a file: `{}` would be merged with them
+        values["lr_overrides"] = {}
     for key, value in flatten(values).items():
         if value == "???":
             raise ConfigError(key, value, "must be given")

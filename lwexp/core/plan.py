@@ -200,7 +200,8 @@ def make_plan(
 ) -> Plan:
     """Resolve a model and settings to a plan; the model is not changed.
 
-    `lr` is the base rate, that of the head; `mult` is an option of the decay `linear`. `freeze` is a pattern or a list;
+    `lr` is the base rate, that of the head; `mult` is an option of the decay `linear`, which `decay_options` may hold.
+    `freeze` is a pattern or a list;
     `freeze_mode` omits those parameters from the optimizer (`requires_grad`) or keeps them in it at rate 0 (`lr_zero`).
     `lr_overrides` maps patterns to absolute rates, the first match wins. `grouping` and `decay` are names or callables
     `model -> groups` and `(index, count) -> scale`. `example_input` (a tensor, tuple or dict) is for groupings that
@@ -213,6 +214,9 @@ def make_plan(
     """
     if not isinstance(model, nn.Module):
         raise ConfigError("model", type(model).__name__, "must be the torch.nn.Module itself, as in make_plan(model)")
+    decay_options = dict(decay_options or {})
+    if decay == "linear":
+        mult = decay_options.get("mult", mult)
     lr, mult = _check_rates(lr, mult, freeze_mode)
     freeze = _patterns(freeze)
     if index_from not in INDEX_FROM:
@@ -226,10 +230,7 @@ def make_plan(
     if example_input is not None and takes_input(grouping):
         grouping_options.setdefault("example_input", example_input)
     grouped = group(model, grouping, grouping_options)
-    decay_options = dict(decay_options or {})
-    if decay == "linear":
-        decay_options = {"mult": mult, **decay_options}
-    scale = make_decay(decay, decay_options)
+    scale = make_decay(decay, {**decay_options, "mult": mult} if decay == "linear" else decay_options)
     head_first = [*parameters][::-1]
     rates = overrides_of(head_first, freeze, freeze_mode, lr_overrides or {}, decay_options.get("rates") or {})
     groups = resolve(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import numbers
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -69,6 +70,11 @@ class PlanTable:
         """`<index>_<name>` of each group, the index padded with zeros so that text order is plan order."""
         width = max(2, len(str(max(g.index for g in self.groups))))
         return tuple(f"{g.index:0{width}d}_{g.name}" for g in self.groups)
+
+    @property
+    def uniform(self) -> bool:
+        """Whether every group in the optimizer has the base rate."""
+        return all(math.isclose(g.lr, self.lr, rel_tol=1e-7) for g in self.groups if g.optimizer_names)
 
     @property
     def frozen_names(self) -> tuple[str, ...]:

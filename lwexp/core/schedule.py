@@ -58,6 +58,11 @@ class Schedule:
         for event in written:
             self.add_event(event)
 
+    @property
+    def uniform(self) -> bool:
+        """Whether everything in the optimizer has the base rate, times the policy's factor, at every step."""
+        return not self._all_open and not self._set and self.plan.uniform
+
     def rates(self, step: int) -> list[float]:
         """Every group's rate at optimizer step `step`, in the plan's order; 0 for groups not in the optimizer."""
         if self.policy.absolute:

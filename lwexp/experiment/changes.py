@@ -7,23 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from lwexp.config.defaults import defaults
-from lwexp.config.keys import USER_KEYED, flatten
+from lwexp.config.keys import USER_KEYED, changes_numbers, flatten
 from lwexp.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
-# Sections and keys that do not change the numbers of a training
-_HARMLESS_SECTIONS = ("tracking", "checkpoint", "preview", "sweep")
-_HARMLESS = (
-    "resume", "progress", "device", "threads", "compile", "channels_last", "parallel", "data.workers", "data.cache",
-)  # fmt: skip
 LENGTH = ("epochs", "max_steps")  # `length.py` says whether another one changes the numbers so far
 _REMAP = "checkpoint.remap=true resumes with the new"
-
-
-def changes_numbers(key: str) -> bool:
-    """Whether the option `key` changes the numbers of a training."""
-    return key not in _HARMLESS and key.partition(".")[0] not in _HARMLESS_SECTIONS
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any], *, remap: bool, advice: str = _REMAP) -> list[str]:

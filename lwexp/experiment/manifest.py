@@ -47,6 +47,7 @@ class SweepManifest:
     """All points of a sweep, the keys in which they differ, and the command that started it, without secrets.
 
     `cwd` is the folder in which the sweep was started: its relative paths, its store's among them, are relative to it.
+    The file may come from somebody else: `sweep/trust.py` says what it may set.
     """
 
     points: tuple[Point, ...]
@@ -54,6 +55,8 @@ class SweepManifest:
     overrides: tuple[str, ...]
     hydra_overrides: tuple[str, ...]
     cwd: str = ""
+    config_dir: str = ""  # Hydra's --config-dir, absolute
+    config_name: str = "config"
 
     def save(self, folder: Path) -> None:
         """Write the file atomically. Raises `RunError`."""
@@ -75,11 +78,28 @@ def read_manifest(folder: Path) -> SweepManifest | None:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if found.pop("format") != _FORMAT:
             raise ValueError("it is of another version of lwexp")
-        points = tuple(Point(**{**point, "overrides": tuple(point["overrides"])}) for point in found.pop("points"))
-        cwd = str(found.pop("cwd", ""))
-        return SweepManifest(points, **{key: tuple(value) for key, value in found.items()}, cwd=cwd)
+        points = tuple(_point(point) for point in found.pop("points"))
+        texts = ("cwd", "config_dir", "config_name")
+        rest: dict[str, Any] = {k: _text(v) if k in texts else tuple(map(_text, v)) for k, v in found.items()}
+        return SweepManifest(points, **rest)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ConfigError("sweep.resume", folder, f"its {FILE} cannot be read: {error}") from None
+
+
+def _point(found: dict[str, Any]) -> Point:
+    """Raises `ValueError`, `TypeError`, `KeyError` for what is no point."""
+    number = found["number"]
+    if type(number) is not int or number < 0:
+        raise ValueError(f"the number of a job is {number!r}")
+    for key in ("values", "tags"):
+        found[key] = {_text(name): _text(value) for name, value in found.get(key, {}).items()}
+    return Point(**{**found, "overrides": tuple(map(_text, found["overrides"]))})
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
 
 
 def point_of(folder: Path) -> Point | None:

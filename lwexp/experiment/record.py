@@ -20,7 +20,7 @@ from lwexp.formatting import one_line
 from lwexp.host.signals import Interrupted
 from lwexp.plots.plan import draw_plan, draw_recorded
 from lwexp.tracking import NoTracker, Tracker, open_hint, start
-from lwexp.tracking.keys import HEAD_RATE_TAG, STEM_RATE_TAG
+from lwexp.tracking.keys import HEAD_RATE_TAG, STEM_RATE_TAG, UNIFORM_TAG
 from lwexp.training.checkpoint.files import CheckpointFiles
 from lwexp.training.state import Progress
 
@@ -57,7 +57,7 @@ def _begin(experiment: Experiment, place: JobPlace, processes: int, *, resumed: 
         base=place.base,
         run_name=name or run_name(config),
         params=flat_params(place.values),
-        tags={**_tags(experiment, place, processes), **tags},
+        tags={**_tags(experiment, place, processes), **tags, **_arm(experiment, in_sweep=bool(tags))},
         description=experiment.plan.to_markdown(8000),
         parent=parent,
         answers=answers,
@@ -179,6 +179,13 @@ def _tags(experiment: Experiment, place: JobPlace, processes: int) -> dict[str, 
     if commit:
         tags["mlflow.source.git.commit"] = commit
     return tags
+
+
+def _arm(experiment: Experiment, *, in_sweep: bool) -> dict[str, str]:
+    """Whether the run's rates are uniform, as its plan and its schedule say; of a sweep's job also its arm."""
+    uniform = experiment.schedule.uniform and not experiment.config.freeze
+    tags = {UNIFORM_TAG: str(uniform).lower()}
+    return {**tags, "lwexp.arm": "uniform" if uniform else "layerwise"} if in_sweep else tags
 
 
 def _git_commit(folder: Path) -> str | None:

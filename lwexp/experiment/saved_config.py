@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lwexp.config.defaults import dump, load
-from lwexp.config.keys import GROUPS, leaves
+from lwexp.config.keys import GROUPS, leaves, with_one_mult
 from lwexp.errors import ConfigError, RunError
 from lwexp.formatting import one_line
 from lwexp.host.files import atomic_write
@@ -20,7 +20,7 @@ from lwexp.host.files import atomic_write
 from .find import shown_path
 
 FILE = "config.yaml"
-_TARGETS = {f"{group}.target" for group in GROUPS}  # the schema's own name of `_target_`, which it accepts too
+_TARGET_KEYS = ("_target_", "target")  # the second is the schema's own name, which it accepts too
 _CODE_KEYS = ("trust_remote_code",)  # options of libraries that let them run code of others
 
 
@@ -58,7 +58,7 @@ def saved_config(folder: Path) -> dict[str, Any]:
     if isinstance(values.get("checkpoint"), dict):
         for key in ("remap", "allow_targets"):  # of the one command that gave them
             values["checkpoint"].pop(key, None)
-    return {str(key): value for key, value in values.items()}
+    return with_one_mult({str(key): value for key, value in values.items()})
 
 
 def config_before(folder: Path) -> dict[str, Any] | None:
@@ -74,8 +74,8 @@ def code_in(values: Any, path: str = "") -> Iterator[tuple[str, str]]:
     """
     for key, value in leaves(values, path):
         last = key.rpartition(".")[2]
-        if (last == "_target_" or key in _TARGETS) and value is not None:
-            yield key, str(value)
+        if last in _TARGET_KEYS and isinstance(value, str):
+            yield key, value
         elif last in _CODE_KEYS and value not in (False, None):
             yield key, key
 

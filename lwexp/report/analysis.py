@@ -11,18 +11,18 @@ import numpy as np
 
 from lwexp.config.keys import is_layerwise
 
+from .arms import Key, number, same
 from .runs import Sweep, SweepRun
 from .statistics import NOTHING, Comparison, Floats, Summary, compare, summarize
 
 _LOWER_IS_BETTER = ("loss",)
 
-Key = tuple[tuple[str, str], ...]  # swept keys with their values, seed apart
 Value = Callable[[SweepRun], float]
 
 
 @dataclass(eq=False)
 class Setting:
-    """Runs that differ in the seed alone. All uniform runs with the same other values are one setting.
+    """Runs that differ in the seed alone. All uniform runs with the same `base` are one setting: all but the arm.
 
     `runs` has the compared ones by seed, `excluded` the others with the reason. `validation`, `test` are over seeds;
     the differences are to the uniform runs of the same seeds and `base`, None where there is no such setting.
@@ -47,7 +47,11 @@ class Setting:
     @property
     def shown(self) -> Key:
         """The swept keys that identify it."""
-        return tuple(pair for pair in self.key if not self.uniform or not is_layerwise(pair[0]))
+        return tuple(pair for pair in self.key if not self.uniform or self._in_base(pair[0]))
+
+    def _in_base(self, key: str) -> bool:
+        """Whether `key`, an option or a section, sets it apart from other uniform settings."""
+        return any(name == key or name.startswith(f"{key}.") for name, _ in self.base)
 
     @property
     def rates(self) -> tuple[float, float] | None:
@@ -89,7 +93,7 @@ class Analysis:
         return [setting for setting in self.settings if not setting.uniform]
 
     def twin(self, setting: Setting) -> Setting | None:
-        """The uniform setting with the same values of all keys that are not layer-wise."""
+        """The uniform setting with the same base rate and the same values of all else that belongs to no arm."""
         return next((other for other in self.uniform if other.base == setting.base), None)
 
     def outcome(self, comparison: Comparison | None) -> int:
@@ -125,24 +129,9 @@ def analyze(sweep: Sweep, metric: str = "accuracy", confidence: float = 0.95) ->
     return Analysis(sweep, metric, confidence, settings, best, best_uniform, best_difference, few + few_uniform)
 
 
-def number(text: str) -> float | None:
-    """`text` as a finite number; None if it is not one."""
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
-
-
 def ordered(values: Iterable[str]) -> list[str]:
     """Distinct `values`, numbers by size before words."""
     return sorted(dict.fromkeys(values), key=_rank)
-
-
-def same(value: str) -> str:
-    """The normal form of `value`: 1e-3 and 0.001 are equal."""
-    found = number(value)
-    return value.strip() if found is None else repr(found).removesuffix(".0")
 
 
 def _settings(runs: Sequence[SweepRun]) -> list[Setting]:
@@ -154,7 +143,9 @@ def _settings(runs: Sequence[SweepRun]) -> list[Setting]:
         point = _key(run.point)
         setting = of_point.get(point)
         if setting is None:
-            uniform, base = run.arm == "uniform", tuple(pair for pair in point if not is_layerwise(pair[0]))
+            uniform, base = run.arm == "uniform", run.base
+            if base is None:
+                base = tuple(pair for pair in point if not is_layerwise(pair[0]))
             identity = (uniform, base if uniform else point)
             new = Setting(tuple(run.point.items()), base, uniform)
             setting = of_point[point] = found.setdefault(identity, new)

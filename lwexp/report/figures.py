@@ -18,7 +18,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from lwexp.config.keys import is_layerwise
 from lwexp.plots.axes import FONT, LEGEND_LIMIT, label_steps, legend, new_figure, readable
 
-from .analysis import Analysis, Setting, number, same
+from .analysis import Analysis, Setting
+from .arms import number, same
 from .scale import SMALL, Scale, log_spaced, pale_grid
 from .statistics import Floats
 

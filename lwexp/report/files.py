@@ -89,8 +89,9 @@ def notes(found: Analysis) -> list[str]:
     """How the numbers were computed."""
     percent = f"{100 * found.confidence:g} %"
     differences = (
-        "Differences to uniform are on test, between runs of one seed and one value of all keys that are not "
-        f"layer-wise; each has its {percent} t interval, and “all at once” is wider, so that all of them hold together "
+        "Uniform runs are those whose plan gives every layer the base rate. Differences to uniform are on test, "
+        "between runs of one seed, one base rate and one value of all else that is not layer-wise; each has its "
+        f"{percent} t interval, and “all at once” is wider, so that all of them hold together "
         "(Bonferroni)."
     )
     several = len(found.uniform) > 1

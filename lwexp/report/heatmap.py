@@ -17,7 +17,8 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from lwexp.plots.axes import FONT, new_figure, readable
 
-from .analysis import Analysis, number, ordered, same
+from .analysis import Analysis, ordered
+from .arms import number, same
 from .runs import SweepRun
 from .scale import SMALL, Scale, log_spaced, pale_grid
 

@@ -5,8 +5,6 @@ Nothing is read from the runs' folders, so a report can be made on any machine t
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 import re
@@ -22,9 +20,10 @@ from lwexp.config.schema import MLflowConfig
 from lwexp.errors import ConfigError, RunError, UnknownNameError
 from lwexp.tracking.address import experiment_name
 from lwexp.tracking.delivery_state import read_state
-from lwexp.tracking.keys import HEAD_RATE_TAG, PARENT_TAG, REASON_TAG, STEM_RATE_TAG
+from lwexp.tracking.keys import PARENT_TAG, REASON_TAG
 from lwexp.tracking.reader import OLDEST_FIRST, StoredRun, StoreReader
 
+from .arms import Key, arm_of, bases_of, planned_rates
 from .statistics import Floats
 
 _ID = re.compile(r"[0-9a-f]{6,32}")
@@ -50,13 +49,14 @@ class SweepRun:
     started: int  # milliseconds since the Unix epoch
     point: dict[str, str]  # the swept keys but seed, as typed
     seed: str
-    arm: str  # uniform, layerwise, or empty where the run failed before it was known
+    arm: str  # uniform or layerwise, by the rates of its plan; empty where the run failed before it was known
     why: str  # it failed or was pruned, in one line
     pruned: bool
     validation: float
     test: float
     curve: Curve
     rates: tuple[float, float] | None  # planned for the head and for the stem
+    base: Key | None = None  # settings that vary in the sweep, those of the arm and seed apart
 
     @property
     def whole(self) -> bool:
@@ -106,9 +106,13 @@ class SweepReader:
         children, searched = _compared(children)
         _check_metric(children, metric)
         curves = _curves(self.store, [child.id for child in children if child.metrics], metric)
-        rates = _rates(self.store, children)
+        rates = planned_rates(self.store, children)
+        bases = bases_of(children)
         swept = [str(key) for key in _json(parent.tags.get("lwexp.swept"), list) if key != "seed"]
-        runs = [_run(child, metric, curves.get(child.id, {}), rates.get(child.id)) for child in children]
+        runs = [
+            _run(child, metric, curves.get(child.id, {}), rates.get(child.id, ()), bases.get(child.id))
+            for child in children
+        ]
         total = int(parent.metrics.get("sweep/total", 0))
         return Sweep(
             id=sweep_id,
@@ -194,26 +198,13 @@ def _curves(store: StoreReader, ids: Sequence[str], metric: str) -> dict[str, di
     return found
 
 
-def _rates(store: StoreReader, children: Iterable[StoredRun]) -> dict[str, tuple[float, float]]:
-    """The planned rates of the first and the last group by run: from its tags, or its plan.csv where it has none."""
-    found = {}
-    untagged = []
-    for child in children:
-        try:
-            found[child.id] = float(child.tags[HEAD_RATE_TAG]), float(child.tags[STEM_RATE_TAG])
-        except (KeyError, ValueError):
-            if child.status == "FINISHED":
-                untagged.append(child.id)
-    for run_id, text in zip(untagged, store.texts(untagged, "plan.csv"), strict=True):
-        try:
-            rates = [float(f"{float(row['lr']):.7g}") for row in csv.DictReader(io.StringIO(text or ""))]
-            found[run_id] = rates[0], rates[-1]
-        except (KeyError, ValueError, IndexError):
-            continue  # not kept, or not a plan
-    return found
-
-
-def _run(child: StoredRun, metric: str, curves: dict[str, Curve], rates: tuple[float, float] | None) -> SweepRun:
+def _run(
+    child: StoredRun,
+    metric: str,
+    curves: dict[str, Curve],
+    rates: tuple[float, ...],
+    base: Key | None,
+) -> SweepRun:
     tags = child.tags
     point = {str(key): str(value) for key, value in _json(tags.get(_POINT_TAG), dict).items()}
     seed = point.pop("seed", child.params.get("seed", ""))
@@ -225,13 +216,14 @@ def _run(child: StoredRun, metric: str, curves: dict[str, Curve], rates: tuple[f
         started=child.started,
         point=point,
         seed=seed,
-        arm=tags.get("lwexp.arm", ""),
+        arm=arm_of(child, rates),
         why=tags.get("lwexp.pruned") or tags.get(REASON_TAG, ""),
         pruned="lwexp.pruned" in tags,
         validation=_best(metric, curves),
         test=_finite(child.metrics.get(f"test/{metric}", math.nan)),
         curve=curves.get(f"val/{metric}", nothing),
-        rates=rates,
+        rates=(rates[0], rates[-1]) if rates else None,
+        base=base,
     )
 
 

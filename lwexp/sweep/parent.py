@@ -137,9 +137,18 @@ def record_run(tracking: MLflowConfig, folder: Path, base: Path, status: Status,
     if has_run(folder):
         deliver_rest(tracking, folder, base, status, reason)
         return
+    _start(tracking, folder, base).finish(status, reason)
+
+
+def record_copy(tracking: MLflowConfig, folder: Path, base: Path) -> None:
+    """A run of its own of the finished job in `folder`, a copy, with all that is recorded in it."""
+    _start(tracking, folder, base).finish("FINISHED")
+
+
+def _start(tracking: MLflowConfig, folder: Path, base: Path) -> JournalTracker:
     point = point_of(folder)
     parent, name, tags = place_in_sweep(folder)
-    tracker = start(
+    return start(
         tracking,
         folder=folder,
         base=base,
@@ -150,4 +159,3 @@ def record_run(tracking: MLflowConfig, folder: Path, base: Path, status: Status,
         parent=parent,
         answers=False,
     )
-    tracker.finish(status, reason)

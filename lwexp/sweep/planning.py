@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from lwexp import redaction
-from lwexp.config.compose import settings
+from lwexp.config.compose import has_uniform_rates, settings
 from lwexp.config.hydra_errors import as_lwexp_error
-from lwexp.config.keys import is_layerwise
+from lwexp.config.keys import changes_numbers, is_layerwise
 from lwexp.config.schema import RunConfig
 from lwexp.errors import LwexpError
-from lwexp.experiment.changes import changes_numbers
 from lwexp.experiment.manifest import Arm, Point, SweepManifest
 
-from .points import expand, identity, is_uniform, missing_twins, split, values_of, varying_keys
+from .points import expand, identity, split, values_of, varying_keys
+from .trust import Reference, check_secrets
+from .twins import Composed, Job, layerwise_part, missing_twins
 
 if TYPE_CHECKING:
     from hydra.core.config_loader import ConfigLoader
     from hydra.core.override_parser.types import Override
     from omegaconf import DictConfig
 
-Job = tuple[str, ...]  # the overrides of one job
+T = TypeVar("T")
 
 
 class Planner:
@@ -36,6 +38,8 @@ class Planner:
         self._config, self._loader = config, loader
         self._run_options: list[str] = []  # overrides of all jobs that change no results, and so belong to no point
         self._composed: dict[Job, RunConfig | LwexpError] = {}
+        self._own: set[Job] = set()  # jobs of this command's words, where others come from a file
+        self._reference: Reference | None = None  # to which those are held
 
     def parse(self, overrides: Sequence[str]) -> list[Override]:
         """Hydra's form of overrides as typed."""
@@ -53,19 +57,39 @@ class Planner:
         """What a job is composed from."""
         return [*self._run_options, *job]
 
+    def distrust(self, before: SweepManifest | None, own: Iterable[Job] = ()) -> None:
+        """Refuse code in all jobs but `own`, if the sweep was there `before`: its file holds their settings."""
+        if before is not None:
+            self._own = set() if self._config.sweep.resume else {*own}
+            self._reference = Reference.of(self._config)
+
     def config_of(self, job: Job) -> RunConfig | LwexpError:
-        """The config of a job, or why it is refused."""
+        """The config of a job, or why it is refused. Raises `ConfigError` for a job that must not run at all."""
         if job not in self._composed:
-            try:
-                self._composed[job] = settings(self._loader.load_sweep_config(self._config, self.overrides_of(job)))
-            except Exception as error:
-                known = as_lwexp_error(error, sys.argv[1:])
-                if known is None:
-                    raise
-                self._composed[job] = known
+            composed = self._explained(lambda: self._loader.load_sweep_config(self._config, self.overrides_of(job)))
+            if isinstance(composed, LwexpError):
+                self._composed[job] = composed
+            else:
+                if self._reference is not None and job not in self._own:
+                    self._reference.check(composed)
+                self._composed[job] = self._explained(partial(self._checked, job, composed))
         return self._composed[job]
 
-    def valid(self, jobs: Iterable[Job]) -> list[tuple[Job, RunConfig]]:
+    def _checked(self, job: Job, composed: DictConfig) -> RunConfig:
+        if self._reference is not None:
+            check_secrets(job)
+        return settings(composed)
+
+    def _explained(self, action: Callable[[], T]) -> T | LwexpError:
+        try:
+            return action()
+        except Exception as error:
+            known = as_lwexp_error(error, sys.argv[1:])
+            if known is None:
+                raise
+            return known
+
+    def valid(self, jobs: Iterable[Job]) -> list[Composed]:
         """Those of `jobs` whose config is valid, with it."""
         return [(job, found) for job in jobs if isinstance(found := self.config_of(job), RunConfig)]
 
@@ -85,19 +109,18 @@ class Planner:
         constant = [o for o in jobs[0] if split(o)[0] not in swept and not changes_numbers(split(o)[0])]
         self.set_aside(constant)
         jobs = [tuple(o for o in job if o not in constant) for job in jobs]
+        self.distrust(before, jobs)
         points = list(before.points) if before else []
         known = {self.identity(point.overrides): i for i, point in enumerate(points)}
         keys = [*swept, *(before.swept if before else ())]
-        valid = self.valid(jobs)
-        twins = self._twins(valid, keys, [point.overrides for point in points])
-        uniform = {*twins, *(job for job, config in valid if is_uniform(config, job, keys))}
+        twins = self._twins(self.valid([*(point.overrides for point in points), *jobs]), keys)
         for job in dict.fromkeys([*jobs, *twins]):
             place = known.setdefault(self.identity(job), len(points))
             if place < len(points):
                 points[place] = replace(points[place], overrides=job)  # as typed now: secrets are in no file
             else:
-                arm: Arm = "uniform" if job in uniform else "layerwise"
-                points.append(Point(place, job, arm=arm, baseline=job in twins))
+                points.append(Point(place, job, baseline=job in twins))
+        points = [replace(point, arm=self.arm(point.overrides)) for point in points]
         swept_keys = varying_keys([point.overrides for point in points], before.swept if before else ())
         old = len(before.points) if before else 0
         points[old:] = [_with_values(point, swept_keys) for point in points[old:]]
@@ -115,13 +138,19 @@ class Planner:
             overrides=tuple(redaction.redact(argument) for argument in arguments),
             hydra_overrides=tuple(redaction.redact_values(typed)),
             cwd=str(hydra.runtime.cwd) if before is None else before.cwd,
+            config_dir=next((str(s.path) for s in hydra.runtime.config_sources if s.provider == "command-line"), ""),
+            config_name=str(hydra.job.config_name),
         )
 
-    def _twins(self, jobs: Sequence[tuple[Job, RunConfig]], swept: Sequence[str], before: Sequence[Job]) -> list[Job]:
+    def arm(self, job: Job) -> Arm:
+        """The arm of a job, by its config; the plan of its run says for certain."""
+        config = self.config_of(job)
+        return "uniform" if isinstance(config, RunConfig) and has_uniform_rates(config) else "layerwise"
+
+    def _twins(self, jobs: Sequence[Composed], swept: Sequence[str]) -> list[Job]:
         wanted = self._config.sweep.baseline
-        if wanted is False or (wanted == "auto" and not any(is_layerwise(key) for key in swept)):
-            return []
-        return missing_twins([*self.valid(before), *jobs], swept, self.identity)
+        compares = any(map(is_layerwise, swept)) or len({layerwise_part(config) for _, config in jobs}) > 1
+        return missing_twins(jobs, self.config_of) if wanted is True or (wanted == "auto" and compares) else []
 
 
 def _with_values(point: Point, swept: Sequence[str]) -> Point:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +16,11 @@ from lwexp.config.schema import MLflowConfig, RunConfig
 from lwexp.errors import LwexpError
 from lwexp.experiment.manifest import Point
 from lwexp.formatting import one_line
+from lwexp.tracking import original_of
 
 from .launchers.base import loss_reason
 from .outcome import LOST, Outcome, note_failure, note_loss, outcome_of, outcomes_in
-from .parent import record_run
+from .parent import record_copy, record_run
 from .planning import Planner
 
 if TYPE_CHECKING:
@@ -39,6 +40,13 @@ class Records:
     folder: Path
     base: Path
     tracking: MLflowConfig | None
+
+    def adopt_copies(self, points: Iterable[Point]) -> None:
+        """Give the finished jobs of a copied sweep, whose original is still there, runs of their own."""
+        for point in points:
+            folder = point.folder_in(self.folder)
+            if self.tracking is not None and outcome_of(folder).status == "FINISHED" and original_of(folder):
+                record_copy(self.tracking, folder, self.base)
 
     def refuse(self, point: Point, error: LwexpError) -> None:
         """Record a job that cannot start as failed, unless it has finished before."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +20,8 @@ from lwexp.config.schema import MLflowConfig
 from lwexp.errors import RunError
 from lwexp.experiment.find import shown_path
 from lwexp.experiment.manifest import Point, SweepManifest, read_manifest
+from lwexp.experiment.saved_config import allow_targets
+from lwexp.host.lock import FolderLock
 from lwexp.tracking.delivery_client import courier
 
 from . import table
@@ -27,7 +30,9 @@ from .monitor import Monitor
 from .outcome import Outcome
 from .parent import Parent
 from .planning import Planner
+from .resume import check_sweep_folder
 from .running import JobRunner, Records
+from .trust import Reference
 from .worker import start_fork_server
 
 if TYPE_CHECKING:
@@ -45,7 +50,7 @@ class SweepFailedError(RunError):
 
 
 class Session:
-    """A sweep in its folder: `with start(manifest)`, jobs `run`, and `finish` concludes it."""
+    """A sweep in its folder, which is `owned`: `with start(manifest)`, jobs `run`, and `finish` concludes it."""
 
     def __init__(
         self, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig, batch: int | None = None
@@ -66,6 +71,18 @@ class Session:
         self._runner = JobRunner(launcher, self.planner, self._records, batch)
         self._parent: Parent | None = None
         self._started = time.monotonic()
+
+    def owned(self) -> FolderLock:
+        """The sweep's folder, for this process alone within `with`. Raises `ConfigError`, naming the owner."""
+        resumed = self.config.sweep.resume
+        key, value = ("sweep.resume", resumed) if resumed else ("hydra.sweep.dir", self.folder)
+        lock = FolderLock(self.folder).acquire(key, value)
+        try:
+            check_sweep_folder(self.folder, self.config.resume, resumed)  # another one may have ended just now
+        except BaseException:
+            lock.release()
+            raise
+        return lock
 
     def before(self) -> SweepManifest | None:
         """The manifest of the sweep to resume; meanwhile other processes import what the first job needs."""
@@ -90,6 +107,7 @@ class Session:
         records = self._records
         if records.tracking is not None:
             self._parent = Parent(records.tracking, self.folder, records.base, manifest)
+            records.adopt_copies(manifest.points)
         self.monitor = Monitor(self.folder, self._parent, threaded=self.config.sweep.isolate)
         self.manifest, self.monitor.points = manifest, manifest.points
         print(announcement, flush=True)
@@ -150,4 +168,6 @@ class Session:
 
     def _resume_hint(self) -> str:
         shown = self.config.sweep.resume or shown_path(self.folder, Path.cwd())  # absolute, wherever it was started
-        return f"resume with: python -m lwexp.run -m sweep.resume={shown}"
+        words = ["python", "-m", "lwexp.run", "-m", f"sweep.resume={shown}"]
+        code = Reference.of(self.config).allowed
+        return f"resume with: {shlex.join([*words, *([allow_targets(sorted(code))] if code else [])])}"

@@ -31,7 +31,10 @@ class GridSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> list[Outcome]:
         """Run the sweep of the command's overrides. Raises `SweepFailedError`, `ConfigError`."""
-        session = self._session
+        with self._session.owned():
+            return self._sweep(self._session, arguments)
+
+    def _sweep(self, session: Session, arguments: list[str]) -> list[Outcome]:
         before = session.before()
         manifest = session.planner.grid(arguments, self._params, before)
         with session.start(manifest, resumed=before is not None, announcement=self._announcement(manifest, before)):

@@ -8,13 +8,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lwexp.config.keys import is_layerwise
+from optuna.distributions import CategoricalDistribution
+
+from lwexp.config.compose import has_uniform_rates
+from lwexp.config.keys import changes_numbers, is_layerwise
 from lwexp.config.schema import RunConfig
 from lwexp.errors import ConfigError, LwexpError
-from lwexp.experiment.changes import changes_numbers
 from lwexp.experiment.manifest import Point
-from lwexp.sweep.planning import Job, Planner
-from lwexp.sweep.points import is_uniform, missing_twins, split, uniform_twin, values_of, varying_keys
+from lwexp.sweep.planning import Planner
+from lwexp.sweep.points import split, values_of, varying_keys
+from lwexp.sweep.twins import Job, missing_twins, uniform_twin
 
 from .loop import Arm
 from .settings import SearchSettings
@@ -40,6 +43,7 @@ class SearchPlan:
     keys: tuple[str, ...]  # in which its points differ
     seeds: tuple[int, ...]  # of every trial
     with_uniform: bool  # whether uniform rates are searched and repeated as well
+    rival: Space | None  # of uniform rates, over all but the layer-wise options; None if it is not wanted or possible
 
 
 def plan_search(
@@ -62,11 +66,25 @@ def plan_search(
     config = planner.config_of(space.constants)
     if isinstance(config, LwexpError):
         raise config
-    # as mult=1 sets the uniform twins apart
-    apart = varying_keys([space.constants, uniform_twin(config, space.constants, [])]) if uniform else []
+    rival = _uniform_rival(space, planner) if uniform else None
+    apart = varying_keys([space.constants, rival.constants]) if rival else []  # as mult=1 sets the uniform twins apart
     keys = dict.fromkeys([*apart, *(key.lstrip("+") for key in space.searched), "seed"])
     seeds = space.seeds or tuple(settings.seeds or [config.seed])
-    return SearchPlan(settings, space, config, tuple(keys), seeds, uniform)
+    return SearchPlan(settings, space, config, tuple(keys), seeds, uniform, rival)
+
+
+def _uniform_rival(space: Space, planner: Planner) -> Space | None:
+    """The space with uniform rates: of all choices in it, a file's own layer-wise rates are ended too."""
+    rest = {key: drawn for key, drawn in space.searched.items() if not is_layerwise(key.lstrip("+"))}
+    categorical = {key: drawn.choices for key, drawn in rest.items() if isinstance(drawn, CategoricalDistribution)}
+    constants = space.constants
+    for drawn in [(), *((f"{key}={choice}",) for key, choices in categorical.items() for choice in choices)]:
+        for job, config in planner.valid([(*constants, *drawn)]):
+            twin = uniform_twin(job, config, planner.config_of)
+            if twin is None:
+                return None
+            constants = tuple(override for override in twin if override not in drawn)
+    return replace(space, searched=rest, constants=constants)
 
 
 def make_arms(plan: SearchPlan, folder: Path) -> list[Arm]:
@@ -91,11 +109,10 @@ def make_arms(plan: SearchPlan, folder: Path) -> list[Arm]:
 
     seed = settings.sampler.seed
     layerwise = [key for key in space.searched if is_layerwise(key.lstrip("+"))]
-    uniform = not layerwise and is_uniform(config, space.constants, plan.keys)
+    uniform = not layerwise and has_uniform_rates(config)
     arms = [Arm(study(name, seed), space, settings.n_trials, plan.keys, uniform=uniform)]
-    rest = {key: drawn for key, drawn in space.searched.items() if key not in layerwise}
-    if not uniform and rest and settings.uniform_trials and plan.with_uniform:
-        rival = replace(space, searched=rest, constants=uniform_twin(config, space.constants, plan.keys))
+    rival = plan.rival
+    if not uniform and rival is not None and rival.searched and settings.uniform_trials:
         own = study(f"{name}-uniform", None if seed is None else seed + 1)  # drawn independently
         arms.append(Arm(own, rival, settings.uniform_trials, plan.keys, uniform=True))
     return arms
@@ -105,8 +122,7 @@ def repeats(plan: SearchPlan, arms: Sequence[Arm], planner: Planner, points: Seq
     """The best settings over seeds and their uniform twins; those of `points` that were repeats keep their numbers."""
     jobs = _best_jobs(plan, arms)
     valid = planner.valid(jobs)
-    twins = missing_twins(valid, plan.keys, planner.identity) if plan.with_uniform else []
-    uniform = {*twins, *(job for job, config in valid if is_uniform(config, job, plan.keys))}
+    twins = missing_twins(valid, planner.config_of) if plan.with_uniform else []
     places = {planner.identity(p.overrides): p.number for p in points if p.tags.get(PHASE) == "repeat"}
     unused = itertools.count(first_unused(points))
     found: dict[int, Point] = {}
@@ -120,7 +136,7 @@ def repeats(plan: SearchPlan, arms: Sequence[Arm], planner: Planner, points: Seq
                 places[identity],
                 job,
                 values_of(job, plan.keys),
-                arm="uniform" if job in uniform else "layerwise",
+                arm=planner.arm(job),
                 baseline=job in twins,
                 tags={PHASE: "repeat"},
             ),

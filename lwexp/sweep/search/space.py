@@ -16,8 +16,9 @@ from hydra.core.override_parser.types import IntervalSweep, Override, Quote, Quo
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from lwexp.errors import ConfigError, UnknownNameError
+from lwexp.sweep.points import text_of
 
-_LOG = ("mult", "lr")
+_LOG = ("mult", "decay.mult", "lr")
 _TAGS = ("log", "linear")
 _RESOLUTION = 2000  # a drawn number is rounded by less than this part of its interval
 
@@ -46,15 +47,25 @@ def parse_space(overrides: Sequence[Override]) -> Space:
     searched: dict[str, BaseDistribution] = {}
     constants: list[str] = []
     seeds: tuple[int, ...] = ()
-    for override in {override.key_or_group: override for override in overrides}.values():
+    for override in _last_of_each(overrides):
         key = override.get_key_element()
         if not override.is_sweep_override():
-            constants.append(f"{key}={override.get_value_element_as_str()}")
+            constants.append(text_of(override))
         elif key == "seed":
             seeds = _seeds(override)
         else:
             searched[key] = _distribution(override)
     return Space(searched, tuple(constants), seeds)
+
+
+def _last_of_each(overrides: Sequence[Override]) -> list[Override]:
+    """`overrides` without those that later ones of the same key replace. Mappings add to what is there."""
+    kept: list[Override] = []
+    for override in overrides:
+        if not isinstance(override.value(), dict):
+            kept = [earlier for earlier in kept if earlier.key_or_group != override.key_or_group]
+        kept.append(override)
+    return kept
 
 
 def quoted(text: str) -> str:

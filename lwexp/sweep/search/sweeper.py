@@ -14,6 +14,7 @@ from hydra.plugins.sweeper import Sweeper
 from omegaconf import OmegaConf
 
 from lwexp import redaction
+from lwexp.config.overrides import key_of
 from lwexp.errors import ConfigError
 from lwexp.experiment.manifest import Point
 from lwexp.sweep.launchers.registry import parallel_jobs
@@ -55,12 +56,18 @@ class OptunaSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> list[Outcome]:
         """Run the search of the command's overrides. Raises `SweepFailedError`, `ConfigError`, `RunError`."""
+
+        with self._session.owned():
+            return self._sweep(self._session, arguments)
+
+    def _sweep(self, session: Session, arguments: list[str]) -> list[Outcome]:
         from .planning import plan_search
 
-        session, settings, config = self._session, self._settings, self._session.config
+        settings, config = self._settings, session.config
         before = session.before()
+        session.planner.distrust(before)
         params = settings.params or {}
-        if config.decay.get("name") != "linear":
+        if config.decay.get("name") != "linear" or "decay.mult" in map(key_of, arguments):
             params = {key: value for key, value in params.items() if key != "mult"}
         plan = plan_search(settings, params, arguments, session.planner, uniform=config.sweep.baseline is not False)
         manifest = session.planner.manifest(arguments, before.points if before else (), plan.keys, before)
