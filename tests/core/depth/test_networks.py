@@ -1,0 +1,46 @@
+"""Depths of networks of plain user code against right depths written by hand (see depth_of_networks.py)."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from tests.helpers.commands import ROOT
+
+sys.path.insert(0, str(ROOT / "tests" / "benchmarks"))
+import depth_of_networks
+from depth_networks import SETS, networks
+
+EXACT = 0.93  # measured: 140 of 149
+WRONG_ORDER = {"two_tower_retrieval"}  # measured
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of the networks' own code
+def test_the_order_of_execution_is_right_for_networks_of_users() -> None:
+    found = {n.name: depth_of_networks.look(n, "execution") for of in SETS for n in networks(of)}
+    assert len(found) == sum(len(networks(of)) for of in SETS) == 149
+    by_verdict = {
+        verdict: {name for name, one in found.items() if one.verdict == verdict}
+        for verdict in depth_of_networks.VERDICTS
+    }
+    assert not by_verdict["one depth"] | by_verdict["error"]
+    assert by_verdict["wrong order"] <= WRONG_ORDER
+    assert len(by_verdict["exact"]) >= EXACT * len(found), by_verdict
+
+
+@pytest.mark.parametrize(
+    ("found", "verdict"),
+    [
+        ([0, 1, 1, 2], "exact"),
+        ([0, 1, 2, 3], "finer"),
+        ([0, 0, 0, 1], "coarser"),
+        ([0, 0, 1, 2], "mixed"),
+        ([1, 0, 1, 2], "wrong order"),
+        ([0, 0, 0, 0], "one depth"),
+    ],
+)
+def test_verdicts(found: list[int], verdict: str) -> None:
+    right = {"a": 0, "b": 1, "c": 1, "d": 2}
+    assert depth_of_networks.compare(dict(zip("abcd", found, strict=True)), right) == verdict
