@@ -251,7 +251,7 @@ def make_plan(
         model=type(model).__name__,
         freeze_mode=freeze_mode,
         no_weight_decay=bool(no_weight_decay),
-        notes=(*grouped.notes, *notes(groups, _name(grouping), _name(decay), lr, mult), *_undecayed_note(undecayed)),
+        notes=(*grouped.notes, *notes(groups, _name(grouping), _name(decay), lr, mult, undecayed)),
         undecayed_names=undecayed,
         no_layerwise_rates=no_layerwise_rates(groups, _name(grouping), _name(decay), mult, layers),
         _parameters=parameters,
@@ -276,13 +276,6 @@ def _patterns(freeze: str | Sequence[str]) -> tuple[str, ...]:
     if not all(isinstance(pattern, str) for pattern in patterns):
         raise ConfigError("freeze", freeze, "must be a pattern or a list of them, e.g. [stem, blocks.0]")
     return patterns
-
-
-def _undecayed_note(names: Sequence[str]) -> list[str]:
-    if not names:
-        return []
-    shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-    return [f"the model's own no_weight_decay() keeps the weight decay off {shown}"]
 
 
 def _name(choice: object) -> str:

@@ -35,7 +35,9 @@ def trained_layers(groups: Iterable[PlanGroup], parameters: Mapping[str, nn.Para
     return len({name.rpartition(".")[0] for name in trained if is_matrix(parameters[name])})
 
 
-def notes(groups: Sequence[PlanGroup], grouping: str, decay: str, lr: float, mult: float) -> list[str]:
+def notes(
+    groups: Sequence[PlanGroup], grouping: str, decay: str, lr: float, mult: float, undecayed: Sequence[str]
+) -> list[str]:
     """Lines for the plan's header: what of the rates a user may not expect."""
     found = []
     if decay == "linear" and mult > 1:
@@ -58,4 +60,7 @@ def notes(groups: Sequence[PlanGroup], grouping: str, decay: str, lr: float, mul
             f"group {dominant[0].index} ({dominant[0].name}) holds {share:.0%} of the trainable weights, so the rates "
             f"are nearly uniform; a finer grouping is grouping={_FINER[grouping]}"
         )
+    if undecayed:
+        shown = ", ".join(undecayed[:4]) + (f" and {len(undecayed) - 4} more" if len(undecayed) > 4 else "")
+        found.append(f"the model's own no_weight_decay() keeps the weight decay off {shown}")
     return found

@@ -62,7 +62,7 @@ def test_a_run_refuses_and_each_way_out_is_taken(lwexp_here: RunHere, wrapped: l
     assert "grouping=top_module: no layer-wise rates: all 2 layers are in the only group, net" in outcome.err
     assert len(outcome.err.strip().splitlines()) == 1
     assert not list((tmp_path / "outputs").glob("runs/*"))
-    for way_out in ("decay=none", "grouping=per_parameter", "mult=1"):
+    for way_out in ("decay=none", "grouping=depth_index", "mult=1"):
         assert lwexp_here("run", *wrapped, way_out).code == 0
 
 
