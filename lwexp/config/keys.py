@@ -20,6 +20,7 @@ LAYERWISE = (
 _HARMLESS_SECTIONS = ("tracking", "checkpoint", "preview", "sweep")
 _HARMLESS = (
     "resume", "progress", "device", "threads", "compile", "channels_last", "parallel", "data.workers", "data.cache",
+    "grouping.timeout",  # another plan is found by its groups
 )  # fmt: skip
 
 

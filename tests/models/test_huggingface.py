@@ -92,6 +92,7 @@ def network(family: str) -> nn.Module:
     return made
 
 
+@pytest.mark.filterwarnings("ignore::lwexp.errors.NoLayerwiseRatesWarning")  # gpt2 has one top-level module
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("grouping", ["per_parameter", "top_module", "depth_index"])
 def test_every_parameter_of_every_family_is_in_one_group(family: str, grouping: str) -> None:
