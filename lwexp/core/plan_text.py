@@ -41,9 +41,10 @@ def header(plan: PlanTable) -> list[str]:
     mult = f" mult={plan.mult:g}" if plan.decay == "linear" else ""
     mult += f" index_from={plan.index_from}" if plan.index_from != "all" else ""
     count = len({g.index for g in plan.groups})
+    groups = "group" if count == 1 else "groups"
     return [
         *([f"WARNING: {printable(plan.no_layerwise_rates)}"] if plan.no_layerwise_rates else []),
-        f"{printable(plan.model)}: {count} {'group' if count == 1 else 'groups'}, {weights:,} weights, {trainable:,} trainable",
+        f"{printable(plan.model)}: {count} {groups}, {weights:,} weights, {trainable:,} trainable",
         f"grouping={plan.grouping} decay={plan.decay} lr={plan.lr:g}{mult} plan {plan.hash}",
         *(f"note: {printable(note)}" for note in plan.notes),
     ]

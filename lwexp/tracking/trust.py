@@ -43,12 +43,13 @@ def is_own_database(path: Path, base: Path, folder: Path) -> bool:
     default = base / DEFAULT_URI.partition(":///")[2]
     if os.path.realpath(path) == os.path.realpath(default) and _is_below(folder, base):
         return True
-    with (
-        suppress(sqlite3.Error, OSError),
-        closing(sqlite3.connect(path.absolute().as_uri() + "?mode=ro", uri=True)) as file,
-    ):
-        tables = {name for (name,) in file.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        return {"alembic_version", "experiments", "runs", "metrics"} <= tables
+    for mode in ("mode=ro", "immutable=1"):  # the second where a writer was killed: its journal cannot be undone here
+        with (
+            suppress(sqlite3.Error, OSError),
+            closing(sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True)) as file,
+        ):
+            tables = {name for (name,) in file.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            return {"alembic_version", "experiments", "runs", "metrics"} <= tables
     return False
 
 

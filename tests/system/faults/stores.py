@@ -35,7 +35,7 @@ class SQLite:
         return f"sqlite:///{self.path}"
 
     def query(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
-        with closing(sqlite3.connect(f"file:{self.path}?mode=ro", uri=True, timeout=30)) as connection:
+        with closing(sqlite3.connect(f"file:{self.path}?mode=rw", uri=True, timeout=30)) as connection:
             return connection.execute(sql, values).fetchall()
 
 
