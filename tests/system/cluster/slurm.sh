@@ -37,7 +37,7 @@ JobAcctGatherParams=OverMemoryKill
 SlurmdParameters=config_overrides
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU_Memory
-DefMemPerCPU=2000
+DefMemPerCPU=3000
 SchedulerType=sched/backfill
 SchedulerParameters=bf_interval=2,sched_interval=2,batch_sched_delay=0
 # partition \`high\` takes the place of jobs in \`main\`: their own signal, SIGTERM, and 8 seconds later SIGKILL

@@ -64,8 +64,8 @@ def test_a_job_requeued_twice_and_preempted_ends_with_the_weights_of_an_undistur
 
 def test_a_job_killed_for_memory_is_lost_and_the_others_complete(start: Start, tmp_path: Path) -> None:
     sweep = start(
-        tmp_path, *ONE, "model._target_=nets.Hungry", "batch_size=512", "max_steps=1", "model.gigabytes=0,3",
-        "hydra.launcher.mem_gb=2",
+        tmp_path, *ONE, "model._target_=nets.Hungry", "batch_size=512", "max_steps=1", "model.gigabytes=0,5",
+        "hydra.launcher.mem_gb=3",
     )  # fmt: skip
     assert sweep.wait() == 1
     outcomes = [json.loads((tmp_path / "sweep" / str(n) / "job.json").read_text(encoding="utf-8")) for n in range(2)]
