@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .cli.library import run_job
-    from .core.plan import Plan, make_plan
+    from .core.make_plan import make_plan
+    from .core.plan import Plan
     from .core.plan_table import PlanGroup
     from .core.schedule import Event
     from .core.scheduler import PlanScheduler
@@ -30,7 +31,7 @@ _HOMES = {
     "Plan": "core.plan",
     "PlanGroup": "core.plan_table",
     "PlanScheduler": "core.scheduler",
-    "make_plan": "core.plan",
+    "make_plan": "core.make_plan",
     "run_job": "cli.library",
 }
 __all__ = [

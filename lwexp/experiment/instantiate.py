@@ -183,7 +183,7 @@ def preprocessing(source: DataSource, built: BuiltModel) -> Preprocessing | None
 def build_plan(config: RunConfig, built: BuiltModel) -> Plan:
     """The plan that the config's grouping, decay, freezing and overrides give the model."""
     from lwexp.core.grouping import takes_input
-    from lwexp.core.plan import make_plan
+    from lwexp.core.make_plan import make_plan
 
     grouping, grouping_options = choice(config.grouping, "grouping", options_apart=True)
     decay, decay_options = choice(config.decay, "decay")

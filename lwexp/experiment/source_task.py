@@ -17,7 +17,7 @@ import torch
 from filelock import FileLock
 
 from lwexp.config.schema import RunConfig, SourceTaskConfig
-from lwexp.core.plan import make_plan
+from lwexp.core.make_plan import make_plan
 from lwexp.data import eval_loader, half_of_classes, train_loader
 from lwexp.distributed.world import World
 from lwexp.models.build import build_model

@@ -33,6 +33,7 @@ GROUPINGS: tuple[tuple[str, dict[str, str]], ...] = (
     ("depth_index", {"source": "execution"}),
 )
 SLOW = 60.0  # seconds for one model
+LIMIT = 600.0  # seconds for its forward pass: depths are looked at here, not the time they take under load
 _BY_STAGE = "described by stage, ours by block"
 _OWN_LAYER = "a single layer among blocks has a number of its own in the description; ours joins the block it feeds"
 _MISSED = "what the description misses between the last block and the head falls to the head"
@@ -140,7 +141,7 @@ def _looked(name: str, sharing: contextlib.ExitStack) -> dict[str, Any]:
 
     from lwexp.core.depth import description, execution, finding, order
     from lwexp.core.depth.parameters import Names
-    from lwexp.core.plan import make_plan
+    from lwexp.core.make_plan import make_plan
 
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
@@ -153,7 +154,7 @@ def _looked(name: str, sharing: contextlib.ExitStack) -> dict[str, Any]:
         depths = {}
         start = time.perf_counter()
         # The groupings share one forward pass, so that the whole of timm takes a fraction of an hour.
-        passes = functools.lru_cache(lambda _: execution.trace(model, Names.of(model).first))
+        passes = functools.lru_cache(lambda _: execution.trace(model, Names.of(model).first, timeout=LIMIT))
         for module in (finding, description, order):
             sharing.enter_context(mock.patch.object(module, "trace", side_effect=lambda *_, **__: passes(None)))
         for grouping, options in GROUPINGS:

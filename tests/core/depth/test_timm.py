@@ -53,7 +53,7 @@ def test_depth_agrees_with_timms_own_description(name: str, verdict: str) -> Non
     auto = find_depths(model)
     assert auto.source == "timm"
     assert auto.by_name == described
-    found = find_depths(model, "execution").by_name
+    found = find_depths(model, "execution", timeout=depth_of_timm.LIMIT).by_name
     assert depth_of_timm.compare(found, described) == verdict
     assert max(found.values()) + 1 <= 2 * (max(described.values()) + 1) or name in BY_STAGE
 

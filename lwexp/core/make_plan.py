@@ -1,0 +1,138 @@
+"""`make_plan`: a model and settings, resolved to a plan."""
+
+from __future__ import annotations
+
+import gc
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+from torch import nn
+
+from lwexp.errors import ConfigError, NoLayerwiseRatesWarning, UnknownNameError
+
+from .decay import Decay, make_decay
+from .depth.parameters import Names, is_lazy
+from .grouping import Grouping, group, takes_input
+from .options import at_least, number
+from .plan import Plan
+from .plan_notes import no_layerwise_rates, notes, trained_layers
+from .resolve import overrides_of, resolve
+from .weight_decay import listed_by_model
+
+INDEX_FROM = ("all", "trained")
+FREEZE_MODES = ("requires_grad", "lr_zero")
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Disables garbage collection: scanning torch's objects dominates planning time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@_no_garbage_collection()
+def make_plan(
+    model: nn.Module,
+    *,
+    grouping: str | Grouping = "top_module",
+    decay: str | Decay = "linear",
+    lr: float = 1e-3,
+    mult: float = 0.95,
+    freeze: str | Sequence[str] = (),
+    freeze_mode: str = "requires_grad",
+    lr_overrides: Mapping[str, float] | None = None,
+    no_weight_decay: bool = False,
+    index_from: Literal["all", "trained"] = "all",
+    grouping_options: Mapping[str, Any] | None = None,
+    decay_options: Mapping[str, Any] | None = None,
+    example_input: object = None,
+) -> Plan:
+    """Resolve a model and settings to a plan; the model is not changed.
+
+    `lr` is the base rate, that of the head; `mult` is an option of the decay `linear`, which `decay_options` may hold.
+    `freeze` is a pattern or a list;
+    `freeze_mode` omits those parameters from the optimizer (`requires_grad`) or keeps them in it at rate 0 (`lr_zero`).
+    `lr_overrides` maps patterns to absolute rates, the first match wins. `grouping` and `decay` are names or callables
+    `model -> groups` and `(index, count) -> scale`. `example_input` (a tensor, tuple or dict) is for groupings that
+    trace a forward pass, where the model's input cannot be guessed. The decay counts all groups from the head
+    (`index_from="all"`), or starts at the first group that has parameters to train (`"trained"`): with a frozen head
+    (LoRA, an old head beside a new one, a teacher registered last) the first trained group has the rate `lr`.
+
+    Warns with `NoLayerwiseRatesWarning` where rates shall fall with depth and a network of several layers is one group.
+    Raises `ConfigError` with the key, the value and the nearest choices.
+    """
+    if not isinstance(model, nn.Module):
+        raise ConfigError("model", type(model).__name__, "must be the torch.nn.Module itself, as in make_plan(model)")
+    decay_options = dict(decay_options or {})
+    if decay == "linear":
+        mult = decay_options.get("mult", mult)
+    lr, mult = _check_rates(lr, mult, freeze_mode)
+    freeze = _patterns(freeze)
+    if index_from not in INDEX_FROM:
+        raise UnknownNameError("index_from", index_from, INDEX_FROM, "no such way to count")
+    names = Names.of(model)
+    parameters = names.tensors
+    for name, parameter in parameters.items():
+        if is_lazy(parameter):
+            raise ConfigError("model", name, "has no shape yet; run a batch through the model before the plan is made")
+    grouping_options = dict(grouping_options or {})
+    if example_input is not None and takes_input(grouping):
+        grouping_options.setdefault("example_input", example_input)
+    grouped = group(model, grouping, grouping_options)
+    scale = make_decay(decay, {**decay_options, "mult": mult} if decay == "linear" else decay_options)
+    head_first = [*parameters][::-1]
+    rates = overrides_of(head_first, freeze, freeze_mode, lr_overrides or {}, decay_options.get("rates") or {})
+    groups = resolve(
+        names, grouped.groups, scale=scale, lr=lr, freeze=set(freeze), freeze_mode=freeze_mode, overrides=rates,
+        index_from=index_from,
+    )  # fmt: skip
+    undecayed = listed_by_model(model, parameters) if no_weight_decay else ()
+    if not any(g.optimizer_names for g in groups):
+        raise ConfigError("freeze", "*", "every parameter is frozen, nothing is left to train")
+    layers = trained_layers(groups, parameters)
+    plan = Plan(
+        groups=groups,
+        lr=lr,
+        mult=mult,
+        grouping=_name(grouping),
+        decay=_name(decay),
+        index_from=index_from,
+        model=type(model).__name__,
+        freeze_mode=freeze_mode,
+        no_weight_decay=bool(no_weight_decay),
+        notes=(*grouped.notes, *notes(groups, _name(grouping), _name(decay), lr, mult, undecayed)),
+        undecayed_names=undecayed,
+        no_layerwise_rates=no_layerwise_rates(groups, _name(grouping), _name(decay), mult, layers),
+        _parameters=parameters,
+    )
+    if plan.no_layerwise_rates and layers > 1:
+        warnings.warn(plan.no_layerwise_rates, NoLayerwiseRatesWarning, stacklevel=3)
+    return plan
+
+
+def _check_rates(lr: float, mult: float, freeze_mode: str) -> tuple[float, float]:
+    """`lr` and `mult` as floats."""
+    for key, value in (("lr", lr), ("mult", mult)):
+        number(key, value)
+        at_least(key, value, 0, strictly=True)
+    if freeze_mode not in FREEZE_MODES:
+        raise UnknownNameError("freeze_mode", freeze_mode, FREEZE_MODES, "no such mode")
+    return float(lr), float(mult)
+
+
+def _patterns(freeze: str | Sequence[str]) -> tuple[str, ...]:
+    patterns = (freeze,) if isinstance(freeze, str) else tuple(freeze) if isinstance(freeze, Iterable) else (freeze,)
+    if not all(isinstance(pattern, str) for pattern in patterns):
+        raise ConfigError("freeze", freeze, "must be a pattern or a list of them, e.g. [stem, blocks.0]")
+    return patterns
+
+
+def _name(choice: object) -> str:
+    return choice if isinstance(choice, str) else getattr(choice, "__name__", type(choice).__name__)
