@@ -75,5 +75,5 @@ def test_a_job_killed_for_memory_is_lost_and_the_others_complete(start: Start, t
     client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/store.db")
     runs = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
     assert {run.info.run_name: run.info.status for run in runs if "mlflow.parentRunId" in run.data.tags} == {
-        "model.gigabytes=0": "FINISHED", "model.gigabytes=3": "KILLED",
+        "model.gigabytes=0": "FINISHED", "model.gigabytes=5": "KILLED",
     }  # fmt: skip
