@@ -141,7 +141,7 @@ def _check_sections(config: RunConfig) -> None:
     from lwexp.core.decay import make_decay
     from lwexp.core.grouping import GROUPINGS
     from lwexp.core.options import check_options
-    from lwexp.core.policy import POLICIES, make_policy
+    from lwexp.core.policy import make_policy
 
     decay, options = choice(config.decay, "decay")
     make_decay(decay, {"mult": config.mult, **options} if decay == "linear" else options)
@@ -151,8 +151,6 @@ def _check_sections(config: RunConfig) -> None:
             raise UnknownNameError("grouping", grouping, GROUPINGS, "no such grouping")
         check_options(GROUPINGS[grouping], options, "grouping")
     policy, options = choice(config.policy, "policy")
-    if isinstance(policy, str) and policy not in POLICIES:
-        raise UnknownNameError("policy", policy, POLICIES, "no such policy")
     make_policy(policy, options, lr=config.lr, steps=10**12)  # how long the training is, only the data tell
     for name, callback in config.callbacks.items():
         _import_with(str(callback.target), callback.options, f"callbacks.{name}", "class")

@@ -6,9 +6,13 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from .policy import COMMON, POLICIES, Policy
+from .policy import COMMON, Policy
 from .schedule import Schedule
+from .shapes import POLICIES
 from .torch_policy import torch_lengths
+
+# What states of before say of settings that came later: nothing
+_BEFORE = {"policy.convention": "lwexp"}
 
 
 def describe(schedule: Schedule) -> dict[str, Any]:
@@ -18,6 +22,7 @@ def describe(schedule: Schedule) -> dict[str, Any]:
 
 def difference(saved: Mapping[str, Any], own: Mapping[str, Any]) -> str:
     """The settings in which the two differ, as `key was …, is …`; empty if there are none."""
+    saved = {**{key: value for key, value in _BEFORE.items() if key in own}, **saved}
     if saved.get("policy") != own.get("policy"):
         return f"policy was {saved.get('policy')}, is {own.get('policy')}"
     keys = [key for key in {**saved, **own} if saved.get(key) != own.get(key)]
@@ -27,8 +32,9 @@ def difference(saved: Mapping[str, Any], own: Mapping[str, Any]) -> str:
 def _policy(policy: Policy) -> dict[str, Any]:
     made = policy.settings
     common = {
-        "policy.warmup_steps": policy.warmup_steps,
-        "policy.warmup": policy.warmup,
+        "policy.warmup_steps": policy.warmup.steps,
+        "policy.warmup": policy.warmup.kind,
+        "policy.convention": made.options.get("convention", "lwexp"),
         "policy.floor": policy.floor,
         "policy.absolute": policy.absolute,
     }

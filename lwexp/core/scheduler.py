@@ -15,6 +15,7 @@ from lwexp.errors import ConfigError, UnknownNameError
 from . import schedule_state
 from .schedule import Event, Schedule
 from .torch_policy import MetricPolicy
+from .warmup import warmup_option
 
 
 class PlanScheduler(LRScheduler):
@@ -62,9 +63,9 @@ class PlanScheduler(LRScheduler):
             kind = schedule_state.describe(self.schedule)["policy"]
             raise ConfigError("policy", kind, "observes no metric; call scheduler.step() after each optimizer.step()")
         unstepped = self.last_epoch == 0 and getattr(self.optimizer, "_opt_called", False)  # set by torch
-        if self.last_epoch < policy.warmup_steps and (unstepped or self._waits_for_step):
+        if self.last_epoch < policy.warmup.steps and (unstepped or self._waits_for_step):
             why = "the warm-up counts optimizer steps: call scheduler.step() after each, besides step(metrics)"
-            raise ConfigError("policy.warmup_steps", policy.warmup_steps, why)
+            raise ConfigError(*warmup_option(policy.settings.options), why)
         self._waits_for_step = True
         self.observe(metrics if isinstance(metrics, Mapping) else {shape.metric: float(metrics)})
 

@@ -6,8 +6,8 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from lwexp.config.defaults import defaults
-from lwexp.config.keys import USER_KEYED, changes_numbers, flatten
+from lwexp.config.defaults import CONF, defaults
+from lwexp.config.keys import GROUPS, USER_KEYED, changes_numbers, flatten
 from lwexp.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -22,7 +22,7 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any], *, remap: bool, a
     Raises `ConfigError`, which ends with `advice`, for one that changes the numbers, unless `remap`; the length of the
     training alone is no such.
     """
-    old, new = _flat(with_defaults(before)), _flat(now)
+    old, new = _flat(with_defaults(before)), _flat(with_defaults(now))
     differing = [key for key in [*new, *(key for key in old if key not in new)] if old.get(key) != new.get(key)]
     relevant = [key for key in differing if changes_numbers(key)]
     if not remap and not set(relevant) <= set(LENGTH):
@@ -57,6 +57,11 @@ def with_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in defaults().items():
         if isinstance(value, dict) and isinstance(values.get(key), Mapping) and key not in USER_KEYED:
             complete[key] = {**value, **values[key]}
+    for group in GROUPS:
+        section = complete.get(group)
+        name = str(section.get("kind") or section.get("name")) if isinstance(section, Mapping) else ""
+        if isinstance(section, Mapping) and name.isidentifier() and (CONF / group / f"{name}.yaml").is_file():
+            complete[group] = {**defaults(f"{group}/{name}"), **section}
     return complete
 
 

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 
 from lwexp.config.schema import RunConfig
 from lwexp.core.patterns import first_matches
-from lwexp.core.policy import POLICIES, Policy, is_metric_driven
+from lwexp.core.policy import Policy, is_metric_driven
+from lwexp.core.shapes import POLICIES
+from lwexp.core.warmup import warmup_option
 from lwexp.errors import ConfigError
 from lwexp.formatting import one_line
 
@@ -121,13 +123,13 @@ def _check_floor(config: RunConfig, schedule: Schedule) -> None:
 def _check_length(config: RunConfig, policy: Policy, steps: int) -> None:
     """A named policy that the training is too short for."""
     name, options = config.policy.name, config.policy.options
-    left = steps - policy.warmup_steps
+    left = steps - policy.warmup.steps
     if "kind" in options or name not in POLICIES or name == "constant" or is_metric_driven(policy):
         return
     if left < 1:
         reason = f"the warm-up takes all {steps} steps of the training, policy={name} never begins"
-        raise ConfigError("policy.warmup_steps", policy.warmup_steps, reason)
-    after = f"the training has {left} steps{' after the warm-up' if policy.warmup_steps else ''}"
+        raise ConfigError(*warmup_option(options), reason)
+    after = f"the training has {left} steps{' after the warm-up' if policy.warmup.steps else ''}"
     for milestone in options.get("milestones") or []:
         if milestone >= left:
             raise ConfigError("policy.milestones", options["milestones"], f"{milestone} never comes, {after}")

@@ -15,7 +15,8 @@ from PIL import Image
 from lwexp import make_plan
 from lwexp.core.decay import DECAYS
 from lwexp.core.grouping import GROUPINGS
-from lwexp.core.policy import POLICIES, common
+from lwexp.core.policy import common
+from lwexp.core.shapes import POLICIES
 from lwexp.models.lstm import LSTMClassifier
 from lwexp.plots import process
 from lwexp.training.checkpoint.weights import save_weights

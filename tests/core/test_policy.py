@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lwexp.core.policy import POLICIES, make_policy
+from lwexp.core.policy import make_policy
+from lwexp.core.shapes import POLICIES
 from lwexp.errors import ConfigError
 
 # What each policy needs to be built; those that fall to the floor at the last step.
@@ -16,6 +17,8 @@ OPTIONS: dict[str, dict[str, object]] = {
     "warmup_exponential": {"k": 0.05},
     "linear": {},
     "cosine": {},
+    "cosine_restarts": {"cycles": 3, "cycle_mult": 2},
+    "rex": {},
     "polynomial": {},
     "step": {"step_size": 7},
     "multistep": {"milestones": [5, 20]},
@@ -26,7 +29,7 @@ OPTIONS: dict[str, dict[str, object]] = {
     "plateau": {},
     "torch": {"name": "CosineAnnealingLR"},
 }
-TO_THE_FLOOR = ["linear", "cosine", "polynomial", "wsd"]
+TO_THE_FLOOR = ["linear", "cosine", "cosine_restarts", "rex", "polynomial", "wsd"]
 
 
 def test_every_policy_is_tested() -> None:
