@@ -14,12 +14,13 @@ from lwexp.errors import ConfigError, NoLayerwiseRatesWarning, UnknownNameError
 
 from .decay import Decay, make_decay
 from .depth.parameters import Names, is_lazy
+from .group_options import GroupOptions, check_group_options, chosen_options, with_parts
 from .grouping import Grouping, group, takes_input
 from .options import at_least, number
 from .plan import Plan
 from .plan_notes import no_layerwise_rates, notes, trained_layers
 from .resolve import overrides_of, resolve
-from .weight_decay import listed_by_model
+from .weight_decay import undecayed_names
 
 INDEX_FROM = ("all", "trained")
 FREEZE_MODES = ("requires_grad", "lr_zero")
@@ -48,7 +49,8 @@ def make_plan(
     freeze: str | Sequence[str] = (),
     freeze_mode: str = "requires_grad",
     lr_overrides: Mapping[str, float] | None = None,
-    no_weight_decay: bool = False,
+    group_options: GroupOptions | None = None,
+    no_weight_decay: bool | Sequence[str] = False,
     index_from: Literal["all", "trained"] = "all",
     grouping_options: Mapping[str, Any] | None = None,
     decay_options: Mapping[str, Any] | None = None,
@@ -56,14 +58,20 @@ def make_plan(
 ) -> Plan:
     """Resolve a model and settings to a plan; the model is not changed.
 
-    `lr` is the base rate, that of the head; `mult` is an option of the decay `linear`, which `decay_options` may hold.
-    `freeze` is a pattern or a list;
-    `freeze_mode` omits those parameters from the optimizer (`requires_grad`) or keeps them in it at rate 0 (`lr_zero`).
-    `lr_overrides` maps patterns to absolute rates, the first match wins. `grouping` and `decay` are names or callables
-    `model -> groups` and `(index, count) -> scale`. `example_input` (a tensor, tuple or dict) is for groupings that
-    trace a forward pass, where the model's input cannot be guessed. The decay counts all groups from the head
-    (`index_from="all"`), or starts at the first group that has parameters to train (`"trained"`): with a frozen head
-    (LoRA, an old head beside a new one, a teacher registered last) the first trained group has the rate `lr`.
+    - `grouping` and `decay`: names or callables `model -> groups` and `(index, count) -> scale`, with their options.
+    - `lr`: the base rate, that of the head. `mult`: an option of the decay `linear`, which `decay_options` may hold.
+    - `freeze`: a pattern or a list; `freeze_mode` omits those parameters from the optimizer (`requires_grad`) or keeps
+      them in it at rate 0 (`lr_zero`).
+    - `lr_overrides`: pattern -> absolute rate; the first match wins.
+    - `group_options`: pattern -> options of the optimizer, e.g. {head: {weight_decay: 0}}; for each option the first
+      match wins.
+    - `no_weight_decay`: patterns of what has no weight decay, whatever `group_options` say; True: biases, norms and
+      what the model itself lists.
+    - `index_from`: the decay counts all groups from the head ("all"), or starts at the first group that has parameters
+      to train ("trained"): with a frozen head (LoRA, an old head beside a new one, a teacher registered last) the first
+      trained group has the rate `lr`.
+    - `example_input` (a tensor, tuple or dict): for groupings that trace a forward pass, where the model's input cannot
+      be guessed.
 
     Warns with `NoLayerwiseRatesWarning` where rates shall fall with depth and a network of several layers is one group.
     Raises `ConfigError` with the key, the value and the nearest choices.
@@ -74,7 +82,9 @@ def make_plan(
     if decay == "linear":
         mult = decay_options.get("mult", mult)
     lr, mult = _check_rates(lr, mult, freeze_mode)
-    freeze = _patterns(freeze)
+    freeze = _patterns("freeze", freeze)
+    no_weight_decay = _no_weight_decay(no_weight_decay)
+    group_options = check_group_options(group_options)
     if index_from not in INDEX_FROM:
         raise UnknownNameError("index_from", index_from, INDEX_FROM, "no such way to count")
     names = Names.of(model)
@@ -93,7 +103,8 @@ def make_plan(
         names, grouped.groups, scale=scale, lr=lr, freeze=set(freeze), freeze_mode=freeze_mode, overrides=rates,
         index_from=index_from,
     )  # fmt: skip
-    undecayed = listed_by_model(model, parameters) if no_weight_decay else ()
+    undecayed, listed = undecayed_names(model, parameters, no_weight_decay)
+    groups = with_parts(groups, chosen_options(head_first, group_options), undecayed)
     if not any(g.optimizer_names for g in groups):
         raise ConfigError("freeze", "*", "every parameter is frozen, nothing is left to train")
     layers = trained_layers(groups, parameters)
@@ -106,10 +117,14 @@ def make_plan(
         index_from=index_from,
         model=type(model).__name__,
         freeze_mode=freeze_mode,
-        no_weight_decay=bool(no_weight_decay),
-        notes=(*grouped.notes, *notes(groups, _name(grouping), _name(decay), lr, mult, undecayed)),
-        undecayed_names=undecayed,
+        no_weight_decay=no_weight_decay,
+        notes=(
+            *grouped.notes,
+            *notes(groups, _name(grouping), _name(decay), lr, mult, listed if no_weight_decay is True else ()),
+        ),
+        undecayed_names=listed,
         no_layerwise_rates=no_layerwise_rates(groups, _name(grouping), _name(decay), mult, layers),
+        group_options=group_options,
         _parameters=parameters,
     )
     if plan.no_layerwise_rates and layers > 1:
@@ -127,11 +142,18 @@ def _check_rates(lr: float, mult: float, freeze_mode: str) -> tuple[float, float
     return float(lr), float(mult)
 
 
-def _patterns(freeze: str | Sequence[str]) -> tuple[str, ...]:
-    patterns = (freeze,) if isinstance(freeze, str) else tuple(freeze) if isinstance(freeze, Iterable) else (freeze,)
+def _patterns(key: str, written: str | Sequence[str]) -> tuple[str, ...]:
+    patterns = (
+        (written,) if isinstance(written, str) else tuple(written) if isinstance(written, Iterable) else (written,)
+    )
     if not all(isinstance(pattern, str) for pattern in patterns):
-        raise ConfigError("freeze", freeze, "must be a pattern or a list of them, e.g. [stem, blocks.0]")
+        raise ConfigError(key, written, "must be a pattern or a list of them, e.g. [stem, blocks.0]")
     return patterns
+
+
+def _no_weight_decay(written: bool | str | Sequence[str]) -> bool | tuple[str, ...]:
+    """True or False, or patterns; none of them are False."""
+    return written if isinstance(written, bool) else _patterns("no_weight_decay", written) or False
 
 
 def _name(choice: object) -> str:

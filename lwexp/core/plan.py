@@ -43,19 +43,19 @@ class Plan(PlanTable):
     def param_groups(self) -> list[dict[str, Any]]:
         """Parameter groups for any torch or timm optimizer: `params`, `lr` and `name`, from the head to the stem.
 
-        Groups frozen by `requires_grad` are omitted. With `no_weight_decay`, the biases and norms of a group, and what
-        the model's own `no_weight_decay()` lists, form a second one, `<name>:no_weight_decay`, with `weight_decay` 0.
+        Groups frozen by `requires_grad` are omitted. A group whose parameters have different options (`group_options`,
+        `no_weight_decay`) is several, with those options and unique names that begin with its own.
         """
-        groups = []
-        for g, second in zip(self.groups, self.undecayed_groups, strict=True):
-            parts: dict[bool, list[nn.Parameter]] = {False: [], True: []}
-            for name in g.optimizer_names:
-                p = self._parameters[name]
-                undecayed = p.ndim <= 1 or name.endswith(".bias") or name in self.undecayed_names
-                parts[self.no_weight_decay and undecayed].append(p)
-            groups.append({"params": parts[False], "lr": g.lr, "name": g.name})
-            groups.append({"params": parts[True], "lr": g.lr, "name": second, "weight_decay": 0.0})
-        return [g for g in groups if g["params"]]
+        return [
+            {
+                "params": [self._parameters[n] for n in part.parameter_names],
+                "lr": g.lr,
+                "name": part.name,
+                **part.options,
+            }
+            for g in self.groups
+            for part in g.parts
+        ]
 
     def positions(self, param_groups: Iterable[Mapping[str, Any]]) -> list[int | None]:
         """The position in `groups` of each of an optimizer's param groups, by name, else by its parameters.
@@ -82,7 +82,8 @@ class Plan(PlanTable):
         """
         from .optim.registry import make_optimizer
 
-        return make_optimizer(optimizer, self.param_groups(), lr=self.lr, options=options)
+        groups = self.param_groups()
+        return make_optimizer(optimizer, groups, lr=self.lr, options=options, group_options=self.group_options)
 
     def schedule(
         self,

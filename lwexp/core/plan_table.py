@@ -7,11 +7,23 @@ import json
 import math
 import numbers
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from lwexp.errors import ConfigError, UnknownNameError
+
+
+@dataclass(frozen=True)
+class OptimizerPart:
+    """A param group of the optimizer: the parameters of one plan group that have the same options.
+
+    `name` is unique in the optimizer; `options` are those that are set besides `params`, `lr` and `name`.
+    """
+
+    name: str
+    parameter_names: tuple[str, ...]
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
@@ -20,7 +32,7 @@ class PlanGroup:
 
     `index` counts from the head (0), `depth` from the stem (0); the parts of a group that an override split share both.
     `lr` is the absolute rate before any policy, `scale` = lr / base rate. `frozen_names` are the frozen ones of
-    `parameter_names`, `optimizer_names` those in the optimizer.
+    `parameter_names`, `optimizer_names` those in the optimizer, and `parts` its param groups that hold them.
     """
 
     index: int
@@ -34,6 +46,7 @@ class PlanGroup:
     weights: int
     trainable_weights: int
     tied_names: tuple[str, ...] = ()
+    parts: tuple[OptimizerPart, ...] = ()
 
     @property
     def frozen(self) -> bool:
@@ -53,17 +66,22 @@ class PlanTable:
     index_from: str
     model: str
     freeze_mode: str
-    no_weight_decay: bool
+    no_weight_decay: bool | tuple[str, ...]  # biases, norms and the model's own list; or patterns
     notes: tuple[str, ...]
-    undecayed_names: tuple[str, ...]  # with `no_weight_decay`, besides biases and norms
+    undecayed_names: tuple[str, ...]  # what the patterns or, besides biases and norms, the model's own list cover
     no_layerwise_rates: str  # where rates were to fall with depth and all weights have one: why, and the ways out
+    group_options: Mapping[str, Mapping[str, Any]] = field(hash=False)  # pattern -> options of the optimizer
 
     @cached_property
     def hash(self) -> str:
-        """Ten hexadecimal digits that identify groups, rates, order, freezing and what is not decayed."""
+        """Ten hexadecimal digits that identify groups, rates, order, freezing and the options of the optimizer."""
         rows = [(g.index, g.name, g.lr, g.parameter_names, g.frozen_names, g.optimizer_names) for g in self.groups]
-        undecayed = [self.undecayed_names] if self.undecayed_names else []
-        return hashlib.sha256(json.dumps([rows, self.no_weight_decay, *undecayed]).encode()).hexdigest()[:10]
+        settings: list[Any] = [rows, self.no_weight_decay is True]
+        settings += [self.undecayed_names] if self.undecayed_names else []
+        if self.group_options:
+            parts = [part for g in self.groups for part in g.parts if part.options]
+            settings.append([[part.parameter_names, sorted(part.options.items())] for part in parts])
+        return hashlib.sha256(json.dumps(settings, default=str).encode()).hexdigest()[:10]
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
@@ -81,22 +99,10 @@ class PlanTable:
         """All frozen parameters, from the head to the stem."""
         return tuple(name for g in self.groups for name in g.frozen_names)
 
-    @cached_property
-    def undecayed_groups(self) -> tuple[str, ...]:
-        """For each group, the name in the optimizer of its part without weight decay; unique among all names."""
-        taken = {g.name for g in self.groups}
-        names = []
-        for g in self.groups:
-            name = f"{g.name}:no_weight_decay"
-            while name in taken:
-                name += "_"
-            taken.add(name)
-            names.append(name)
-        return tuple(names)
-
     def positions(self, param_groups: Iterable[Mapping[str, Any]]) -> list[int | None]:
         """The position in `groups` of each of an optimizer's param groups, by name; None for one of another name."""
-        names = {name: i for i, g in enumerate(self.groups) for name in (self.undecayed_groups[i], g.name)}
+        names = {part.name: i for i, g in enumerate(self.groups) for part in g.parts}
+        names |= {g.name: i for i, g in enumerate(self.groups)}
         return [names.get(group.get("name", "")) for group in param_groups]
 
     def find(self, group: int | str, key: str = "group") -> list[int]:

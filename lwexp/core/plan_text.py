@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from dataclasses import asdict
+from typing import Any
 
 from lwexp.formatting import aligned, cell, escaped, printable
 
@@ -79,10 +80,12 @@ def markdown(plan: PlanTable, at_most: int) -> str:
 
 def _aligned(plan: PlanTable) -> list[str]:
     """Titles, a rule, and one line per group."""
-    body = rows(plan)
-    shown = [i for i, column in enumerate(COLUMNS) if column not in {"frozen", "tied"} or any(row[i] for row in body)]
-    titles = [COLUMNS[i] for i in shown]
-    left = {k for k, title in enumerate(titles) if title in _LEFT}
+    options = option_columns(plan)
+    columns = (*COLUMNS, *options)
+    body = [(*row, *cells) for row, *cells in zip(rows(plan), *options.values(), strict=True)]
+    shown = [i for i, column in enumerate(columns) if column not in {"frozen", "tied"} or any(row[i] for row in body)]
+    titles = [columns[i] for i in shown]
+    left = {k for k, title in enumerate(titles) if title in _LEFT or title in options}
     return aligned(titles, [[row[i] for i in shown] for row in body], left=left)
 
 
@@ -90,11 +93,13 @@ def csv_text(plan: PlanTable) -> str:
     """One line per group; `parameters` and `frozen_parameters` are names joined by spaces, rates at full precision."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([*COLUMNS, "parameters", "frozen_parameters"])
-    for g, row in zip(plan.groups, rows(plan), strict=True):
+    options = option_columns(plan)
+    writer.writerow([*COLUMNS, *options, "parameters", "frozen_parameters"])
+    for i, (g, row) in enumerate(zip(plan.groups, rows(plan), strict=True)):
         cells = dict(zip(COLUMNS, row, strict=True))
         cells.update(scale=repr(g.scale), lr=repr(g.lr), weights=str(g.weights))
         cells.update(name=cell(g.name), tied=cell(" ".join(g.tied_names)))
+        cells.update({option: cell(column[i]) for option, column in options.items()})
         writer.writerow([*cells.values(), cell(" ".join(g.parameter_names)), cell(" ".join(g.frozen_names))])
     return out.getvalue()
 
@@ -105,7 +110,38 @@ def json_text(plan: PlanTable) -> str:
         "no_layerwise_rates",
     )  # fmt: skip
     settings = {key: getattr(plan, key) for key in keys}
-    return json.dumps({**settings, "groups": [asdict(g) for g in plan.groups]}, indent=1, ensure_ascii=False)
+    groups = [asdict(g) for g in plan.groups]
+    if not any(part.options for g in plan.groups for part in g.parts):  # a group is one param group of its name
+        groups = [{key: value for key, value in g.items() if key != "parts"} for g in groups]
+    return json.dumps({**settings, "groups": groups}, indent=1, ensure_ascii=False, default=str)
+
+
+def option_columns(plan: PlanTable) -> dict[str, list[str]]:
+    """For each option of the optimizer that some group has of its own: a text per group, empty where it has none.
+
+    The value; where only some of the group's parameters have it, or they have several, with their number.
+    """
+    options = dict.fromkeys(option for g in plan.groups for part in g.parts for option in part.options)
+    return {option: [_option(g, option) for g in plan.groups] for option in options}
+
+
+def _option(group: PlanGroup, option: str) -> str:
+    counts: dict[str, int] = {}
+    for part in group.parts:
+        if option in part.options:
+            text = _value(part.options[option])
+            counts[text] = counts.get(text, 0) + len(part.parameter_names)
+    total = len(group.optimizer_names)
+    return ", ".join(text if n == total else f"{text} ({n} of {total})" for text, n in counts.items())
+
+
+def _value(value: Any) -> str:
+    """An option's value as it is typed."""
+    if isinstance(value, (tuple, list)):
+        return f"[{', '.join(map(_value, value))}]"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return str(value).lower() if isinstance(value, bool) or value is None else printable(str(value))
 
 
 def _frozen(g: PlanGroup) -> str:

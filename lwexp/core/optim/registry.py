@@ -13,6 +13,7 @@ from lwexp.errors import ConfigError, UnknownNameError, UnknownOptionError
 from lwexp.formatting import one_line
 
 from .fused import FUSED
+from .group_checks import check_groups, check_option
 
 # Optimizers of torch that cannot train in a plain loop, and why.
 UNSUPPORTED = {
@@ -36,9 +37,11 @@ def make_optimizer(
     *,
     lr: float,
     options: Mapping[str, Any],
+    group_options: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> torch.optim.Optimizer:
     """The optimizer over `groups`; `lr` is only the default that the class requires, every group has its own.
 
+    `group_options` are the patterns that the groups' own options are from; they are checked as `options` are.
     Raises `UnknownNameError` for an unknown name or option and `ConfigError` for what the class itself rejects.
     """
     if not isinstance(optimizer, (str, type)):
@@ -60,11 +63,11 @@ def make_optimizer(
             options["fused"] = True
     hints = _hints(factory)
     for option, value in options.items():
-        _check_type(option, value, hints.get(option))
+        _check_type(f"optimizer.{option}", value, hints.get(option))
 
-    def build(chosen: Mapping[str, Any]) -> torch.optim.Optimizer | Exception:
+    def build(chosen: Mapping[str, Any], own: Sequence[dict[str, Any]] = groups) -> torch.optim.Optimizer | Exception:
         try:
-            built: torch.optim.Optimizer = factory([dict(group) for group in groups], lr=lr, **chosen)
+            built: torch.optim.Optimizer = factory([dict(group) for group in own], lr=lr, **chosen)
         except Exception as error:
             return error
         if by_us:  # not asked for: frameworks must treat it as torch's default
@@ -73,6 +76,13 @@ def make_optimizer(
 
     built = build(options)
     if not isinstance(built, Exception):
+        usual = [option for option in built.defaults if takes_any or option in known]
+        for pattern, written in (group_options or {}).items():
+            for option, value in written.items():
+                key = f"group_options.{pattern}.{option}"
+                check_option(key, value, usual, name)
+                _check_type(key, value, hints.get(option))
+        check_groups(groups, group_options or {}, lambda own, group: build({**options, **own}, [group]))
         return built
     reason = f"{name} refuses: {one_line(built, None)}"
     for option, value in options.items():
@@ -82,7 +92,7 @@ def make_optimizer(
     raise ConfigError("optimizer", name, reason.removeprefix(f"{name} refuses: ")) from built
 
 
-def _check_type(option: str, value: Any, kinds: set[Any] | None) -> None:
+def _check_type(key: str, value: Any, kinds: set[Any] | None) -> None:
     """Raise `ConfigError` for a value, or an element of a list, not one of the types `kinds`; None if unannotated."""
     for part in value if isinstance(value, tuple) else (value,):
         wanted = None
@@ -94,7 +104,7 @@ def _check_type(option: str, value: Any, kinds: set[Any] | None) -> None:
             wanted = "true or false"
         if wanted is not None:
             shown = list(value) if isinstance(value, tuple) else value
-            raise ConfigError(f"optimizer.{option}", shown, f"must be {wanted}")
+            raise ConfigError(key, shown, f"must be {wanted}")
 
 
 def _hints(factory: Any) -> dict[str, set[Any]]:

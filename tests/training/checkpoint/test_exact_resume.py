@@ -70,6 +70,10 @@ CASES: dict[str, dict[str, Any]] = {
     "fp16": {"precision": "fp16"},
     "sgd": {"optimizer": "sgd", "optimizer_options": {"momentum": 0.9, "nesterov": True}},
     "adamw": {"optimizer": "adamw", "plan_options": {"no_weight_decay": True}},
+    "group_options": {
+        "optimizer": "adamw",
+        "plan_options": {"group_options": {"head": {"betas": [0.5, 0.9]}, "*.weight": {"weight_decay": 0.1}}},
+    },
     "amsgrad": {"optimizer_options": {"amsgrad": True, "fused": False}},
     "lamb": {"optimizer": "lamb"},
     "unfreezing": {"unfreeze": 2},

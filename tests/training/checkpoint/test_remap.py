@@ -36,6 +36,8 @@ def moments(trainer: Trainer) -> dict[str, torch.Tensor]:
         ({"grouping": "top_module"}, "00_head is new, 01_blocks is new, 02_stem is new, 00_head.bias is gone"),
         ({"mult": 0.5}, "… and 3 more"),
         ({"no_weight_decay": True}, "no_weight_decay False -> True"),
+        ({"no_weight_decay": ["head", "stem"]}, "no_weight_decay False -> ['head', 'stem']"),
+        ({"group_options": {"head": {"betas": [0.5, 0.9]}}}, "betas of head.bias, head.weight default -> [0.5, 0.9]"),
     ],
 )
 def test_changed_plan_is_refused_with_the_difference(tmp_path: Path, changed: dict[str, Any], shown: str) -> None:
@@ -92,6 +94,21 @@ def test_remap_takes_rates_from_the_new_plan_and_moments_by_name(tmp_path: Path)
     new.fit()
     moved = {name for name, p in new.learner.model.named_parameters() if not torch.equal(p, before[name])}
     assert moved == before.keys() - frozen
+
+
+def test_remap_takes_the_options_of_the_new_plan_and_moments_by_name(tmp_path: Path) -> None:
+    state = checkpoint_of(tmp_path, plan_options={"group_options": {"head": {"weight_decay": 0.5}}})
+    with pytest.raises(ConfigError, match=r"weight_decay of head.bias 0.5 -> 0.25, weight_decay of head.weight 0.5 ->"):
+        load(make_trainer(tmp_path, plan_options={"group_options": {"head.bias": {"weight_decay": 0.25}}}), state)
+    old = make_trainer(tmp_path, plan_options={"group_options": {"head": {"weight_decay": 0.5}}})
+    load(old, state)
+    new = make_trainer(tmp_path, plan_options={"group_options": {"*.bias": {"weight_decay": 0.25}}})
+    load(new, state, remap=True)
+    assert flat(moments(new)) == flat(moments(old))
+    names = {id(p): name for name, p in new.learner.model.named_parameters()}
+    decays = {names[id(p)]: g["weight_decay"] for g in new.learner.optimizer.param_groups for p in g["params"]}
+    assert decays == {name: 0.25 if name.endswith(".bias") else 0.0 for name in decays}
+    new.fit()
 
 
 def test_remap_of_an_equal_plan_changes_nothing(tmp_path: Path) -> None:
