@@ -19,8 +19,18 @@ if TYPE_CHECKING:
     from .core.plan_table import PlanGroup
     from .core.schedule import Event
     from .core.scheduler import PlanScheduler
-    from .errors import ConfigError, LwexpError, NoLayerwiseRatesWarning
+    from .errors import (
+        ConfigError,
+        LwexpError,
+        NoLayerwiseRatesWarning,
+        RunError,
+        UnknownGroupError,
+        UnknownNameError,
+        UnknownOptionError,
+    )
     from .training.callbacks import Callback
+
+    __version__: str
 
 _HOMES = {
     "Callback": "training.callbacks",
@@ -31,22 +41,37 @@ _HOMES = {
     "Plan": "core.plan",
     "PlanGroup": "core.plan_table",
     "PlanScheduler": "core.scheduler",
+    "RunError": "errors",
+    "UnknownGroupError": "errors",
+    "UnknownNameError": "errors",
+    "UnknownOptionError": "errors",
     "make_plan": "core.make_plan",
     "run_job": "cli.library",
 }
 __all__ = [
     "Callback", "ConfigError", "Event", "LwexpError", "NoLayerwiseRatesWarning", "Plan", "PlanGroup", "PlanScheduler",
-    "make_plan", "run_job",
+    "RunError", "UnknownGroupError", "UnknownNameError", "UnknownOptionError", "make_plan", "run_job",
 ]  # fmt: skip
 
 
-def __getattr__(name: str) -> Any:
-    """Import torch only when a name is used, so that the command line answers at once."""
-    from importlib import import_module
+def __dir__() -> list[str]:
+    """The public names, which are imported only when used."""
+    return [*__all__, *(name for name in (*globals(), "__version__") if name.startswith("__"))]
 
-    if name in _HOMES:
-        return getattr(import_module(f".{_HOMES[name]}", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+if not TYPE_CHECKING:  # a type checker would take any name for one of these
+
+    def __getattr__(name: str) -> Any:
+        """Import torch only when a name is used, so that the command line answers at once."""
+        from importlib import import_module
+
+        if name in _HOMES:
+            return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+        if name == "__version__":
+            from .formatting import version
+
+            return version()
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def _check_command() -> None:

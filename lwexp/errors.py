@@ -3,6 +3,7 @@
 LwexpError
 ├── ConfigError (also ValueError)   a mistake in what was asked for; exit code 2
 │   ├── UnknownNameError            a value that names nothing
+│   │   └── UnknownGroupError       (also KeyError) a name that no group of the plan has
 │   └── UnknownOptionError          a key that does not exist
 └── RunError                        something failed while running; exit code 1
 """
@@ -40,6 +41,12 @@ class UnknownNameError(ConfigError):
     def __init__(self, key: str, value: object, choices: Iterable[str], what: str = "no such name") -> None:
         """`what` says what was looked for, e.g. 'no such decay'."""
         super().__init__(key, value, f"{what}; {nearest(str(value), choices)}")
+
+
+class UnknownGroupError(UnknownNameError, KeyError):
+    """No group of the plan has the name `value`."""
+
+    __str__ = BaseException.__str__  # KeyError would put the line in quotes
 
 
 class UnknownOptionError(ConfigError):

@@ -88,14 +88,20 @@ def escaped(text: str) -> str:
     return text.replace("<", "&lt;")
 
 
-def version_line() -> str:
-    """What `--version` prints."""
-    from importlib.metadata import PackageNotFoundError, version
+def version() -> str:
+    """The version of the installed lwexp; that of a checkout that is not installed is `0+unknown`."""
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import version as installed
 
     try:
-        return f"lwexp {version('lwexp')}"
+        return installed("lwexp")
     except PackageNotFoundError:
-        return "lwexp, run from a checkout that is not installed"
+        return "0+unknown"
+
+
+def version_line() -> str:
+    """What `--version` prints."""
+    return f"lwexp {version()}"
 
 
 def _is_number(text: str) -> bool:

@@ -11,14 +11,16 @@ from torch import nn
 
 from lwexp.errors import ConfigError
 
-from . import plan_text
+from . import plan_json, plan_text
+from .binding import misfit
+from .plan_diff import difference_text
 from .plan_notes import trained_layers
 from .plan_table import PlanTable
 from .schedule import Event, Schedule, make_schedule
 from .scheduler import PlanScheduler
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan(PlanTable):
     """Every group's place, name and rate, with its parameters. `print(plan)` shows the table; `make_plan` makes one."""
 
@@ -33,8 +35,21 @@ class Plan(PlanTable):
         return plan_text.csv_text(self)
 
     def to_json(self) -> str:
-        """The whole plan as JSON."""
-        return plan_text.json_text(self)
+        """The whole plan as JSON, which `from_json` reads."""
+        return plan_json.write(self)
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """The plan that `to_json` wrote, without its parameters: `bind` it to the model before it is trained.
+
+        Its table, schedules and plots need no model. Raises `ConfigError` for a text that is no plan, or whose groups
+        are not those that its `hash` identifies.
+        """
+        return cls(**plan_json.read(text, PlanTable), _parameters={})
+
+    def diff(self, other: PlanTable) -> str:
+        """How `other` differs from this plan, one difference per line; empty where it does not."""
+        return difference_text(self, other)
 
     def to_markdown(self, at_most: int = 8000) -> str:
         """The table as Markdown, at most `at_most` characters: a longer one is cut to its first and last rows."""
@@ -46,9 +61,10 @@ class Plan(PlanTable):
         Groups frozen by `requires_grad` are omitted. A group whose parameters have different options (`group_options`,
         `no_weight_decay`) is several, with those options and unique names that begin with its own.
         """
+        parameters = self._bound
         return [
             {
-                "params": [self._parameters[n] for n in part.parameter_names],
+                "params": [parameters[n] for n in part.parameter_names],
                 "lr": g.lr,
                 "name": part.name,
                 **part.options,
@@ -64,7 +80,7 @@ class Plan(PlanTable):
         """
         param_groups = list(param_groups)
         found = super().positions(param_groups)
-        if None in found:
+        if None in found and self._parameters:
             owners = {id(self._parameters[name]): i for i, g in enumerate(self.groups) for name in g.optimizer_names}
             for i, group in enumerate(param_groups):
                 owned = {owners.get(id(p)) for p in group["params"]}
@@ -134,21 +150,26 @@ class Plan(PlanTable):
     @property
     def trained_layers(self) -> int:
         """The number of modules with a trained parameter of two or more dimensions."""
-        return trained_layers(self.groups, self._parameters)
+        return trained_layers(self.groups, self._bound)
+
+    @property
+    def _bound(self) -> Mapping[str, nn.Parameter]:
+        if not self._parameters:
+            raise ConfigError("plan", self.hash, "was read from JSON and has no parameters yet: use plan.bind(model)")
+        return self._parameters
 
     def fits(self, model: nn.Module) -> bool:
         """Whether `model` has the plan's parameters: the same names, shapes and `requires_grad`."""
-        own, others = dict(self._parameters), dict(model.named_parameters())
-        return list(own) == list(others) and all(
-            own[name].shape == other.shape and own[name].requires_grad == other.requires_grad
-            for name, other in others.items()
-        )
+        return not misfit(self, self._parameters, dict(model.named_parameters()))
 
     def bind(self, model: nn.Module) -> Plan:
         """The same plan over the parameters of `model`, by name; raises `ConfigError` unless the plan `fits` it."""
-        if not self.fits(model):
-            raise ConfigError("model", type(model).__name__, "has other parameters than the plan was made of")
-        return replace(self, _parameters=dict(model.named_parameters()))
+        parameters = dict(model.named_parameters())
+        difference = misfit(self, self._parameters, parameters)
+        if difference:
+            why = f"has other parameters than the plan was made of: {difference}"
+            raise ConfigError("model", type(model).__name__, why)
+        return replace(self, _parameters=parameters)
 
     def apply_freeze(self, model: nn.Module) -> None:
         """Set `requires_grad` of the frozen parameters of `model` to False; no effect in the mode `lr_zero`."""

@@ -6,12 +6,13 @@ import hashlib
 import json
 import math
 import numbers
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from operator import index
+from typing import Any, SupportsIndex, overload
 
-from lwexp.errors import ConfigError, UnknownNameError
+from lwexp.errors import ConfigError, UnknownGroupError
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,13 @@ class PlanGroup:
         return len(self.frozen_names) == len(self.parameter_names)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PlanTable:
-    """Groups from the head to the stem, and the settings they were made from; `Plan` adds the parameters."""
+    """Groups from the head to the stem, and the settings they were made from; `Plan` adds the parameters.
+
+    A sequence of its groups, which are also found by name: `len(plan)`, `plan[0]` (the head), `plan["layer4"]`,
+    `"layer4" in plan`. Positions are rows of the table; a plan index is shared by the rows that an override split.
+    """
 
     groups: tuple[PlanGroup, ...]
     lr: float
@@ -71,6 +76,78 @@ class PlanTable:
     undecayed_names: tuple[str, ...]  # what the patterns or, besides biases and norms, the model's own list cover
     no_layerwise_rates: str  # where rates were to fall with depth and all weights have one: why, and the ways out
     group_options: Mapping[str, Mapping[str, Any]] = field(hash=False)  # pattern -> options of the optimizer
+
+    def __repr__(self) -> str:
+        """One line; `print(plan)` shows the table."""
+        mult = f" mult={self.mult:g}" if self.decay == "linear" else ""
+        many = "group" if len(self) == 1 else "groups"
+        return (
+            f"<{type(self).__name__} {self.hash} of {self.model}: {len(self)} {many}, grouping={self.grouping} "
+            f"decay={self.decay} lr={self.lr:g}{mult}>"
+        )
+
+    def __len__(self) -> int:
+        """The number of groups, counting the parts of one that an override split."""
+        return len(self.groups)
+
+    def __iter__(self) -> Iterator[PlanGroup]:
+        """The groups from the head to the stem."""
+        return iter(self.groups)
+
+    def __contains__(self, group: object) -> bool:
+        """Whether a group has this name, or is this one."""
+        return any(group in (g.name, label) or group is g for g, label in zip(self.groups, self.labels, strict=True))
+
+    @overload
+    def __getitem__(self, group: SupportsIndex | str) -> PlanGroup: ...
+    @overload
+    def __getitem__(self, group: slice) -> tuple[PlanGroup, ...]: ...
+    def __getitem__(self, group: SupportsIndex | str | slice) -> PlanGroup | tuple[PlanGroup, ...]:
+        """The group of a name (also with its index, `01_layer4`) or at a position, or the groups of a slice.
+
+        Raises `UnknownGroupError`, a `KeyError`, for an unknown name and `IndexError` for a position past the ends.
+        """
+        if isinstance(group, slice):
+            return self.groups[group]
+        if isinstance(group, str):
+            return self.groups[self.find(group)[0]]
+        try:
+            return self.groups[index(group)]
+        except IndexError:
+            raise IndexError(f"plan[{group}]: the plan has {len(self)} groups") from None
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """The planned rate of each group by its name, from the head to the stem, before any policy."""
+        return {g.name: g.lr for g in self.groups}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One mapping per group, from the head to the stem, e.g. for `pandas.DataFrame(plan.rows())`.
+
+        `index`, `name`, `depth`, `scale`, `lr`; `tensors`, `weights` and `trainable_weights` are counts, `share` is the
+        fraction of all weights, `frozen` whether all parameters are; `parameters`, `frozen_parameters` and `tied` are
+        lists of names; `options` maps names of param groups to what the optimizer is given for them alone.
+        """
+        total = sum(g.weights for g in self.groups) or 1
+        return [
+            {
+                "index": g.index,
+                "name": g.name,
+                "depth": g.depth,
+                "scale": g.scale,
+                "lr": g.lr,
+                "tensors": len(g.parameter_names),
+                "weights": g.weights,
+                "trainable_weights": g.trainable_weights,
+                "share": g.weights / total,
+                "frozen": g.frozen,
+                "parameters": [*g.parameter_names],
+                "frozen_parameters": [*g.frozen_names],
+                "tied": [*g.tied_names],
+                "options": {part.name: dict(part.options) for part in g.parts if part.options},
+            }
+            for g in self.groups
+        ]
 
     @cached_property
     def hash(self) -> str:
@@ -108,7 +185,7 @@ class PlanTable:
     def find(self, group: int | str, key: str = "group") -> list[int]:
         """Positions in `groups` of a plan index (all its parts) or a name.
 
-        Raises `ConfigError` for an unknown index and `UnknownNameError` for an unknown name, under `key`.
+        Raises `ConfigError` for an unknown index and `UnknownGroupError` for an unknown name, under `key`.
         """
         if isinstance(group, numbers.Integral) and not isinstance(group, bool):
             found = [i for i, g in enumerate(self.groups) if g.index == group]
@@ -118,5 +195,5 @@ class PlanTable:
         labels = self.labels
         found = [i for i, g in enumerate(self.groups) if group in (g.name, labels[i])]
         if not found:
-            raise UnknownNameError(key, group, [g.name for g in self.groups], "no such group in the plan")
+            raise UnknownGroupError(key, group, [g.name for g in self.groups], "no such group in the plan")
         return found

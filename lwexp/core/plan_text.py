@@ -1,11 +1,9 @@
-"""The plan as text: for the terminal, Markdown, CSV and JSON, all from the same rows."""
+"""The plan as text: for the terminal, Markdown and CSV, all from the same rows."""
 
 from __future__ import annotations
 
 import csv
 import io
-import json
-from dataclasses import asdict
 from typing import Any
 
 from lwexp.formatting import aligned, cell, escaped, printable
@@ -102,18 +100,6 @@ def csv_text(plan: PlanTable) -> str:
         cells.update({option: cell(column[i]) for option, column in options.items()})
         writer.writerow([*cells.values(), cell(" ".join(g.parameter_names)), cell(" ".join(g.frozen_names))])
     return out.getvalue()
-
-
-def json_text(plan: PlanTable) -> str:
-    """The plan's settings, notes and groups."""
-    keys = ("model", "grouping", "decay", "lr", "mult", "index_from", "freeze_mode", "no_weight_decay", "hash", "notes",
-        "no_layerwise_rates",
-    )  # fmt: skip
-    settings = {key: getattr(plan, key) for key in keys}
-    groups = [asdict(g) for g in plan.groups]
-    if not any(part.options for g in plan.groups for part in g.parts):  # a group is one param group of its name
-        groups = [{key: value for key, value in g.items() if key != "parts"} for g in groups]
-    return json.dumps({**settings, "groups": groups}, indent=1, ensure_ascii=False, default=str)
 
 
 def option_columns(plan: PlanTable) -> dict[str, list[str]]:

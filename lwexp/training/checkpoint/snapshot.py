@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from lwexp.core.plan import Plan
+from lwexp.core.plan_diff import plan_difference, plan_record
 from lwexp.distributed.world import World
 from lwexp.errors import ConfigError, nearest
 from lwexp.training.seeding import random_state
 from lwexp.training.state import Learner, Progress
 
 from .optimizer_state import load_optimizer
-from .plan_diff import plan_difference, plan_record
 
 log = logging.getLogger(__name__)
 

@@ -33,7 +33,7 @@ def moments(trainer: Trainer) -> dict[str, torch.Tensor]:
     [
         ({"lr_overrides": {"head.bias": 0.5}}, "00_head.bias 0.05 -> 0.5"),
         ({"freeze": ["stem"]}, "stem.bias, stem.weight frozen"),
-        ({"grouping": "top_module"}, "00_head is new, 01_blocks is new, 02_stem is new, 00_head.bias is gone"),
+        ({"grouping": "top_module"}, "00_head is new at 0.05, 01_blocks is new at "),
         ({"mult": 0.5}, "… and 3 more"),
         ({"no_weight_decay": True}, "no_weight_decay False -> True"),
         ({"no_weight_decay": ["head", "stem"]}, "no_weight_decay False -> ['head', 'stem']"),
