@@ -30,6 +30,10 @@ class ConfigError(LwexpError, ValueError):
         self.key, self.value, self.why = key, value, why
         super().__init__(f"{key}={_shown(value)}: {why}")
 
+    def renamed(self, key: str) -> ConfigError:
+        """The same error about another `key`."""
+        return _rebuild(type(self), key, self.value, self.why)
+
     def __reduce__(self) -> tuple[type[ConfigError], tuple[str, object, str]]:
         """Pickle by the three parts, so that an error crosses process borders (launchers of sweeps)."""
         return (_rebuild, (type(self), self.key, self.value, self.why))  # type: ignore[return-value]

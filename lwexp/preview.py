@@ -20,7 +20,6 @@ def preview(config: DictConfig) -> None:
 
     from .config.compose import settings
     from .config.schema import MLflowConfig
-    from .core.policy import is_metric_driven
     from .errors import ConfigError
     from .experiment.instantiate import make_experiment
     from .plots.plan import draw_plan
@@ -45,7 +44,7 @@ def preview(config: DictConfig) -> None:
             except OSError as error:
                 raise ConfigError(f"preview.{kind}", target, f"cannot be written: {error.strerror}") from error
             log.info("wrote %s", path)
-    if is_metric_driven(schedule.policy):
+    if schedule.is_metric_driven:
         log.info("the policy is metric-driven, so its rates are not known before training; no plots")
         return
     for path in draw_plan(plan, schedule, experiment.steps, folder):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -107,8 +107,11 @@ class Plan(PlanTable):
         *,
         steps: int | None = None,
         steps_per_epoch: int = 1,
+        policies: Mapping[str, Any] | None = None,
+        phases: Sequence[Mapping[str, Any]] = (),
         lr_events: Iterable[Event | Mapping[str, Any]] = (),
         unfreeze_every_steps: int | None = None,
+        unfreeze_at: Mapping[str, int] | None = None,
         **options: Any,
     ) -> Schedule:
         """Every group's rate at every step: the plan times `policy`, a name or a callable `step -> factor`.
@@ -116,7 +119,12 @@ class Plan(PlanTable):
         `steps` is the number of optimizer steps of the training, `steps_per_epoch` is used by policies that count
         epochs; `options` are the policy's, with `warmup_steps`, `warmup`, `min_lr` and `floor` for all. `lr_events`
         ({step, group, lr}) set absolute rates; every `unfreeze_every_steps` steps one more group is unfrozen, starting
-        at the head.
+        at the head, or those that a pattern of `unfreeze_at` covers at its step.
+
+        `policies` maps patterns to policies of their own (a name, or `{name: cosine, warmup_steps: 10}`); the first
+        match wins. `phases` follow one another: `{steps | epochs | fraction, train: [patterns], policy, policies,
+        lr_factor}`, of which only the last may lack a length. Groups that a phase does not train rest at rate 0, its
+        policies count its own steps, and `lr_factor` multiplies all its rates.
         """
         return make_schedule(
             self,
@@ -124,8 +132,11 @@ class Plan(PlanTable):
             options,
             steps=steps,
             steps_per_epoch=steps_per_epoch,
+            policies=policies,
+            phases=phases,
             lr_events=lr_events,
             unfreeze_every_steps=unfreeze_every_steps,
+            unfreeze_at=unfreeze_at,
         )
 
     def scheduler(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from lwexp.errors import ConfigError, UnknownNameError, UnknownOptionError
@@ -100,12 +100,25 @@ def make_policy(
     lr: float,
     steps: int | None,
     steps_per_epoch: int = 1,
+    key: str = "policy",
 ) -> Policy:
     """The policy of a name, or a callable `step -> factor`, with warm-up and floor.
 
-    `lr` is the base rate, `steps` the number of optimizer steps of the whole training. Raises `ConfigError`.
+    `lr` is the base rate, `steps` the number of optimizer steps of the training that it is for. Raises `ConfigError`
+    with keys below `key`.
     """
-    policy = named(policy)
+    settings = PolicySettings(policy, dict(options), lr, steps, steps_per_epoch, key)
+    try:
+        return _made(settings)
+    except ConfigError as error:
+        if error.key.partition(".")[0] != "policy":
+            raise
+        raise error.renamed(key + error.key.removeprefix("policy")) from error.__cause__
+
+
+def _made(settings: PolicySettings) -> Policy:
+    policy, options, lr = named(settings.policy), settings.options, settings.lr
+    steps, steps_per_epoch = settings.steps, settings.steps_per_epoch
     shared = {key: value for key, value in options.items() if key in COMMON}
     own = {key: value for key, value in options.items() if key not in shared}
     shared = check_options(common, shared, "policy")
@@ -133,12 +146,12 @@ def make_policy(
         warmup=warmup,
         floor=min_lr / lr,
         absolute=shared.get("floor") == "absolute",
-        settings=PolicySettings(policy, dict(options), lr, steps, steps_per_epoch),
+        settings=replace(settings, policy=policy),
     )
 
 
 def _from_pickle(made: PolicySettings, seen: Mapping[str, Any] | None) -> Policy:
-    policy = make_policy(made.policy, made.options, lr=made.lr, steps=made.steps, steps_per_epoch=made.steps_per_epoch)
+    policy = _made(made)
     if isinstance(policy.shape, MetricPolicy) and seen is not None:
         policy.shape.load_state_dict(seen)
     return policy

@@ -16,3 +16,4 @@ class PolicySettings:
     lr: float
     steps: int | None
     steps_per_epoch: int
+    key: str = "policy"  # of the policy in the config

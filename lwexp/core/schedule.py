@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_right, insort_right
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from operator import attrgetter, mul
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ import torch
 from lwexp.errors import ConfigError, UnknownOptionError
 
 from .options import at_least, rate, whole
+from .phases import Phase, Training, make_phases, match_groups
 from .plan_table import PlanTable
 from .policy import Policy, is_metric_driven, make_policy
 
@@ -29,47 +30,92 @@ class Event:
 _step_of = attrgetter("step")
 
 
+@dataclass(frozen=True)
+class _Part:
+    """The groups that a policy moves in a phase: their positions, rates and floors."""
+
+    policy: Policy
+    positions: list[int]
+    rates: list[float]
+    floors: list[float]
+
+
 @dataclass
 class Schedule:
-    """rate of group g at step t = its last event's rate, else lr[g] * factor(t) * mask(t, g).
+    """rate of group g at step t = its last event's rate, else lr[g] * lr_factor * factor(t - start) * mask(t, g).
 
-    mask(t, g) is 0 until gradual unfreezing reaches the group: one more every `unfreeze_every_steps` steps, starting at
-    the head. Only `events` (by `add_event`) and the state of a metric-driven policy change after construction.
+    `factor` is the policy that the phase at t, which starts at `start`, has for the group; a group that rests in it has
+    rate 0. mask(t, g) is 0 until the group opens: at its step in `opens_at`, or by gradual unfreezing, one more every
+    `unfreeze_every_steps` steps, starting at the head. Only `events` (by `add_event`) and the state of metric-driven
+    policies change after construction.
     """
 
     plan: PlanTable
-    policy: Policy
+    policy: Policy  # of groups and phases that have no other
+    phases: tuple[Phase, ...]
     steps: int | None = None
     unfreeze_every_steps: int | None = None
+    opens_at: tuple[int, ...] | None = None
     events: list[Event] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Precompute what is the same at every step."""
         plan = self.plan
-        self._rates = [g.lr if g.optimizer_names else 0.0 for g in plan.groups]
-        floor = self.policy.floor * plan.lr
-        self._floors = [min(floor / lr, 1.0) if lr > 0 else 0.0 for lr in self._rates]
+        self._starts = [phase.start for phase in self.phases]
+        self._parts = [[*self._parts_of(phase)] for phase in self.phases]
         moving = sorted({g.index for g in plan.groups if g.optimizer_names and not g.frozen})
         opened = {index: rank * (self.unfreeze_every_steps or 0) for rank, index in enumerate(moving)}
-        self._opens = [opened.get(g.index, 0) for g in plan.groups]
+        self._opens = [*self.opens_at] if self.opens_at else [opened.get(g.index, 0) for g in plan.groups]
         self._all_open = max(self._opens)
         written, self.events = self.events, []
         self._set: dict[int, list[Event]] = {}
         for event in written:
             self.add_event(event)
 
+    def _parts_of(self, phase: Phase) -> Iterator[_Part]:
+        groups = self.plan.groups
+        for place, policy in enumerate(phase.policies):
+            positions = [i for i, own in enumerate(phase.of_group) if own == place and groups[i].optimizer_names]
+            rates = [groups[i].lr * phase.lr_factor for i in positions]
+            floor = policy.floor * policy.settings.lr
+            if positions:
+                floors = [min(floor / lr, 1.0) if lr > 0 else 0.0 for lr in rates]
+                yield _Part(policy, positions, rates, floors)
+
     @property
     def uniform(self) -> bool:
-        """Whether everything in the optimizer has the base rate, times the policy's factor, at every step."""
-        return not self._all_open and not self._set and self.plan.uniform
+        """Whether everything in the optimizer has the base rate, times one policy's factor, at every step."""
+        optimized = [i for i, g in enumerate(self.plan.groups) if g.optimizer_names]
+        alike = all(len(parts) == 1 and parts[0].positions == optimized for parts in self._parts)
+        return alike and not self._all_open and not self._set and self.plan.uniform
+
+    @property
+    def policies(self) -> list[Policy]:
+        """The policies of all phases."""
+        return [policy for phase in self.phases for policy in phase.policies]
+
+    @property
+    def is_metric_driven(self) -> bool:
+        """Whether rates depend on metrics, so that they are unknown before training."""
+        return any(map(is_metric_driven, self.policies))
+
+    def phase(self, step: int) -> Phase:
+        """The phase in which optimizer step `step` is."""
+        return self.phases[bisect_right(self._starts, max(step, 0)) - 1]
 
     def rates(self, step: int) -> list[float]:
         """Every group's rate at optimizer step `step`, in the plan's order; 0 for groups not in the optimizer."""
-        if self.policy.absolute:
-            rates = list(map(mul, self._rates, self.policy.above(step, self._floors)))
-        else:
-            factor = self.policy(step)
-            rates = [lr * factor for lr in self._rates]
+        number = bisect_right(self._starts, max(step, 0)) - 1
+        own, rates = step - self._starts[number], [0.0] * len(self._opens)
+        for part in self._parts[number]:
+            if part.policy.absolute:
+                factors = part.policy.above(own, part.floors)
+                for i, lr, factor in zip(part.positions, part.rates, factors, strict=True):
+                    rates[i] = lr * factor
+            else:
+                factor = part.policy(own)
+                for i, lr in zip(part.positions, part.rates, strict=True):
+                    rates[i] = lr * factor
         if step < self._all_open:
             rates = [rate if step >= opens else 0.0 for rate, opens in zip(rates, self._opens, strict=True)]
         for i, events in self._set.items():
@@ -80,7 +126,7 @@ class Schedule:
 
     def table(self, steps: Sequence[int]) -> torch.Tensor:
         """Rates at all `steps`, float64 [steps, groups]; raises `ConfigError` for a metric-driven policy."""
-        if is_metric_driven(self.policy):
+        if self.is_metric_driven:
             raise ConfigError("policy", "plateau", "is metric-driven, so its rates are not known before training")
         table = torch.empty(len(steps), len(self.plan.groups), dtype=torch.float64)
         for row, step in zip(table, steps, strict=True):
@@ -111,8 +157,11 @@ def make_schedule(
     *,
     steps: int | None,
     steps_per_epoch: int = 1,
+    policies: Mapping[str, Any] | None = None,
+    phases: Sequence[Mapping[str, Any]] = (),
     lr_events: Iterable[Event | Mapping[str, Any]] = (),
     unfreeze_every_steps: int | None = None,
+    unfreeze_at: Mapping[str, int] | None = None,
 ) -> Schedule:
     """Build a schedule from settings; raises `ConfigError` where they contradict each other."""
     if steps is not None:
@@ -122,10 +171,34 @@ def make_schedule(
         unfreeze_every_steps = whole("unfreeze.every_steps", unfreeze_every_steps)
         at_least("unfreeze.every_steps", unfreeze_every_steps, 1)
     built = make_policy(policy, options, lr=plan.lr, steps=steps, steps_per_epoch=steps_per_epoch)
+    made = make_phases(Training(plan, policy, options, policies or {}, steps, steps_per_epoch), phases)
+    if not phases and not policies:
+        made = (replace(made[0], policies=(built,)),)
+    last = made[-1]
+    if steps is None and phases and last.steps is not None:
+        steps = last.start + last.steps
+    opens_at = _opens_at(plan, unfreeze_at, steps, unfreeze_every_steps) if unfreeze_at else None
     if isinstance(lr_events, Mapping) or not isinstance(lr_events, Iterable):
         raise ConfigError("lr_events", lr_events, "must be a list of {step, group, lr}")
     events = [event if isinstance(event, Event) else _event(event) for event in lr_events]
-    return Schedule(plan, built, steps, unfreeze_every_steps, events)
+    return Schedule(plan, built, made, steps, unfreeze_every_steps, opens_at, events)
+
+
+def _opens_at(
+    plan: PlanTable, unfreeze_at: Mapping[str, int], steps: int | None, every_steps: int | None
+) -> tuple[int, ...]:
+    """The step at which each group opens."""
+    if not isinstance(unfreeze_at, Mapping):
+        raise ConfigError("unfreeze.at", unfreeze_at, "must map patterns to optimizer steps, e.g. {layer4: 100}")
+    if every_steps is not None:
+        raise ConfigError("unfreeze.at", dict(unfreeze_at), "is given beside every_steps or every_epochs; give one")
+    for pattern, step in unfreeze_at.items():
+        key = f"unfreeze.at.{pattern}"
+        at_least(key, whole(key, step), 0)
+        if steps is not None and step >= steps:
+            raise ConfigError(key, step, f"the training has the steps 0 to {steps - 1}")
+    matched = match_groups(plan, [*unfreeze_at], "unfreeze.at")
+    return tuple(0 if pattern is None else whole("unfreeze.at", unfreeze_at[pattern]) for pattern in matched)
 
 
 def _event(written: Mapping[str, Any]) -> Event:

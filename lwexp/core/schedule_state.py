@@ -11,13 +11,25 @@ from .schedule import Schedule
 from .shapes import POLICIES
 from .torch_policy import torch_lengths
 
+_SHOWN = 6
 # What states of before say of settings that came later: nothing
 _BEFORE = {"policy.convention": "lwexp"}
 
 
 def describe(schedule: Schedule) -> dict[str, Any]:
     """The settings that decide the rates besides the plan and the events, as plain values by their keys."""
-    return {**_policy(schedule.policy), "unfreeze.every_steps": schedule.unfreeze_every_steps}
+    own = {**_policy(schedule.policy), "unfreeze.every_steps": schedule.unfreeze_every_steps}
+    if schedule.opens_at:
+        own["unfreeze.at"] = [*schedule.opens_at]
+    if schedule.policies != [schedule.policy]:
+        own["phases"] = len(schedule.phases)
+        for i, phase in enumerate(schedule.phases):
+            own |= {f"phases.{i}.start": phase.start, f"phases.{i}.steps": phase.steps}
+            own |= {f"phases.{i}.groups": [*phase.of_group], f"phases.{i}.lr_factor": phase.lr_factor}
+            for policy in phase.policies:
+                key = policy.settings.key if "phases" in policy.settings.key else f"phases.{i}.{policy.settings.key}"
+                own |= {key + name.removeprefix("policy"): value for name, value in _policy(policy).items()}
+    return own
 
 
 def difference(saved: Mapping[str, Any], own: Mapping[str, Any]) -> str:
@@ -26,7 +38,8 @@ def difference(saved: Mapping[str, Any], own: Mapping[str, Any]) -> str:
     if saved.get("policy") != own.get("policy"):
         return f"policy was {saved.get('policy')}, is {own.get('policy')}"
     keys = [key for key in {**saved, **own} if saved.get(key) != own.get(key)]
-    return ", ".join(f"{key} was {_shown(saved.get(key))}, is {_shown(own.get(key))}" for key in keys)
+    shown = [f"{key} was {_shown(saved.get(key))}, is {_shown(own.get(key))}" for key in keys[:_SHOWN]]
+    return ", ".join(shown) + (f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else "")
 
 
 def _policy(policy: Policy) -> dict[str, Any]:

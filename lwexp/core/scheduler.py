@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from operator import is_
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from lwexp.errors import ConfigError, UnknownNameError
 
 from . import schedule_state
+from .policy import Policy, is_metric_driven
 from .schedule import Event, Schedule
 from .torch_policy import MetricPolicy
 from .warmup import warmup_option
@@ -57,17 +59,23 @@ class PlanScheduler(LRScheduler):
             self._waits_for_step = False
             super().step()
             return
-        policy = self.schedule.policy
-        shape = policy.shape
-        if not isinstance(shape, MetricPolicy):
+        driven = self._metric_policies()
+        if not driven:
             kind = schedule_state.describe(self.schedule)["policy"]
             raise ConfigError("policy", kind, "observes no metric; call scheduler.step() after each optimizer.step()")
         unstepped = self.last_epoch == 0 and getattr(self.optimizer, "_opt_called", False)  # set by torch
-        if self.last_epoch < policy.warmup.steps and (unstepped or self._waits_for_step):
-            why = "the warm-up counts optimizer steps: call scheduler.step() after each, besides step(metrics)"
-            raise ConfigError(*warmup_option(policy.settings.options), why)
+        for policy, start in driven:
+            if self.last_epoch < start + policy.warmup.steps and (unstepped or self._waits_for_step):
+                why = "the warm-up counts optimizer steps: call scheduler.step() after each, besides step(metrics)"
+                raise ConfigError(*warmup_option(policy.settings.options), why)
         self._waits_for_step = True
-        self.observe(metrics if isinstance(metrics, Mapping) else {shape.metric: float(metrics)})
+        shapes: list[MetricPolicy] = [policy.shape for policy, _ in driven]  # type: ignore[misc]
+        self.observe(metrics if isinstance(metrics, Mapping) else {shape.metric: float(metrics) for shape in shapes})
+
+    def _metric_policies(self) -> list[tuple[Policy, int]]:
+        """The metric-driven policies of the phase of the last step that was done, with its start."""
+        phase = self.schedule.phase(self.last_epoch - 1)
+        return [(policy, phase.start) for policy in phase.policies if is_metric_driven(policy)]
 
     def get_lr(self) -> list[float]:  # type: ignore[override]  # torch allows tensors too
         """The rate of each of the optimizer's groups at step `last_epoch`."""
@@ -92,11 +100,13 @@ class PlanScheduler(LRScheduler):
 
     def observe(self, metrics: Mapping[str, float]) -> None:
         """Pass the latest metrics to a metric-driven policy; no effect for others."""
-        shape = self.schedule.policy.shape
-        if isinstance(shape, MetricPolicy):
+        driven: list[MetricPolicy] = [policy.shape for policy, _ in self._metric_policies()]  # type: ignore[misc]
+        for shape in driven:
             if shape.metric not in metrics:
                 raise UnknownNameError("policy.metric", shape.metric, metrics, "no such metric")
+        for shape in driven:
             shape.observe(float(metrics[shape.metric]))
+        if driven:
             self._apply()
 
     def rates(self) -> list[float]:
@@ -114,15 +124,17 @@ class PlanScheduler(LRScheduler):
         return rates
 
     def state_dict(self) -> dict[str, Any]:
-        """The step, the events (those set from Python too) and the state of a metric-driven policy."""
-        shape = self.schedule.policy.shape
+        """The step, the events (those set from Python too) and the state of metric-driven policies."""
         return {
             "step": self.last_epoch,
             "plan": self.schedule.plan.hash,
             "settings": schedule_state.describe(self.schedule),
             "events": [(e.step, e.group, e.lr) for e in self.schedule.events],
-            "policy": shape.state_dict() if isinstance(shape, MetricPolicy) else None,
+            "policies": [shape.state_dict() for shape in self._metric_shapes()],
         }
+
+    def _metric_shapes(self) -> list[MetricPolicy]:
+        return [policy.shape for policy in self.schedule.policies if isinstance(policy.shape, MetricPolicy)]
 
     def load_state_dict(self, state_dict: dict[str, Any], *, remap: bool = False) -> None:
         """Continue at the saved step and set its rates.
@@ -131,7 +143,7 @@ class PlanScheduler(LRScheduler):
         With `remap` another plan is allowed: events and the policy's options are kept as they are here, and only what
         a policy has observed is restored.
         """
-        plan, policy = self.schedule.plan, self.schedule.policy
+        plan = self.schedule.plan
         if not remap:
             if state_dict["plan"] != plan.hash:
                 why = f"the scheduler's state was saved with another plan, {state_dict['plan']}"
@@ -141,9 +153,11 @@ class PlanScheduler(LRScheduler):
             if changed:
                 raise ConfigError("policy", own["policy"], f"the scheduler's state was saved with others: {changed}")
             events = [Event(*event) for event in state_dict["events"]]
-            self.schedule = Schedule(plan, policy, self.schedule.steps, self.schedule.unfreeze_every_steps, events)
-        if isinstance(policy.shape, MetricPolicy) and state_dict["policy"] is not None:
-            policy.shape.load_state_dict(state_dict["policy"], remap=remap)
+            self.schedule = replace(self.schedule, events=events)
+        before = state_dict.get("policy")  # of a state that was saved before 0.2
+        seen = state_dict.get("policies", [before] if before is not None else [])
+        for shape, own in zip(self._metric_shapes(), seen, strict=False):  # `remap` may have others
+            shape.load_state_dict(own, remap=remap)
         self.last_epoch = state_dict["step"]
         self._apply()
 

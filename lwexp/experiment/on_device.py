@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from lwexp.config.schema import MLflowConfig, RunConfig
-from lwexp.core.policy import is_metric_driven
 from lwexp.core.scheduler import PlanScheduler
 from lwexp.data import EpochLoader, eval_loader, train_loader, workers_note
 from lwexp.distributed.parallel import parallelize
@@ -97,7 +96,7 @@ def put_channels_last(module: nn.Module) -> None:
 
 def start_progress(experiment: Experiment) -> Progress:
     """Nothing is done yet."""
-    seen_rates: list[list[float]] | None = [] if is_metric_driven(experiment.schedule.policy) else None
+    seen_rates: list[list[float]] | None = [] if experiment.schedule.is_metric_driven else None
     return Progress(experiment.steps, experiment.config.epochs, seen_rates=seen_rates)
 
 
