@@ -121,6 +121,7 @@ def lwexp_here(
     from hydra.core.global_hydra import GlobalHydra
 
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path[:])  # a command adds the current folder
     for name in [n for n in os.environ if n.startswith(("MLFLOW_", "HYDRA_"))]:
         monkeypatch.delenv(name)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}

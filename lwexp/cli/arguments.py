@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from lwexp.config.overrides import FOLDERS_URI
 from lwexp.errors import ConfigError, UnknownNameError
 from lwexp.formatting import version_line
 
@@ -42,6 +43,7 @@ def check_arguments(arguments: Sequence[str], page: Page = run_page, *, own_fold
     flags = [argument for argument in arguments if argument not in known.overrides]
     overrides: list[str] = list(known.overrides)
     multirun: bool = known.multirun
+    os.environ.pop(FOLDERS_URI, None)
     if own_folder and _gives(overrides, "sweep.resume"):
         from lwexp.sweep.resume import with_resumed_sweep
 

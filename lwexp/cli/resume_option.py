@@ -17,7 +17,7 @@ from lwexp.config.keys import GROUPS, leaves
 from lwexp.config.overrides import SAVED, SAVED_REST, parse_overrides
 from lwexp.errors import ConfigError
 from lwexp.experiment.find import find_run
-from lwexp.experiment.saved_config import allow_targets, code_in, saved_config
+from lwexp.experiment.saved_config import allow_targets, check_saved_address, code_in, saved_config
 
 
 def with_saved_config(overrides: Sequence[str], *, multirun: bool, own_folder: bool) -> list[str]:
@@ -42,6 +42,8 @@ def with_saved_config(overrides: Sequence[str], *, multirun: bool, own_folder: b
         saved.pop(section, None)
     _refuse_code(saved, values)
     _refuse_secrets(saved, values, folder)
+    if own_folder and "tracking.uri" not in values:
+        check_saved_address(saved, folder)
     return [*_register(saved, folder, own_folder), *others]
 
 

@@ -11,6 +11,7 @@ from .keys import GROUPS, flatten
 
 SAVED = "saved/run"  # as `model=saved/run`: Hydra's name of what a resumed run's config has there
 SAVED_REST = "+lwexp=saved"  # the same for all that is in no group
+FOLDERS_URI = "LWEXP_FOLDERS_URI"  # variable: a store that only the resumed folder names; child processes inherit it
 
 
 def user_overrides(overrides: Sequence[str]) -> list[str]:

@@ -16,6 +16,7 @@ from lwexp.config.keys import GROUPS, leaves, with_one_mult
 from lwexp.errors import ConfigError, RunError
 from lwexp.formatting import one_line
 from lwexp.host.files import atomic_write
+from lwexp.tracking import absolute_uri, check_folders_address, started_in, why_untrusted
 
 from .find import shown_path
 
@@ -80,6 +81,19 @@ def code_in(values: Any, path: str = "") -> Iterator[tuple[str, str]]:
             yield key, key
 
 
+def check_saved_address(saved: Mapping[str, Any], folder: Path) -> None:
+    """Raise `ConfigError` where the command must name the store of the run in `folder`, whose config `saved` is."""
+    uri = _saved_uri(saved)
+    if uri is not None:
+        check_folders_address(uri, started_in(folder) or Path.cwd(), folder)
+
+
+def _saved_uri(saved: Mapping[str, Any]) -> str | None:
+    tracking = saved.get("tracking")
+    uri = tracking.get("uri") if isinstance(tracking, Mapping) and tracking.get("name") != "none" else None
+    return None if uri is None else str(uri).strip()
+
+
 def allow_targets(names: Sequence[str]) -> str:
     """The option by which a command allows `names` in a resumed run's config."""
     shown = (name if re.fullmatch(r"[A-Za-z_][\w.]*", name) else f"'{name}'" for name in names)
@@ -91,4 +105,13 @@ def resume_command(folder: Path, base: Path, values: Mapping[str, Any]) -> str:
     shown = shown_path(folder, base)
     words = ["python", "-m", "lwexp.run", f"resume={f'./{shown}' if shown == 'auto' else shown}"]
     targets = sorted({name for _, name in code_in(values)})
-    return shlex.join([*words, *([allow_targets(targets)] if targets else [])])
+    return shlex.join(
+        [*words, *([allow_targets(targets)] if targets else []), *name_store(_saved_uri(values), base, folder)]
+    )
+
+
+def name_store(uri: str | None, base: Path, folder: Path) -> list[str]:
+    """The option that a command which resumes `folder` needs for its store `uri`; none where that needs no trust."""
+    if uri is None or "***" in uri or why_untrusted(absolute_uri("tracking.uri", uri, base), base, folder) is None:
+        return []
+    return [f"tracking.uri={uri}"]

@@ -14,9 +14,9 @@ from lwexp.errors import ConfigError
 from lwexp.experiment.find import find_by_id
 from lwexp.experiment.manifest import FILE, SweepManifest, read_manifest
 from lwexp.experiment.saved_config import allow_targets
-from lwexp.tracking import has_run
+from lwexp.tracking import check_folders_address, has_run
 
-from .trust import ALLOW, allowed_targets, check_secrets, check_written, is_hydra, quoted
+from .trust import ALLOW, check_secrets, check_written, compare, is_hydra, quoted
 
 PHASE = "lwexp.phase"  # tag of a search's points
 
@@ -81,7 +81,9 @@ def with_resumed_sweep(
     saved = _kept(_own_settings(manifest, typed), typed)
     check_secrets(saved)
     check_written([*saved, *(override for point in manifest.points for override in point.overrides)])
-    allowed = allowed_targets(saved, others, saved_dir, config_dir)
+    allowed, uri = compare(saved, others, saved_dir, config_dir)
+    if uri is not None:
+        check_folders_address(uri, Path.cwd(), folder)
     others = [override for override in others if key_of(override) != ALLOW]
     merged = [*saved, *others, *([allow_targets(allowed)] if allowed else [])]
     return [

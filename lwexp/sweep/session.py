@@ -20,7 +20,7 @@ from lwexp.config.schema import MLflowConfig
 from lwexp.errors import RunError
 from lwexp.experiment.find import shown_path
 from lwexp.experiment.manifest import Point, SweepManifest, read_manifest
-from lwexp.experiment.saved_config import allow_targets
+from lwexp.experiment.saved_config import allow_targets, name_store
 from lwexp.host.lock import FolderLock
 from lwexp.tracking.delivery_client import courier
 
@@ -169,5 +169,6 @@ class Session:
     def _resume_hint(self) -> str:
         shown = self.config.sweep.resume or shown_path(self.folder, Path.cwd())  # absolute, wherever it was started
         words = ["python", "-m", "lwexp.run", "-m", f"sweep.resume={shown}"]
-        code = Reference.of(self.config).allowed
-        return f"resume with: {shlex.join([*words, *([allow_targets(sorted(code))] if code else [])])}"
+        sweep = Reference.of(self.config)
+        words += [allow_targets(sorted(sweep.allowed))] if sweep.allowed else []
+        return f"resume with: {shlex.join([*words, *name_store(sweep.uri, self._records.base, self.folder)])}"

@@ -64,12 +64,13 @@ def is_hydra(key: str) -> bool:
     return key == "hydra" or key.startswith(("hydra.", "hydra/"))
 
 
-def allowed_targets(
+def compare(
     saved: Sequence[str], given: Sequence[str], saved_folder: str | None, given_folder: str | None
-) -> list[str]:
-    """The names of code that this command allows: those that its own words, `given`, compose and that it lists.
+) -> tuple[list[str], str | None]:
+    """What this command's own words, `given`, allow in what they compose together with the `saved` overrides.
 
-    The folders are those of --config-dir. Raises `ConfigError` if `saved` and `given` together would run other code.
+    Returns the names of code that they compose or list, and the address of a store that only the file names, if it
+    does. The folders are those of --config-dir. Raises `ConfigError` where other code would run.
     """
     given = [override for override in given if key_of(override) not in ("sweep.resume", "hydra.sweep.dir")]
     choices = [override for override in saved if key_of(override) in _CHOICES]
@@ -83,7 +84,8 @@ def allowed_targets(
     _refuse({*(name for _, name in code_in(_main(whole))), *_written_code(saved)}, allowed)
     _check_resolvers(_main(whole), dict(leaves(_main(own))))
     _check_hydra(_hydra(whole), _hydra(own), {key_of(override) for override in given})
-    return sorted(allowed)
+    uri = _store(whole)
+    return sorted(allowed), uri if uri != _store(own) else None
 
 
 def _refuse(code: Iterable[str], allowed: Iterable[str]) -> None:
@@ -103,19 +105,22 @@ class Reference:
     allowed: frozenset[str]  # code that it names, in its overrides too, or allows
     main: Mapping[str, Any]  # by dotted key
     hydra: Mapping[str, Any]
+    uri: str | None  # of the tracking store
 
     @classmethod
     def of(cls, sweep: DictConfig) -> Reference:
         """That of the composed config `sweep`."""
         typed, main = [str(override) for override in sweep.hydra.overrides.task], _main(sweep)
         code = {*_listed(sweep), *(name for _, name in code_in(main)), *_written_code(typed)}
-        return cls(frozenset(code), dict(leaves(main)), dict(leaves(_hydra(sweep))))
+        return cls(frozenset(code), dict(leaves(main)), dict(leaves(_hydra(sweep))), _store(sweep))
 
     def check(self, job: DictConfig) -> None:
         """Raise `ConfigError` if the composed config of a saved `job` runs other code, or sets Hydra otherwise."""
         main = _main(job)
         _refuse({name for _, name in code_in(main)}, self.allowed)
         _check_resolvers(main, self.main)
+        if _store(job) not in (None, self.uri):
+            raise ConfigError("sweep.resume", f"tracking.uri={_store(job)}", f"is set by a job's {_SAYS}")
         hydra = dict(leaves(_hydra(job)))
         for key in sorted({*hydra, *self.hydra}):
             if hydra.get(key) != self.hydra.get(key) and not _of_command(key):
@@ -153,6 +158,11 @@ def _hydra(config: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in values.items()}
 
 
+def _store(config: DictConfig) -> str | None:
+    uri = None if OmegaConf.select(config, "tracking.name") == "none" else OmegaConf.select(config, "tracking.uri")
+    return None if uri is None else str(uri).strip()
+
+
 def _listed(config: DictConfig) -> list[str]:
     names = OmegaConf.select(config, ALLOW)
     return [str(name) for name in names] if OmegaConf.is_list(names) else []
@@ -188,7 +198,7 @@ def _check_hydra(whole: Mapping[str, Any], own: Mapping[str, Any], given: set[st
         section, _, name = key.partition(".")
         last = name.rpartition(".")[2]
         simple = not isinstance(value, str) or (last in _WORDS and bool(_WORD.fullmatch(value)))
-        in_sweeper = section == "sweeper" and last != "_target_"
+        in_sweeper = section == "sweeper" and last != "_target_" and (name != "storage" or value is None)
         if not (in_sweeper or (section == "launcher" and key in known and simple)):
             raise ConfigError("sweep.resume", f"hydra.{key}={value}", f"is set by a {_SAYS}")
 

@@ -6,6 +6,7 @@ MLflow (`delivery`). This is the only package that imports mlflow; of lwexp it i
 host and config. Begin with `run.py`, then read `tracker.py` (the training's side) and `delivery.py` (the store's side).
 """
 
+from .address import absolute as absolute_uri
 from .address import resolve_uri
 from .base import NoTracker, Status, Tracker
 from .contact import check_store
@@ -15,8 +16,10 @@ from .journal import run_status
 from .keys import safe_key, safe_keys
 from .run import deliver_rest, open_hint, prepare, start, started_in
 from .tracker import JournalTracker
+from .trust import check_folders_address, why_untrusted
 
 __all__ = [
-    "JournalTracker", "NoTracker", "Status", "Tracker", "check_store", "deliver_rest", "has_run", "open_hint",
-    "original_of", "prepare", "resolve_uri", "run_status", "safe_key", "safe_keys", "start", "started_in",
+    "JournalTracker", "NoTracker", "Status", "Tracker", "absolute_uri", "check_folders_address",
+    "check_store", "deliver_rest", "has_run", "open_hint", "original_of", "prepare", "resolve_uri", "run_status",
+    "safe_key", "safe_keys", "start", "started_in", "why_untrusted",
 ]  # fmt: skip

@@ -32,7 +32,11 @@ def resolve_uri(config: MLflowConfig, base: Path) -> str:
     A relative SQLite path counts from `base`, the folder where the command was started, and comes back absolute.
     Creates and contacts nothing. Raises `ConfigError` for an invalid address, with its secrets redacted.
     """
-    key, uri = uri_source(config)
+    return absolute(*uri_source(config), base)
+
+
+def absolute(key: str, uri: str, base: Path) -> str:
+    """`resolve_uri` for an address as written; `key` names its source in errors."""
     if kind(uri) == "sqlite":
         return _absolute_sqlite(key, uri, base)
     if kind(uri) in _SERVERS:

@@ -20,6 +20,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import IO, Any
 
+from lwexp.config.overrides import FOLDERS_URI
 from lwexp.redaction import redact_answer
 
 _GIVEN_UP = 3  # consecutive processes that failed before they delivered
@@ -107,7 +108,10 @@ class DeliveryClient:
         """Deliver the run in `folder` from now on; if it is being delivered, end its current pause."""
         with self._guard:
             key = str(folder.absolute())  # the process may have been started in another folder
-            self._requests[key] = {"folder": key, "uri": uri, "patience": patience, "again": True}
+            trusted = uri != os.environ.get(FOLDERS_URI)
+            self._requests[key] = {
+                "folder": key, "uri": uri, "patience": patience, "again": True, "trusted": trusted,
+            }  # fmt: skip
             started = self._process
             self.start()
             if self._process is started:  # a new process has received all requests

@@ -57,7 +57,9 @@ class DeliveryServer:
     def _deliver(self, request: dict[str, Any], wake: threading.Event) -> None:
         folder = request["folder"]
         while True:
-            delivery = Delivery(Path(folder), request["uri"], patience=request["patience"], wake=wake)
+            delivery = Delivery(
+                Path(folder), request["uri"], patience=request["patience"], wake=wake, trusted=request["trusted"]
+            )
             try:
                 delivery.run()
             except Exception as error:  # reported by the training process, which reads the delivery state

@@ -16,13 +16,13 @@ from lwexp.errors import ConfigError, RunError, nearest
 from lwexp.host.lock import Lock
 from lwexp.redaction import redact_addresses
 
-from .address import kind, resolve_uri, sqlite_path, uri_source
+from .address import resolve_uri, uri_source
 from .copies import original_of
 from .delivery import DELIVERY_LOCK, DELIVERY_OWNER, RUN_LOCK, Delivery, stuck
 from .delivery_state import FILE as STATE
 from .delivery_state import DeliveryState, read_state
 from .journal import FILE, RESERVE, Reader
-from .trust import check_own_files, credentials_here, is_own_database
+from .trust import check_own_files, why_untrusted
 
 _PROGRESS_SECONDS = 2.0
 _RECORD = {"id": str, "run_name": str, "experiment": str, "where": str, "base": str, "tags": dict, "params": dict}
@@ -105,24 +105,13 @@ def delivery_address(run: RecordedRun, config: MLflowConfig) -> tuple[str, bool]
         why = f"its password is not kept in the run's folder; give tracking.uri=… or {key} with it"
         raise ConfigError("tracking.uri", where, why)
     uri = resolve_uri(config.model_copy(update={"uri": where}), Path(run.record["base"]))
-    trust = _needs_naming(uri, run)
+    trust = why_untrusted(uri, Path(run.record["base"]), run.folder)
     if trust is not None:
         again = shlex.join(["python", "-m", "lwexp.sync", f"tracking.uri={where}", os.path.relpath(run.folder)])
         raise ConfigError(
             "tracking.uri", where, f"only the folder {os.path.relpath(run.folder)} names it; {trust}: {again}"
         )
     return uri, False
-
-
-def _needs_naming(uri: str, run: RecordedRun) -> str | None:
-    """Why the caller must name the address of `run`; None if it is safe to use."""
-    if kind(uri) == "sqlite":
-        own = is_own_database(sqlite_path(uri), Path(run.record["base"]), run.folder)
-        return None if own else "to make or write that file"
-    if not kind(uri).startswith("http"):
-        return "to connect to that database as you"
-    secret = credentials_here()
-    return None if secret is None else f"to send {secret} there"
 
 
 def redeliver(

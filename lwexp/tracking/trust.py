@@ -14,9 +14,11 @@ from contextlib import closing, suppress
 from importlib.metadata import entry_points
 from pathlib import Path
 
-from lwexp.errors import RunError
+from lwexp.config.overrides import FOLDERS_URI
+from lwexp.errors import ConfigError, RunError
+from lwexp.redaction import redact_addresses
 
-from .address import DEFAULT_URI
+from .address import DEFAULT_URI, absolute, kind, sqlite_path
 
 _NO_SECRETS = {"MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_INSECURE_TLS", "MLFLOW_TRACKING_SERVER_CERT_PATH"}
 
@@ -51,6 +53,37 @@ def is_own_database(path: Path, base: Path, folder: Path) -> bool:
             tables = {name for (name,) in file.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             return {"alembic_version", "experiments", "runs", "metrics"} <= tables
     return False
+
+
+def why_untrusted(uri: str, base: Path, folder: Path) -> str | None:
+    """Why the caller must name the resolved `uri`, which `folder` names; None if it is safe to use.
+
+    `base`: where the run in `folder` was started.
+    """
+    if kind(uri) == "sqlite":
+        return None if is_own_database(sqlite_path(uri), base, folder) else "to make or write that file"
+    if not kind(uri).startswith("http"):
+        return "to connect to that database as you"
+    secret = credentials_here()
+    return None if secret is None else f"to send {secret} there"
+
+
+def check_folders_address(where: str, base: Path, folder: Path) -> None:
+    """Allow to resume `folder` with the store at `where`, which the folder names and this command does not.
+
+    MLFLOW_TRACKING_URI may name it as well. Otherwise artifacts go only where the store keeps them itself. Raises
+    `ConfigError` where the command must name it.
+    """
+    uri = absolute("tracking.uri", where, base)
+    given = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
+    if given and uri in (given.rstrip("/"), absolute("MLFLOW_TRACKING_URI", given, base)):
+        return
+    why = why_untrusted(uri, base, folder)
+    if why is not None:
+        shown = redact_addresses(where)
+        what = f"only the folder {os.path.relpath(folder)} names it; {why}, give it: tracking.uri={shown}"
+        raise ConfigError("tracking.uri", shown, what)
+    os.environ[FOLDERS_URI] = uri
 
 
 def check_own_files(folder: Path, names: Iterable[str]) -> None:

@@ -62,7 +62,7 @@ class RayLauncher(ManyJobs):
             # by default Ray also looks for a cluster that once ran here, and waits for minutes if it is gone
             ray.init(**{"address": os.environ.get("RAY_ADDRESS") or "local", **given})
         # an argument stays in memory, while Ray logs the environment variables of `runtime_env`
-        settings = {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")}
+        settings = {name: value for name, value in os.environ.items() if name.startswith(("MLFLOW_", "LWEXP_"))}
         task = ray.remote(**options["remote"])(_run_on_ray)
         waiting = {task.remote(job, settings): job for job in jobs}
         results: dict[int, JobReturn] = {}
