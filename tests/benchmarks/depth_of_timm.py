@@ -128,13 +128,17 @@ def build(name: str) -> Any:
         return timm.create_model(name)
 
 
-def look(name: str) -> dict[str, Any]:
-    """Everything about one model, as a row."""
+def look(name: str, claims: Path | None = None) -> dict[str, Any]:
+    """Everything about one model, as a row.
+
+    With `claims`, an empty folder that several processes share, only "model" and "structure" of a model whose structure
+    another one has that was looked at before.
+    """
     with contextlib.ExitStack() as sharing:
-        return _looked(name, sharing)
+        return _looked(name, sharing, claims)
 
 
-def _looked(name: str, sharing: contextlib.ExitStack) -> dict[str, Any]:
+def _looked(name: str, sharing: contextlib.ExitStack, claims: Path | None) -> dict[str, Any]:
     import timm
     import torch
     from timm.models._manipulate import group_with_matcher
@@ -149,6 +153,8 @@ def _looked(name: str, sharing: contextlib.ExitStack) -> dict[str, Any]:
     try:
         model = build(name)
         row["structure"] = structure_of(model)
+        if claims is not None and not _claim(claims / row["structure"]):
+            return {key: row[key] for key in ("model", "structure")}
         expected = {parameter for parameter, _ in model.named_parameters()}
         row["planned"], row["law"], row["notes"] = [], [], []
         depths = {}
@@ -186,6 +192,15 @@ def _looked(name: str, sharing: contextlib.ExitStack) -> dict[str, Any]:
     except Exception as error:  # a row of the table, whatever it is
         row["error"] = f"{type(error).__name__}: {error}"[:200]
     return row
+
+
+def _claim(path: Path) -> bool:
+    """Whether `path` is made by this call, and was not there."""
+    try:
+        path.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
 
 
 def table(rows: Iterable[Mapping[str, Any]]) -> str:
