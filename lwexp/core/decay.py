@@ -5,13 +5,15 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from lwexp.errors import ConfigError, UnknownNameError, UnknownOptionError
 from lwexp.formatting import one_line
 
-from .options import at_least, between, check_options
+from .options import at_least, between, check_options, number, rate
 
 Decay = Callable[[int, int], float]
 
@@ -84,6 +86,44 @@ DECAYS: dict[str, Callable[..., Decay]] = {
 }
 
 
+ALIASES = {"geometric": "linear", "layer_decay": "linear"}  # names that other libraries have for them
+_STEM = {"linear": "mult", "arithmetic": "min_scale", "polynomial": "min_scale", "cosine": "min_scale"}
+
+
+def with_ends(decay: str | Decay, options: Mapping[str, Any], *, lr: float, count: int) -> dict[str, Any]:
+    """`options` with the one that follows from the rates at both ends in the place of `stem_lr`.
+
+    `stem_lr` is the absolute rate of the last of `count` groups, `lr` that of the first:
+    mult = (stem_lr / lr) ** (1 / (count - 1)), and for the other decays min_scale = stem_lr / lr. Raises `ConfigError`
+    where that option is given as well and differs.
+
+    >>> with_ends("linear", {"stem_lr": 1e-5}, lr=1e-3, count=3)
+    {'mult': 0.1}
+    >>> with_ends("cosine", {"stem_lr": 1e-4}, lr=1e-3, count=3)
+    {'min_scale': 0.1}
+    """
+    option = _STEM.get(decay) if isinstance(decay, str) else None
+    if option is None or "stem_lr" not in options:
+        return dict(options)
+    others = {key: value for key, value in options.items() if key != "stem_lr"}
+    key, stem_lr = "decay.stem_lr", options["stem_lr"]
+    if stem_lr is None:
+        return others
+    ratio = rate(key, stem_lr) / lr
+    if option == "mult":
+        at_least(key, stem_lr, 0, strictly=True)
+    elif ratio > 1:
+        raise ConfigError(key, stem_lr, f"must be at most lr={lr:g} with decay={decay}; decay=linear can rise")
+    if count < 2 and ratio != 1:
+        raise ConfigError(key, stem_lr, f"there is one group, whose rate is lr={lr:g}; a finer grouping has two ends")
+    value = ratio if option == "min_scale" else ratio ** (1 / (count - 1)) if count > 1 else 1.0
+    given = others.get(option)
+    if given is not None and not math.isclose(number(f"decay.{option}", given), value, rel_tol=1e-6):
+        why = f"lr={lr:g} and {count} groups make {option}={value:.6g}, but {option}={given:g} is given; drop one"
+        raise ConfigError(key, stem_lr, why)
+    return {**others, option: value}
+
+
 def make_decay(decay: str | Decay, options: Mapping[str, object]) -> Decay:
     """The decay of a name, or the given callable; it raises `ConfigError` for a negative or non-finite scale."""
     if callable(decay):
@@ -93,10 +133,12 @@ def make_decay(decay: str | Decay, options: Mapping[str, object]) -> Decay:
     if not isinstance(decay, str):
         why = "must be a name or a callable (index, count) -> scale; its options are decay_options={...}"
         raise ConfigError("decay", decay, why)
+    decay = ALIASES.get(decay, decay)
     if decay not in DECAYS:
-        raise UnknownNameError("decay", decay, DECAYS, "no such decay")
+        raise UnknownNameError("decay", decay, {*DECAYS, *ALIASES}, "no such decay")
     function = DECAYS[decay]
-    return _check_scales(function(**check_options(function, options, "decay")))
+    choices = [*inspect.signature(function).parameters, *(["stem_lr"] if decay in _STEM else [])]
+    return _check_scales(function(**check_options(function, options, "decay", choices)))
 
 
 def _check_scales(decay: Decay) -> Decay:

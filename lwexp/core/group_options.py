@@ -47,7 +47,8 @@ def check_group_options(group_options: GroupOptions | None) -> dict[str, dict[st
             if option in _OF_THE_PLAN:
                 raise ConfigError(key, value, f"is no option of a group: {_OF_THE_PLAN[option]}")
             if option == "weight_decay":
-                at_least(key, number(key, value), 0)
+                number(key, value)
+                at_least(key, value, 0)
             plain = float(value) if option == "weight_decay" else tuple(value) if isinstance(value, list) else value
             found.setdefault(pattern, {})[option] = plain
     return found
@@ -66,27 +67,40 @@ def chosen_options(names: Sequence[str], group_options: GroupOptions) -> dict[st
 
 
 def with_parts(
-    groups: Iterable[PlanGroup], chosen: Mapping[str, Chosen], undecayed: Collection[str]
+    groups: Iterable[PlanGroup],
+    chosen: Mapping[str, Chosen],
+    undecayed: Collection[str],
+    weight_decays: Iterable[float | None],
 ) -> tuple[PlanGroup, ...]:
     """`groups` with their param groups of the optimizer: one for each set of options, in the order of first appearance.
 
-    Parameters in `undecayed` have the weight decay 0, whatever is `chosen`, and come last. A param group has the name
-    of its plan group; where that has several, those with options are called `<name>:<pattern>` (with several patterns
-    `<name>:<pattern>+<pattern>`), and `<name>:no_weight_decay` where they are not decayed. Names are unique.
+    `weight_decays` are those of the groups, None where the optimizer's applies. Parameters in `undecayed` have the
+    weight decay 0, whatever is `chosen`, and come last. A param group has the name of its plan group; where that has
+    several, those with options are called `<name>:<pattern>` (with several patterns `<name>:<pattern>+<pattern>`), and
+    `<name>:no_weight_decay` where they are not decayed. Names are unique.
     """
     groups = tuple(groups)
     taken = {g.name for g in groups}
-    return tuple(replace(g, parts=tuple(_parts(g, chosen, undecayed, taken))) for g in groups)
+    usual = ({} if decay is None else {"weight_decay": decay} for decay in weight_decays)
+    return tuple(
+        replace(g, parts=tuple(_parts(g, own, chosen, undecayed, taken))) for g, own in zip(groups, usual, strict=True)
+    )
 
 
 def _parts(
-    group: PlanGroup, chosen: Mapping[str, Chosen], undecayed: Collection[str], taken: set[str]
+    group: PlanGroup,
+    usual: Mapping[str, Any],
+    chosen: Mapping[str, Chosen],
+    undecayed: Collection[str],
+    taken: set[str],
 ) -> Iterator[OptimizerPart]:
     members: dict[tuple[bool, str], list[str]] = {}
     firsts: dict[tuple[bool, str], Chosen] = {}
-    plain = Chosen({})
+    plain = Chosen(usual)
     for name in group.optimizer_names:
-        own = chosen.get(name, plain)
+        own = plain
+        if name in chosen:
+            own = Chosen({**usual, **chosen[name].options}, chosen[name].patterns)
         key = (False, "")
         if name in undecayed:
             own = Chosen({**own.options, "weight_decay": 0.0}, own.patterns)

@@ -12,18 +12,20 @@ from torch import nn
 
 from lwexp.errors import ConfigError, NoLayerwiseRatesWarning, UnknownNameError
 
-from .decay import Decay, make_decay
+from .decay import ALIASES, Decay, make_decay, with_ends
 from .depth.parameters import Names, is_lazy
 from .group_options import GroupOptions, check_group_options, chosen_options, with_parts
 from .grouping import Grouping, group, takes_input
 from .options import at_least, number
+from .patterns import first_matches
 from .plan import Plan
 from .plan_notes import no_layerwise_rates, notes, trained_layers
-from .resolve import overrides_of, resolve
-from .weight_decay import undecayed_names
+from .resolve import first_index, overrides_of, resolve
+from .weight_decay import WeightDecay, undecayed_names
 
 INDEX_FROM = ("all", "trained")
 FREEZE_MODES = ("requires_grad", "lr_zero")
+DEFAULT_MULT = 0.95
 
 
 @contextmanager
@@ -45,12 +47,17 @@ def make_plan(
     grouping: str | Grouping = "top_module",
     decay: str | Decay = "linear",
     lr: float = 1e-3,
-    mult: float = 0.95,
+    mult: float | None = None,
     freeze: str | Sequence[str] = (),
     freeze_mode: str = "requires_grad",
     lr_overrides: Mapping[str, float] | None = None,
+    lr_mults: Mapping[str, float] | None = None,
+    split_groups: str | Sequence[str] = (),
     group_options: GroupOptions | None = None,
     no_weight_decay: bool | Sequence[str] = False,
+    weight_decay: float | None = None,
+    weight_decay_mult: float = 1.0,
+    independent_weight_decay: bool = False,
     index_from: Literal["all", "trained"] = "all",
     grouping_options: Mapping[str, Any] | None = None,
     decay_options: Mapping[str, Any] | None = None,
@@ -59,12 +66,18 @@ def make_plan(
     """Resolve a model and settings to a plan; the model is not changed.
 
     - `grouping` and `decay`: names or callables `model -> groups` and `(index, count) -> scale`, with their options.
-    - `lr`: the base rate, that of the head. `mult`: an option of the decay `linear`, which `decay_options` may hold.
+    - `lr`: the base rate, that of the head. `mult`: the factor from one group to the next of the decay `linear`, 0.95
+      unless `decay_options` have `mult`, or the rate of the last group, `stem_lr`.
     - `freeze`: a pattern or a list; `freeze_mode` omits those parameters from the optimizer (`requires_grad`) or keeps
       them in it at rate 0 (`lr_zero`).
-    - `lr_overrides`: pattern -> absolute rate; the first match wins.
+    - `lr_overrides`: pattern -> absolute rate. `lr_mults`: pattern -> factor of the decay's rate. For each the first
+      match wins; a parameter that both match is refused.
+    - `split_groups`: patterns whose parameters are parts of their own, at the rate of their group.
     - `group_options`: pattern -> options of the optimizer, e.g. {head: {weight_decay: 0}}; for each option the first
       match wins.
+    - `weight_decay`: that of the optimizer, for all groups; `weight_decay_mult`: its factor from one group to the next,
+      counted as by the decay; with `independent_weight_decay` it is divided by the group's scale, so that lr * weight
+      decay is the same in all groups (arXiv:2309.14322). `group_options` are above all three.
     - `no_weight_decay`: patterns of what has no weight decay, whatever `group_options` say; True: biases, norms and
       what the model itself lists.
     - `index_from`: the decay counts all groups from the head ("all"), or starts at the first group that has parameters
@@ -78,11 +91,13 @@ def make_plan(
     """
     if not isinstance(model, nn.Module):
         raise ConfigError("model", type(model).__name__, "must be the torch.nn.Module itself, as in make_plan(model)")
+    decay = ALIASES.get(decay, decay) if isinstance(decay, str) else decay
     decay_options = dict(decay_options or {})
-    if decay == "linear":
-        mult = decay_options.get("mult", mult)
-    lr, mult = _check_rates(lr, mult, freeze_mode)
-    freeze = _patterns("freeze", freeze)
+    if decay == "linear" and mult is not None:
+        decay_options.setdefault("mult", mult)
+    lr = _check_rates(lr, {"mult": mult, "decay.mult": decay_options.get("mult")}, freeze_mode)
+    freeze, split_groups = _patterns("freeze", freeze), _patterns("split_groups", split_groups)
+    decays = WeightDecay.of(weight_decay, weight_decay_mult, independent_weight_decay)
     no_weight_decay = _no_weight_decay(no_weight_decay)
     group_options = check_group_options(group_options)
     if index_from not in INDEX_FROM:
@@ -96,17 +111,28 @@ def make_plan(
     if example_input is not None and takes_input(grouping):
         grouping_options.setdefault("example_input", example_input)
     grouped = group(model, grouping, grouping_options)
-    scale = make_decay(decay, {**decay_options, "mult": mult} if decay == "linear" else decay_options)
     head_first = [*parameters][::-1]
-    rates = overrides_of(head_first, freeze, freeze_mode, lr_overrides or {}, decay_options.get("rates") or {})
-    groups = resolve(
-        names, grouped.groups, scale=scale, lr=lr, freeze=set(freeze), freeze_mode=freeze_mode, overrides=rates,
-        index_from=index_from,
+    overrides = overrides_of(
+        head_first, freeze, freeze_mode, lr_overrides=lr_overrides or {}, lr_mults=lr_mults or {},
+        explicit_rates=decay_options.get("rates") or {}, split_groups=split_groups,
     )  # fmt: skip
-    undecayed, listed = undecayed_names(model, parameters, no_weight_decay)
-    groups = with_parts(groups, chosen_options(head_first, group_options), undecayed)
+    named_frozen = {*first_matches(sorted({*freeze}), [*parameters], "freeze")}
+    already = {name for name, parameter in parameters.items() if not parameter.requires_grad}
+    frozen, left_out = named_frozen | already, already | (named_frozen if freeze_mode == "requires_grad" else set())
+    first = first_index(grouped.groups, frozen, index_from)
+    decay_options = with_ends(decay, decay_options, lr=lr, count=len(grouped.groups) - first)
+    if decay == "linear":
+        mult = decay_options.setdefault("mult", DEFAULT_MULT)
+    mult = DEFAULT_MULT if mult is None else float(mult)
+    groups = resolve(
+        names, grouped.groups, scale=make_decay(decay, decay_options), lr=lr, frozen=frozen, left_out=left_out,
+        overrides=overrides, first=first,
+    )  # fmt: skip
     if not any(g.optimizer_names for g in groups):
         raise ConfigError("freeze", "*", "every parameter is frozen, nothing is left to train")
+    undecayed, listed = undecayed_names(model, parameters, no_weight_decay)
+    chosen = chosen_options(head_first, group_options)
+    groups = with_parts(groups, chosen, undecayed, [decays.of_group(g, lr, first) for g in groups])
     layers = trained_layers(groups, parameters)
     plan = Plan(
         groups=groups,
@@ -125,6 +151,9 @@ def make_plan(
         undecayed_names=listed,
         no_layerwise_rates=no_layerwise_rates(groups, _name(grouping), _name(decay), mult, layers),
         group_options=group_options,
+        weight_decay=decays.base,
+        weight_decay_mult=decays.mult,
+        independent_weight_decay=decays.independent,
         _parameters=parameters,
     )
     if plan.no_layerwise_rates and layers > 1:
@@ -132,14 +161,15 @@ def make_plan(
     return plan
 
 
-def _check_rates(lr: float, mult: float, freeze_mode: str) -> tuple[float, float]:
-    """`lr` and `mult` as floats."""
-    for key, value in (("lr", lr), ("mult", mult)):
-        number(key, value)
-        at_least(key, value, 0, strictly=True)
+def _check_rates(lr: float, mults: Mapping[str, float | None], freeze_mode: str) -> float:
+    """`lr` as a float; `mults` are the multiplier by the keys that may give it."""
+    for key, value in {"lr": lr, **mults}.items():
+        if value is not None:
+            number(key, value)
+            at_least(key, value, 0, strictly=True)
     if freeze_mode not in FREEZE_MODES:
         raise UnknownNameError("freeze_mode", freeze_mode, FREEZE_MODES, "no such mode")
-    return float(lr), float(mult)
+    return number("lr", lr)
 
 
 def _patterns(key: str, written: str | Sequence[str]) -> tuple[str, ...]:

@@ -68,6 +68,8 @@ def _fields(key: str, written: Any, kind: Any) -> dict[str, Any]:
 
 def _value(key: str, value: Any, hint: Any) -> Any:
     if get_origin(hint) in (Union, UnionType):
+        if value is None and type(None) in get_args(hint):
+            return None
         hint = next((kind for kind in get_args(hint) if isinstance(value, list) == (get_origin(kind) is tuple)), hint)
     if is_dataclass(hint):
         return hint(**_fields(key, value, hint))  # type: ignore[operator]

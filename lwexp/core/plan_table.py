@@ -76,6 +76,9 @@ class PlanTable:
     undecayed_names: tuple[str, ...]  # what the patterns or, besides biases and norms, the model's own list cover
     no_layerwise_rates: str  # where rates were to fall with depth and all weights have one: why, and the ways out
     group_options: Mapping[str, Mapping[str, Any]] = field(hash=False)  # pattern -> options of the optimizer
+    weight_decay: float | None  # of the head; None: the optimizer's, for all groups
+    weight_decay_mult: float
+    independent_weight_decay: bool
 
     def __repr__(self) -> str:
         """One line; `print(plan)` shows the table."""
@@ -155,7 +158,7 @@ class PlanTable:
         rows = [(g.index, g.name, g.lr, g.parameter_names, g.frozen_names, g.optimizer_names) for g in self.groups]
         settings: list[Any] = [rows, self.no_weight_decay is True]
         settings += [self.undecayed_names] if self.undecayed_names else []
-        if self.group_options:
+        if self.group_options or self.weight_decay is not None:
             parts = [part for g in self.groups for part in g.parts if part.options]
             settings.append([[part.parameter_names, sorted(part.options.items())] for part in parts])
         return hashlib.sha256(json.dumps(settings, default=str).encode()).hexdigest()[:10]

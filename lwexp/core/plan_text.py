@@ -39,6 +39,10 @@ def header(plan: PlanTable) -> list[str]:
     trainable, weights = (sum(getattr(g, key) for g in plan.groups) for key in ("trainable_weights", "weights"))
     mult = f" mult={plan.mult:g}" if plan.decay == "linear" else ""
     mult += f" index_from={plan.index_from}" if plan.index_from != "all" else ""
+    if plan.weight_decay is not None:
+        mult += f" weight_decay={plan.weight_decay:g}"
+        mult += f" weight_decay_mult={plan.weight_decay_mult:g}" if plan.weight_decay_mult != 1 else ""
+        mult += " independent_weight_decay=true" if plan.independent_weight_decay else ""
     count = len({g.index for g in plan.groups})
     groups = "group" if count == 1 else "groups"
     return [

@@ -3,122 +3,174 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from lwexp.errors import ConfigError
 
 from .decay import Decay
 from .depth.parameters import Names
-from .options import rate
+from .options import at_least, number, rate
 from .patterns import first_matches
 from .plan_table import PlanGroup
+
+NamedGroups = Sequence[tuple[str, Sequence[str]]]
 
 
 @dataclass(frozen=True)
 class Override:
-    """A pattern that overrides the rate of its parameters, and that rate."""
+    """The rate of some parameters: `factor` times the absolute rate `lr`, or that of the decay where it is None.
 
-    pattern: str
-    lr: float
+    `patterns` are the ones that name these parameters. In a group that they match in part, the parameters are a part
+    of their own, named by the patterns.
+    """
+
+    patterns: tuple[str, ...]
+    lr: float | None = None
+    factor: float = 1.0
+
+    def rate(self, planned: float) -> float:
+        """The rate, where the decay gives the group the rate `planned`."""
+        return (planned if self.lr is None else self.lr) * self.factor
 
 
 def overrides_of(
     names: Sequence[str],
     freeze: Sequence[str],
     freeze_mode: str,
+    *,
     lr_overrides: Mapping[str, float],
+    lr_mults: Mapping[str, float],
     explicit_rates: Mapping[str, float],
+    split_groups: Sequence[str],
 ) -> dict[str, Override]:
-    """The override of each parameter that has one; `lr_overrides` take precedence over `decay.rates`."""
-    for key, rates in (("lr_overrides", lr_overrides), ("decay.rates", explicit_rates)):
-        if not isinstance(rates, Mapping):
-            raise ConfigError(key, rates, "must map patterns to rates, e.g. {head: 0.01}")
-        for pattern, written in rates.items():
-            rate(f"{key}.{pattern}", written)
+    """The override of each parameter that has one.
+
+    `lr_overrides` take precedence over `decay.rates`, which `lr_mults` multiply as they do any decay. Raises
+    `ConfigError` for a parameter that has both a rate and a factor, or that is frozen and has a rate.
+    """
+    _check_rates(lr_overrides, lr_mults, explicit_rates)
     found = {}
     for name, pattern in first_matches([*explicit_rates], names, "decay.rates").items():
-        found[name] = Override(pattern, float(explicit_rates[pattern]))
-    for name, pattern in first_matches([*lr_overrides], names, "lr_overrides").items():
-        found[name] = Override(pattern, float(lr_overrides[pattern]))
-    for name, pattern in first_matches(freeze, names, "freeze").items():
-        if name in found and found[name].lr > 0:
-            override = found[name]
-            why = f"is frozen, but {override.pattern} gives it the rate {override.lr:g}; drop one"
+        found[name] = Override((pattern,), float(explicit_rates[pattern]))
+    absolute = first_matches([*lr_overrides], names, "lr_overrides")
+    for name, pattern in absolute.items():
+        found[name] = Override((pattern,), float(lr_overrides[pattern]))
+    relative = first_matches([*lr_mults], names, "lr_mults")
+    for name, pattern in relative.items():
+        factor, other = lr_mults[pattern], absolute.get(name)
+        if other is not None:
+            why = f"multiplies the rate of {name}, which lr_overrides.{other} sets to {lr_overrides[other]:g}; drop one"
+            raise ConfigError(f"lr_mults.{pattern}", factor, why)
+        given = found.get(name, Override(()))
+        found[name] = Override(_joined(given.patterns, pattern), given.lr, float(factor))
+    frozen = first_matches(freeze, names, "freeze")
+    for pattern, factor in lr_mults.items():
+        multiplied = [name for name, own in relative.items() if own == pattern]
+        if multiplied and all(name in frozen for name in multiplied):
+            raise ConfigError(f"lr_mults.{pattern}", factor, "all parameters that it multiplies are frozen; drop one")
+    for name, pattern in frozen.items():
+        given = found.get(name, Override(()))
+        if given.lr is not None and given.rate(0) > 0:
+            why = f"is frozen, but {given.patterns[0]} gives it the rate {given.rate(0):g}; drop one"
             raise ConfigError(f"freeze.{pattern}", name, why)
         if freeze_mode == "lr_zero":
-            found[name] = Override(pattern, 0.0)
+            found[name] = Override((pattern,), 0.0)
+    for name, pattern in first_matches(split_groups, names, "split_groups").items():
+        given = found.get(name, Override(()))
+        found[name] = Override(_joined(given.patterns, pattern), given.lr, given.factor)
     return found
+
+
+def first_index(named_groups: NamedGroups, frozen: Collection[str], index_from: str) -> int:
+    """The index of the group at which the decay begins to count: 0, or with "trained" that of the first not frozen."""
+    if index_from == "all":
+        return 0
+    return next((i for i, (_, members) in enumerate(named_groups) if not all(n in frozen for n in members)), 0)
 
 
 def resolve(
     names: Names,
-    named_groups: Iterable[tuple[str, Sequence[str]]],
+    named_groups: NamedGroups,
     *,
     scale: Decay,
     lr: float,
-    freeze: set[str],
-    freeze_mode: str,
+    frozen: Collection[str],
+    left_out: Collection[str],
     overrides: Mapping[str, Override],
-    index_from: str,
+    first: int,
 ) -> tuple[PlanGroup, ...]:
     """The rows for the `named_groups` of a grouping, from the head to the stem.
 
-    A group is split by the overrides of its parameters. `names` are all parameters of the model. The decay counts all
-    groups (`index_from` "all"), or those from the first one that has a parameter to train ("trained").
+    A group is split by the overrides of its parameters. `names` are all parameters of the model, `frozen` do not move,
+    `left_out` are not in the optimizer. The decay counts the groups from the one with the index `first`.
     """
-    named_groups = list(named_groups)
-    frozen = set(first_matches(sorted(freeze), [*names.tensors], "freeze"))
-    already = {name for name, parameter in names.tensors.items() if not parameter.requires_grad}
-    left_out = already | (frozen if freeze_mode == "requires_grad" else set())
-    still = frozen | already
     weights = {name: parameter.numel() for name, parameter in names.tensors.items()}
-    splits = _split_counts(named_groups, overrides)
+    split = [(name, _split(members, overrides)) for name, members in named_groups]
+    times = Counter(label for _, parts in split for label, _, _ in parts)  # the number of groups that each one splits
     taken = {name for name, _ in named_groups}
-    first = 0
-    if index_from == "trained":
-        first = next((i for i, (_, members) in enumerate(named_groups) if not still.issuperset(members)), 0)
     rows = []
-    for index, (name, members) in enumerate(named_groups):
-        parts: dict[Override | None, list[str]] = {None: []}
-        for member in members:
-            parts.setdefault(overrides.get(member), []).append(member)
-        for override, part in parts.items():
-            if not part:
-                continue
-            own = scale(max(index - first, 0), len(named_groups) - first)
-            # A part is named by its pattern, unless that name would be ambiguous.
+    for index, (name, parts) in enumerate(split):
+        own = scale(max(index - first, 0), len(named_groups) - first)
+        for label, override, part in parts:
             part_name = name
-            if override is not None and len(part) < len(members):
-                part_name = override.pattern
-                if splits[override.pattern] > 1 or part_name in taken:
-                    part_name = f"{name}:{override.pattern}"
+            if label:  # named by its patterns, unless that name would be ambiguous
+                part_name = label if times[label] == 1 and label not in taken else f"{name}:{label}"
+            absolute = override.lr is not None
             rows.append(
                 PlanGroup(
                     index=index,
                     depth=len(named_groups) - 1 - index,
                     name=part_name,
-                    scale=own if override is None else override.lr / lr,
-                    lr=lr * own if override is None else override.lr,
+                    scale=override.rate(0) / lr if absolute else own * override.factor,
+                    lr=override.rate(lr * own),
                     parameter_names=tuple(part),
-                    frozen_names=tuple([n for n in part if n in still]),
+                    frozen_names=tuple([n for n in part if n in frozen]),
                     optimizer_names=tuple([n for n in part if n not in left_out]),
                     weights=sum([weights[n] for n in part]),
-                    trainable_weights=sum([weights[n] for n in part if n not in still]),
+                    trainable_weights=sum([weights[n] for n in part if n not in frozen]),
                     tied_names=tuple([other for n in part for other in names.every[n][1:]]),
                 )
             )
     return tuple(rows)
 
 
-def _split_counts(
-    named_groups: Iterable[tuple[str, Sequence[str]]], overrides: Mapping[str, Override]
-) -> dict[str, int]:
-    """The number of groups that each pattern splits."""
-    counts: dict[str, int] = {}
-    for _, members in named_groups:
-        here = Counter([overrides[member] for member in members if member in overrides])
-        for override, count in here.items():
-            if count < len(members):
-                counts[override.pattern] = counts.get(override.pattern, 0) + 1
-    return counts
+_NONE = Override(())
+
+
+def _split(members: Sequence[str], overrides: Mapping[str, Override]) -> list[tuple[str, Override, list[str]]]:
+    """The parts of a group by the overrides of its `members`, those without first; "" for one with the group's name.
+
+    Patterns that all members share do not tell the parts apart, and are in no name.
+    """
+    parts: dict[Override, list[str]] = {_NONE: []}
+    for member in members:
+        parts.setdefault(overrides.get(member, _NONE), []).append(member)
+    found = {override: part for override, part in parts.items() if part}
+    shared = set.intersection(*(set(override.patterns) for override in found))
+    labels: list[str] = []
+    for override in found:
+        label = ":".join(pattern for pattern in override.patterns if pattern not in shared)
+        while label in labels:
+            label += "_"
+        labels.append(label)
+    return [(label, override, part) for label, (override, part) in zip(labels, found.items(), strict=True)]
+
+
+def _joined(patterns: tuple[str, ...], pattern: str) -> tuple[str, ...]:
+    return patterns if pattern in patterns else (*patterns, pattern)
+
+
+def _check_rates(
+    lr_overrides: Mapping[str, float], lr_mults: Mapping[str, float], explicit_rates: Mapping[str, float]
+) -> None:
+    for key, rates in (("lr_overrides", lr_overrides), ("decay.rates", explicit_rates)):
+        if not isinstance(rates, Mapping):
+            raise ConfigError(key, rates, "must map patterns to rates, e.g. {head: 0.01}")
+        for pattern, written in rates.items():
+            rate(f"{key}.{pattern}", written)
+    if not isinstance(lr_mults, Mapping):
+        raise ConfigError("lr_mults", lr_mults, "must map patterns to factors of the rate, e.g. {head: 10}")
+    for pattern, written in lr_mults.items():
+        number(f"lr_mults.{pattern}", written)
+        at_least(f"lr_mults.{pattern}", written, 0)

@@ -187,7 +187,7 @@ def test_the_table_has_a_column_for_each_option_that_differs(tiny: TinyNet) -> N
         ("adam", {"head": {"lr": 1}}, "group_options.head.lr=1: is no option of a group: lr_overrides sets rates"),
         ("adam", {"head": 3}, "group_options.head=3: must map patterns to options"),
         ("adam", ["head"], r"group_options=\['head'\]: must map patterns to options"),
-        ("adam", {"head": {"weight_decay": -1}}, "group_options.head.weight_decay=-1.0: must be at least 0"),
+        ("adam", {"head": {"weight_decay": -1}}, "group_options.head.weight_decay=-1: must be at least 0"),
     ],
 )  # fmt: skip
 def test_mistakes_name_the_pattern_the_option_and_the_nearest_choice(

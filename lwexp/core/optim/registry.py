@@ -76,6 +76,9 @@ def make_optimizer(
 
     built = build(options)
     if not isinstance(built, Exception):
+        if "weight_decay" not in built.defaults and any(group.get("weight_decay") for group in groups):
+            value = max(group.get("weight_decay", 0.0) for group in groups)
+            raise ConfigError("weight_decay", value, f"{name} has no weight decay")
         usual = [option for option in built.defaults if takes_any or option in known]
         for pattern, written in (group_options or {}).items():
             for option, value in written.items():
