@@ -15,6 +15,7 @@ from PIL import Image
 from lwexp import make_plan
 from lwexp.core.decay import DECAYS
 from lwexp.core.grouping import GROUPINGS
+from lwexp.core.make_plan import DEFAULT_MULT
 from lwexp.core.policy import common
 from lwexp.core.shapes import POLICIES
 from lwexp.models.lstm import LSTMClassifier

@@ -19,7 +19,8 @@ from tests.helpers.networks import TinyNet
         "freeze_mode requires_grad -> lr_zero", "00_head.bias is new at 0", "head.bias frozen",
     ]),
     ({"no_weight_decay": True}, [
-        "no_weight_decay False -> True", "weight_decay of head.bias, blocks.3.norm.bias, blocks.3.norm.weight and 7 more default -> 0.0"
+        "no_weight_decay False -> True",
+        "weight_decay of head.bias, blocks.3.norm.bias, blocks.3.norm.weight and 7 more default -> 0.0",
     ]),
     ({"lr": 0.1 + 1e-9}, [
         "lr 0.1 -> 0.100000001", "00_head 0.1 -> 0.100000001", "01_blocks 0.05 -> 0.0500000005",

@@ -24,6 +24,7 @@ from tests.helpers.strategies import models, mults, rates
     grouping=st.sampled_from(["per_parameter", "top_module", "depth_index"]),
     no_weight_decay=st.sampled_from([False, True, ["m0"]]),
     group_options=st.one_of(st.none(), st.just({"*.weight": {"weight_decay": 0.1, "betas": (0.8, 0.9)}})),
+    lr_mults=st.sampled_from([None, {"*.bias": 2.0}]), weight_decay=st.sampled_from([None, 0.1]),
     override=st.one_of(st.none(), rates), freeze=st.booleans(), index_from=st.sampled_from(["all", "trained"]),
 )  # fmt: skip
 def test_a_plan_read_and_bound_is_the_plan(
@@ -33,6 +34,10 @@ def test_a_plan_read_and_bound_is_the_plan(
     free = [name for name, p in model.named_parameters() if p.requires_grad]
     frozen = names[-1:] if freeze and free != names[-1:] else []
     overrides = {names[0]: override} if override is not None and names[0] not in frozen else {}
+    if overrides or frozen or not any(name.endswith(".bias") for name in names):
+        settings["lr_mults"] = None
+    if settings["weight_decay"]:
+        settings.update(weight_decay_mult=0.5, independent_weight_decay=True)
     plan = make_plan(model, freeze=frozen, freeze_mode=mode, lr_overrides=overrides, **settings)
     table = Plan.from_json(plan.to_json())
     assert table == plan
