@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         UnknownNameError,
         UnknownOptionError,
     )
+    from .record.track import track
     from .training.callbacks import Callback
 
     __version__: str
@@ -47,10 +48,11 @@ _HOMES = {
     "UnknownOptionError": "errors",
     "make_plan": "core.make_plan",
     "run_job": "cli.library",
+    "track": "record.track",
 }
 __all__ = [
     "Callback", "ConfigError", "Event", "LwexpError", "NoLayerwiseRatesWarning", "Plan", "PlanGroup", "PlanScheduler",
-    "RunError", "UnknownGroupError", "UnknownNameError", "UnknownOptionError", "make_plan", "run_job",
+    "RunError", "UnknownGroupError", "UnknownNameError", "UnknownOptionError", "make_plan", "run_job", "track",
 ]  # fmt: skip
 
 

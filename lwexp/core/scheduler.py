@@ -15,6 +15,7 @@ from lwexp.errors import ConfigError, UnknownNameError
 
 from . import schedule_state
 from .policy import Policy, is_metric_driven
+from .present_rates import present_rates
 from .schedule import Event, Schedule
 from .torch_policy import MetricPolicy
 from .warmup import warmup_option
@@ -111,12 +112,7 @@ class PlanScheduler(LRScheduler):
 
     def rates(self) -> list[float]:
         """The current rates, read from the optimizer, one per group of the plan (0: not in it)."""
-        present: list[Any] = [group["lr"] for group in self.optimizer.param_groups]
-        if set(map(type, present)) != {float}:
-            tensors = [lr for lr in present if isinstance(lr, torch.Tensor)]
-            like: Any = {"dtype": torch.float64, "device": tensors[0].device if tensors else "cpu"}
-            # One copy from the device for all groups.
-            present = torch.stack([torch.as_tensor(lr, **like) for lr in present]).tolist()
+        present = present_rates(self.optimizer.param_groups)
         rates = [0.0] * len(self.schedule.plan.groups)
         for lr, position in zip(present, self._plan_positions, strict=True):
             if position is not None:

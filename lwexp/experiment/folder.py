@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_RESULT, _RESUMED = "result.json", "resumed.json"
+_RESULT = "result.json"
 # What is in a folder before its run has started
 _BEFORE_RUN = {
     ".hydra", "lwexp.log", CONFIG, DATA, "journal.lock", "journal.lwexp", "journal.reserve", "delivery.lock",
@@ -95,18 +95,6 @@ def pruned_in(folder: Path) -> str | None:
     except (OSError, ValueError, AttributeError):
         return None
     return None if found is None else str(found)
-
-
-def note_resumed(folder: Path, step: int, changed: list[str]) -> str:
-    """Add to the list of the run's resumptions; returns it as one text."""
-    file = folder / _RESUMED
-    try:
-        before = [str(entry) for entry in json.loads(file.read_text(encoding="utf-8"))]
-    except (OSError, ValueError, TypeError):
-        before = []
-    entries = [*before, " ".join([f"step {step}", *(["with"] if changed else []), *changed])]
-    _write(file, json.dumps(entries, indent=1))
-    return "; ".join(entries)
 
 
 @dataclass

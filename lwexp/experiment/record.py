@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from lwexp.config.keys import USER_KEYED, flatten
 from lwexp.config.schema import RunConfig
 from lwexp.distributed.world import World
-from lwexp.formatting import one_line
-from lwexp.host.signals import Interrupted
 from lwexp.plots.plan import draw_plan, draw_recorded
+from lwexp.record.describe import place_tags, plan_note, plan_tags, save_plan
+from lwexp.record.ending import end_of
 from lwexp.tracking import NoTracker, Tracker, open_hint, start
-from lwexp.tracking.keys import HEAD_RATE_TAG, STEM_RATE_TAG, UNIFORM_TAG
 from lwexp.training.checkpoint.files import CheckpointFiles
 from lwexp.training.state import Progress
 
@@ -32,7 +27,6 @@ from .place import JobPlace
 from .saved_config import resume_command, save_config
 
 log = logging.getLogger(__name__)
-_PACKAGES = ("lwexp", "torch", "timm", "torchvision", "transformers", "mlflow")
 
 
 def begin(experiment: Experiment, place: JobPlace, world: World, *, resumed: bool, answers: bool) -> Tracker:
@@ -57,8 +51,8 @@ def _begin(experiment: Experiment, place: JobPlace, processes: int, *, resumed: 
         base=place.base,
         run_name=name or run_name(config),
         params=flat_params(place.values),
-        tags={**_tags(experiment, place, processes), **tags, **_arm(experiment, in_sweep=bool(tags))},
-        description=experiment.plan.to_markdown(8000),
+        tags={**tags, **_tags(experiment, place, processes, in_sweep=bool(tags))},
+        description=plan_note(experiment.plan),
         parent=parent,
         answers=answers,
     )
@@ -70,16 +64,13 @@ def ended_with_the_block(tracker: Tracker, place: JobPlace, files: CheckpointFil
     try:
         with world.detect_lost_ranks():
             yield
-    except (KeyboardInterrupt, Interrupted):
-        try:
-            tracker.finish("KILLED", "interrupted")
-        finally:
-            _log_how_to_resume(place)
-        raise
     except BaseException as error:
-        tracker.finish("FAILED", one_line(error, None))
-        if files.paths():
-            _log_how_to_resume(place)
+        status, reason = end_of(error)
+        try:
+            tracker.finish(status, reason)
+        finally:
+            if status == "KILLED" or files.paths():
+                _log_how_to_resume(place)
         raise
     tracker.finish("FINISHED")
 
@@ -87,11 +78,10 @@ def ended_with_the_block(tracker: Tracker, place: JobPlace, files: CheckpointFil
 def describe(experiment: Experiment, place: JobPlace, tracker: Tracker, progress: Progress) -> None:
     """Record what is known before the first step; a metric-driven policy has no table of rates yet."""
     folder, tokens = place.folder, experiment.source.info.tokens
-    (folder / "plan.csv").write_text(experiment.plan.to_csv(), encoding="utf-8")
     if tokens is not None:
         tokens.tokenizer.save_pretrained(folder / "tokenizer")
-    for name in ("config.yaml", "plan.csv"):
-        tracker.artifact(folder / name)
+    for path in (folder / "config.yaml", save_plan(experiment.plan, folder)):
+        tracker.artifact(path)
     if progress.seen_rates is None:
         for path in draw_plan(
             experiment.plan, experiment.schedule, experiment.steps, folder, in_process=place.draw_in_process
@@ -139,17 +129,6 @@ def flat_params(values: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def cluster_tags() -> dict[str, str]:
-    """Tags of a run in MLflow that lead to its job on the cluster and to its log; none elsewhere."""
-    name = os.environ.get("SLURM_JOB_ID")
-    if name is None:
-        return {}
-    if "SLURM_ARRAY_TASK_ID" in os.environ:
-        name = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
-    folder = os.environ.get("SUBMITIT_FOLDER")
-    return {"lwexp.slurm.job": name, **({} if folder is None else {"lwexp.slurm.log": folder.replace("%j", name)})}
-
-
 def _log_how_to_resume(place: JobPlace) -> None:
     """Log the command, unless the sweep does."""
     if point_of(place.folder) is not None:
@@ -159,41 +138,13 @@ def _log_how_to_resume(place: JobPlace) -> None:
         log.info("and give tracking.uri=… again: its password is stored nowhere")
 
 
-def _tags(experiment: Experiment, place: JobPlace, processes: int) -> dict[str, str]:
-    tags = {} if processes == 1 else {"lwexp.processes": f"{processes} ({experiment.config.parallel})"}
-    tags |= {
-        "lwexp.overrides": " ".join(place.overrides),
-        "lwexp.plan": experiment.plan.hash,
-        "lwexp.folder": str(place.folder),
-        "lwexp.python": sys.version.split()[0],
-        HEAD_RATE_TAG: f"{experiment.plan.groups[0].lr:.7g}",
-        STEM_RATE_TAG: f"{experiment.plan.groups[-1].lr:.7g}",
-        **cluster_tags(),
-    }
-    for package in _PACKAGES:
-        try:
-            tags[f"lwexp.version.{package}"] = version(package)
-        except PackageNotFoundError:
-            continue  # run from a checkout that is not installed
-    commit = _git_commit(place.base)
-    if commit:
-        tags["mlflow.source.git.commit"] = commit
-    return tags
-
-
-def _arm(experiment: Experiment, *, in_sweep: bool) -> dict[str, str]:
-    """Whether the run's rates are uniform, as its plan and its schedule say; of a sweep's job also its arm."""
+def _tags(experiment: Experiment, place: JobPlace, processes: int, *, in_sweep: bool) -> dict[str, str]:
+    """Tags of the run; of a sweep's job also its arm: whether its rates are uniform, as plan and schedule say."""
     uniform = experiment.schedule.uniform and not experiment.config.freeze
-    tags = {UNIFORM_TAG: str(uniform).lower()}
-    return {**tags, "lwexp.arm": "uniform" if uniform else "layerwise"} if in_sweep else tags
-
-
-def _git_commit(folder: Path) -> str | None:
-    """The commit of the folder where the command was started, if it is in a git checkout."""
-    try:
-        found = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, timeout=5, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return found.stdout.strip() or None if found.returncode == 0 else None
+    return {
+        **({} if processes == 1 else {"lwexp.processes": f"{processes} ({experiment.config.parallel})"}),
+        "lwexp.overrides": " ".join(place.overrides),
+        **plan_tags(experiment.plan, uniform=uniform),
+        **place_tags(place.folder, place.base),
+        **({"lwexp.arm": "uniform" if uniform else "layerwise"} if in_sweep else {}),
+    }

@@ -11,6 +11,8 @@ from typing import Any
 from lwexp.data import DataSource
 from lwexp.distributed.world import World
 from lwexp.formatting import one_line
+from lwexp.record.describe import cluster_tags
+from lwexp.record.resumed import note_resumed
 from lwexp.tracking import Tracker, has_run, run_status
 from lwexp.training.checkpoint.files import CheckpointFiles
 from lwexp.training.checkpoint.snapshot import restore
@@ -18,12 +20,10 @@ from lwexp.training.state import Learner, Progress
 
 from .changes import changes
 from .data_record import data_changes, save_data_record
-from .folder import note_resumed
 from .instantiate import Experiment
 from .length import align, check_length
 from .manifest import point_of
 from .place import JobPlace
-from .record import cluster_tags
 from .saved_config import config_before, save_config
 
 log = logging.getLogger(__name__)

@@ -25,11 +25,20 @@ def draw_plan(plan: PlanTable, schedule: Schedule, steps: int, folder: Path, *, 
 
 
 def draw_recorded(
-    plan: PlanTable, rates: Sequence[Sequence[float]], folder: Path, *, in_process: bool = False
+    plan: PlanTable,
+    rates: Sequence[Sequence[float]],
+    folder: Path,
+    *,
+    steps: Sequence[int] | None = None,
+    in_process: bool = False,
 ) -> list[Path]:
-    """Plot rates recorded in training, [steps][groups], as metric-driven policies need it; otherwise as `draw_plan`."""
+    """Plot rates recorded in training, [steps][groups], as metric-driven policies need it; otherwise as `draw_plan`.
+
+    `steps` are the optimizer steps of the rows, by default 0, 1, 2, …
+    """
     shown = subsample(np.arange(len(rates)))
-    table = rate_table(plan, np.asarray(rates, dtype=np.float64)[shown], shown)
+    numbers = shown if steps is None else np.asarray(steps, dtype=np.int64)[shown]
+    table = rate_table(plan, np.asarray(rates, dtype=np.float64)[shown], numbers)
     return process.write_plots(table, folder, in_process=in_process)
 
 

@@ -138,7 +138,7 @@ class Journal:
         self._keys: dict[str, str] = {}  # metric name -> MLflow key
         self._numbers: dict[tuple[str, ...], int] = {}  # names -> number of their set of keys
         self._last: dict[str, int] = {}  # key -> last step in the file when it was opened
-        self._last_step = -1
+        self.last_step = -1  # in the file when it was opened
         self._next_number = 0
         self.rows_written = 0
         self.run: dict[str, Any] | None = None
@@ -187,7 +187,7 @@ class Journal:
 
         Raises `RunError` on a full disk; earlier entries stay complete.
         """
-        if step <= self._last_step:
+        if step <= self.last_step:
             metrics = {n: v for n, v in metrics.items() if self._last.get(self._keys.get(n, ""), -1) < step}
             if not metrics:
                 return
@@ -233,7 +233,7 @@ class Journal:
                 self.status = None
         for keys, step in last.items():
             self._last.update({key: max(self._last.get(key, -1), step) for key in keys})
-        self._last_step = max(last.values(), default=-1)
+        self.last_step = max(last.values(), default=-1)
         self._keys = dict(reader.names)
         # sets of keys are written again on first use, with new numbers
         self._next_number = max(reader.key_sets, default=-1) + 1

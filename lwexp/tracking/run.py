@@ -34,11 +34,13 @@ from .tracker import JournalTracker
 log = logging.getLogger(__name__)
 
 
-def prepare(config: MLflowConfig | NoTrackingConfig, base: Path | None = None) -> bool:
+def prepare(
+    config: MLflowConfig | NoTrackingConfig, base: Path | None = None, *, hint: str = " (without MLflow: tracking=none)"
+) -> bool:
     """Start the delivery process, which imports mlflow while the model is built; returns whether the store answers.
 
-    A store that does not answer is a warning: the run continues without it. Raises `ConfigError` for an address that
-    cannot be used.
+    A store that does not answer is a warning, which ends with `hint`: the run continues without it. Raises
+    `ConfigError` for an address that cannot be used.
     """
     if isinstance(config, NoTrackingConfig):
         return True
@@ -46,7 +48,7 @@ def prepare(config: MLflowConfig | NoTrackingConfig, base: Path | None = None) -
     try:
         check_store(config, base)
     except UnreachableError as error:
-        log.warning("%s; the run continues, its metrics wait in its folder (without MLflow: tracking=none)", error)
+        log.warning("%s; the run continues, its metrics wait in its folder%s", error, hint)
         answers = False
     courier.start()
     return answers
@@ -63,6 +65,7 @@ def start(
     parent: Path | None = None,
     base: Path | None = None,
     answers: bool = True,
+    source: str = "lwexp.run",
 ) -> JournalTracker:
     """Start a run in `folder` and the experiment that `config` names, or continue the run that is there.
 
@@ -72,8 +75,9 @@ def start(
 
     `description` is Markdown, shown on the run's page; `parent` the folder of the parent run, for a sweep's job.
     Relative addresses count from `base`, by default the current folder. With `answers`, as `prepare` returned it, this
-    waits for the store's first answer. Raises `ConfigError` for an address or experiment that cannot be used,
-    `RunError` for a store that refuses, a folder in use or a full disk.
+    waits for the store's first answer. `source` is the command or script, shown on the run's page. Raises `ConfigError`
+    for an address or experiment that cannot be used, `RunError` for a store that refuses, a folder in use or a full
+    disk.
     """
     base, run_name = base or Path.cwd(), redact(run_name)
     uri = resolve_uri(config, base) if isinstance(config, MLflowConfig) else None
@@ -95,7 +99,7 @@ def start(
         else:
             own = {
                 "mlflow.source.type": "LOCAL",
-                "mlflow.source.name": "lwexp.run",
+                "mlflow.source.name": source,
                 "mlflow.user": _user(),
                 NOTE_TAG: description,
             }

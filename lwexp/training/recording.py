@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from lwexp.data import EpochLoader
 from lwexp.distributed.world import World
+from lwexp.record.rates import rate_metric
 from lwexp.tracking import Tracker
 
 from .callbacks import Callback
@@ -32,7 +33,7 @@ class MetricsLogger(Callback):
     def setup(self, learner: Learner, tracker: Tracker) -> None:
         """Name the metrics by the plan."""
         self._tracker = tracker
-        self._names = [(i, f"lr/{learner.plan.labels[i]}") for i in learner.optimized_groups]
+        self._names = [(i, rate_metric(learner.plan.labels[i])) for i in learner.optimized_groups]
 
     def step_end(self, result: StepResult) -> None:
         """Log a step."""

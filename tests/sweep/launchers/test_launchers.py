@@ -17,7 +17,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
 from lwexp.errors import ConfigError
-from lwexp.experiment.record import cluster_tags
+from lwexp.record.describe import cluster_tags
 from lwexp.sweep.launchers import registry
 from lwexp.sweep.launchers.base import LaunchedJob, loss_reason
 from lwexp.sweep.launchers.joblib_launcher import JoblibLauncher

@@ -1,0 +1,23 @@
+"""The rates of an optimizer's parameter groups as they are now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+
+
+def present_rates(param_groups: Iterable[Mapping[str, Any]]) -> list[float]:
+    """The rate of each group, of numbers and tensors alike; one copy from the device for all groups.
+
+    >>> present_rates([{"lr": 0.1}, {"lr": torch.tensor(0.5)}])
+    [0.1, 0.5]
+    """
+    present: list[Any] = [group["lr"] for group in param_groups]
+    if set(map(type, present)) == {float}:
+        return present
+    tensors = [lr for lr in present if isinstance(lr, torch.Tensor)]
+    like: Any = {"dtype": torch.float64, "device": tensors[0].device if tensors else "cpu"}
+    rates: list[float] = torch.stack([torch.as_tensor(lr, **like) for lr in present]).tolist() if present else []
+    return rates
