@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ def plan_tags(plan: PlanTable, *, uniform: bool) -> dict[str, str]:
 
 def plan_params(plan: PlanTable, schedule: Schedule | None) -> dict[str, Any]:
     """The settings of `plan` and of its `schedule`, by the names that they have in the config of a run."""
-    params = {
+    params: dict[str, Any] = {
         "model.name": plan.model,
         "grouping.name": plan.grouping,
         "decay.name": plan.decay,
@@ -61,7 +62,7 @@ def plan_params(plan: PlanTable, schedule: Schedule | None) -> dict[str, Any]:
     if schedule is not None:
         settings = schedule_state.describe(schedule)
         params |= {"policy.name": settings.pop("policy"), **settings, "steps": schedule.steps}
-    return {key: str(value) if isinstance(value, (bool, int, float)) else value for key, value in params.items()}
+    return {key: value if isinstance(value, (Mapping, list, tuple)) else str(value) for key, value in params.items()}
 
 
 def place_tags(folder: Path, base: Path) -> dict[str, str]:
