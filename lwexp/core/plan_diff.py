@@ -11,7 +11,7 @@ from lwexp.formatting import printable
 from .plan_table import PlanTable
 
 SHOWN = 6
-_NO_SETTINGS = {"groups", "notes", "undecayed_names", "no_layerwise_rates"}  # what the settings result in
+NO_SETTINGS = {"groups", "notes", "undecayed_names", "no_layerwise_rates"}  # what the settings result in
 
 
 def plan_record(plan: PlanTable, optimizer_names: Sequence[str] = ()) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def difference_text(before: PlanTable, after: PlanTable) -> str:
     """
     parts = [
         f"{name} {_step(old, new)}"
-        for name in (f.name for f in fields(PlanTable) if f.name not in _NO_SETTINGS)
+        for name in (f.name for f in fields(PlanTable) if f.name not in NO_SETTINGS)
         if (old := getattr(before, name)) != (new := getattr(after, name))
     ]
     records = plan_record(before), plan_record(after)

@@ -6,16 +6,19 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from lwexp.core import plan_text, schedule_state
+from lwexp.core.plan_diff import NO_SETTINGS
 from lwexp.core.plan_table import PlanTable
 from lwexp.core.schedule import Schedule
 from lwexp.tracking.keys import HEAD_RATE_TAG, STEM_RATE_TAG, UNIFORM_TAG
 
 NOTE_CHARACTERS = 8000  # of a plan in the run's description, MLflow's limit
+_NAMES = {"model": "model.name", "grouping": "grouping.name", "decay": "decay.name"}
 _PACKAGES = ("lwexp", "torch", "timm", "torchvision", "transformers", "mlflow")
 
 
@@ -49,15 +52,10 @@ def plan_tags(plan: PlanTable, *, uniform: bool) -> dict[str, str]:
 
 def plan_params(plan: PlanTable, schedule: Schedule | None) -> dict[str, Any]:
     """The settings of `plan` and of its `schedule`, by the names that they have in the config of a run."""
-    params: dict[str, Any] = {
-        "model.name": plan.model,
-        "grouping.name": plan.grouping,
-        "decay.name": plan.decay,
-        "lr": plan.lr,
-        **({"mult": plan.mult} if plan.decay == "linear" else {}),
-        "index_from": plan.index_from,
-        "freeze_mode": plan.freeze_mode,
-        "no_weight_decay": plan.no_weight_decay,
+    params = {
+        _NAMES.get(field.name, field.name): getattr(plan, field.name)
+        for field in fields(PlanTable)
+        if field.name not in NO_SETTINGS and (field.name != "mult" or plan.decay == "linear")
     }
     if schedule is not None:
         settings = schedule_state.describe(schedule)

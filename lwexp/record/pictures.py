@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lwexp.core.plan_table import PlanTable
-from lwexp.core.policy import is_metric_driven
 from lwexp.core.schedule import Schedule
 from lwexp.errors import RunError
 from lwexp.plots.plan import draw_plan, draw_recorded
@@ -37,7 +36,7 @@ def keep_recorded(tracker: Tracker, plan: PlanTable, schedule: Schedule | None, 
 
 def _known_steps(schedule: Schedule) -> int | None:
     """The number of steps whose rates are known before the training; None where they are not."""
-    return None if is_metric_driven(schedule.policy) else schedule.steps
+    return None if schedule.is_metric_driven else schedule.steps
 
 
 def _keep(tracker: Tracker, draw: Callable[[], list[Path]]) -> None:

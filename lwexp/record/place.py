@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import time
@@ -11,8 +10,9 @@ from pathlib import Path
 
 from lwexp.config.defaults import documented
 from lwexp.config.schema import MLflowConfig
-from lwexp.core import plan_text
+from lwexp.core import plan_json
 from lwexp.core.options import at_least, number
+from lwexp.core.plan_diff import plan_difference, plan_record
 from lwexp.core.plan_table import PlanTable
 from lwexp.errors import ConfigError
 from lwexp.tracking import has_run
@@ -65,16 +65,18 @@ def check_place(place: Place, plan: PlanTable) -> bool:
         raise ConfigError("folder", folder, why)
     if "lwexp.overrides" in (run_record(folder) or {"tags": {}})["tags"]:
         raise ConfigError(place.key, folder, f"holds a run of lwexp.run; python -m lwexp.run resume={folder}")
-    saved = _saved_hash(folder)
-    if saved not in (None, plan.hash):
-        raise ConfigError("plan", plan.hash, f"the run in {folder} has another one, {saved} (see its {PLAN})")
+    before = _saved_plan(folder)
+    if before is not None and before.hash != plan.hash:
+        difference = plan_difference(plan_record(before), plan)
+        why = f"the run in {folder} has another plan, {before.hash}: {difference}; start a new one with it"
+        raise ConfigError("plan", plan.hash, why)
     return True
 
 
 def save_plan_json(plan: PlanTable, folder: Path) -> Path:
     """Write the whole plan to `folder`; returns the file's path."""
     path = folder / PLAN
-    path.write_text(plan_text.json_text(plan), encoding="utf-8")
+    path.write_text(plan_json.write(plan), encoding="utf-8")
     return path
 
 
@@ -100,8 +102,9 @@ def _absolute(folder: str | Path) -> Path:
     return Path(os.path.abspath(Path(folder).expanduser()))  # noqa: PTH100 (resolve() would follow links)
 
 
-def _saved_hash(folder: Path) -> str | None:
+def _saved_plan(folder: Path) -> PlanTable | None:
+    """The plan of the run in `folder`; None for one that ended before it was written, or is of another version."""
     try:
-        return str(json.loads((folder / PLAN).read_text(encoding="utf-8"))["hash"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return PlanTable(**plan_json.read((folder / PLAN).read_text(encoding="utf-8"), PlanTable))
+    except (OSError, ValueError):
         return None

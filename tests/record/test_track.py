@@ -244,7 +244,7 @@ def test_a_folder_holds_one_run_of_one_plan_that_only_resume_continues() -> None
         lwexp.track(plan, optimizer, resume="other").start()
     assert not Path("other").exists()
     other = lwexp.make_plan(network(), lr=0.1, mult=0.9)
-    with pytest.raises(ConfigError, match=rf"^plan={other.hash}: the run in .*/mine has another one, {plan.hash}"):
+    with pytest.raises(ConfigError, match=rf"^plan={other.hash}: .*, {plan.hash}: 01_0 0.07 -> 0.09; start"):
         lwexp.track(other, other.optimizer("sgd"), resume="mine").start()
 
 
