@@ -14,11 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .cli.library import run_job
+    from .core.decay import DecayName
+    from .core.grouping import GroupingName
     from .core.make_plan import make_plan
+    from .core.optim.names import OptimizerName
     from .core.plan import Plan
     from .core.plan_table import PlanGroup
     from .core.schedule import Event
     from .core.scheduler import PlanScheduler
+    from .core.shapes import PolicyName
     from .errors import (
         ConfigError,
         LwexpError,
@@ -36,12 +40,16 @@ if TYPE_CHECKING:
 _HOMES = {
     "Callback": "training.callbacks",
     "ConfigError": "errors",
+    "DecayName": "core.decay",
     "Event": "core.schedule",
+    "GroupingName": "core.grouping",
     "LwexpError": "errors",
     "NoLayerwiseRatesWarning": "errors",
+    "OptimizerName": "core.optim.names",
     "Plan": "core.plan",
     "PlanGroup": "core.plan_table",
     "PlanScheduler": "core.scheduler",
+    "PolicyName": "core.shapes",
     "RunError": "errors",
     "UnknownGroupError": "errors",
     "UnknownNameError": "errors",
@@ -51,8 +59,9 @@ _HOMES = {
     "track": "record.track",
 }
 __all__ = [
-    "Callback", "ConfigError", "Event", "LwexpError", "NoLayerwiseRatesWarning", "Plan", "PlanGroup", "PlanScheduler",
-    "RunError", "UnknownGroupError", "UnknownNameError", "UnknownOptionError", "make_plan", "run_job", "track",
+    "Callback", "ConfigError", "DecayName", "Event", "GroupingName", "LwexpError", "NoLayerwiseRatesWarning",
+    "OptimizerName", "Plan", "PlanGroup", "PlanScheduler", "PolicyName", "RunError", "UnknownGroupError",
+    "UnknownNameError", "UnknownOptionError", "make_plan", "run_job", "track",
 ]  # fmt: skip
 
 

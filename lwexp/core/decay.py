@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 from lwexp.errors import ConfigError, UnknownNameError, UnknownOptionError
 from lwexp.formatting import one_line
@@ -16,6 +16,18 @@ from lwexp.formatting import one_line
 from .options import at_least, between, check_options, number, rate
 
 Decay = Callable[[int, int], float]
+# For editors and type checkers: the keys of DECAYS and ALIASES, and all options that they have.
+DecayName = Literal["linear", "arithmetic", "polynomial", "cosine", "none", "explicit", "geometric", "layer_decay"]
+
+
+class DecayOptions(TypedDict, total=False):
+    """`decay_options` of the decays that have a name."""
+
+    mult: float  # linear
+    min_scale: float  # arithmetic, polynomial, cosine
+    power: float  # polynomial
+    rates: Mapping[str, float]  # explicit
+    stem_lr: float | None  # in place of `mult` or `min_scale`
 
 
 def linear(*, mult: float) -> Decay:
@@ -86,7 +98,10 @@ DECAYS: dict[str, Callable[..., Decay]] = {
 }
 
 
-ALIASES = {"geometric": "linear", "layer_decay": "linear"}  # names that other libraries have for them
+ALIASES: dict[str, DecayName] = {
+    "geometric": "linear",
+    "layer_decay": "linear",
+}  # names that other libraries have for them
 _STEM = {"linear": "mult", "arithmetic": "min_scale", "polynomial": "min_scale", "cosine": "min_scale"}
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from inspect import signature
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypedDict
 
 from torch import nn
 
@@ -40,7 +40,20 @@ class Grouped(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-Grouping = Callable[[nn.Module], "Grouped | Iterable[NamedGroup | tuple[str, Sequence[str]]]"]
+# A function of the model and, by keyword, of `grouping_options`.
+Grouping = Callable[..., "Grouped | Iterable[NamedGroup | tuple[str, Sequence[str]]]"]
+# For editors and type checkers: the keys of GROUPINGS, and all options that they have.
+GroupingName = Literal["per_parameter", "top_module", "depth_index", "by_name"]
+
+
+class GroupingOptions(TypedDict, total=False):
+    """`grouping_options` of the groupings that have a name."""
+
+    order: Literal["registration", "execution"]  # per_parameter, top_module
+    source: str  # depth_index
+    timeout: float
+    example_input: object
+    patterns: Mapping[str, str | list[str]]  # by_name
 
 
 def head_to_stem(model: nn.Module) -> list[str]:

@@ -6,16 +6,16 @@ import gc
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from torch import nn
 
 from lwexp.errors import ConfigError, NoLayerwiseRatesWarning, UnknownNameError
 
-from .decay import ALIASES, Decay, make_decay, with_ends
+from .decay import ALIASES, Decay, DecayName, DecayOptions, make_decay, with_ends
 from .depth.parameters import Names, is_lazy
 from .group_options import GroupOptions, check_group_options, chosen_options, with_parts
-from .grouping import Grouping, group, takes_input
+from .grouping import Grouping, GroupingName, GroupingOptions, group, takes_input
 from .options import at_least, number
 from .patterns import first_matches
 from .plan import Plan
@@ -23,8 +23,10 @@ from .plan_notes import no_layerwise_rates, notes, trained_layers
 from .resolve import first_index, overrides_of, resolve
 from .weight_decay import WeightDecay, undecayed_names
 
-INDEX_FROM = ("all", "trained")
-FREEZE_MODES = ("requires_grad", "lr_zero")
+IndexFrom = Literal["all", "trained"]
+FreezeMode = Literal["requires_grad", "lr_zero"]
+INDEX_FROM: tuple[IndexFrom, ...] = get_args(IndexFrom)
+FREEZE_MODES: tuple[FreezeMode, ...] = get_args(FreezeMode)
 DEFAULT_MULT = 0.95
 
 
@@ -44,12 +46,12 @@ def _no_garbage_collection() -> Iterator[None]:
 def make_plan(
     model: nn.Module,
     *,
-    grouping: str | Grouping = "top_module",
-    decay: str | Decay = "linear",
+    grouping: GroupingName | Grouping = "top_module",
+    decay: DecayName | Decay = "linear",
     lr: float = 1e-3,
     mult: float | None = None,
     freeze: str | Sequence[str] = (),
-    freeze_mode: str = "requires_grad",
+    freeze_mode: FreezeMode = "requires_grad",
     lr_overrides: Mapping[str, float] | None = None,
     lr_mults: Mapping[str, float] | None = None,
     split_groups: str | Sequence[str] = (),
@@ -58,9 +60,9 @@ def make_plan(
     weight_decay: float | None = None,
     weight_decay_mult: float = 1.0,
     independent_weight_decay: bool = False,
-    index_from: Literal["all", "trained"] = "all",
-    grouping_options: Mapping[str, Any] | None = None,
-    decay_options: Mapping[str, Any] | None = None,
+    index_from: IndexFrom = "all",
+    grouping_options: GroupingOptions | Mapping[str, Any] | None = None,
+    decay_options: DecayOptions | Mapping[str, Any] | None = None,
     example_input: object = None,
 ) -> Plan:
     """Resolve a model and settings to a plan; the model is not changed.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import torch
 from torch import nn
@@ -16,8 +16,17 @@ from .binding import misfit
 from .plan_diff import difference_text
 from .plan_notes import trained_layers
 from .plan_table import PlanTable
-from .schedule import Event, Schedule, make_schedule
+from .policy import PolicyOptions
+from .schedule import Event, Schedule, ScheduleOptions, make_schedule
 from .scheduler import PlanScheduler
+from .shapes import PolicyName
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from .optim.names import OptimizerOptions, TimmOptimizerName, TorchOptimizerName
+
+_Optimizer = TypeVar("_Optimizer", bound=torch.optim.Optimizer)
 
 
 @dataclass(frozen=True, repr=False)
@@ -88,6 +97,14 @@ class Plan(PlanTable):
                     found[i] = owned.pop()
         return found
 
+    @overload
+    def optimizer(
+        self, optimizer: TorchOptimizerName = "adam", **options: Unpack[OptimizerOptions]
+    ) -> torch.optim.Optimizer: ...
+    @overload
+    def optimizer(self, optimizer: TimmOptimizerName, **options: Any) -> torch.optim.Optimizer: ...
+    @overload
+    def optimizer(self, optimizer: type[_Optimizer], **options: Any) -> _Optimizer: ...
     def optimizer(self, optimizer: str | type[torch.optim.Optimizer] = "adam", **options: Any) -> torch.optim.Optimizer:
         """The optimizer of a short name (torch's or timm's) or class over `param_groups()`.
 
@@ -109,7 +126,7 @@ class Plan(PlanTable):
 
     def schedule(
         self,
-        policy: str | Callable[[int], float] = "constant",
+        policy: PolicyName | Callable[[int], float] = "constant",
         *,
         steps: int | None = None,
         steps_per_epoch: int = 1,
@@ -118,7 +135,7 @@ class Plan(PlanTable):
         lr_events: Iterable[Event | Mapping[str, Any]] = (),
         unfreeze_every_steps: int | None = None,
         unfreeze_at: Mapping[str, int] | None = None,
-        **options: Any,
+        **options: Unpack[PolicyOptions],
     ) -> Schedule:
         """Every group's rate at every step: the plan times `policy`, a name or a callable `step -> factor`.
 
@@ -146,16 +163,25 @@ class Plan(PlanTable):
         )
 
     def scheduler(
-        self, optimizer: torch.optim.Optimizer, policy: str | Callable[[int], float] = "constant", **options: Any
+        self,
+        optimizer: torch.optim.Optimizer,
+        policy: PolicyName | Callable[[int], float] = "constant",
+        *,
+        steps: int | None = None,
+        **options: Unpack[ScheduleOptions],
     ) -> PlanScheduler:
         """A torch `LRScheduler` that applies `policy` to every group; call `.step()` after each `optimizer.step()`.
 
         `options` are those of `schedule`.
         """
-        return PlanScheduler(optimizer, self.schedule(policy, **options))
+        return PlanScheduler(optimizer, self.schedule(policy, steps=steps, **options))
 
     def lr_table(
-        self, policy: str | Callable[[int], float] = "constant", *, steps: int, **options: Any
+        self,
+        policy: PolicyName | Callable[[int], float] = "constant",
+        *,
+        steps: int,
+        **options: Unpack[ScheduleOptions],
     ) -> torch.Tensor:
         """Every group's rate at every step, float64 [steps, groups]; 0 for groups that are not in the optimizer.
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from lwexp.errors import ConfigError, UnknownNameError, UnknownOptionError
 
@@ -79,6 +79,44 @@ def common(
 
 
 COMMON = tuple(inspect.signature(common).parameters)
+
+
+class PolicyOptions(TypedDict, total=False):
+    """The options of all policies, for editors and type checkers: those of `common`, then each policy's own."""
+
+    warmup_steps: int
+    warmup_fraction: float | None
+    warmup_epochs: float | None
+    warmup: Literal["linear", "hold"] | None
+    convention: Literal["lwexp", "transformers"]
+    min_lr: float
+    floor: Literal["relative", "absolute"]
+    k: float  # warmup_exponential
+    cycles: int | None  # cosine_restarts
+    cycle_steps: int | None
+    cycle_mult: int
+    beta: float  # rex
+    power: float  # polynomial
+    step_size: int  # step
+    gamma: float  # step, multistep
+    milestones: Sequence[int]  # multistep
+    pct_start: float  # onecycle
+    div_factor: float
+    final_div_factor: float
+    timescale: int  # inverse_sqrt
+    decay_fraction: float  # wsd
+    decay_shape: Literal["linear", "cosine", "sqrt"]
+    cut_fraction: float  # slanted_triangular
+    ratio: float
+    metric: str  # plateau, torch
+    mode: Literal["min", "max"]  # plateau
+    factor: float
+    patience: int
+    threshold: float
+    cooldown: int
+    name: str  # torch
+    options: Mapping[str, Any] | None
+    interval: Literal["step", "epoch"]
 
 
 def named(policy: str | Callable[[int], float]) -> str | Callable[[int], float]:

@@ -15,7 +15,7 @@ from lwexp.errors import ConfigError, UnknownOptionError
 from .options import at_least, rate, whole
 from .phases import Phase, Training, make_phases, match_groups
 from .plan_table import PlanTable
-from .policy import Policy, is_metric_driven, make_policy
+from .policy import Policy, PolicyOptions, is_metric_driven, make_policy
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,17 @@ class Event:
     step: int
     group: int | str
     lr: float
+
+
+class ScheduleOptions(PolicyOptions, total=False):
+    """What `Plan.schedule` takes by keyword besides `steps`."""
+
+    steps_per_epoch: int
+    policies: Mapping[str, Any] | None
+    phases: Sequence[Mapping[str, Any]]
+    lr_events: Iterable[Event | Mapping[str, Any]]
+    unfreeze_every_steps: int | None
+    unfreeze_at: Mapping[str, int] | None
 
 
 _step_of = attrgetter("step")

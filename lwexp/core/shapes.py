@@ -210,6 +210,12 @@ POLICIES: dict[str, Callable[..., Any]] = {
     "plateau": plateau,
     "torch": torch_scheduler,
 }
+PolicyName = Literal[  # the keys of POLICIES and ALIASES, for editors and type checkers
+    "constant", "warmup_exponential", "linear", "cosine", "cosine_restarts", "rex", "polynomial", "step", "multistep",
+    "onecycle", "inverse_sqrt", "wsd", "slanted_triangular", "plateau", "torch",
+    "cosine_annealing", "cosine_with_restarts", "sgdr", "multi_step", "one_cycle", "poly", "reduce_lr_on_plateau",
+    "warmup_stable_decay",
+]  # fmt: skip
 BLENDS = {"linear", "cosine", "cosine_restarts", "rex", "polynomial", "wsd"}
 ALIASES = {  # names that other libraries have for them
     "cosine_annealing": "cosine",

@@ -236,7 +236,9 @@ def build_optimizer(config: RunConfig, plan: Plan) -> torch.optim.Optimizer:
     options = dict(config.optimizer.options)
     if options.get("fused") is True and any(p.is_meta for group in plan.param_groups() for p in group["params"]):
         del options["fused"]  # meta tensors have no such kernel
-    return plan.optimizer(str(config.optimizer.name), **options)
+    name: Any = str(config.optimizer.name)  # any name: the registry looks it up
+    built: torch.optim.Optimizer = plan.optimizer(name, **options)
+    return built
 
 
 def build_loss(config: RunConfig, source: DataSource) -> ClassLoss:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from importlib import import_module
 
 import pandas
 import pytest
@@ -85,7 +86,7 @@ def test_the_package_lists_its_names() -> None:
     assert {*lwexp.__all__, "__version__", "__doc__"} <= {*shown}
     assert not [name for name in shown if name.startswith("_") and not name.startswith("__")]
     for name in lwexp.__all__:
-        assert getattr(lwexp, name).__name__ == name
+        assert getattr(lwexp, name) is vars(import_module(f"lwexp.{lwexp._HOMES[name]}"))[name]
     assert lwexp.__version__[0].isdigit()
 
 
