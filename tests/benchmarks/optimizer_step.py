@@ -1,18 +1,21 @@
 """The optimizer's step with a group per parameter, each at its own moving rate, against a single group of torch's.
 
     python tests/benchmarks/optimizer_step.py [--models resnet18] [--optimizers adam] [--repeats 300] [--device cpu]
+        [--before CHECKOUT]
 
 For each network (`flat`: 500 tensors of 1,000 values) and optimizer, microseconds a step, median and quartiles:
 "stock, one group": the fastest of torch's own ways with all parameters in a single group at one rate; "stock, groups":
 the same way with a group per parameter; "lwexp, groups": `plan.optimizer(…)` with those groups; "ratio": lwexp over the
-single group, round by round. The contestants take turns in one process; all rates move at every step, before the clock
-starts. A step follows a forward and backward pass, which leave the caches to their own data: here a walk over 32 MB
-stands for them (`--hot`: without it).
+single group, round by round; with `--before`, "to before": lwexp over lwexp of another checkout. The contestants take
+turns in one process; all rates move at every step, before the clock starts. A step follows a forward and backward pass,
+which leave the caches to their own data: here a walk over 32 MB stands for them (`--hot`: without it).
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
+import importlib.util
 import sys
 import time
 from collections.abc import Callable
@@ -56,6 +59,20 @@ def network(name: str, device: str) -> nn.Module:
     return model
 
 
+def make_optimizer_of(checkout: Path) -> Callable[..., torch.optim.Optimizer]:
+    """`make_optimizer` of another checkout of lwexp, beside ours in this process; the rest of lwexp is ours."""
+    folder = checkout / "lwexp/core/optim"
+    spec = importlib.util.spec_from_file_location(
+        "optim_before", folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules["optim_before"] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    made: Callable[..., torch.optim.Optimizer] = importlib.import_module("optim_before.registry").make_optimizer
+    return made
+
+
 def timed(optimizer: torch.optim.Optimizer, device: str, junk: torch.Tensor | None) -> Callable[[], float]:
     """A function that makes one step, and returns its microseconds."""
 
@@ -76,7 +93,9 @@ def timed(optimizer: torch.optim.Optimizer, device: str, junk: torch.Tensor | No
     return step
 
 
-def measure(name: str, kind: str, repeats: int, device: str, hot: bool) -> list[str]:
+def measure(
+    name: str, kind: str, repeats: int, device: str, hot: bool, before: Callable[..., torch.optim.Optimizer] | None
+) -> list[str]:
     """One row of the table."""
     stock, options = OPTIMIZERS[kind]
     junk = None if hot else torch.zeros(8_000_000, device=device)
@@ -87,18 +106,20 @@ def measure(name: str, kind: str, repeats: int, device: str, hot: bool) -> list[
     plan = lwexp.make_plan(model := network(name, device), grouping="per_parameter", lr=1e-3, mult=0.99)
     groups = [{"params": [p], "lr": 1e-3 * 0.99**i} for i, p in enumerate(network(name, device).parameters())]
     lwexp_name = "sgd" if stock is torch.optim.SGD else kind
-    found = interleave(
-        {
-            "one": clock(stock(network(name, device).parameters(), lr=1e-3, **options, **way)),
-            "groups": clock(stock(groups, lr=1e-3, **options, **way)),
-            "lwexp": clock(plan.optimizer(lwexp_name, **options)),
-        },
-        repeats,
-    )
+    contestants = {
+        "one": clock(stock(network(name, device).parameters(), lr=1e-3, **options, **way)),
+        "groups": clock(stock(groups, lr=1e-3, **options, **way)),
+        "lwexp": clock(plan.optimizer(lwexp_name, **options)),
+    }
+    if before is not None:
+        other = lwexp.make_plan(network(name, device), grouping="per_parameter", lr=1e-3, mult=0.99)
+        contestants["before"] = clock(before(lwexp_name, other.param_groups(), lr=1e-3, options=options))
+    found = interleave(contestants, repeats)
     del model
     shown = [cell(spread(found[each]), 0) for each in ("one", "groups", "lwexp")]
     fastest = next(iter([key for key, value in way.items() if value]), "loop")
-    return [name, kind, str(len(plan.groups)), fastest, *shown, cell(ratio(found["lwexp"], found["one"]))]
+    to_before = [] if before is None else [cell(ratio(found["lwexp"], found["before"]))]
+    return [name, kind, str(len(plan.groups)), fastest, *shown, cell(ratio(found["lwexp"], found["one"])), *to_before]
 
 
 def main() -> None:
@@ -110,7 +131,9 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--hot", action="store_true")
+    parser.add_argument("--before", type=Path)
     arguments = parser.parse_args()
+    before = None if arguments.before is None else make_optimizer_of(arguments.before)
     torch.set_num_threads(arguments.threads)
     print(machine())
     header = [
@@ -122,9 +145,10 @@ def main() -> None:
         "stock, groups",
         "lwexp, groups",
         "ratio",
+        *([] if before is None else ["to before"]),
     ]
     rows = [
-        measure(name, kind, arguments.repeats, arguments.device, arguments.hot)
+        measure(name, kind, arguments.repeats, arguments.device, arguments.hot, before)
         for name in arguments.models
         for kind in arguments.optimizers
     ]

@@ -135,7 +135,7 @@ def _adam_options(group: Group) -> dict[str, Any]:
 
 
 def _adam_spec(kernel: Callable[[Group], Callable[..., None]]) -> KernelSpec:
-    settings = itemgetter("betas", "eps", "weight_decay", "amsgrad", "maximize")
+    settings = ("betas", "eps", "weight_decay", "amsgrad", "maximize")
     return KernelSpec(settings, kernel, _adam_buffers, _adam_options)
 
 
@@ -161,7 +161,7 @@ class FusedSGD(_Fused, torch.optim.SGD):
 
     stock = torch.optim.SGD
     spec = KernelSpec(
-        settings=itemgetter(*_SGD_SETTINGS),
+        settings=_SGD_SETTINGS,
         kernel=lambda group: FUSED_SGD,
         buffers=lambda group: ("momentum_buffer" if group["momentum"] else None,),
         options=lambda group: {**{key: group[key] for key in _SGD_SETTINGS}, "is_first_step": False},

@@ -7,10 +7,11 @@ more than the update itself where each parameter is a group (benchmarks/optimize
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
-from operator import attrgetter, is_, itemgetter
+from functools import partial
+from itertools import accumulate, chain, pairwise, repeat
+from operator import attrgetter, itemgetter
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from torch.optim import Optimizer
 
 from lwexp.core.dtensor import is_sharded, local_shard
 
+from .identity import are_same
 from .kernel_fit import Group, NoStateError, UnsupportedError, check, order, tensor_guards
 
 # Private to torch; tried with torch 2.6 to 2.14. tests/core/test_private_interfaces.py checks their signatures.
@@ -27,15 +29,15 @@ FOREACH_ADDCMUL = torch._foreach_addcmul_
 
 JOINED_WEIGHTS = 8192  # up to this size a second pass over a parameter is cheaper than a kernel call (same benchmark)
 MAX_GUARDS = 4  # another is made where another context (autocast, …) makes the last one fail
-_RATE, _PARAMETERS, _BYTES = itemgetter("lr"), itemgetter("params"), attrgetter("nbytes")
-_END = (object(),)  # ends a list whose length counts
+_RATE, _GRADIENT, _BYTES = itemgetter("lr"), attrgetter("grad"), attrgetter("nbytes")
+_CONTIGUOUS = Tensor.is_contiguous
 
 
 @dataclass(frozen=True)
 class KernelSpec:
     """How torch calls the fused kernel of an optimizer class; each function takes one of its param groups."""
 
-    settings: itemgetter[Any]  # the group's options that the kernel takes
+    settings: tuple[str, ...]  # the group's options that the kernel takes
     kernel: Callable[[Group], Callable[..., None]]
     buffers: Callable[[Group], Sequence[str | None]]  # state tensors in the kernel's order; None: an empty list
     options: Callable[[Group], dict[str, Any]]  # the settings under the kernel's names
@@ -61,11 +63,10 @@ class KernelCalls:
         """Build the lists. Raises `UnsupportedError` and `NoStateError`."""
         groups, state = optimizer.param_groups, optimizer.state
         self._spec = spec
-        self._settings = list(map(spec.settings, groups))
+        self._row = itemgetter("params", *spec.settings)
+        self._rows = [([*params], *settings) for params, *settings in map(self._row, groups)]
         self._rates: list[float] | None = None
-        # Of a kernel's overloads torch tries the one with a tensor lr first. All lr tensors are views of one array of
-        # doubles, written at once; the last one stays 0.
-        self._lr_array = array("d", bytes(8 * (len(groups) + 1)))
+        self._call_rates: list[float] = []
         self._calls, self._without_gradient = self._build_calls(groups, state)
         self._parameters = [p for call in self._calls for p in call.parameters]
         if not self._parameters:
@@ -75,39 +76,49 @@ class KernelCalls:
         self._device = self._parameters[0].device
         self._sharded = is_sharded(self._parameters[0])
         self._steps = _share_steps([state[p] for p in self._parameters if "step" in state.get(p, {})])
-        self._arguments, first = [], 0
-        for call in self._calls:
-            part = slice(first, first := first + len(call.parameters))
-            buffers = [[local_shard(state[p][name]) for p in call.parameters] if name else [] for name in call.buffers]
-            self._arguments.append((call.kernel, [*map(local_shard, call.parameters)], part, buffers, call.options))
-        self._joined: list[tuple[list[Tensor], list[Tensor], list[Tensor]]] = []  # parameters, buffers, rates
+        # Below one entry for each call.
+        self._kernels = [(call.kernel, call.options) for call in self._calls]
+        ends = [*accumulate([len(call.parameters) for call in self._calls], initial=0)]
+        self._parts = [slice(*each) for each in pairwise(ends)]
+        self._single = len(self._parameters) == len(self._calls)
+        lists = [tuple(map(local_shard, call.parameters)) for call in self._calls]
+        buffers = [
+            [tuple([local_shard(state[p][name]) for p in call.parameters]) if name else () for name in call.buffers]
+            for call in self._calls
+        ]
+        self._columns = [self._column(each) for each in (lists, *map(list, zip(*buffers, strict=True)))]
+        if self._steps is not None and self._single and bool((self._steps == self._steps[0]).all()):
+            # All kernels read the same counter, which stays in the cache.
+            position = self._calls[0].buffers.index("step") + 1
+            self._columns[position] = partial(repeat, (self._steps[0],), len(self._calls))
+        self._joined: list[
+            tuple[tuple[Tensor, ...], tuple[Tensor, ...], list[Tensor]]
+        ] = []  # parameters, buffers, rates
         self._joined_rates: list[tuple[array[Any], list[int]]] = []  # the same rates as one array, the group of each
-        for call, (_, parameters, _, buffers, _) in zip(self._calls, self._arguments, strict=True):
+        for call, parameters, (buffer, *_) in zip(self._calls, lists, buffers, strict=True):
             if call.joined:
                 dtype = parameters[0].dtype
                 kind = "f" if dtype == torch.float32 else "d"
                 lr_array = array(kind, bytes(dtype.itemsize * len(parameters)))
-                self._joined.append((parameters, buffers[0], list(torch.frombuffer(lr_array, dtype=dtype))))
+                self._joined.append((parameters, buffer, list(torch.frombuffer(lr_array, dtype=dtype))))
                 self._joined_rates.append((lr_array, call.groups))
-        self._shards = [p for _, parameters, *_ in self._arguments for p in parameters]
+        self._shards = [*chain.from_iterable(lists)]
+        self._shards_held = [*map(local_shard, self._held(state))] if self._sharded else []
         # What may change its order in memory; a vector of the state has only one.
-        moments = (t for *_, buffers, _ in self._arguments for each in buffers for t in each if t.ndim > 1)
+        moments = (t for each in buffers for tensors in each for t in tensors if t.ndim > 1)
         self._tensors = (*self._shards, *moments)
         self._strides = list(map(Tensor.stride, self._tensors))
-        self._bytes = sum(map(_BYTES, self._tensors))
-        self._gradient_bytes = sum(map(_BYTES, self._shards))
+        self._contiguous = all(map(_CONTIGUOUS, self._tensors))
+        known: dict[int, int] = {}
+        self._bytes = [known.setdefault(size, size) for size in map(_BYTES, self._tensors)]  # few objects: few reads
         self._guards: list[tuple[Any, Any]] = []  # of `_tensors` and of gradients; the last ones are in use
-        self._state, self._entries = state, list(state.values())
-        self._views = [entry.values() for entry in self._entries]
-        self._values = [*chain.from_iterable(self._views), *_END]
-        self._members = [p for group in groups for p in group["params"]]
-        self._sizes = [len(group["params"]) for group in groups]
+        self._state, self._entries = state, [*map(dict, state.values())]
 
     def _build_calls(
         self, groups: Sequence[Group], state: Mapping[Tensor, dict[str, Any]]
     ) -> tuple[list[_Call], list[Tensor]]:
         """The calls, and the parameters that had no gradient so far and have no state."""
-        spec, rate = self._spec, torch.frombuffer(self._lr_array, dtype=torch.float64)
+        spec = self._spec
         calls: dict[tuple[Any, ...], _Call] = {}
         without_gradient: list[Tensor] = []
         for i, group in enumerate(groups):
@@ -117,51 +128,79 @@ class KernelCalls:
                     continue
                 check(p, group, state.get(p, {}), spec.buffers(group))
                 joined = spec.is_joinable(group) and len(group["params"]) == 1 and _is_small(p)
-                key = (p.dtype, self._settings[i], spec.kernel(group)) if joined else (p.dtype, i)
+                key = (p.dtype, self._rows[i][1:], spec.kernel(group)) if joined else (p.dtype, i)
                 if key not in calls:
-                    options = {"lr": rate[-1 if joined else i], **spec.options(group)}
-                    calls[key] = _Call(spec.kernel(group), options, spec.buffers(group), joined)
+                    calls[key] = _Call(spec.kernel(group), spec.options(group), spec.buffers(group), joined)
                 calls[key].parameters.append(p)
                 calls[key].groups.append(i)
         return list(calls.values()), without_gradient
 
-    def is_current(self, optimizer: Optimizer) -> bool:
-        """Whether the optimizer still has the parameters, groups and state of the lists.
+    def _column(self, tensors: list[tuple[Tensor, ...]]) -> Callable[[], Iterable[tuple[Tensor, ...]]]:
+        """A function that returns `tensors`, one argument of each call.
 
-        Checked at every step, so it must be cheap.
+        Where each has one tensor, tuples made on the way cost less than stored ones, which are no longer in the cache.
         """
-        state, members = optimizer.state, list(map(_PARAMETERS, optimizer.param_groups))
+        if self._single and all(tensors):
+            return partial(zip, [*chain.from_iterable(tensors)])
+        return partial(iter, tensors)
+
+    def is_current(self, optimizer: Optimizer) -> bool:
+        """Whether the lists are still those of the optimizer's parameters and state; takes over changed options.
+
+        Called at every step, so it must be cheap.
+        """
+        rows, state = list(map(self._row, optimizer.param_groups)), optimizer.state
         return (
-            state is self._state
-            and len(state) == len(self._entries)
-            and list(map(len, members)) == self._sizes
-            and all(map(is_, chain.from_iterable(members), self._members))
-            and all(map(is_, state.values(), self._entries))
-            and all(map(is_, chain(chain.from_iterable(self._views), _END), self._values))
+            (are_same(rows, self._rows) or self._take_options(rows, optimizer.param_groups))
+            and state is self._state
+            and are_same(list(state.values()), self._entries)
             and (not self._sharded or self._has_shards())
         )
 
+    def _take_options(self, rows: Sequence[tuple[Any, ...]], groups: Sequence[Group]) -> bool:
+        """Copy the groups' options; False if they need other calls, or if the groups have other parameters."""
+        spec = self._spec
+        if not are_same([params for params, *_ in rows], [params for params, *_ in self._rows]):
+            return False
+        for call in self._calls:
+            group, first = groups[call.groups[0]], rows[call.groups[0]][1:]
+            if any(rows[i][1:] != first for i in call.groups) or spec.buffers(group) != call.buffers:
+                return False
+            if call.joined and not spec.is_joinable(group):
+                return False
+        for call in self._calls:
+            call.options.update(spec.options(groups[call.groups[0]]))
+        self._rows = [(params, *row[1:]) for row, (params, *_) in zip(rows, self._rows, strict=True)]
+        return True
+
     def _has_shards(self) -> bool:
         """Whether the DTensors still hold the shards of the lists."""
-        lists = ([*parameters, *chain.from_iterable(buffers)] for _, parameters, _, buffers, _ in self._arguments)
-        return all(map(is_, map(local_shard, self._held()), chain.from_iterable(lists)))
+        return are_same([*map(local_shard, self._held(self._state))], self._shards_held)
 
-    def _held(self) -> Iterator[Tensor]:
-        """The tensors whose local shards are in the lists of `self._arguments`."""
+    def _held(self, state: Mapping[Tensor, dict[str, Any]]) -> Iterator[Tensor]:
+        """The tensors whose local shards are in the lists."""
         for call in self._calls:
             yield from call.parameters
-            yield from (self._state[p][name] for name in call.buffers if name for p in call.parameters)
+            yield from (state[p][name] for name in call.buffers if name for p in call.parameters)
 
     def _suit_kernel(self, gradients: tuple[Tensor, ...]) -> bool:
         """Whether parameters, state and `gradients` still have the dtypes and the order in memory of the lists."""
+        if self._contiguous:  # the usual case reads little memory but that which the kernels read
+            return (
+                set(map(type, gradients)) == {Tensor}
+                and _are_contiguous(chain(gradients, self._tensors))
+                and list(map(_BYTES, self._tensors)) == self._bytes  # of another device: torch checks
+            )
         if self._guards:
             own, theirs = self._guards[-1]
             if theirs.check(*gradients) and own.check(*self._tensors):  # tuples, which a call takes without a copy
                 return True
-        # The guards are strict: they also fail where autocast, say, differs from when they were made.
-        if sum(map(_BYTES, self._tensors)) != self._bytes or not _are_in_order(self._tensors, self._strides):
+        if set(map(type, gradients)) != {Tensor}:
             return False
-        if not _are_in_order(gradients, self._strides) or sum(map(_BYTES, gradients)) != self._gradient_bytes:
+        # The guards are strict: they also fail where autocast, say, differs from when they were made.
+        if list(map(_BYTES, self._tensors)) != self._bytes or not _are_in_order(self._tensors, self._strides):
+            return False
+        if not _are_in_order(gradients, self._strides) or list(map(_BYTES, gradients)) != self._bytes[: len(gradients)]:
             return False
         if len(self._guards) < MAX_GUARDS:
             self._guards.append((tensor_guards(self._tensors), tensor_guards(gradients)))
@@ -171,27 +210,28 @@ class KernelCalls:
         """Make a step and return True; return False, with nothing changed, where torch's own step is needed."""
         if self._device.type == "cuda" and torch.cuda.is_current_stream_capturing():
             return False
-        gradients: tuple[Any, ...] = tuple([p.grad for p in self._parameters])
+        gradients: tuple[Any, ...] = tuple(map(_GRADIENT, self._parameters))
         if self._sharded:
-            gradients = tuple([None if gradient is None else local_shard(gradient) for gradient in gradients])
-        if set(map(type, gradients)) != {Tensor} or any(p.grad is not None for p in self._without_gradient):
-            return False
-        if not self._suit_kernel(gradients):
+            gradients = tuple(map(local_shard, gradients))
+        if any(p.grad is not None for p in self._without_gradient) or not self._suit_kernel(gradients):
             return False
         scaling = {key: getattr(optimizer, key, None) for key in ("grad_scale", "found_inf")}
         scaled = any(tensor is not None for tensor in scaling.values())  # by a GradScaler
         if scaled and (self._joined or any(t is not None and t.device != self._device for t in scaling.values())):
             return False
-        if not self._update_rates(optimizer) or not self._update_settings(optimizer):
+        if not self._update_rates(optimizer):
             return False
         with torch.inference_mode():  # as no_grad, with less overhead per kernel
             if self._steps is not None:
                 self._steps += 1
-            for kernel, parameters, part, buffers, options in self._arguments:
+            lists, *buffers = [column() for column in self._columns]
+            parts = zip(gradients, strict=True) if self._single else map(gradients.__getitem__, self._parts)
+            arguments = zip(lists, parts, *buffers, strict=True)  # tuples, which a call takes without a copy
+            for (kernel, options), lr, each in zip(self._kernels, self._call_rates, arguments, strict=True):
                 if scaled:
-                    kernel(parameters, gradients[part], *buffers, **options, **scaling)
+                    kernel(*each, lr=lr, **options, **scaling)
                 else:
-                    kernel(parameters, gradients[part], *buffers, **options)
+                    kernel(*each, lr=lr, **options)
             for parameters, buffer, rates in self._joined:
                 FOREACH_ADDCMUL(parameters, buffer, rates, value=-1)  # rounds once, as the fused kernel does
             if self._steps is not None and scaling["found_inf"] is not None:
@@ -204,27 +244,18 @@ class KernelCalls:
         if rates != self._rates:
             if any(isinstance(rate, Tensor) for rate in rates):
                 return False
-            self._lr_array[:-1] = array("d", rates)
+            self._call_rates = [0.0 if call.joined else float(rates[call.groups[0]]) for call in self._calls]
             for lr_array, groups in self._joined_rates:
                 lr_array[:] = array(lr_array.typecode, [rates[i] for i in groups])
             self._rates = rates
         return True
 
-    def _update_settings(self, optimizer: Optimizer) -> bool:
-        """Copy the groups' other options; False if they need other calls."""
-        spec, settings = self._spec, list(map(self._spec.settings, optimizer.param_groups))
-        if settings == self._settings:
-            return True
-        for call in self._calls:
-            group, first = optimizer.param_groups[call.groups[0]], settings[call.groups[0]]
-            if any(settings[i] != first for i in call.groups) or spec.buffers(group) != call.buffers:
-                return False
-            if call.joined and not spec.is_joinable(group):
-                return False
-        for call in self._calls:
-            call.options.update(spec.options(optimizer.param_groups[call.groups[0]]))
-        self._settings = settings
-        return True
+
+def _are_contiguous(tensors: Iterable[Tensor]) -> bool:
+    try:
+        return all(map(_CONTIGUOUS, tensors))
+    except RuntimeError:  # a sparse tensor has no order
+        return False
 
 
 def _are_in_order(tensors: Sequence[Tensor], strides: Sequence[Sequence[int]]) -> bool:

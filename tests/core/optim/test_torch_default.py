@@ -117,6 +117,46 @@ def test_tensors_exchanged_inside_the_state_count(
         break
 
 
+@pytest.mark.parametrize("key", ["step", "exp_avg"])
+def test_a_single_equal_number_exchanged_in_the_state_counts(key: str) -> None:
+    """Equal by value to what it replaces, so that only its identity tells."""
+    p = torch.nn.Parameter(torch.ones(1))
+    optimizer = make_plan(torch.nn.ParameterList([p])).optimizer("adam")
+    p.grad = torch.ones(1)
+    for _ in range(3):
+        optimizer.step()
+    before = optimizer.state[p][key].clone()
+    optimizer.state[p][key] = before.clone()
+    optimizer.step()
+    assert not torch.equal(optimizer.state[p][key], before)
+
+
+def test_a_parameter_of_one_number_exchanged_in_its_group_counts() -> None:
+    made = [torch.nn.Parameter(torch.ones(1)) for _ in range(2)]
+    optimizer = make_plan(torch.nn.ParameterList(made[:1])).optimizer("sgd")
+    for p in made:
+        p.grad = torch.ones(1)
+    optimizer.step()
+    before = made[0].item()
+    made[1].data.fill_(before)
+    optimizer.param_groups[0]["params"][0] = made[1]
+    optimizer.step()
+    assert made[0].item() == before
+    assert made[1].item() < before
+
+
+@pytest.mark.parametrize(
+    ("option", "values"), [("weight_decay", (0.1, 0.3, 0.0)), ("betas", ((0.5, 0.9), (0.8, 0.99)))]
+)
+def test_options_may_change_at_any_step(option: str, values: tuple[Any, ...]) -> None:
+    pair = Pair(torch.optim.AdamW, {}, torch.float32)
+    for step in range(9):
+        for each in pair.both:
+            each.param_groups[step % 4][option] = values[step % len(values)]
+        pair.step()
+    pair.check()
+
+
 @pytest.mark.parametrize(("key", "value"), [("momentum_buffer", None), ("momentum_buffer", "deleted")])
 def test_momentum_that_is_taken_away_starts_again(key: str, value: str | None) -> None:
     twins = Twins("sgd", SGD)
