@@ -87,6 +87,10 @@ class Flow:
         """Whether unit `i` is a block; in a flat network, also a raw parameter that is used as a layer."""
         return self.units[i].block or (self.flat and not self.units[i].module and self.weighty(i))
 
+    def gain(self, i: int) -> bool:
+        """Whether unit `i` is a raw parameter that scales the data, such as attention vectors of a graph network."""
+        return not self.units[i].module and self.first_kind.get(i) == "scale"
+
     def shapes(self, i: int) -> tuple[Any, ...]:
         """The shapes of the parameters of unit `i`."""
         return tuple(shape_of(self.names.tensors[name]) for name in self.units[i].names)

@@ -151,7 +151,8 @@ def _place(flow: Flow, heads: Set[int]) -> dict[int, float]:
     last = max((level for i, level in flow.level.items() if i not in heads), default=0)
     # Tokens and position tables are inputs, even where they are used late, unless a network concatenates (or adds)
     # them at several levels: then each belongs to its stage.
-    inputs = {i for i, unit in enumerate(units) if not unit.module and flow.matrix[i] and not flow.weighty(i)}
+    layer = {i for i in flow.reached if flow.matrix[i] and not flow.gain(i)}
+    inputs = {i for i in layer if not units[i].module and not flow.weighty(i)}
     places = {(flow.first_kind[i] == "join", flow.entry[i]) for i in inputs if i in flow.entry}
     at_one_place = Counter(joins for joins, _ in places)
     blocks_in = Counter(path for unit in units if unit.block for path in ancestors(unit.path))
@@ -187,12 +188,12 @@ def _place(flow: Flow, heads: Set[int]) -> dict[int, float]:
     for i, reached in flow.reached.items():
         unit, place = units[i], min(reached, flow.entry.get(i, reached))
         stage = next((path for path in ancestors(unit.path)[::-1] if path in blocks_in), "")
-        in_stage = 0 < blocks_in[stage] < blocks_in[""]
+        in_stage, numbered = 0 < blocks_in[stage] < blocks_in[""], stage[-1:].isdigit()
         if flow.weighty(i) and not in_stage:
             place = max(place, flow.joins.get(i, 0))
         # Down-sampling (not a gate, which has pooled) at the end of one of several stages belongs to the next one.
         size = flow.made.get(i, 0)
-        shrinks = stage[-1:].isdigit() and SHRINKING_RATIO * size <= made.get(stage, 0) <= POOLING_RATIO * size
+        shrinks = numbered and SHRINKING_RATIO * size <= made.get(stage, 0) <= POOLING_RATIO * size
         closing = in_stage and final.get(stage, 0) <= place and not shrinks
         # Units after the pooling belong to the head, like units after a head.
         pooled = place == last > 0 and not in_stage and not unit.block and POOLING_RATIO * flow.size.get(i, 0) < at_end
@@ -200,9 +201,9 @@ def _place(flow: Flow, heads: Set[int]) -> dict[int, float]:
             depths[i] = last + 1
         elif flow.block(i):
             depths[i] = flow.level.get(i, reached + 1)
-        elif i in inputs and at_one_place[flow.first_kind.get(i) == "join"] == 1:
+        elif i in inputs and at_one_place[flow.first_kind.get(i) == "join"] == 1 and not (in_stage and numbered):
             depths[i] = 0
-        elif flow.matrix[i] and not closing and (place or (in_stage and _fed_from_outside(flow, i, stage))):
+        elif i in layer and not closing and (place or (in_stage and _fed_from_outside(flow, i, stage))):
             depths[i] = min(place + 1, last)  # a layer before a block belongs to it, unless it ends a stage
         else:
             depths[i] = place

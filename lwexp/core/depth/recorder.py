@@ -19,8 +19,10 @@ from torch.utils._pytree import tree_map
 
 from .twin import Twin, is_tensor, storage_key
 
-_KINDS = {"cat": "join", "stack": "join"} | dict.fromkeys(
-    ("mm", "addmm", "bmm", "baddbmm", "addbmm", "convolution", "embedding", "linear"), "multiply"
+_KINDS = (
+    {"cat": "join", "stack": "join"}
+    | dict.fromkeys(("mm", "addmm", "bmm", "baddbmm", "addbmm", "convolution", "embedding", "linear"), "multiply")
+    | {"mul": "scale"}
 )
 _NOT_WALKED = (str, bytes, int, float, complex, type, FunctionType, ModuleType, nn.Module)
 
@@ -33,7 +35,8 @@ class OutOfTimeError(BaseException):
 class Operation:
     """The inputs (`takes`) and outputs (`gives`) of an operation as storage keys, and the names of its parameters.
 
-    `kind` is "join" for a concatenation, "multiply" for matrix products, convolutions and embeddings, else empty;
+    `kind` is "join" for a concatenation, "multiply" for matrix products, convolutions and embeddings, "scale" for an
+    elementwise product, else empty;
     `size` is the number of elements of its largest input that is not a parameter, `made` that of its largest output.
     """
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from .parameters import is_matrix, shape_of, size_of
 from .thresholds import (
+    BULK_WEIGHT_SHARE,
     COMPOSITE_MATRICES,
     IDENTICAL_SIBLINGS,
     LIST_CHILD_SHARE,
@@ -56,6 +57,9 @@ class Structure:
             if self.children[id(module)] and id(module) not in self.wrappers:
                 self._learn(module)
         self._listed: dict[tuple[int, bool], int] = {}
+        around = {*self.wrappers, id(self.core)}
+        # of one class all are opened or none: two towers of different sizes
+        self.bulk_classes = {type(module) for module in modules if self.is_bulk(module) and id(module) not in around}
 
     def close(self, parallel: Iterable[int], stems: Iterable[int]) -> None:
         """Treat the modules with these ids as units: blocks of parallel parts, or stems."""
@@ -79,6 +83,10 @@ class Structure:
         """The only child of `module` with parameters, where `module` has none of its own."""
         children = {id(child): child for child in self.children[id(module)] if self.size[id(child)]}
         return next(iter(children.values())) if len(children) == 1 and not self.own[id(module)] else None
+
+    def is_bulk(self, module: nn.Module) -> bool:
+        """Whether `module` holds most of the weights."""
+        return self.size[id(module)] > BULK_WEIGHT_SHARE * self.size[id(self.model)]
 
     def is_container(self, module: nn.Module) -> bool:
         """Whether `module` is a container, or a module around one and nothing else."""

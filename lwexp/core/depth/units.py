@@ -15,7 +15,7 @@ from torch import nn
 
 from .parameters import Names, is_matrix
 from .structure import CONTAINERS, Structure
-from .thresholds import BULK_WEIGHT_SHARE, COMPOSITE_MATRICES, REPEATED_CHILDREN
+from .thresholds import COMPOSITE_MATRICES, REPEATED_CHILDREN
 
 _NUMBERED = re.compile(r"(?:(?P<owner>.*)\.)?(?P<list>[^.]+?)\.?(?P<number>\d+)")
 Within = tuple[tuple[int, int], ...]  # pairs (id of a list, index of the element)
@@ -179,8 +179,9 @@ class _Walk:
         if place.opened is not None:
             return place.opened
         in_list = place.in_list or place.element
-        large = tree.size[id(module)] > BULK_WEIGHT_SHARE * tree.size[id(tree.model)]
-        large = large and (self.flat or tree.listed(module, False) > 0)
+        large = (
+            type(module) in tree.bulk_classes if self.flat else tree.is_bulk(module) and tree.listed(module, False) > 0
+        )
         alone = self.flat and (tree.is_container(module) or tree.classes[type(module)] == 1)
         bulk = tree.composite(module) and not tree.is_layer(module) and ((large and not in_list) or alone)
         return (

@@ -12,21 +12,19 @@ sys.path.insert(0, str(ROOT / "tests" / "benchmarks"))
 import depth_of_networks
 from depth_networks import SETS, networks
 
-EXACT = 0.93  # measured: 140 of 149
-WRONG_ORDER = {"two_tower_retrieval"}  # measured
+EXACT = 0.93  # measured: 147 of 156
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of the networks' own code
 def test_the_order_of_execution_is_right_for_networks_of_users() -> None:
     found = {n.name: depth_of_networks.look(n, "execution") for of in SETS for n in networks(of)}
-    assert len(found) == sum(len(networks(of)) for of in SETS) == 149
+    assert len(found) == sum(len(networks(of)) for of in SETS) == 156
     by_verdict = {
         verdict: {name for name, one in found.items() if one.verdict == verdict}
         for verdict in depth_of_networks.VERDICTS
     }
-    assert not by_verdict["one depth"] | by_verdict["error"]
-    assert by_verdict["wrong order"] <= WRONG_ORDER
+    assert not by_verdict["one depth"] | by_verdict["error"] | by_verdict["wrong order"]
     assert len(by_verdict["exact"]) >= EXACT * len(found), by_verdict
 
 
