@@ -65,6 +65,7 @@ class Flow:
         self.first_use: dict[int, int] = {}
         self.first_kind: dict[int, str] = {}
         self.fed_by: dict[int, frozenset[int]] = {}
+        self._spans = [self._spans_of(unit) for unit in units]
         self._fed: set[int] = set()
         # By storage: the number of blocks its data have passed, the last of these blocks, and the layers that they come
         # from and that could be output layers; units whose parameters it was computed from, without data; layers
@@ -107,12 +108,15 @@ class Flow:
 
     def at_work(self, i: int, index: int) -> bool:
         """Whether operation `index` belongs to the first call of unit `i` (of its module, for a layer of an RNN)."""
-        unit = self.units[i]
+        return any(start <= index <= end for start, end in self._spans[i])
+
+    def _spans_of(self, unit: Unit) -> list[tuple[int, int]]:
+        """First and last operation of the first calls of the modules of `unit`; of a list, of its elements."""
         paths = (unit.path.rpartition(".")[0],) if issubclass(unit.kind, nn.RNNBase) else (unit.path, *unit.merged)
-        return any(
-            start <= index <= end
-            for start, end in (self.trace.spans[path] for path in paths if path in self.trace.spans)
-        )
+        spans = [self.trace.spans[path] for path in paths if path in self.trace.spans]
+        if spans or not issubclass(unit.kind, (nn.ModuleList, nn.ModuleDict)):
+            return spans
+        return [span for path, span in self.trace.spans.items() if path.rpartition(".")[0] == unit.path]
 
     def _follow(self, index: int, operation: Operation) -> None:
         users = self._users(index, operation) if operation.parameters else set()

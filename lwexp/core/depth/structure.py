@@ -139,11 +139,19 @@ class Structure:
         # Children of equal class and shapes are a stack of blocks, even if they hold lists; stages differ in width.
         alike = Counter((type(child), self.shapes[id(child)]) for child in composite)
         for child in composite:
-            listed = isinstance(child, (nn.ModuleList, nn.ModuleDict))  # not called itself
-            if alike[type(child), self.shapes[id(child)]] >= IDENTICAL_SIBLINGS and not listed:
+            number = alike[type(child), self.shapes[id(child)]]
+            if isinstance(child, (nn.ModuleList, nn.ModuleDict)):  # not called itself: only if its parts differ
+                if number > 1 and isinstance(module, CONTAINERS) and self._differ(child):
+                    self.blocks.add(id(child))
+            elif number >= IDENTICAL_SIBLINGS:
                 self.blocks.add(id(child))
                 if not isinstance(child, CONTAINERS):
                     self.block_classes.add(type(child))
+
+    def _differ(self, module: nn.Module) -> bool:
+        """Whether no two children of `module` are alike: the parts of a block, such as attention and feed-forward."""
+        parts = [(type(child), self.shapes[id(child)]) for child in self.children[id(module)] if self.size[id(child)]]
+        return len(set(parts)) == len(parts) > 1
 
     def parameters(self, module: nn.Module) -> list[nn.Parameter]:
         """The parameters of `module` and its submodules; a shared one may occur twice."""

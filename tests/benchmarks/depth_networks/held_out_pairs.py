@@ -1,5 +1,7 @@
 """Further networks of a few modules of one class, written after the rules of developed_pairs.py."""
 
+from itertools import pairwise
+
 import torch
 from torch import nn
 from torch.nn import functional
@@ -86,7 +88,7 @@ def autoencoder_of_one_class():
     class MLP(nn.Sequential):
         def __init__(self, *sizes):
             parts = []
-            for i, o in zip(sizes[:-1], sizes[1:], strict=True):
+            for i, o in pairwise(sizes):
                 parts += [nn.Linear(i, o), nn.ReLU()]
             super().__init__(*parts[:-1])
 
