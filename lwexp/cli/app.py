@@ -21,7 +21,7 @@ from .task import Task, refuse
 # Sections whose keys depend on the choice
 _OPEN = (
     "model", "grouping", "decay", "policy", "optimizer", "data", "weights", "tracking", "lr_overrides", "loss",
-    "callbacks",
+    "callbacks", "policies", "unfreeze",
 )  # fmt: skip
 
 

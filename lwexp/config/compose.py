@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lwexp.errors import ConfigError, LwexpError, UnknownNameError, UnknownOptionError
@@ -14,7 +14,7 @@ from lwexp.formatting import one_line
 from .interpolated import typed
 from .keys import with_one_mult
 from .overrides import key_of, keys_below
-from .schema import CallbackConfig, OpenSection, RunConfig
+from .schema import CallbackConfig, OpenSection, PhaseConfig, RunConfig
 from .validation import check
 
 if TYPE_CHECKING:
@@ -26,13 +26,14 @@ _COUNTS = (1, 2, 3, 5, 8, 20, 100)  # of groups, for which the scales of a decay
 def settings(config: DictConfig) -> RunConfig:
     """The checked, typed config of what Hydra composed; everything that needs neither data nor model is refused here.
 
-    Entries of `lr_overrides` given on the command line come before those of a file.
+    Entries of `lr_overrides` and `policies` given on the command line come before those of a file.
     """
     values = plain(config)
-    overrides = values.get("lr_overrides")
-    if isinstance(overrides, dict):
-        given = keys_below("lr_overrides", _task_overrides(config))
-        values["lr_overrides"] = {key: overrides[key] for key in sorted(overrides, key=lambda k: str(k) not in given)}
+    for section in ("lr_overrides", "policies"):
+        entries = values.get(section)
+        if isinstance(entries, dict):
+            given = keys_below(section, _task_overrides(config))
+            values[section] = {key: entries[key] for key in sorted(entries, key=lambda k: str(k) not in given)}
     checked = check(values)
     if checked.unfreeze.every_epochs and checked.unfreeze.every_steps:
         raise ConfigError("unfreeze", "every_epochs and every_steps", "give one of the two")
@@ -79,9 +80,45 @@ def choice(section: OpenSection, group: str, options_apart: bool = False) -> tup
     return _own(section.target, options, group, options_apart)
 
 
+def policy_choice(written: str | OpenSection, key: str) -> dict[str, Any]:
+    """A policy below `policies` or `phases` as `lwexp.core.phases.policy_of` takes it."""
+    if isinstance(written, str):
+        return {"kind": written}
+    policy, options = choice(written, key)
+    return {"kind": policy, **options}
+
+
+def phase_choices(phases: Sequence[PhaseConfig]) -> list[dict[str, Any]]:
+    """The phases as `Plan.schedule` takes them."""
+    return [
+        {
+            **phase.model_dump(exclude={"policy", "policies"}),
+            "policy": None if phase.policy is None else policy_choice(phase.policy, f"phases.{i}.policy"),
+            "policies": policy_choices(phase.policies or {}, f"phases.{i}.policies"),
+        }
+        for i, phase in enumerate(phases)
+    ]
+
+
+def policy_choices(policies: Mapping[str, str | OpenSection], key: str = "policies") -> dict[str, dict[str, Any]]:
+    """The policies of patterns as `Plan.schedule` takes them."""
+    return {pattern: policy_choice(written, f"{key}.{pattern}") for pattern, written in policies.items()}
+
+
+def split_patterns(config: RunConfig) -> list[str]:
+    """Patterns whose parameters need groups of their own, since they move at other times than the rest."""
+    patterns = [*config.policies, *config.unfreeze.at]
+    for phase in config.phases:
+        trained = [phase.train] if isinstance(phase.train, str) else phase.train or []
+        patterns += [*(phase.policies or {}), *trained]
+    return list(dict.fromkeys(patterns))
+
+
 def has_uniform_rates(config: RunConfig) -> bool:
     """Whether every part of any network trains at the base rate from the first step on."""
     if config.freeze or config.lr_events or config.unfreeze.every_epochs or config.unfreeze.every_steps:
+        return False
+    if config.unfreeze.at or config.policies or any(phase.train or phase.policies for phase in config.phases):
         return False
     name, options = choice(config.decay, "decay")
     if name == "linear":
@@ -102,7 +139,7 @@ def _own(target: str, options: dict[str, Any], group: str, options_apart: bool) 
 
     key = f"{group}._target_"
     shared: dict[str, Any] = {}
-    if group == "policy":
+    if group.startswith(("policy", "policies.", "phases.")):
         from lwexp.core.policy import COMMON
 
         shared = {name: options.pop(name) for name in list(options) if name in COMMON}
@@ -141,6 +178,7 @@ def _check_sections(config: RunConfig) -> None:
     from lwexp.core.decay import make_decay
     from lwexp.core.grouping import GROUPINGS
     from lwexp.core.options import check_options
+    from lwexp.core.phases import policy_of
     from lwexp.core.policy import make_policy
 
     decay, options = choice(config.decay, "decay")
@@ -152,6 +190,14 @@ def _check_sections(config: RunConfig) -> None:
         check_options(GROUPINGS[grouping], options, "grouping")
     policy, options = choice(config.policy, "policy")
     make_policy(policy, options, lr=config.lr, steps=10**12)  # how long the training is, only the data tell
+    for i, phase in enumerate([None, *phase_choices(config.phases)]):
+        base = "" if phase is None else f"phases.{i - 1}."
+        own = policy_choices(config.policies) if phase is None else phase["policies"]
+        found = {f"{base}policies.{pattern}": each for pattern, each in own.items()}
+        if phase is not None and phase["policy"] is not None:
+            found[f"{base}policy"] = phase["policy"]
+        for key, written in found.items():
+            make_policy(*policy_of(written, key), lr=config.lr, steps=10**12, key=key)
     for name, callback in config.callbacks.items():
         _import_with(str(callback.target), callback.options, f"callbacks.{name}", "class")
     if config.optimizer.name is None:

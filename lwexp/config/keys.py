@@ -9,11 +9,13 @@ from typing import Any
 GROUPS = ("data", "model", "weights", "grouping", "decay", "optimizer", "policy", "tracking")
 # Mappings whose keys the user chose and in which the order counts
 USER_KEYED = (
-    "lr_overrides", "decay.rates", "grouping.patterns", "policy.options", "loss.options", "data.options", "callbacks",
+    "lr_overrides", "policies", "unfreeze.at", "decay.rates",
+    "grouping.patterns", "policy.options", "loss.options", "data.options", "callbacks",
 )  # fmt: skip
 # Settings of which parts have which rate, 0 if frozen; a run and its uniform twin agree in everything else
 LAYERWISE = (
-    "mult", "decay", "grouping", "index_from", "lr_overrides", "lr_events", "freeze", "freeze_mode", "freeze_stats",
+    "mult", "decay", "grouping", "index_from", "lr_overrides", "lr_events", "policies", "phases",
+    "freeze", "freeze_mode", "freeze_stats",
     "unfreeze",
 )  # fmt: skip
 # Sections and keys that do not change the numbers of a training

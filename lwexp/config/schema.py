@@ -178,10 +178,26 @@ class LossConfig(Section):
 
 
 class UnfreezeConfig(Section):
-    """Gradual unfreezing from the head: one more group every so many epochs or steps; null: off."""
+    """Gradual unfreezing from the head, one more group every so many epochs or steps (null: off), or by pattern."""
 
     every_epochs: Count | None
     every_steps: Count | None
+    at: dict[str, Annotated[int, Field(ge=0)]]
+
+
+class PhaseConfig(Section):
+    """A part of the training: its length, the groups that it trains (null: all), their policies and rates.
+
+    Nothing has a value of its own unless it is given: a phase is an entry of a list, which no file sets.
+    """
+
+    steps: Count | None = None
+    epochs: Positive | None = None
+    fraction: Annotated[float, Field(gt=0, le=1)] | None = None
+    train: str | list[str] | None = None
+    policy: str | OpenSection | None = None
+    policies: dict[str, str | OpenSection] | None = None
+    lr_factor: Positive = 1.0
 
 
 class EventConfig(Section):
@@ -255,6 +271,8 @@ class RunConfig(Section):
     freeze_stats: bool
     lr_overrides: dict[str, NonNegative]
     lr_events: list[EventConfig]
+    policies: dict[str, str | OpenSection]
+    phases: list[PhaseConfig]
     unfreeze: UnfreezeConfig
     no_weight_decay: bool
     index_from: Literal["all", "trained"]

@@ -18,10 +18,13 @@ Model = TypeVar("Model", bound=BaseModel)
 def check(values: Mapping[str, Any]) -> RunConfig:
     """The typed config of the resolved mapping `values`; `ConfigError` names the first key that is wrong."""
     values = dict(values)
-    if isinstance(values.get("lr_overrides"), Mapping):
-        values["lr_overrides"] = flatten(values["lr_overrides"])
-    elif values.get("lr_overrides", ...) is None:  # none, also not those of a file: `{}` would be merged with them
-        values["lr_overrides"] = {}
+    if isinstance(values.get("unfreeze"), Mapping):
+        values["unfreeze"] = dict(values["unfreeze"])
+    for section, key in ((values, "lr_overrides"), (values["unfreeze"], "at"), (values, "policies")):
+        if isinstance(section, dict) and section.get(key, ...) is None:
+            section[key] = {}  # null: none, also not those of a file, with which `{}` would be merged
+        elif isinstance(section, dict) and isinstance(section.get(key), Mapping) and key != "policies":
+            section[key] = flatten(section[key])
     for key, value in flatten(values).items():
         if value == "???":
             raise ConfigError(key, value, "must be given")

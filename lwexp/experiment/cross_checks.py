@@ -80,8 +80,8 @@ def check_schedule(config: RunConfig, schedule: Schedule, steps: int, all_steps:
     its policy falls.
     """
     _check_events(config, schedule)
-    _check_floor(config, schedule)
-    _check_length(config, schedule.policy, all_steps)
+    _check_floor(schedule)
+    _check_lengths(schedule, all_steps)
     _check_rates(config, schedule, steps)
     yield from _check_unfreezing(config, schedule, steps, all_steps)
 
@@ -107,39 +107,51 @@ def _check_events(config: RunConfig, schedule: Schedule) -> None:
                 raise ConfigError(f"lr_events.{number}.lr", event.lr, reason)
 
 
-def _check_floor(config: RunConfig, schedule: Schedule) -> None:
+def _check_floor(schedule: Schedule) -> None:
     """A relative floor is compared with lr when the policy is made."""
-    floor = schedule.policy.floor * schedule.plan.lr
-    if not schedule.policy.absolute or not floor:
-        return
-    for group in schedule.plan.groups:
-        if 0 < group.lr < floor * (1 - 1e-12) and group.optimizer_names:
-            reason = (
-                f"is above the rate {group.lr:g} of group {group.index} ({group.name}); lower it, or floor=relative"
-            )
-            raise ConfigError("policy.min_lr", config.policy.options.get("min_lr"), f"the absolute floor {reason}")
+    for phase in schedule.phases:
+        for place, policy in enumerate(phase.policies):
+            floor = policy.floor * policy.settings.lr
+            if not policy.absolute or not floor:
+                continue
+            for group, own in zip(schedule.plan.groups, phase.of_group, strict=True):
+                lr = group.lr * phase.lr_factor
+                if own == place and 0 < lr < floor * (1 - 1e-12) and group.optimizer_names:
+                    reason = (
+                        f"is above the rate {lr:g} of group {group.index} ({group.name}); lower it, or floor=relative"
+                    )
+                    given = policy.settings.options.get("min_lr")
+                    raise ConfigError(f"{policy.settings.key}.min_lr", given, f"the absolute floor {reason}")
 
 
-def _check_length(config: RunConfig, policy: Policy, steps: int) -> None:
-    """A named policy that the training is too short for."""
-    name, options = config.policy.name, config.policy.options
+def _check_lengths(schedule: Schedule, all_steps: int) -> None:
+    """Named policies that the training, or their phase of it, is too short for."""
+    for phase in schedule.phases:
+        steps = all_steps if len(schedule.phases) == 1 else phase.steps or all_steps
+        for policy in phase.policies:
+            _check_length(policy, steps, "training" if len(schedule.phases) == 1 else "phase")
+
+
+def _check_length(policy: Policy, steps: int, what: str) -> None:
+    name, options, key = policy.settings.policy, policy.settings.options, policy.settings.key
     left = steps - policy.warmup.steps
-    if "kind" in options or name not in POLICIES or name == "constant" or is_metric_driven(policy):
+    if name not in POLICIES or name in ("constant", "torch") or is_metric_driven(policy):
         return
     if left < 1:
-        reason = f"the warm-up takes all {steps} steps of the training, policy={name} never begins"
-        raise ConfigError(*warmup_option(options), reason)
-    after = f"the training has {left} steps{' after the warm-up' if policy.warmup.steps else ''}"
+        length, value = warmup_option(options)
+        reason = f"the warm-up takes all {steps} steps of the {what}, policy={name} never begins"
+        raise ConfigError(f"{key}{length.removeprefix('policy')}", value, reason)
+    after = f"the {what} has {left} steps{' after the warm-up' if policy.warmup.steps else ''}"
     for milestone in options.get("milestones") or []:
         if milestone >= left:
-            raise ConfigError("policy.milestones", options["milestones"], f"{milestone} never comes, {after}")
+            raise ConfigError(f"{key}.milestones", options["milestones"], f"{milestone} never comes, {after}")
     if name == "step" and int(options.get("step_size", 0)) >= left:
-        raise ConfigError("policy.step_size", options["step_size"], f"the rate never falls, {after}")
+        raise ConfigError(f"{key}.step_size", options["step_size"], f"the rate never falls, {after}")
     if policy.floor >= 1:
-        raise ConfigError("policy.min_lr", options["min_lr"], "the floor is the base rate lr, the rate never falls")
+        raise ConfigError(f"{key}.min_lr", options["min_lr"], "the floor is the base rate lr, the rate never falls")
     if options.get("gamma") == 1 or options.get("decay_fraction") == 0:
-        key = "gamma" if "gamma" in options else "decay_fraction"
-        raise ConfigError(f"policy.{key}", options[key], "the rate never changes; policy=constant says so")
+        option = "gamma" if "gamma" in options else "decay_fraction"
+        raise ConfigError(f"{key}.{option}", options[option], "the rate never changes; policy=constant says so")
 
 
 def _check_rates(config: RunConfig, schedule: Schedule, steps: int) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lwexp.config.compose import callback, choice
+from lwexp.config.compose import callback, choice, phase_choices, policy_choices
 from lwexp.config.schema import (
     ImageFolderConfig,
     PretrainedConfig,
@@ -62,6 +62,7 @@ def make_experiment(config: RunConfig, base: Path, device: str = "cpu", *, resum
     """
     import torch
 
+    from lwexp.core.schedule_text import notes_of
     from lwexp.data import half_of_classes
     from lwexp.models.build import draft_model
 
@@ -91,6 +92,7 @@ def make_experiment(config: RunConfig, base: Path, device: str = "cpu", *, resum
         notes = [
             *check_steps(config, batches, steps),
             *check_schedule(config, schedule, steps, all_steps),
+            *notes_of(schedule),
             *check_model(config, plan, built.module),
         ]
         if notes:
@@ -208,7 +210,7 @@ def build_plan(config: RunConfig, built: BuiltModel) -> Plan:
 
 
 def build_schedule(config: RunConfig, plan: Plan, steps: int, steps_per_epoch: int) -> Schedule:
-    """The plan's rates at every step: policy, gradual unfreezing and events."""
+    """The plan's rates at every step: policies, phases, gradual unfreezing and events."""
     from lwexp.core.torch_policy import MetricPolicy
     from lwexp.training.evaluation import METRICS
 
@@ -221,13 +223,16 @@ def build_schedule(config: RunConfig, plan: Plan, steps: int, steps_per_epoch: i
         policy,
         steps=steps,
         steps_per_epoch=steps_per_epoch,
+        policies=policy_choices(config.policies),
+        phases=phase_choices(config.phases),
         lr_events=events,
         unfreeze_every_steps=every,
+        unfreeze_at=config.unfreeze.at,
         **options,
     )
-    shape = schedule.policy.shape
-    if isinstance(shape, MetricPolicy) and shape.metric not in METRICS:
-        raise UnknownNameError("policy.metric", shape.metric, METRICS, "no such metric")
+    for made in schedule.policies:
+        if isinstance(made.shape, MetricPolicy) and made.shape.metric not in METRICS:
+            raise UnknownNameError(f"{made.settings.key}.metric", made.shape.metric, METRICS, "no such metric")
     return schedule
 
 

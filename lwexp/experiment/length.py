@@ -41,8 +41,8 @@ def check_length(
     schedule = build_schedule(shorter, experiment.plan, old_steps, per_epoch)
     moved = next((t for t in range(min(steps, old_steps)) if schedule.rates(t) != experiment.schedule.rates(t)), None)
     if moved is not None:
-        name = config.policy.name or config.policy.target
-        why = f"policy={name} ends with the training, so its rates would have been others from step {moved} on"
+        name = "phases" if config.phases else f"policy={config.policy.name or config.policy.target}"
+        why = f"{name} ends with the training, so its rates would have been others from step {moved} on"
         ways = (
             f"a new run with {key}={value} has them from the start, checkpoint.remap=true continues with them from here"
         )

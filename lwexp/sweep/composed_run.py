@@ -31,7 +31,9 @@ def run_composed(
     from .search.pruning import trial_reporter
 
     config, hydra = settings(composed), HydraConfig.get()
-    values = {**plain(composed), "lr_overrides": dict(config.lr_overrides)}  # in the order that counts
+    values = plain(composed)
+    policies = {pattern: values["policies"][pattern] for pattern in config.policies}
+    values |= {"lr_overrides": dict(config.lr_overrides), "policies": policies}  # in the order that counts
     place = JobPlace(
         folder=Path(hydra.runtime.output_dir),
         base=Path(hydra.runtime.cwd),

@@ -24,8 +24,11 @@ _RESETS = {
     "lr_overrides": "lr_overrides=null",
     "freeze": "freeze=[]",
     "lr_events": "lr_events=[]",
+    "policies": "policies=null",
+    "phases": "phases=[]",
     "unfreeze.every_epochs": "unfreeze.every_epochs=null",
     "unfreeze.every_steps": "unfreeze.every_steps=null",
+    "unfreeze.at": "unfreeze.at=null",
 }
 
 

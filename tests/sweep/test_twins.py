@@ -56,6 +56,10 @@ def twins(found: Sequence[Point]) -> list[tuple[str, ...]]:
     (["freeze=[conv1]", "freeze_mode=lr_zero", "mult=0.9,0.8"], ("freeze=[]", "freeze_mode=lr_zero", "mult=1")),
     (["unfreeze.every_epochs=1,2"], ("unfreeze.every_epochs=null", "mult=1")),
     (["mult=0.8,0.9", "lr_events=[{step:1,group:0,lr:0.5}]"], ("mult=1", "lr_events=[]")),
+    (["policies={fc: cosine}", "mult=0.8,0.9"], ("policies=null", "mult=1")),
+    (["policies.fc.name=cosine,linear", "mult=1"], ("policies=null", "mult=1")),
+    (["phases=[{epochs: 1, train: [fc]}, {}]", "mult=0.8,0.9"], ("phases=[]", "mult=1")),
+    (["unfreeze.at={conv1: 3}", "mult=0.8,0.9"], ("unfreeze.at=null", "mult=1")),
     (["grouping=top_module,per_parameter"], ("grouping=top_module", "mult=1")),
 ])  # fmt: skip
 def test_a_twin_ends_all_that_sets_rates_apart_and_leaves_the_rest(command: list[str], expected: tuple[str]) -> None:

@@ -1,0 +1,36 @@
+"""A schedule in words: which groups each phase trains, and by which policy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from .policy import Policy
+from .schedule import Schedule
+
+
+def notes_of(schedule: Schedule) -> Iterator[str]:
+    """A line for each phase; none where all groups follow one policy from the first step to the last."""
+    if len(schedule.phases) == 1 and len(schedule.phases[0].policies) == 1:
+        return
+    for i, phase in enumerate(schedule.phases):
+        end = "on" if phase.steps is None else f"to {phase.start + phase.steps - 1}"
+        factor = "" if phase.lr_factor == 1 else f", rates times {phase.lr_factor:g}"
+        parts = []
+        for place, policy in enumerate(phase.policies):
+            names = [g.name for g, own in zip(schedule.plan.groups, phase.of_group, strict=True) if own == place]
+            if names:
+                parts.append(f"{_few(names)}: {_name(policy)}")
+        if resting := [g.name for g, own in zip(schedule.plan.groups, phase.of_group, strict=True) if own is None]:
+            parts.append(f"{_few(resting)}: at rest")
+        what = f"phase {i}, steps" if len(schedule.phases) > 1 else "steps"
+        yield f"{what} {phase.start} {end}{factor}: {'; '.join(parts)}"
+
+
+def _name(policy: Policy) -> str:
+    made = policy.settings
+    name = made.policy if isinstance(made.policy, str) else getattr(made.policy, "__name__", type(made.policy).__name__)
+    return str(made.options["name"]) if name == "torch" else name
+
+
+def _few(names: list[str], limit: int = 4) -> str:
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
