@@ -105,13 +105,14 @@ def policy_choices(policies: Mapping[str, str | OpenSection], key: str = "polici
     return {pattern: policy_choice(written, f"{key}.{pattern}") for pattern, written in policies.items()}
 
 
-def split_patterns(config: RunConfig) -> list[str]:
-    """Patterns whose parameters need groups of their own, since they move at other times than the rest."""
-    patterns = [*config.policies, *config.unfreeze.at]
-    for phase in config.phases:
+def split_patterns(config: RunConfig) -> dict[str, str]:
+    """Patterns whose parameters need groups of their own, since they move otherwise than the rest, and their keys."""
+    keys = {pattern: "unfreeze.at" for pattern in config.unfreeze.at}
+    for i, phase in enumerate(config.phases):
         trained = [phase.train] if isinstance(phase.train, str) else phase.train or []
-        patterns += [*(phase.policies or {}), *trained]
-    return list(dict.fromkeys(patterns))
+        keys |= {pattern: f"phases.{i}.policies" for pattern in phase.policies or {}}
+        keys |= {pattern: f"phases.{i}.train" for pattern in trained}
+    return {pattern: "policies" for pattern in config.policies} | keys
 
 
 def has_uniform_rates(config: RunConfig) -> bool:

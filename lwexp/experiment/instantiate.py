@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lwexp.config.compose import callback, choice, phase_choices, policy_choices
+from lwexp.config.compose import callback, choice, phase_choices, policy_choices, split_patterns
 from lwexp.config.schema import (
     ImageFolderConfig,
     PretrainedConfig,
@@ -186,9 +186,13 @@ def build_plan(config: RunConfig, built: BuiltModel) -> Plan:
     """The plan that the config's grouping, decay, freezing and overrides give the model."""
     from lwexp.core.grouping import takes_input
     from lwexp.core.make_plan import make_plan
+    from lwexp.core.patterns import first_matches
 
     grouping, grouping_options = choice(config.grouping, "grouping", options_apart=True)
     decay, decay_options = choice(config.decay, "decay")
+    names, splits = [name for name, _ in built.module.named_parameters()], split_patterns(config)
+    for pattern, key in splits.items():
+        first_matches([pattern], names, key)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NoLayerwiseRatesWarning)  # `check_plan` refuses such a plan, a preview shows it
         plan = make_plan(
@@ -204,6 +208,7 @@ def build_plan(config: RunConfig, built: BuiltModel) -> Plan:
             lr_overrides=config.lr_overrides,
             no_weight_decay=config.no_weight_decay,
             index_from=config.index_from,
+            split_groups=[*splits],
             example_input=built.example if takes_input(grouping) else None,
         )
     return replace(plan, model=config.model.label)

@@ -116,8 +116,8 @@ NEEDED = {
 NUMBERS = {"max_steps", "clip_grad_norm", "unfreeze.every_epochs", "unfreeze.every_steps", "checkpoint.every_steps",
            "checkpoint.every_minutes", "policy.warmup_fraction", "policy.warmup_epochs", "policy.cycles",
            "policy.cycle_steps"}  # null by default  # fmt: skip
-CHOSEN_FROM = {"freeze_mode", "precision", "nonfinite", "floor", "warmup", "convention", "mode", "decay_shape", "interval",
-               "source", "order"}  # fmt: skip
+CHOSEN_FROM = {"freeze_mode", "precision", "nonfinite", "floor", "warmup", "convention", "mode", "decay_shape",
+               "interval", "source", "order"}  # fmt: skip
 STRUCTURES = ["[[{a: 1}]]", "{a: {b: [1]}}", "[[[0]]]"]
 OPEN_MAPPINGS = ("model.config", "data.options", "loss.options", "policy.options")
 

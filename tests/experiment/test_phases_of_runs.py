@@ -100,7 +100,7 @@ def test_a_preview_says_the_phases(lwexp_here: RunHere) -> None:
         ),
         (
             ["phases=[{epochs: 1, policy: {name: linear, warmup_steps: 4}}, {}]"],
-            r"phases\.0\.policy\.warmup_steps=4: the warm-up takes all 4 steps of the phase, policy=linear never begins",
+            r"phases\.0\.policy\.warmup_steps=4: the warm-up takes all 4 steps of the phase, policy=linear",
         ),
         (["unfreeze.at={lstm: 6}"], r"unfreeze\.at\.lstm=6: the training has the steps 0 to 5"),
         (["unfreeze.at={lstm: 3}", "unfreeze.every_steps=2"], r"unfreeze\.at=.*: is given beside every_steps"),
@@ -121,3 +121,15 @@ def test_what_the_reader_of_rates_sees_rests(lwexp_here: RunHere, tmp_path: Path
     head = torch.tensor([recorded["lr/00_head", step] for step in range(6)])
     torch.testing.assert_close(head, torch.tensor([1e-3, 5e-4, 1e-3, 1e-3, 1e-3, 1e-3]))
     assert [recorded["lr/01_lstm", step] for step in range(2, 6)] == [0.0] * 4
+
+
+def test_a_pattern_that_covers_a_part_of_a_group_splits_it(lwexp_here: RunHere, tmp_path: Path) -> None:
+    outcome = lwexp_here("run", *RUN, "policies={lstm.bias_ih_l0: linear}", "unfreeze.at={head.bias: 2}")
+    assert outcome.code == 0, outcome.err
+    recorded = rows(only_run(tmp_path))
+    assert [recorded["lr/01_lstm.bias_ih_l0", step] for step in range(6)] == pytest.approx(
+        [9.5e-4 * f for f in (1, 0.8, 0.6, 0.4, 0.2, 0)]
+    )
+    assert [recorded["lr/01_lstm", step] for step in range(6)] == [9.5e-4] * 6
+    assert [recorded["lr/00_head.bias", step] for step in range(6)] == [0, 0, *[1e-3] * 4]
+    assert recorded["lr/00_head", 0] == 1e-3
