@@ -7,6 +7,7 @@ first uses the parameters, and, as a last resort, the order in which the modules
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ from lwexp.errors import ConfigError, UnknownNameError
 from .confidence import doubt_note
 from .description import complete_depths, described_depths, described_parts
 from .execution import ForwardError, check_timeout, trace
-from .parameters import Names, format_names, unwrap
+from .parameters import Names, format_names, only_child, unwrap
 from .placing import Placed, depths_of_units
 from .structure import Structure
 from .thresholds import TIMEOUT
@@ -51,6 +52,7 @@ def find_depths(
     `timeout` is no positive number.
     """
     check_timeout(timeout)
+    started = time.monotonic()
     if source not in SOURCES:
         raise UnknownNameError("grouping.source", source, SOURCES, "no such source of depths")
     inner, prefix = unwrap(model)
@@ -71,6 +73,9 @@ def find_depths(
         try:
             placed = _execute(inner, names, example_input, parts=parts, timeout=timeout)
         except ForwardError as error:
+            inside = _depths_of_only_child(inner, source, example_input, started + timeout - time.monotonic())
+            if inside is not None:
+                return _rename(inside, prefix, names)
             if source == "execution":
                 why = f"no forward pass, {error}"
                 raise ConfigError("grouping.source", source, why) from None
@@ -86,6 +91,24 @@ def find_depths(
         shown = format_names(name for name in unused if by_name[name] == depth)
         notes.append(f"never used in the forward pass, so with its like or its neighbor: {shown} (depth {depth})")
     return _rename(Depths(by_name, "execution", tuple(notes)), prefix, names)
+
+
+def _depths_of_only_child(wrapper: nn.Module, source: str, example_input: object | None, left: float) -> Depths | None:
+    """Those of the one child with parameters, by another source than registration, within `left` seconds; else None.
+
+    So a LightningModule, whose training step calls `self.model`, has the depths of its network.
+    """
+    child, path = only_child(wrapper)
+    if not path or left <= 0:
+        return None
+    try:
+        found = find_depths(child, source, example_input, left)
+    except ConfigError:
+        return None
+    if found.source == "registration":
+        return None
+    by_name = {f"{path}.{name}": depth for name, depth in found.by_name.items()}
+    return Depths(by_name, found.source, (f"depths of {path}, which has all parameters", *found.notes))
 
 
 def execution_depths(

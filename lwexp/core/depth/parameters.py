@@ -49,6 +49,18 @@ def unwrap(model: nn.Module) -> tuple[nn.Module, str]:
             return model, prefix
 
 
+def only_child(wrapper: nn.Module) -> tuple[nn.Module, str]:
+    """The one child that has all parameters, below wrappers without a forward, and its path; '' if there is none."""
+    inner, path = wrapper, ""
+    while next(inner.parameters(recurse=False), None) is None:
+        children = {n: child for n, child in inner.named_children() if next(child.parameters(), None) is not None}
+        if len(children) != 1 or (path and type(inner).forward is not nn.Module.forward):
+            break
+        ((name, inner),) = children.items()
+        path = f"{path}.{name}".strip(".")
+    return inner, path
+
+
 def wrapper_prefix(model: nn.Module) -> str:
     """What `torch.compile`, `DataParallel` and the like put before the names of a network's parameters, or ''."""
     return unwrap(model)[1]

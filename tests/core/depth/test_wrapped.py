@@ -67,3 +67,29 @@ def test_distributed_and_data_parallel_networks_have_the_depths_of_the_network()
         assert find_depths(parallel).by_name == expected
     finally:
         torch.distributed.destroy_process_group()
+
+
+def test_a_wrapper_whose_own_forward_cannot_run_has_the_depths_of_its_only_network() -> None:
+    """As a LightningModule, whose training step calls `self.model`, or a class whose forward takes a whole batch."""
+
+    class NoForward(nn.Module):
+        def __init__(self, network: nn.Module) -> None:
+            super().__init__()
+            self.loss = nn.CrossEntropyLoss()
+            self.model = network
+
+    class TakesBatch(NoForward):
+        def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+            return self.model(batch["images"])
+
+    for network in (HeadFirst(), timm_model("resnet18")):
+        expected = find_depths(network)
+        for wrapper in (NoForward(network), TakesBatch(network), NoForward(NoForward(network))):
+            depths = find_depths(wrapper)
+            prefix = "model.model." if isinstance(wrapper.model, NoForward) else "model."
+            assert depths.by_name == {f"{prefix}{name}": depth for name, depth in expected.by_name.items()}
+            assert depths.source == expected.source
+            assert depths.notes == (f"depths of {prefix[:-1]}, which has all parameters", *expected.notes)
+    two = NoForward(HeadFirst())
+    two.other = nn.Linear(2, 2)
+    assert find_depths(two).source == "registration"
