@@ -18,7 +18,7 @@ from tests.helpers.commands import ROOT
 
 EVERYTHING = {
     "errors", "formatting", "redaction", "host", "core", "config", "distributed", "data", "models", "tracking", "plots",
-    "record", "training", "experiment", "sweep", "report", "cli",
+    "record", "training", "experiment", "sweep", "report", "cli", "integrations",
 }  # fmt: skip
 ALLOWED: dict[str, set[str]] = {  # from the ground up; a module may also import its own package
     "errors": set(),
@@ -26,6 +26,7 @@ ALLOWED: dict[str, set[str]] = {  # from the ground up; a module may also import
     "redaction": set(),
     "host": {"errors", "formatting"},
     "core": {"errors", "formatting"},
+    "integrations": {"errors", "formatting", "core"},
     "config": {"errors", "formatting", "redaction", "core"},
     "distributed": {"errors", "formatting", "host", "core"},
     "data": {"errors", "formatting", "host", "config", "distributed"},
@@ -55,9 +56,12 @@ THIRD_PARTY: dict[str, set[str]] = {  # packages or modules that may import it
     "omegaconf": HYDRA,
     "pydantic": {"config", "sweep"},
     "matplotlib": {"plots", "report"},
-    "timm": {*NETWORKS, "core.optim.registry", "core.depth.description"},
+    "timm": {*NETWORKS, "integrations.timm", "core.optim.registry", "core.depth.description"},
     "torchvision": NETWORKS,
-    "transformers": NETWORKS,
+    "transformers": {*NETWORKS, "integrations.transformers"},
+    "accelerate": {"integrations.accelerate"},
+    "lightning": {"integrations.lightning"},
+    "fastai": {"integrations.fastai"},
     "joblib": {"sweep", "host.resources"},  # scikit-learn brings it
     "submitit": {"sweep"},
     "ray": {"sweep"},

@@ -81,7 +81,8 @@ def trace(
             except Exception as error:  # anything a network raises for a wrong input: reported to the user
                 reasons[given[0]] = one_line(error, 140, kind=True)
                 # A wrong shape fails again; what meta tensors do not support, real ones may.
-                if not guessed or isinstance(error, NotImplementedError) or "meta" in str(error).lower():
+                unsupported = not guessed or isinstance(error, NotImplementedError) or "meta" in str(error).lower()
+                if unsupported and device.type == "meta":
                     again.append(given)
                 continue
             used = sum(numel(tensors[name]) for name in traced.first_use)

@@ -293,3 +293,21 @@ def test_the_guess_that_uses_most_weights_wins() -> None:
     assert depths.source == "execution"
     assert depths.notes == ()
     assert modules(depths)[0] == {"words", "position", "patches"}
+
+
+def test_a_forward_that_is_not_implemented_is_tried_at_most_twice_with_each_input() -> None:
+    """As that of a LightningModule without one of its own; once with meta tensors, once with real ones."""
+    inputs = []
+
+    class Unimplemented(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.left, self.right = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, *args: torch.Tensor) -> torch.Tensor:
+            inputs.append((args[0].device.type, tuple(args[0].shape)))
+            assert len(inputs) < 1000
+            raise NotImplementedError
+
+    assert find_depths(Unimplemented()).source == "registration"
+    assert len(inputs) == len(set(inputs))
