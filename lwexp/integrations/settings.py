@@ -10,8 +10,10 @@ import torch
 from torch import nn
 
 from lwexp.core.make_plan import make_plan
+from lwexp.core.optim.names import OptimizerName
 from lwexp.core.plan import Plan
 from lwexp.core.scheduler import PlanScheduler
+from lwexp.core.shapes import PolicyName
 from lwexp.errors import UnknownOptionError
 
 
@@ -25,9 +27,9 @@ class Settings:
     def __init__(
         self,
         *,
-        optimizer: str | type[torch.optim.Optimizer] = "adam",
+        optimizer: OptimizerName | type[torch.optim.Optimizer] = "adam",
         optimizer_options: Mapping[str, Any] | None = None,
-        policy: str | Callable[[int], float] = "constant",
+        policy: PolicyName | Callable[[int], float] = "constant",
         policy_options: Mapping[str, Any] | None = None,
         **plan: Any,
     ) -> None:
@@ -38,7 +40,8 @@ class Settings:
             if key not in known:
                 raise UnknownOptionError(key, value, [*known, *own])
         self.plan_options = plan
-        self.optimizer, self.optimizer_options = optimizer, dict(optimizer_options or {})
+        self.optimizer: Any = optimizer
+        self.optimizer_options = dict(optimizer_options or {})
         self.policy, self.policy_options = policy, dict(policy_options or {})
 
     def make_plan(self, model: nn.Module) -> Plan:
@@ -49,7 +52,8 @@ class Settings:
 
     def make_optimizer(self, plan: Plan) -> torch.optim.Optimizer:
         """The optimizer over all groups of `plan`."""
-        return plan.optimizer(self.optimizer, **self.optimizer_options)
+        optimizer: torch.optim.Optimizer = plan.optimizer(self.optimizer, **self.optimizer_options)
+        return optimizer
 
     def make_scheduler(self, plan: Plan, optimizer: torch.optim.Optimizer, **lengths: Any) -> PlanScheduler:
         """The scheduler; `lengths` (`steps`, `steps_per_epoch`) are what the loop knows, unless the options say so."""
