@@ -127,8 +127,8 @@ class Record:
         """Record `metrics` at an optimizer step, by default the last one, such as an evaluation after it."""
         tracker = self._open("metrics")
         if tracker is not None:
-            number = max((self._next or 0) - 1, 0) if step is None else as_step(step)
-            self._write(tracker, metrics, number, {})
+            last = tracker.journal.last_step if self._next is None else self._next - 1
+            self._write(tracker, metrics, max(last, 0) if step is None else as_step(step), {})
 
     def artifact(self, path: str | Path, folder: str | None = None) -> None:
         """Keep a file, or a folder's files, under `folder` of the run's artifacts."""

@@ -186,8 +186,8 @@ def test_a_resumed_run_keeps_its_points_and_gets_only_new_ones(client: MlflowCli
     assert points(client, record.run_id, "train/loss") == as_points(expected)
 
 
-@pytest.mark.usefixtures("no_pictures", "client")
-def test_a_resumed_run_whose_step_is_unknown_asks_for_it() -> None:
+@pytest.mark.usefixtures("no_pictures")
+def test_a_resumed_run_whose_step_is_unknown_asks_for_it(client: MlflowClient) -> None:
     plan, optimizer, _ = planned()
     with lwexp.track(plan, optimizer, folder="mine") as record:
         record.step()
@@ -195,8 +195,11 @@ def test_a_resumed_run_whose_step_is_unknown_asks_for_it() -> None:
     with lwexp.track(plan, optimizer, resume=record.folder) as resumed:
         with pytest.raises(ConfigError, match=r"^step=null: the run has the steps up to 1; give the number"):
             resumed.step()
+        resumed.log({"a": 1.0})
         resumed.step(step=2)
         resumed.step()
+        resumed.log({"b": 1.0})
+    assert [[step for step, _ in points(client, record.run_id, key)] for key in ("a", "b")] == [[1], [3]]
 
 
 @pytest.mark.usefixtures("no_pictures", "client")
