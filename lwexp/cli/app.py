@@ -20,8 +20,8 @@ from .task import Task, refuse
 
 # Sections whose keys depend on the choice
 _OPEN = (
-    "model", "grouping", "decay", "policy", "optimizer", "data", "weights", "tracking", "lr_overrides", "loss",
-    "callbacks", "policies", "unfreeze",
+    "model", "grouping", "decay", "policy", "optimizer", "data", "weights", "tracking", "lr_overrides",
+    "lr_mults", "group_options", "loss", "callbacks", "policies", "unfreeze",
 )  # fmt: skip
 
 

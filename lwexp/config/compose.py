@@ -5,14 +5,15 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lwexp.errors import ConfigError, LwexpError, UnknownNameError, UnknownOptionError
 from lwexp.formatting import one_line
 
+from .defaults import defaults
 from .interpolated import typed
-from .keys import with_one_mult
+from .keys import IN_ORDER, with_one_mult
 from .overrides import key_of, keys_below
 from .schema import CallbackConfig, OpenSection, PhaseConfig, RunConfig
 from .validation import check
@@ -26,10 +27,10 @@ _COUNTS = (1, 2, 3, 5, 8, 20, 100)  # of groups, for which the scales of a decay
 def settings(config: DictConfig) -> RunConfig:
     """The checked, typed config of what Hydra composed; everything that needs neither data nor model is refused here.
 
-    Entries of `lr_overrides` and `policies` given on the command line come before those of a file.
+    Entries of mappings in which the first match wins, `IN_ORDER`, come from the command line first, then from files.
     """
     values = plain(config)
-    for section in ("lr_overrides", "policies"):
+    for section in IN_ORDER:
         entries = values.get(section)
         if isinstance(entries, dict):
             given = keys_below(section, _task_overrides(config))
@@ -51,11 +52,11 @@ def plain(config: DictConfig) -> dict[str, Any]:
     own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     values = typed(OmegaConf.to_container(own, resolve=True), OmegaConf.to_container(own, resolve=False), RunConfig)
     values = {str(key): value for key, value in values.items()}
-    folded = with_one_mult(values)
-    if folded.get("mult") != values.get("mult") and "mult" in map(key_of, _task_overrides(config)):
+    folded, given = with_one_mult(values), set(map(key_of, _task_overrides(config)))
+    if folded.get("mult") != values.get("mult") and "mult" in given:
         why = f"is another name of mult, which is {values['mult']}; give one of them"
         raise ConfigError("decay.mult", folded["mult"], why)
-    return folded
+    return _with_stem_lr(folded, given)
 
 
 def callback(section: CallbackConfig, name: str) -> Any:
@@ -115,21 +116,34 @@ def split_patterns(config: RunConfig) -> dict[str, str]:
     return {pattern: "policies" for pattern in config.policies} | keys
 
 
+def base_weight_decay(config: RunConfig) -> float | None:
+    """That of the optimizer, where the plan makes those of the groups from it."""
+    if config.weight_decay_mult == 1 and not config.independent_weight_decay:
+        return None
+    from lwexp.core.optim.registry import default_of
+
+    name = str(config.optimizer.name)
+    given: float | None = config.optimizer.options.get("weight_decay", default_of(name, "weight_decay"))
+    if not given:
+        why = f"optimizer={name} has no weight decay" if given is None else "optimizer.weight_decay is 0"
+        if config.weight_decay_mult != 1:
+            raise ConfigError("weight_decay_mult", config.weight_decay_mult, why)
+        raise ConfigError("independent_weight_decay", True, why)
+    return given
+
+
 def has_uniform_rates(config: RunConfig) -> bool:
     """Whether every part of any network trains at the base rate from the first step on."""
     if config.freeze or config.lr_events or config.unfreeze.every_epochs or config.unfreeze.every_steps:
         return False
     if config.unfreeze.at or config.policies or any(phase.train or phase.policies for phase in config.phases):
         return False
-    name, options = choice(config.decay, "decay")
-    if name == "linear":
-        options = {"mult": config.mult, **options}
-    rates = [*config.lr_overrides.values(), *(options.get("rates") or {}).values()]
+    if any(factor != 1 for factor in config.lr_mults.values()):
+        return False
+    rates = [*config.lr_overrides.values(), *(config.decay.options.get("rates") or {}).values()]
     if any(rate != config.lr for rate in rates):
         return False
-    from lwexp.core.decay import make_decay
-
-    scale = make_decay(name, options)
+    scale = _decay(config)
     try:
         return all(math.isclose(scale(i, count), 1, rel_tol=1e-7) for count in _COUNTS for i in range(count))
     except LwexpError:  # a function of the user's own, for other numbers of groups
@@ -174,16 +188,42 @@ def _named_partial(function: Callable[..., Any], options: Mapping[str, Any]) -> 
     return bound
 
 
+def _with_stem_lr(values: dict[str, Any], given: Collection[str]) -> dict[str, Any]:
+    """`values` where `decay.stem_lr` takes the place of a `mult` or `decay.min_scale` that is only the default."""
+    decay = values.get("decay")
+    if not isinstance(decay, Mapping) or decay.get("stem_lr") is None or decay.get("_target_") is not None:
+        return values
+    if decay.get("name") == "linear":
+        is_given = "mult" in given or values.get("mult") != defaults()["mult"]
+        return values if is_given else {**values, "mult": None}
+    is_given = "decay.min_scale" in given or decay.get("min_scale") != defaults(f"decay/{decay['name']}").get(
+        "min_scale"
+    )
+    return values if is_given else {**values, "decay": {**decay, "min_scale": None}}
+
+
+def _decay(config: RunConfig) -> Callable[[int, int], float]:
+    """The decay, as far as it is known without a plan: that of a `stem_lr` is the one over two groups."""
+    from lwexp.core.decay import make_decay, with_ends
+
+    name, options = choice(config.decay, "decay")
+    if name == "linear":
+        if config.mult is None and options.get("stem_lr") is None:
+            raise ConfigError("mult", None, "must be given, or decay.stem_lr, from which it follows")
+        options = {"mult": config.mult, **options}
+    if options.get("stem_lr") is not None:
+        options = {key: value for key, value in options.items() if key not in ("mult", "min_scale")}
+    return make_decay(name, with_ends(name, options, lr=config.lr, count=2))
+
+
 def _check_sections(config: RunConfig) -> None:
     """Names and options of the open sections, as far as they can be checked without a model."""
-    from lwexp.core.decay import make_decay
     from lwexp.core.grouping import GROUPINGS
     from lwexp.core.options import check_options
     from lwexp.core.phases import policy_of
     from lwexp.core.policy import make_policy
 
-    decay, options = choice(config.decay, "decay")
-    make_decay(decay, {"mult": config.mult, **options} if decay == "linear" else options)
+    _decay(config)
     grouping, options = choice(config.grouping, "grouping", options_apart=True)
     if isinstance(grouping, str):
         if grouping not in GROUPINGS:

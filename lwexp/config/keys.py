@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+from lwexp.core.decay import ALIASES
+
 # Sections that are one choice of a config group
 GROUPS = ("data", "model", "weights", "grouping", "decay", "optimizer", "policy", "tracking")
 # Mappings whose keys the user chose and in which the order counts
 USER_KEYED = (
-    "lr_overrides", "policies", "unfreeze.at", "decay.rates",
+    "lr_overrides", "lr_mults", "group_options", "policies", "unfreeze.at", "decay.rates",
     "grouping.patterns", "policy.options", "loss.options", "data.options", "callbacks",
 )  # fmt: skip
+# Those at the top level, in which the first match wins
+IN_ORDER = ("lr_overrides", "lr_mults", "group_options", "policies")
 # Settings of which parts have which rate, 0 if frozen; a run and its uniform twin agree in everything else
 LAYERWISE = (
-    "mult", "decay", "grouping", "index_from", "lr_overrides", "lr_events", "policies", "phases",
-    "freeze", "freeze_mode", "freeze_stats",
+    "mult", "decay", "grouping", "index_from", "lr_overrides", "lr_mults", "split_groups", "lr_events", "policies",
+    "phases", "freeze", "freeze_mode", "freeze_stats",
     "unfreeze",
 )  # fmt: skip
 # Sections and keys that do not change the numbers of a training
@@ -44,13 +48,32 @@ def changes_numbers(key: str) -> bool:
     return key not in _HARMLESS and key.partition(".")[0] not in _HARMLESS_SECTIONS
 
 
+def by_pattern(values: Mapping[Any, Any]) -> dict[str, Any]:
+    """Options by pattern, however they were typed: `group_options.layer4.0.eps=1` is `{layer4: {0: {eps: 1}}}`.
+
+    >>> by_pattern({"layer4": {0: {"eps": 1}}, "fc": {"eps": 2, "lr": 3}})
+    {'layer4.0': {'eps': 1}, 'fc': {'eps': 2, 'lr': 3}}
+    """
+    found: dict[str, Any] = {}
+    for path, value in flatten(values).items():
+        pattern, _, option = path.rpartition(".")
+        if pattern and value != {}:
+            found.setdefault(pattern, {})[option] = value
+        else:
+            found[path] = value
+    return found
+
+
 def with_one_mult(values: Mapping[str, Any]) -> dict[str, Any]:
     """The config `values` with `decay.mult`, another name of the top-level `mult` of decay=linear, in its place.
 
-    >>> with_one_mult({"mult": 0.95, "decay": {"name": "linear", "mult": 0.8}})
+    >>> with_one_mult({"mult": 0.95, "decay": {"name": "geometric", "mult": 0.8}})
     {'mult': 0.8, 'decay': {'name': 'linear'}}
     """
     decay = values.get("decay")
+    if isinstance(decay, Mapping) and decay.get("name") in ALIASES:
+        decay = {**decay, "name": ALIASES[decay["name"]]}
+        values = {**values, "decay": decay}
     if not isinstance(decay, Mapping) or decay.get("name") != "linear" or "mult" not in decay:
         return dict(values)
     if decay.get("_target_") is not None or decay.get("target") is not None:  # a function of the user's own

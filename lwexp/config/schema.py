@@ -264,17 +264,22 @@ class RunConfig(Section):
     tracking: Annotated[MLflowConfig | NoTrackingConfig, Field(discriminator="name")]
 
     lr: Positive
-    mult: Positive
+    mult: Positive | None
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     freeze: list[str]
     freeze_mode: Literal["requires_grad", "lr_zero"]
     freeze_stats: bool
     lr_overrides: dict[str, NonNegative]
+    lr_mults: dict[str, NonNegative]
+    split_groups: list[str]
     lr_events: list[EventConfig]
     policies: dict[str, str | OpenSection]
     phases: list[PhaseConfig]
     unfreeze: UnfreezeConfig
-    no_weight_decay: bool
+    group_options: dict[str, dict[str, Any]]
+    no_weight_decay: bool | list[str]
+    weight_decay_mult: Positive
+    independent_weight_decay: bool
     index_from: Literal["all", "trained"]
 
     epochs: Count

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from lwexp.errors import ConfigError, UnknownNameError, UnknownOptionError
 
-from .keys import flatten
+from .keys import by_pattern, flatten
 from .schema import RunConfig, Section
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -20,11 +20,14 @@ def check(values: Mapping[str, Any]) -> RunConfig:
     values = dict(values)
     if isinstance(values.get("unfreeze"), Mapping):
         values["unfreeze"] = dict(values["unfreeze"])
-    for section, key in ((values, "lr_overrides"), (values["unfreeze"], "at"), (values, "policies")):
+    for section, key, flat in (
+        (values, "lr_overrides", flatten), (values, "lr_mults", flatten), (values, "group_options", by_pattern),
+        (values["unfreeze"], "at", flatten), (values, "policies", dict),
+    ):  # fmt: skip
         if isinstance(section, dict) and section.get(key, ...) is None:
             section[key] = {}  # null: none, also not those of a file, with which `{}` would be merged
-        elif isinstance(section, dict) and isinstance(section.get(key), Mapping) and key != "policies":
-            section[key] = flatten(section[key])
+        elif isinstance(section, dict) and isinstance(section.get(key), Mapping):
+            section[key] = flat(section[key])
     for key, value in flatten(values).items():
         if value == "???":
             raise ConfigError(key, value, "must be given")

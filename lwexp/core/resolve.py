@@ -76,9 +76,10 @@ def overrides_of(
             raise ConfigError(f"freeze.{pattern}", name, why)
         if freeze_mode == "lr_zero":
             found[name] = Override((pattern,), 0.0)
-    for name, pattern in first_matches(split_groups, names, "split_groups").items():
-        given = found.get(name, Override(()))
-        found[name] = Override(_joined(given.patterns, pattern), given.lr, given.factor)
+    for pattern in split_groups:  # all that match, so that each of them holds whole parts
+        for name in first_matches([pattern], names, "split_groups"):
+            given = found.get(name, Override(()))
+            found[name] = Override(_joined(given.patterns, pattern), given.lr, given.factor)
     return found
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from lwexp.config.schema import RunConfig
-from lwexp.core.patterns import first_matches
+from lwexp.core.patterns import first_matches, matches
 from lwexp.core.policy import Policy, is_metric_driven
 from lwexp.core.shapes import POLICIES
 from lwexp.core.warmup import warmup_option
@@ -52,19 +52,31 @@ def check_plan(config: RunConfig, plan: Plan) -> None:
     rates = config.decay.options.get("rates") or {}
     for key, patterns, earlier in (
         ("lr_overrides", [*config.lr_overrides], "an earlier entry"),
+        ("lr_mults", [*config.lr_mults], "an earlier entry"),
         ("decay.rates", [*rates] if config.decay.name == "explicit" else [], "an earlier entry"),
     ):
         used = set(first_matches(patterns, names, key).values())
         for pattern in patterns:
             if pattern not in used:
-                value = {**rates, **config.lr_overrides}[pattern]
+                value = {**rates, **config.lr_mults, **config.lr_overrides}[pattern]
                 raise ConfigError(f"{key}.{pattern}", value, f"{earlier} covers all it matches; put it first")
+    _check_group_options(config, plan)
     moving = any(g.lr > 0 and g.optimizer_names for g in plan.groups) or any(e.lr > 0 for e in config.lr_events)
     if not moving:
         key, value = ("freeze", config.freeze) if config.freeze else ("lr_overrides", config.lr_overrides)
         if not value:
             key, value = "decay", config.decay.name or config.decay.target
         raise ConfigError(key, value, "the rate of every group is 0, nothing would be trained")
+
+
+def _check_group_options(config: RunConfig, plan: Plan) -> None:
+    """Each option of each pattern must be that of some parameter in the optimizer."""
+    own = {name: part.options for g in plan.groups for part in g.parts for name in part.parameter_names}
+    for pattern, written in plan.group_options.items():
+        for option, value in written.items():
+            if not any(matches(pattern, name) and options.get(option) == value for name, options in own.items()):
+                why = "no parameter has it: an earlier entry, no_weight_decay or freeze covers all that it matches"
+                raise ConfigError(f"group_options.{pattern}.{option}", config.group_options[pattern][option], why)
 
 
 def check_layerwise(config: RunConfig, plan: Plan) -> None:

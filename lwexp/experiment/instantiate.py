@@ -8,7 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lwexp.config.compose import callback, choice, phase_choices, policy_choices, split_patterns
+from lwexp.config.compose import (
+    base_weight_decay,
+    callback,
+    choice,
+    phase_choices,
+    policy_choices,
+    split_patterns,
+)
 from lwexp.config.schema import (
     ImageFolderConfig,
     PretrainedConfig,
@@ -206,9 +213,14 @@ def build_plan(config: RunConfig, built: BuiltModel) -> Plan:
             freeze=config.freeze,
             freeze_mode=config.freeze_mode,
             lr_overrides=config.lr_overrides,
+            lr_mults=config.lr_mults,
+            split_groups=[*config.split_groups, *splits],
+            group_options=config.group_options,
             no_weight_decay=config.no_weight_decay,
+            weight_decay=base_weight_decay(config),
+            weight_decay_mult=config.weight_decay_mult,
+            independent_weight_decay=config.independent_weight_decay,
             index_from=config.index_from,
-            split_groups=[*splits],
             example_input=built.example if takes_input(grouping) else None,
         )
     return replace(plan, model=config.model.label)

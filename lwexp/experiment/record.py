@@ -49,8 +49,8 @@ def _begin(experiment: Experiment, place: JobPlace, processes: int, *, resumed: 
         config.tracking,
         folder=place.folder,
         base=place.base,
-        run_name=name or run_name(config),
-        params=flat_params(place.values),
+        run_name=name or run_name(config, experiment.plan.mult),
+        params=flat_params({**place.values, "mult": config.mult or experiment.plan.mult}),
         tags={**tags, **_tags(experiment, place, processes, in_sweep=bool(tags))},
         description=plan_note(experiment.plan),
         parent=parent,
@@ -109,11 +109,11 @@ def log_where(tracker: Tracker, config: RunConfig, place: JobPlace) -> None:
         log.info("tracked in %s as %s\n%s", tracker.where, tracker.run_id, hint)
 
 
-def run_name(config: RunConfig) -> str:
-    """A run's name outside of a sweep."""
+def run_name(config: RunConfig, mult: float) -> str:
+    """A run's name outside of a sweep; `mult` is that of its plan."""
     parts = [config.model.label, str(config.grouping.name), str(config.decay.name or config.decay.target)]
     if config.decay.name == "linear":
-        parts.append(f"mult={config.mult:g}")
+        parts.append(f"mult={mult:g}")
     return " ".join([*parts, f"seed={config.seed}"])
 
 

@@ -25,6 +25,7 @@ def run_composed(
     `draw_in_process`: matplotlib is imported here already.
     """
     from lwexp.config.compose import plain, settings
+    from lwexp.config.keys import IN_ORDER
     from lwexp.experiment.job import run_job
     from lwexp.experiment.place import JobPlace
 
@@ -33,7 +34,8 @@ def run_composed(
     config, hydra = settings(composed), HydraConfig.get()
     values = plain(composed)
     policies = {pattern: values["policies"][pattern] for pattern in config.policies}
-    values |= {"lr_overrides": dict(config.lr_overrides), "policies": policies}  # in the order that counts
+    in_order = {key: dict(getattr(config, key)) for key in IN_ORDER} | {"policies": policies}
+    values |= in_order  # in the order that counts
     place = JobPlace(
         folder=Path(hydra.runtime.output_dir),
         base=Path(hydra.runtime.cwd),

@@ -22,6 +22,7 @@ ConfigOf = Callable[[Job], RunConfig | LwexpError]
 # Layer-wise settings with the override that ends each, also where a file sets it
 _RESETS = {
     "lr_overrides": "lr_overrides=null",
+    "lr_mults": "lr_mults=null",
     "freeze": "freeze=[]",
     "lr_events": "lr_events=[]",
     "policies": "policies=null",
@@ -65,8 +66,11 @@ def uniform_twin(job: Job, config: RunConfig, config_of: ConfigOf) -> Job | None
     None if a file of the user's sets what no override can end.
     """
     linear = ("mult=1", "decay.mult=1") if config.decay.name == "linear" else ()  # the second where a file has that key
-    for decay in (*linear, "decay=none"):
-        twin = _uniform(job, config, decay)
+    ways: list[tuple[str, ...]] = [(decay,) for decay in linear]
+    if config.decay.options.get("stem_lr") is not None:
+        ways += [(decay, "decay.stem_lr=null") for decay in linear]  # where a file has that key
+    for decay, *more in (*ways, ("decay=none",)):
+        twin = (*_uniform(job, config, decay), *more)
         found = config_of(twin)
         if isinstance(found, RunConfig) and has_uniform_rates(found) and rest_of(found) == rest_of(config):
             return twin

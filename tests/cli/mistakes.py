@@ -89,6 +89,37 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
         r"lr_overrides\.lstm\.bias_hh_l0=fast: should be a valid number",
     ),
     "rates_nan": (["decay=explicit", "decay.rates={head: nan}"], r"decay\.rates\.head=nan: must be finite"),
+    "factor_negative": (["lr_mults.head=-1"], r"lr_mults\.head=-1(\.0)?: should be greater than or equal to 0"),
+    "factor_and_rate": (
+        ["lr_mults={head: 10}", "lr_overrides={head.bias: 0.1}"],
+        r"lr_mults\.head=10(\.0)?: multiplies the rate of head\.bias, which lr_overrides\.head\.bias sets to 0\.1",
+    ),
+    "split_of_nothing": (["split_groups=[haed]"], r"split_groups=haed: the pattern matches no .*; did you mean head"),
+    "stem_and_multiplier": (
+        ["decay.stem_lr=1e-5", "mult=0.95"],
+        r"decay\.stem_lr=1e-05: lr=0\.001 and 2 groups make mult=0\.01, but mult=0\.95 is given; drop one",
+    ),
+    "stem_and_min_scale": (
+        ["decay=cosine", "decay.stem_lr=1e-5", "decay.min_scale=0.1"],
+        r"decay\.stem_lr=1e-05: .* make min_scale=0\.01, but min_scale=0\.1 is given",
+    ),
+    "stem_above_the_head": (["decay=cosine", "decay.stem_lr=1"], r"decay\.stem_lr=1: must be at most lr=0\.001"),
+    "no_multiplier": (["mult=null"], r"mult=null: must be given, or decay\.stem_lr, from which it follows"),
+    "group_option_unknown": (
+        ["group_options.lstm.bias_hh_l0.weight_decy=0"],
+        r"group_options\.lstm\.bias_hh_l0\.weight_decy=0: adam has no such option; did you mean weight_decay",
+    ),
+    "group_options_without_any": (["group_options.head=3"], r"group_options\.head=3: should be a valid dictionary"),
+    "group_option_that_never_counts": (
+        ["group_options={head: {weight_decay: 0.1}, head.bias: {weight_decay: 0.2}}"],
+        r"group_options\.head\.bias\.weight_decay=0\.2: no parameter has it: an earlier entry, no_weight_decay or",
+    ),
+    "no_weight_decay_of_nothing": (["no_weight_decay=[haed]"], r"no_weight_decay=haed: .*; did you mean head"),
+    "weight_decay_of_zero": (["weight_decay_mult=0.9"], r"weight_decay_mult=0\.9: optimizer\.weight_decay is 0"),
+    "weight_decay_of_rprop": (
+        ["optimizer=rprop", "independent_weight_decay=true"],
+        r"independent_weight_decay=true: optimizer=rprop has no weight decay",
+    ),
     "power_zero": (["decay=polynomial", "decay.power=0"], r"decay\.power=0(\.0)?: must be above 0"),
     "min_scale_above_one": (["decay=cosine", "decay.min_scale=1.5"], r"decay\.min_scale=1\.5: must be from 0 to 1"),
     "floor_above_the_rate": (

@@ -193,6 +193,8 @@ def test_tab_completes_timms_names_and_remembers_them(tmp_path: Path) -> None:
     ("lwexp-run decay=", {f"decay={name}" for name in ("linear", "arithmetic", "none", "explicit")}),
     ("lwexp-run policy=w", {"policy=warmup_exponential", "policy=wsd"}),
     ("lwexp-run lr_ov", {"lr_overrides."}),
+    ("lwexp-run decay=la", {"decay=layer_decay"}),
+    ("lwexp-run decay.st", {"decay.stem_lr="}),
 ])  # fmt: skip
 def test_tab_completes_choices_and_keys(
     line: str, expected: set[str], lwexp_here: RunHere, monkeypatch: pytest.MonkeyPatch

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from lwexp import make_plan
-from lwexp.core.decay import DECAYS
+from lwexp.core.decay import ALIASES, DECAYS
 from lwexp.core.grouping import GROUPINGS
 from lwexp.core.make_plan import DEFAULT_MULT
 from lwexp.core.policy import common
@@ -162,7 +162,7 @@ def test_file_is_named_after_what_it_chooses(choice: str) -> None:
     group, _, name = choice.partition("/")
     written = OmegaConf.load(CONF / f"{choice}.yaml")
     assert str(written["kind" if "kind" in written else "name"]) == name
-    members = {"grouping": GROUPINGS, "decay": DECAYS, "policy": POLICIES}.get(group)
+    members = {"grouping": GROUPINGS, "decay": {**DECAYS, **ALIASES}, "policy": POLICIES}.get(group)
     assert members is None or name in members
 
 
@@ -203,10 +203,13 @@ def test_top_level_defaults_are_those_of_make_plan() -> None:
     chosen = {key: value for entry in root["defaults"] if isinstance(entry, dict) for key, value in entry.items()}
     known = defaults(make_plan)
     known["mult"] = DEFAULT_MULT  # None: or what follows from `stem_lr`
-    for name in ("lr", "mult", "freeze_mode", "no_weight_decay"):
+    for name in (
+        "lr", "mult", "freeze_mode", "no_weight_decay", "weight_decay_mult", "independent_weight_decay", "index_from",
+    ):  # fmt: skip
         assert root[name] == known[name], name
     assert (chosen["grouping"], chosen["decay"]) == (known["grouping"], known["decay"])
-    assert (root["freeze"], root["lr_overrides"]) == ([], {})
+    assert (root["freeze"], root["lr_overrides"], root["lr_mults"], root["group_options"]) == ([], {}, {}, {})
+    assert root["split_groups"] == []
     scheduler = inspect.signature(make_plan(torch.nn.Linear(1, 1)).scheduler).parameters
     assert chosen["policy"] == scheduler["policy"].default
     optimizer = inspect.signature(make_plan(torch.nn.Linear(1, 1)).optimizer).parameters
@@ -217,6 +220,8 @@ def test_top_level_defaults_are_those_of_make_plan() -> None:
 def test_decays_defaults_are_those_of_its_function(name: str) -> None:
     values = written(f"decay/{name}.yaml")
     del values["name"]
+    if name not in ("none", "explicit"):
+        assert values.pop("stem_lr") is None  # takes the place of another option
     assert_same_defaults(DECAYS[name], values, {"mult"})  # the top level has it
 
 

@@ -82,6 +82,13 @@ def test_a_part_of_a_part_has_a_name_that_tells_them_apart(tiny: TinyNet) -> Non
     assert plan.groups[0].lr == plan.groups[1].lr == 10 * plan.lr
 
 
+@pytest.mark.parametrize("patterns", [["head", "*.bias", "blocks.1"], ["*.bias", "blocks.1", "head"]])
+def test_each_part_is_inside_or_outside_of_each_pattern(tiny: TinyNet, patterns: list[str]) -> None:
+    for group in make_plan(tiny, split_groups=patterns).groups:
+        for pattern in patterns:
+            assert len({covers(pattern, name) for name in group.parameter_names}) == 1
+
+
 PATTERNS = st.sampled_from(["head", "*.bias", "blocks.1", "*", "blocks.*.weight", "stem.weight", "head.bias"])
 
 

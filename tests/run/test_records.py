@@ -80,6 +80,18 @@ CASES = {
         {"lr_overrides": {"lstm.weight_hh_l1": 0.5, "head.bias": 0.0}},
         {},
     ),
+    "relative_to_the_decay": Case(
+        ["lr_mults={head: 10, lstm.weight_hh_l1: 2}", "decay.stem_lr=1e-4", "split_groups=[head.bias]"],
+        {"lr_mults": {"head": 10, "lstm.weight_hh_l1": 2}, "decay_options": {"stem_lr": 1e-4},
+         "split_groups": ["head.bias"]},
+        {},
+    ),
+    "options_by_pattern": Case(
+        ["optimizer=adamw", "group_options={lstm.*_l1: {betas: [0.8, 0.9]}}", "weight_decay_mult=0.5",
+         "independent_weight_decay=true", "no_weight_decay=[head.bias]", "decay=layer_decay", "mult=0.8"],
+        {"mult": 0.8, "group_options": {"lstm.*_l1": {"betas": (0.8, 0.9)}}},
+        {},
+    ),
 }  # fmt: skip
 
 

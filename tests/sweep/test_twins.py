@@ -61,6 +61,12 @@ def twins(found: Sequence[Point]) -> list[tuple[str, ...]]:
     (["phases=[{epochs: 1, train: [fc]}, {}]", "mult=0.8,0.9"], ("phases=[]", "mult=1")),
     (["unfreeze.at={conv1: 3}", "mult=0.8,0.9"], ("unfreeze.at=null", "mult=1")),
     (["grouping=top_module,per_parameter"], ("grouping=top_module", "mult=1")),
+    (["lr_mults={fc:10},{fc:2}", "mult=1"], ("lr_mults=null", "mult=1")),
+    (["lr_mults.fc=1,2", "decay=layer_decay", "mult=0.8"], ("lr_mults=null", "decay=layer_decay", "mult=1")),
+    (["decay.stem_lr=1e-5,1e-4", "lr=0.1"], ("lr=0.1", "mult=1")),
+    (["decay=cosine", "decay.stem_lr=1e-5,1e-4"], ("decay=none",)),
+    (["mult=0.8,0.9", "weight_decay_mult=0.5", "split_groups=[fc]"],
+     ("mult=1", "weight_decay_mult=0.5", "split_groups=[fc]")),
 ])  # fmt: skip
 def test_a_twin_ends_all_that_sets_rates_apart_and_leaves_the_rest(command: list[str], expected: tuple[str]) -> None:
     assert twins(points(*command)) == [expected]
@@ -70,6 +76,8 @@ def test_a_twin_ends_all_that_sets_rates_apart_and_leaves_the_rest(command: list
     ["decay=cosine", "decay.min_scale=0.2,1.0"],
     ["decay.mult=0.5,1.0"],
     ["lr=0.1", "mult=1", "lr_overrides.fc=0.1,0.2"],
+    ["mult=1", "lr_mults.fc=1,2"],
+    ["lr=0.1", "decay.stem_lr=0.1,0.01"],
     ["decay=linear,none"],
 ])  # fmt: skip
 def test_a_job_with_equal_rates_is_uniform_whatever_its_keys_say(command: list[str]) -> None:
@@ -86,6 +94,22 @@ def test_what_a_file_sets_is_ended_too_and_jobs_that_differ_in_it_alone_share_a_
     found = points("+recipe=a,b", folder=tmp_path)
     assert [point.arm for point in found] == ["layerwise", "layerwise", "uniform"]
     assert twins(found) == [("+recipe=a", "lr_overrides=null", "freeze=[]", "decay.mult=1")]
+
+
+def test_a_stems_rate_from_a_file_is_ended_too(tmp_path: Path) -> None:
+    (tmp_path / "recipe").mkdir()
+    text = "# @package _global_\nlr: 0.5\ndecay: {stem_lr: 1e-5}\n"
+    (tmp_path / "recipe" / "a.yaml").write_text(text, encoding="utf-8")
+    assert twins(points("+recipe=a", "seed=0,1", "sweep.baseline=true", folder=tmp_path)) == [
+        ("+recipe=a", f"seed={seed}", "mult=1", "decay.stem_lr=null") for seed in (0, 1)
+    ]
+
+
+def test_options_of_the_optimizer_belong_to_no_arm() -> None:
+    """A run and its uniform twin have the same weight decay; each setting of it has its own twin."""
+    found = points("mult=0.8", "optimizer=adamw", "group_options={fc:{weight_decay:0}},{fc:{weight_decay:1}}",
+                   "sweep.baseline=true")  # fmt: skip
+    assert [point.arm for point in found] == ["layerwise", "layerwise", "uniform", "uniform"]
 
 
 def test_a_multiplier_given_by_both_of_its_names_is_refused() -> None:

@@ -95,6 +95,12 @@ def make_optimizer(
     raise ConfigError("optimizer", name, reason.removeprefix(f"{name} refuses: ")) from built
 
 
+def default_of(optimizer: str, option: str) -> Any:
+    """The default of an option of the optimizer with this name; None where it has none."""
+    parameter = inspect.signature(_find(optimizer)).parameters.get(option)
+    return None if parameter is None or parameter.default is parameter.empty else parameter.default
+
+
 def _check_type(key: str, value: Any, kinds: set[Any] | None) -> None:
     """Raise `ConfigError` for a value, or an element of a list, not one of the types `kinds`; None if unannotated."""
     for part in value if isinstance(value, tuple) else (value,):

@@ -1,8 +1,8 @@
 """The search space: Hydra's sweep syntax (`interval`, `range`, `choice`, `tag`) as Optuna's distributions.
 
-The syntax is that of grids, so `range(1,4)` is 1, 2, 3 here too. `mult` and `lr` are drawn on a log scale without a
-tag: equal steps of log(mult) multiply the stem's rate, lr * mult**(groups - 1), by equal factors, as equal steps of
-log(lr) multiply the head's.
+The syntax is that of grids, so `range(1,4)` is 1, 2, 3 here too. `mult`, `lr` and `decay.stem_lr` are drawn on a log
+scale without a tag: equal steps of log(mult) multiply the stem's rate, lr * mult**(groups - 1), by equal factors, as
+equal steps of log(lr) multiply the head's.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from lwexp.errors import ConfigError, UnknownNameError
 from lwexp.sweep.points import text_of
 
-_LOG = ("mult", "decay.mult", "lr")
+_LOG = ("mult", "decay.mult", "decay.stem_lr", "lr")
 _TAGS = ("log", "linear")
 _RESOLUTION = 2000  # a drawn number is rounded by less than this part of its interval
 

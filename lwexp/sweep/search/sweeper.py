@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 
 from lwexp import redaction
 from lwexp.config.overrides import key_of
+from lwexp.core.decay import ALIASES
 from lwexp.errors import ConfigError
 from lwexp.experiment.manifest import Point
 from lwexp.sweep.launchers.registry import parallel_jobs
@@ -67,7 +68,9 @@ class OptunaSweeper(Sweeper):
         before = session.before()
         session.planner.distrust(before)
         params = settings.params or {}
-        if config.decay.get("name") != "linear" or "decay.mult" in map(key_of, arguments):
+        other = {"decay.mult", "decay.stem_lr"}.intersection(map(key_of, arguments))
+        name = config.decay.get("name")
+        if ALIASES.get(name, name) != "linear" or config.decay.get("stem_lr") is not None or other:
             params = {key: value for key, value in params.items() if key != "mult"}
         plan = plan_search(settings, params, arguments, session.planner, uniform=config.sweep.baseline is not False)
         manifest = session.planner.manifest(arguments, before.points if before else (), plan.keys, before)
