@@ -118,7 +118,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "weight_decay_of_zero": (["weight_decay_mult=0.9"], r"weight_decay_mult=0\.9: optimizer\.weight_decay is 0"),
     "weight_decay_of_rprop": (
         ["optimizer=rprop", "independent_weight_decay=true"],
-        r"independent_weight_decay=true: optimizer=rprop has no weight decay",
+        r"independent_weight_decay=True: optimizer=rprop has no weight decay",
     ),
     "power_zero": (["decay=polynomial", "decay.power=0"], r"decay\.power=0(\.0)?: must be above 0"),
     "min_scale_above_one": (["decay=cosine", "decay.min_scale=1.5"], r"decay\.min_scale=1\.5: must be from 0 to 1"),
