@@ -108,12 +108,12 @@ def policy_choices(policies: Mapping[str, str | OpenSection], key: str = "polici
 
 def split_patterns(config: RunConfig) -> dict[str, str]:
     """Patterns whose parameters need groups of their own, since they move otherwise than the rest, and their keys."""
-    keys = {pattern: "unfreeze.at" for pattern in config.unfreeze.at}
+    keys = dict.fromkeys(config.unfreeze.at, "unfreeze.at")
     for i, phase in enumerate(config.phases):
         trained = [phase.train] if isinstance(phase.train, str) else phase.train or []
-        keys |= {pattern: f"phases.{i}.policies" for pattern in phase.policies or {}}
-        keys |= {pattern: f"phases.{i}.train" for pattern in trained}
-    return {pattern: "policies" for pattern in config.policies} | keys
+        keys |= dict.fromkeys(phase.policies or {}, f"phases.{i}.policies")
+        keys |= dict.fromkeys(trained, f"phases.{i}.train")
+    return dict.fromkeys(config.policies, "policies") | keys
 
 
 def base_weight_decay(config: RunConfig) -> float | None:
