@@ -15,7 +15,8 @@ from .defaults import defaults
 from .interpolated import typed
 from .keys import IN_ORDER, with_one_mult
 from .overrides import key_of, keys_below
-from .schema import CallbackConfig, OpenSection, PhaseConfig, RunConfig
+from .schema import CallbackConfig, PhaseConfig, RunConfig
+from .section import OpenSection
 from .validation import check
 
 if TYPE_CHECKING:

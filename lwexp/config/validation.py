@@ -10,7 +10,8 @@ from pydantic import BaseModel, ValidationError
 from lwexp.errors import ConfigError, UnknownNameError, UnknownOptionError
 
 from .keys import by_pattern, flatten
-from .schema import RunConfig, Section
+from .schema import RunConfig
+from .section import Section
 
 Model = TypeVar("Model", bound=BaseModel)
 

@@ -3,19 +3,11 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lwexp.config.compose import (
-    base_weight_decay,
-    callback,
-    choice,
-    phase_choices,
-    policy_choices,
-    split_patterns,
-)
+from lwexp.config.compose import callback
 from lwexp.config.schema import (
     ImageFolderConfig,
     PretrainedConfig,
@@ -25,11 +17,12 @@ from lwexp.config.schema import (
     TorchvisionConfig,
     WeightsFileConfig,
 )
-from lwexp.errors import ConfigError, NoLayerwiseRatesWarning, UnknownNameError
+from lwexp.errors import ConfigError
 from lwexp.host.device import build_device
 from lwexp.host.resources import has_compiler
 
 from .cross_checks import check_layerwise, check_model, check_plan, check_schedule, check_steps
+from .planning import build_plan, build_schedule
 
 if TYPE_CHECKING:
     import torch
@@ -187,70 +180,6 @@ def preprocessing(source: DataSource, built: BuiltModel) -> Preprocessing | None
 
     standard = standard_preprocessing(source.info, built.image_size, built.channels)
     return replace(standard, **built.preprocessing) if built.preprocessing else standard
-
-
-def build_plan(config: RunConfig, built: BuiltModel) -> Plan:
-    """The plan that the config's grouping, decay, freezing and overrides give the model."""
-    from lwexp.core.grouping import takes_input
-    from lwexp.core.make_plan import make_plan
-    from lwexp.core.patterns import first_matches
-
-    grouping, grouping_options = choice(config.grouping, "grouping", options_apart=True)
-    decay, decay_options = choice(config.decay, "decay")
-    names, splits = [name for name, _ in built.module.named_parameters()], split_patterns(config)
-    for pattern, key in splits.items():
-        first_matches([pattern], names, key)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NoLayerwiseRatesWarning)  # `check_plan` refuses such a plan, a preview shows it
-        plan = make_plan(
-            built.module,
-            grouping=grouping,
-            grouping_options=grouping_options,
-            decay=decay,
-            decay_options=decay_options,
-            lr=config.lr,
-            mult=config.mult,
-            freeze=config.freeze,
-            freeze_mode=config.freeze_mode,
-            lr_overrides=config.lr_overrides,
-            lr_mults=config.lr_mults,
-            split_groups=[*config.split_groups, *splits],
-            group_options=config.group_options,
-            no_weight_decay=config.no_weight_decay,
-            weight_decay=base_weight_decay(config),
-            weight_decay_mult=config.weight_decay_mult,
-            independent_weight_decay=config.independent_weight_decay,
-            index_from=config.index_from,
-            example_input=built.example if takes_input(grouping) else None,
-        )
-    return replace(plan, model=config.model.label)
-
-
-def build_schedule(config: RunConfig, plan: Plan, steps: int, steps_per_epoch: int) -> Schedule:
-    """The plan's rates at every step: policies, phases, gradual unfreezing and events."""
-    from lwexp.core.torch_policy import MetricPolicy
-    from lwexp.training.evaluation import METRICS
-
-    policy, options = choice(config.policy, "policy")
-    every = config.unfreeze.every_steps
-    if config.unfreeze.every_epochs:
-        every = config.unfreeze.every_epochs * steps_per_epoch
-    events = [event.model_dump() for event in config.lr_events]
-    schedule = plan.schedule(
-        policy,
-        steps=steps,
-        steps_per_epoch=steps_per_epoch,
-        policies=policy_choices(config.policies),
-        phases=phase_choices(config.phases),
-        lr_events=events,
-        unfreeze_every_steps=every,
-        unfreeze_at=config.unfreeze.at,
-        **options,
-    )
-    for made in schedule.policies:
-        if isinstance(made.shape, MetricPolicy) and made.shape.metric not in METRICS:
-            raise UnknownNameError(f"{made.settings.key}.metric", made.shape.metric, METRICS, "no such metric")
-    return schedule
 
 
 def build_optimizer(config: RunConfig, plan: Plan) -> torch.optim.Optimizer:

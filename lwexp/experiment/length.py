@@ -9,7 +9,8 @@ from lwexp.errors import ConfigError
 from lwexp.training.state import Progress
 
 from .changes import LENGTH, with_defaults
-from .instantiate import Experiment, build_schedule
+from .instantiate import Experiment
+from .planning import build_schedule
 
 
 def check_length(

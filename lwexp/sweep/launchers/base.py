@@ -23,7 +23,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lwexp import redaction
-from lwexp.config.schema import Section
+from lwexp.config.section import Section
 from lwexp.errors import LwexpError, RunError
 from lwexp.formatting import one_line
 

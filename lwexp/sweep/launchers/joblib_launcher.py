@@ -12,7 +12,7 @@ from pathlib import Path
 from hydra.core.utils import JobReturn
 from omegaconf import DictConfig, OmegaConf
 
-from lwexp.config.schema import Count, Section
+from lwexp.config.section import Count, Section
 from lwexp.host.resources import GPUS, jobs_that_fit, this_machine, threads_of_job
 from lwexp.host.signals import Interrupted, Requests, handle_in_command
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from hydra.core.utils import JobReturn
 
-from lwexp.config.schema import Count, NonNegative, Positive, Section
+from lwexp.config.section import Count, NonNegative, Positive, Section
 from lwexp.host.signals import report_stop
 
 from .base import LaunchedJob, ManyJobs, lost_result

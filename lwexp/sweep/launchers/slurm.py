@@ -13,7 +13,7 @@ from hydra.core.utils import JobReturn
 from omegaconf import DictConfig, OmegaConf
 
 from lwexp import redaction
-from lwexp.config.schema import Count, Positive, Section
+from lwexp.config.section import Count, Positive, Section
 from lwexp.errors import ConfigError
 from lwexp.host.resources import THREADS, usable_cores
 from lwexp.host.signals import Interrupted, handle_in_command, report_stop

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from lwexp.config.schema import Count, Section
+from lwexp.config.section import Count, Section
 from lwexp.config.validation import validate
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
