@@ -64,6 +64,16 @@ def by_pattern(values: Mapping[Any, Any]) -> dict[str, Any]:
     return found
 
 
+def has_mult(decay: Mapping[Any, Any]) -> bool:
+    """Whether the rates of the section `decay` fall by the top-level `mult`.
+
+    >>> has_mult({"name": "geometric"}), has_mult({"name": "linear", "stem_lr": 1e-5}), has_mult({"name": "cosine"})
+    (True, False, False)
+    """
+    name = decay.get("name")
+    return ALIASES.get(str(name), name) == "linear" and decay.get("stem_lr") is None
+
+
 def with_one_mult(values: Mapping[str, Any]) -> dict[str, Any]:
     """The config `values` with `decay.mult`, another name of the top-level `mult` of decay=linear, in its place.
 

@@ -14,8 +14,8 @@ from hydra.plugins.sweeper import Sweeper
 from omegaconf import OmegaConf
 
 from lwexp import redaction
+from lwexp.config.keys import has_mult
 from lwexp.config.overrides import key_of
-from lwexp.core.decay import ALIASES
 from lwexp.errors import ConfigError
 from lwexp.experiment.manifest import Point
 from lwexp.sweep.launchers.registry import parallel_jobs
@@ -69,8 +69,7 @@ class OptunaSweeper(Sweeper):
         session.planner.distrust(before)
         params = settings.params or {}
         other = {"decay.mult", "decay.stem_lr"}.intersection(map(key_of, arguments))
-        name = config.decay.get("name")
-        if ALIASES.get(name, name) != "linear" or config.decay.get("stem_lr") is not None or other:
+        if not has_mult(config.decay) or other:
             params = {key: value for key, value in params.items() if key != "mult"}
         plan = plan_search(settings, params, arguments, session.planner, uniform=config.sweep.baseline is not False)
         manifest = session.planner.manifest(arguments, before.points if before else (), plan.keys, before)
