@@ -91,16 +91,21 @@ def is_lazy(parameter: torch.Tensor) -> bool:
     return type(parameter) is not nn.Parameter and isinstance(parameter, UninitializedParameter)
 
 
+def _has_no_shape(parameter: torch.Tensor) -> bool:
+    """Whether its shape says nothing: lazy, or in FullyShardedDataParallel, a part of its elements in one dimension."""
+    return getattr(parameter, "_fsdp_flattened", False) or is_lazy(parameter)
+
+
 def size_of(parameter: nn.Parameter) -> int:
-    """Number of weights; 1 for a lazy parameter."""
-    return 1 if is_lazy(parameter) else parameter.numel()
+    """Number of weights; 1 for a parameter without a shape."""
+    return 1 if _has_no_shape(parameter) else parameter.numel()
 
 
 def is_matrix(parameter: nn.Parameter) -> bool:
-    """Whether it has two or more dimensions; lazy parameters count as matrices."""
-    return is_lazy(parameter) or parameter.dim() >= 2
+    """Whether it has two or more dimensions; parameters without a shape count as matrices."""
+    return _has_no_shape(parameter) or parameter.dim() >= 2
 
 
 def shape_of(parameter: nn.Parameter) -> tuple[int, ...] | None:
-    """Its shape; None for a lazy parameter."""
-    return None if is_lazy(parameter) else tuple(parameter.shape)
+    """Its shape; None for a parameter without one."""
+    return None if _has_no_shape(parameter) else tuple(parameter.shape)
