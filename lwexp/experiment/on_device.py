@@ -23,6 +23,7 @@ from lwexp.training.state import Learner, Progress
 from lwexp.training.trainer import Trainer, TrainerOptions
 
 from .instantiate import Experiment, build_loss, build_optimizer, cache_settings
+from .manifest import point_of
 from .place import JobPlace
 
 log = logging.getLogger(__name__)
@@ -104,7 +105,11 @@ def checkpoint_files(config: RunConfig, folder: Path) -> CheckpointFiles:
     """The checkpoints of the run in `folder`."""
     due = config.checkpoint
     return CheckpointFiles(
-        folder / "checkpoints", every_steps=due.every_steps, every_minutes=due.every_minutes, keep=due.keep
+        folder / "checkpoints",
+        every_steps=due.every_steps,
+        every_minutes=due.every_minutes,
+        keep=due.keep,
+        at_end=point_of(folder) is None,  # a sweep has many jobs, which are not trained longer
     )
 
 

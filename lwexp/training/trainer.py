@@ -118,6 +118,8 @@ class Trainer:
                     learner.scheduler.advance()
                     progress.advance(len(batches))
                 self.flush()
+                if progress.step >= progress.steps:  # before the epoch ends: a longer training has more of it
+                    self.checkpointer.save_end(self.flush)
                 metrics = self.evaluate(self.val, "val")
                 learner.scheduler.observe(metrics)
                 self.callbacks.evaluation_end(progress, metrics)

@@ -58,6 +58,25 @@ def test_a_finished_run_trained_longer_is_as_from_the_start(
     assert (outcome.code, "is finished" in outcome.out) == (0, True)
 
 
+@pytest.mark.parametrize(
+    ("options", "step"), [([], 4), (["checkpoint.every_steps=3"], 4), (["checkpoint.every_minutes=null"], 0)]
+)
+def test_no_step_is_repeated_where_checkpoints_are_kept(
+    options: list[str], step: int, lwexp_here: RunHere, tmp_path: Path
+) -> None:
+    assert lwexp_here("run", *BASE, *options, "epochs=1", "hydra.run.dir=here").code == 0
+    outcome = lwexp_here("run", "resume=here", "epochs=2")
+    assert outcome.code == 0, outcome.err
+    assert f"resuming at optimizer step {step} " in outcome.out
+
+
+def test_jobs_of_a_sweep_keep_no_checkpoint_of_their_end(lwexp_here: RunHere, tmp_path: Path) -> None:
+    command = [*BASE, "epochs=1", "seed=0,1", "hydra.sweep.dir=here", "sweep.isolate=false"]
+    assert lwexp_here("run", "-m", *command).code == 0
+    assert list((tmp_path / "here").rglob("*.safetensors"))
+    assert not list((tmp_path / "here").rglob("*.ckpt")), "a sweep may have hundreds"
+
+
 def test_the_store_has_one_run_that_is_finished_again(lwexp_here: RunHere, tmp_path: Path) -> None:
     options = [option for option in BASE if option != "tracking=none"]
     assert lwexp_here("run", *options, "epochs=1", "hydra.run.dir=here").code == 0

@@ -12,6 +12,7 @@ from torch import nn
 
 from lwexp.core.dtensor import full_state
 from lwexp.distributed.world import World
+from lwexp.errors import LwexpError
 from lwexp.tracking import Tracker
 from lwexp.training.callbacks import Callbacks
 from lwexp.training.nonfinite import NonFiniteGuard
@@ -79,6 +80,15 @@ class Checkpointer:
         state = self.state()
         self._world.on_rank_zero(lambda: files.save(state, step, best))
         files.note_saved(step)
+
+    def save_end(self, flush: Callable[[], None]) -> None:
+        """`save` after the last step, where `files` has it so; a failure is a warning: the training is complete."""
+        if self.files is None or not self.files.at_end:
+            return
+        try:
+            self.save(flush)
+        except LwexpError as error:
+            log.warning("no checkpoint of the end, from which a longer training could continue: %s", error)
 
     def state(self) -> dict[str, Any]:
         """Everything that continues the training exactly. Tensors are the learner's own: save before the next step."""

@@ -33,12 +33,16 @@ _TEMPORARY = ".writing-"
 class CheckpointFiles:
     """The checkpoints of one training, in a folder of their own."""
 
-    def __init__(self, folder: Path, *, every_steps: int | None, every_minutes: float | None, keep: int) -> None:
+    def __init__(
+        self, folder: Path, *, every_steps: int | None, every_minutes: float | None, keep: int, at_end: bool = False
+    ) -> None:
         """A checkpoint is due `every_steps` optimizer steps or `every_minutes` minutes after the last one.
 
-        The newest `keep` stay. `folder` is created with the first.
+        With `at_end`, also after the last step, unless both are None. The newest `keep` stay. `folder` is created with
+        the first.
         """
         self.folder = folder
+        self.at_end = at_end and (every_steps is not None or every_minutes is not None)
         self._every_steps, self._every_minutes, self._keep = every_steps, every_minutes, keep
         self.saved_step: int | None = None  # of the last one in this process's time
         self._read_back = False
