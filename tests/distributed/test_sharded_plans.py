@@ -14,7 +14,6 @@ from lwexp import make_plan
 from tests.helpers.commands import ROOT
 from tests.helpers.sharded_plans import SETTINGS, STEPS, network, train
 
-
 KINDS = ("ddp", "zero1", "fsdp1", "fsdp2")
 
 
