@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         UnknownNameError,
         UnknownOptionError,
     )
+    from .plots.figure import plot
     from .record.track import track
     from .training.callbacks import Callback
 
@@ -55,13 +56,14 @@ _HOMES = {
     "UnknownNameError": "errors",
     "UnknownOptionError": "errors",
     "make_plan": "core.make_plan",
+    "plot": "plots.figure",
     "run_job": "cli.library",
     "track": "record.track",
 }
 __all__ = [
     "Callback", "ConfigError", "DecayName", "Event", "GroupingName", "LwexpError", "NoLayerwiseRatesWarning",
     "OptimizerName", "Plan", "PlanGroup", "PlanScheduler", "PolicyName", "RunError", "UnknownGroupError",
-    "UnknownNameError", "UnknownOptionError", "make_plan", "run_job", "track",
+    "UnknownNameError", "UnknownOptionError", "make_plan", "plot", "run_job", "track",
 ]  # fmt: skip
 
 
@@ -77,7 +79,13 @@ if not TYPE_CHECKING:  # a type checker would take any name for one of these
         from importlib import import_module
 
         if name in _HOMES:
-            return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+            try:
+                return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+            except ModuleNotFoundError as error:
+                if error.name is None or error.name.startswith("lwexp"):
+                    raise
+                why = f"lwexp.{name} needs {error.name}, which is not installed; pip install lwexp brings it"
+                raise ModuleNotFoundError(why, name=error.name) from error
         if name == "__version__":
             from .formatting import version
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from lwexp.errors import ConfigError
 
-from . import plan_json, plan_text
+from . import plan_html, plan_json, plan_text
 from .binding import misfit
 from .plan_diff import difference_text
 from .plan_notes import trained_layers
@@ -38,6 +38,10 @@ class Plan(PlanTable):
     def __str__(self) -> str:
         """The table for a terminal."""
         return plan_text.text(self)
+
+    def _repr_html_(self) -> str:
+        """The table for a notebook; of a long one the middle is folded."""
+        return plan_html.html(self)
 
     def to_csv(self) -> str:
         """The table as CSV, one line per group, with all parameter names."""

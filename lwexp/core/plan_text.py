@@ -80,15 +80,21 @@ def markdown(plan: PlanTable, at_most: int) -> str:
     return f"{intro[: max(at_most - 60, 0)]}\n\nThe table is too long to show here; it is in plan.csv.\n"[:at_most]
 
 
-def _aligned(plan: PlanTable) -> list[str]:
-    """Titles, a rule, and one line per group."""
+def cells(plan: PlanTable) -> tuple[list[str], list[list[str]], set[int]]:
+    """Titles, one row of texts per group, and which columns are texts; empty columns are omitted."""
     options = option_columns(plan)
     columns = (*COLUMNS, *options)
-    body = [(*row, *cells) for row, *cells in zip(rows(plan), *options.values(), strict=True)]
+    body = [(*row, *others) for row, *others in zip(rows(plan), *options.values(), strict=True)]
     shown = [i for i, column in enumerate(columns) if column not in {"frozen", "tied"} or any(row[i] for row in body)]
     titles = [columns[i] for i in shown]
     left = {k for k, title in enumerate(titles) if title in _LEFT or title in options}
-    return aligned(titles, [[row[i] for i in shown] for row in body], left=left)
+    return titles, [[row[i] for i in shown] for row in body], left
+
+
+def _aligned(plan: PlanTable) -> list[str]:
+    """Titles, a rule, and one line per group."""
+    titles, body, left = cells(plan)
+    return aligned(titles, body, left=left)
 
 
 def csv_text(plan: PlanTable) -> str:
@@ -98,11 +104,11 @@ def csv_text(plan: PlanTable) -> str:
     options = option_columns(plan)
     writer.writerow([*COLUMNS, *options, "parameters", "frozen_parameters"])
     for i, (g, row) in enumerate(zip(plan.groups, rows(plan), strict=True)):
-        cells = dict(zip(COLUMNS, row, strict=True))
-        cells.update(scale=repr(g.scale), lr=repr(g.lr), weights=str(g.weights))
-        cells.update(name=cell(g.name), tied=cell(" ".join(g.tied_names)))
-        cells.update({option: cell(column[i]) for option, column in options.items()})
-        writer.writerow([*cells.values(), cell(" ".join(g.parameter_names)), cell(" ".join(g.frozen_names))])
+        written = dict(zip(COLUMNS, row, strict=True))
+        written.update(scale=repr(g.scale), lr=repr(g.lr), weights=str(g.weights))
+        written.update(name=cell(g.name), tied=cell(" ".join(g.tied_names)))
+        written.update({option: cell(column[i]) for option, column in options.items()})
+        writer.writerow([*written.values(), cell(" ".join(g.parameter_names)), cell(" ".join(g.frozen_names))])
     return out.getvalue()
 
 

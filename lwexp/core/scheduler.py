@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from lwexp.errors import ConfigError, UnknownNameError
 
 from . import schedule_state
+from .options import at_least, whole
 from .policy import Policy, is_metric_driven
 from .present_rates import present_rates
 from .schedule import Event, Schedule
@@ -118,6 +119,32 @@ class PlanScheduler(LRScheduler):
             if position is not None:
                 rates[position] = lr
         return rates
+
+    def preview(self, steps: int = 10) -> dict[int, dict[str, float]]:
+        """The rates of the next `steps` optimizer steps, the current one first: step -> group name -> rate.
+
+        It ends with the schedule. For a table: `pandas.DataFrame.from_dict(scheduler.preview(), orient="index")`.
+        Groups that are not in the optimizer have rate 0. Raises `ConfigError` for metric-driven policies.
+        """
+        at_least("steps", steps := whole("steps", steps), 1)
+        schedule, first = self.schedule, max(self.last_epoch, 0)
+        end = first + steps if schedule.steps is None else min(first + steps, schedule.steps)
+        names = [g.name for g in schedule.plan.groups]
+        coming = range(first, end)
+        rows = schedule.table(coming).tolist()
+        return {step: dict(zip(names, row, strict=True)) for step, row in zip(coming, rows, strict=True)}
+
+    def __repr__(self) -> str:
+        """One line: the policy, the step and the current rates."""
+        schedule = self.schedule
+        held = [lr for lr, g in zip(self.rates(), schedule.plan.groups, strict=True) if g.optimizer_names]
+        low, high = f"{min(held):.6g}", f"{max(held):.6g}"
+        phases = f" in {len(schedule.phases)} phases" if len(schedule.phases) > 1 else ""
+        return (
+            f"<{type(self).__name__} {schedule_state.describe(schedule)['policy']}{phases}, step {self.last_epoch}"
+            f"{'' if schedule.steps is None else f' of {schedule.steps}'}: {len(held)} groups at "
+            f"{high if low == high else f'{high} to {low}'}, plan {schedule.plan.hash}>"
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """The step, the events (those set from Python too) and the state of metric-driven policies."""

@@ -1,5 +1,6 @@
 """Plots of a plan's rates as PNG files and one interactive page, and the axes that other plots share.
 
 It imports matplotlib, numpy and `lwexp.core`, and knows no configs or runs. Start at `plan.py`, which makes a
-`RateTable` of a plan; `rates.py` draws it, `html.py` makes the page, `process.py` runs both in a subprocess.
+`RateTable` of a plan; `rates.py` draws it, `figure.py` for a notebook, `html.py` makes the page, `process.py` runs both
+in a subprocess.
 """

@@ -5,6 +5,7 @@ No label is parsed as mathtext, and all text uses a font that ships with matplot
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,12 +26,21 @@ FONT = "DejaVu Sans"  # ships with matplotlib, so `readable` escapes the same ch
 GRAY = "0.4"
 
 
+class PlotFigure(Figure):
+    """A figure that a notebook shows, also where pyplot has not been imported."""
+
+    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
+        png = io.BytesIO()
+        self.savefig(png, format="png", dpi=DPI)
+        return png.getvalue(), {"width": round(100 * WIDTH)}
+
+
 def new_figure(title: str, about: str, height: float) -> tuple[Figure, Axes]:
     """A figure `height` inches high with an optional title and a line `about` its content, and its axes.
 
     It has no window and no global state.
     """
-    figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained", facecolor="white")
+    figure = PlotFigure(figsize=(WIDTH, height), dpi=DPI, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     text = f"{readable(title, 80)}\n{about}" if title else about
     figure.suptitle(text, x=0.012, ha="left", fontsize=10.5, parse_math=False, fontfamily=FONT)

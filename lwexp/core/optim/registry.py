@@ -138,7 +138,13 @@ def _find(name: str) -> Any:
         raise ConfigError("optimizer", name, f"{UNSUPPORTED[key]}; choose another, e.g. adam")
     if key in own:
         return own[key]
-    import timm.optim
+    try:
+        import timm.optim
+    except ModuleNotFoundError as error:
+        if error.name != "timm":
+            raise
+        what = "no such optimizer of torch, and timm, which has more, is not installed"
+        raise UnknownNameError("optimizer", name, own.keys() - UNSUPPORTED.keys(), what) from error
 
     others = {str(other) for other in timm.optim.list_optimizers()}  # type: ignore[attr-defined]
     if key not in others:
