@@ -162,10 +162,7 @@ class UnfreezeConfig(Section):
 
 
 class PhaseConfig(Section):
-    """A part of the training: its length, the groups that it trains (null: all), their policies and rates.
-
-    Nothing has a value of its own unless it is given: a phase is an entry of a list, which no file sets.
-    """
+    """A part of the training: its length, the groups that it trains (null: all), their policies and rates."""
 
     steps: Count | None = None
     epochs: Positive | None = None
@@ -251,6 +248,8 @@ class RunConfig(Section):
     lr_events: list[EventConfig]
     policies: dict[str, str | OpenSection]
     phases: list[PhaseConfig]
+    weight_decay_policy: OpenSection
+    momentum_policy: OpenSection
     unfreeze: UnfreezeConfig
     group_options: dict[str, dict[str, Any]]
     no_weight_decay: bool | list[str]

@@ -139,6 +139,8 @@ class Plan(PlanTable):
         lr_events: Iterable[Event | Mapping[str, Any]] = (),
         unfreeze_every_steps: int | None = None,
         unfreeze_at: Mapping[str, int] | None = None,
+        weight_decay_policy: Mapping[str, Any] | None = None,
+        momentum_policy: Mapping[str, Any] | str | None = None,
         **options: Unpack[PolicyOptions],
     ) -> Schedule:
         """Every group's rate at every step: the plan times `policy`, a name or a callable `step -> factor`.
@@ -152,6 +154,10 @@ class Plan(PlanTable):
         match wins. `phases` follow one another: `{steps | epochs | fraction, train: [patterns], policy, policies,
         lr_factor}`, of which only the last may lack a length. Groups that a phase does not train rest at rate 0, its
         policies count its own steps, and `lr_factor` multiplies all its rates.
+
+        `weight_decay_policy` (`{name: cosine, end: 0.4}`) moves the optimizer's weight decay to `end`; groups keep the
+        ratios of their own. `momentum_policy` does so for `momentum` or `betas[0]` of all groups: `{name: onecycle}` is
+        torch's, the inverse of the rates'.
         """
         return make_schedule(
             self,
@@ -164,6 +170,8 @@ class Plan(PlanTable):
             lr_events=lr_events,
             unfreeze_every_steps=unfreeze_every_steps,
             unfreeze_at=unfreeze_at,
+            weight_decay_policy=weight_decay_policy,
+            momentum_policy=momentum_policy,
         )
 
     def scheduler(

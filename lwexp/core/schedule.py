@@ -16,6 +16,7 @@ from .options import at_least, rate, whole
 from .phases import Phase, Training, make_phases, match_groups
 from .plan_table import PlanTable
 from .policy import Policy, PolicyOptions, is_metric_driven, make_policy
+from .value_policy import ValuePolicy, make_value_policy
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class ScheduleOptions(PolicyOptions, total=False):
     lr_events: Iterable[Event | Mapping[str, Any]]
     unfreeze_every_steps: int | None
     unfreeze_at: Mapping[str, int] | None
+    weight_decay_policy: Mapping[str, Any] | None
+    momentum_policy: Mapping[str, Any] | str | None
 
 
 _step_of = attrgetter("step")
@@ -68,6 +71,7 @@ class Schedule:
     unfreeze_every_steps: int | None = None
     opens_at: tuple[int, ...] | None = None
     events: list[Event] = field(default_factory=list)
+    values: tuple[ValuePolicy, ...] = ()  # of weight decay and momentum
 
     def __post_init__(self) -> None:
         """Precompute what is the same at every step."""
@@ -173,6 +177,8 @@ def make_schedule(
     lr_events: Iterable[Event | Mapping[str, Any]] = (),
     unfreeze_every_steps: int | None = None,
     unfreeze_at: Mapping[str, int] | None = None,
+    weight_decay_policy: Mapping[str, Any] | None = None,
+    momentum_policy: Mapping[str, Any] | str | None = None,
 ) -> Schedule:
     """Build a schedule from settings; raises `ConfigError` where they contradict each other."""
     if steps is not None:
@@ -192,7 +198,12 @@ def make_schedule(
     if isinstance(lr_events, Mapping) or not isinstance(lr_events, Iterable):
         raise ConfigError("lr_events", lr_events, "must be a list of {step, group, lr}")
     events = [event if isinstance(event, Event) else _event(event) for event in lr_events]
-    return Schedule(plan, built, made, steps, unfreeze_every_steps, opens_at, events)
+    values = (
+        make_value_policy("weight_decay", weight_decay_policy, steps, built.settings),
+        make_value_policy("momentum", momentum_policy, steps, built.settings),
+    )
+    given = tuple(value for value in values if value is not None)
+    return Schedule(plan, built, made, steps, unfreeze_every_steps, opens_at, events, given)
 
 
 def _opens_at(

@@ -19,6 +19,9 @@ _BEFORE = {"policy.convention": "lwexp"}
 def describe(schedule: Schedule) -> dict[str, Any]:
     """The settings that decide the rates besides the plan and the events, as plain values by their keys."""
     own = {**_policy(schedule.policy), "unfreeze.every_steps": schedule.unfreeze_every_steps}
+    for value in schedule.values:
+        described = {"steps": value.steps, **{key: _plain(each) for key, each in value.written.items()}}
+        own |= {f"{value.kind}_policy.{key}": each for key, each in sorted(described.items())}
     if schedule.opens_at:
         own["unfreeze.at"] = [*schedule.opens_at]
     if schedule.policies != [schedule.policy]:

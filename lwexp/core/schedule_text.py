@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from .policy import Policy
 from .schedule import Schedule
+from .scheduler import PlanScheduler
 
 
 def notes_of(schedule: Schedule) -> Iterator[str]:
@@ -24,6 +25,14 @@ def notes_of(schedule: Schedule) -> Iterator[str]:
             parts.append(f"{_few(resting)}: at rest")
         what = f"phase {i}, steps" if len(schedule.phases) > 1 else "steps"
         yield f"{what} {phase.start} {end}{factor}: {'; '.join(parts)}"
+
+
+def value_notes(scheduler: PlanScheduler) -> Iterator[str]:
+    """A line for each schedule of weight decay and momentum: its values from the first step to the last."""
+    for policy in scheduler.schedule.values:
+        last = policy.steps - 1
+        shown = [f"{scheduler.values(t)[policy.kind]:.4g} at step {t}" for t in dict.fromkeys((0, last // 2, last))]
+        yield f"{policy.kind.replace('_', ' ')}, {policy.name}: {', '.join(shown)}"
 
 
 def _name(policy: Policy) -> str:

@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lwexp.errors import ConfigError, UnknownNameError
 
-from . import schedule_state
+from . import schedule_state, scheduled_values
 from .options import at_least, whole
 from .policy import Policy, is_metric_driven
 from .present_rates import present_rates
@@ -41,6 +41,7 @@ class PlanScheduler(LRScheduler):
         if missing:
             why = f"lacks the plan's groups {', '.join(sorted(missing)[:5])}; build it from plan.param_groups()"
             raise ConfigError("optimizer", type(optimizer).__name__, why)
+        scheduled_values.check(optimizer, schedule.values)
         super().__init__(optimizer)
 
     @property
@@ -60,6 +61,7 @@ class PlanScheduler(LRScheduler):
         if metrics is None:
             self._waits_for_step = False
             super().step()
+            self._apply_values()
             return
         driven = self._metric_policies()
         if not driven:
@@ -110,6 +112,14 @@ class PlanScheduler(LRScheduler):
             shape.observe(float(metrics[shape.metric]))
         if driven:
             self._apply()
+
+    def values(self, step: int | None = None) -> dict[str, float]:
+        """Weight decay and momentum of the optimizer at `step`, or now, where they have a schedule."""
+        step = self.last_epoch if step is None else step
+        return {
+            policy.kind: policy.value(step, scheduled_values.own_value(self.optimizer, policy.kind))
+            for policy in self.schedule.values
+        }
 
     def rates(self) -> list[float]:
         """The current rates, read from the optimizer, one per group of the plan (0: not in it)."""
@@ -198,3 +208,8 @@ class PlanScheduler(LRScheduler):
             else:  # a tensor, which a compiled step keeps reading
                 group["lr"].fill_(lr)
         self._last_lr = [*rates]
+        self._apply_values()
+
+    def _apply_values(self) -> None:
+        if self.schedule.values:
+            scheduled_values.apply(self.optimizer, self.values(), self._plan_positions)

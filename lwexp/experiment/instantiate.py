@@ -62,7 +62,8 @@ def make_experiment(config: RunConfig, base: Path, device: str = "cpu", *, resum
     """
     import torch
 
-    from lwexp.core.schedule_text import notes_of
+    from lwexp.core.schedule_text import notes_of, value_notes
+    from lwexp.core.scheduler import PlanScheduler
     from lwexp.data import half_of_classes
     from lwexp.models.build import draft_model
 
@@ -93,12 +94,12 @@ def make_experiment(config: RunConfig, base: Path, device: str = "cpu", *, resum
             *check_steps(config, batches, steps),
             *check_schedule(config, schedule, steps, all_steps),
             *notes_of(schedule),
+            *value_notes(PlanScheduler(build_optimizer(config, plan), schedule)),
             *check_model(config, plan, built.module),
         ]
         if notes:
             plan = replace(plan, notes=(*plan.notes, *notes))
             schedule = replace(schedule, plan=plan)
-        build_optimizer(config, plan)
         build_loss(config, source)
         return plan, schedule
 

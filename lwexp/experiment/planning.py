@@ -72,6 +72,8 @@ def build_schedule(config: RunConfig, plan: Plan, steps: int, steps_per_epoch: i
         lr_events=events,
         unfreeze_every_steps=every,
         unfreeze_at=config.unfreeze.at,
+        weight_decay_policy=config.weight_decay_policy.model_dump(exclude_none=True, by_alias=True),
+        momentum_policy=config.momentum_policy.model_dump(exclude_none=True, by_alias=True),
         **options,
     )
     for made in schedule.policies:

@@ -24,7 +24,10 @@ log = logging.getLogger(__name__)
 
 
 class MetricsLogger(Callback):
-    """Logs the loss of every step, its learning rates as the optimizer used them, and every evaluation."""
+    """Logs the loss of every step, its rates as the optimizer used them, and every evaluation.
+
+    Weight decay and momentum too, where they have a schedule.
+    """
 
     def __init__(self, progress: Progress, rates_every: int) -> None:
         """Rates of every `rates_every`-th step and of the last one are logged."""
@@ -33,6 +36,7 @@ class MetricsLogger(Callback):
     def setup(self, learner: Learner, tracker: Tracker) -> None:
         """Name the metrics by the plan."""
         self._tracker = tracker
+        self._scheduler = learner.scheduler
         self._names = [(i, rate_metric(learner.plan.labels[i])) for i in learner.optimized_groups]
 
     def step_end(self, result: StepResult) -> None:
@@ -40,6 +44,7 @@ class MetricsLogger(Callback):
         metrics = {}
         if result.number % self._rates_every == 0 or result.number == self._progress.steps - 1:
             metrics = {name: result.rates[i] for i, name in self._names}
+            metrics |= self._scheduler.values(result.number)
         if math.isfinite(result.loss):
             metrics = {"train/loss": result.loss, **metrics}
         if result.problem is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shlex
@@ -34,6 +35,10 @@ SETTINGS: dict[str, tuple[list[str], dict[str, Any]]] = {
             ]
         },
     ),
+    "values": (
+        ["policy=onecycle", "weight_decay_policy={name: cosine, end: 0.4}", "momentum_policy.name=onecycle"],
+        {"policy": "onecycle"},
+    ),
     "opening": (["unfreeze.at={lstm: 3}", "policy=linear"], {"policy": "linear", "unfreeze_at": {"lstm": 3}}),
 }
 
@@ -65,6 +70,12 @@ def test_a_run_has_the_rates_of_the_library_and_resumes_bit_for_bit(
     (told,) = re.findall(r"resume with: python -m lwexp.run (.*)", outcome.out)
     changed = lwexp_here("run", *shlex.split(told), "policies={head: {name: cosine, min_lr: 2e-4}}")
     assert one_line(changed).startswith("policies=")
+    if name == "values":
+        changed = lwexp_here("run", *shlex.split(told), "weight_decay_policy.end=0.5")
+        assert one_line(changed).startswith("weight_decay_policy.end=0.5: the run was made with other values")
+        decays = [0.4 + (0.01 - 0.4) * (1 + math.cos(math.pi * t / 5)) / 2 for t in range(6)]
+        assert [recorded["weight_decay", step] for step in range(6)] == pytest.approx(decays)
+        assert [recorded["momentum", step] for step in (0, 5)] == [0.95 - 0.1 * 0, 0.95]
     outcome = lwexp_here("run", *shlex.split(told))
     assert outcome.code == 0, outcome.err
     same(tmp_path / "whole", tmp_path / "part")
@@ -75,6 +86,10 @@ def test_a_preview_says_the_phases(lwexp_here: RunHere) -> None:
     assert outcome.code == 0, outcome.err
     assert "note: phase 0, steps 0 to 3: head: constant; lstm: at rest\n" in outcome.out
     assert "note: phase 1, steps 4 to 5, rates times 0.5: head, lstm: cosine\n" in outcome.out
+    values = ["weight_decay_policy={name: linear, end: 0.4}", "momentum_policy={name: onecycle}", "optimizer=adamw"]
+    outcome = lwexp_here("preview", *RUN, *values)
+    assert "note: weight decay, linear: 0.01 at step 0, 0.166 at step 2, 0.4 at step 5\n" in outcome.out
+    assert "note: momentum, onecycle: 0.95 at step 0, 0.8688 at step 2, 0.95 at step 5\n" in outcome.out
     outcome = lwexp_here("preview", *RUN, "policies={lstm: {kind: torch, name: StepLR, options: {step_size: 2}}}")
     assert "note: steps 0 to 5: lstm: StepLR; head: constant\n" in outcome.out
 
@@ -102,6 +117,13 @@ def test_a_preview_says_the_phases(lwexp_here: RunHere) -> None:
             ["phases=[{epochs: 1, policy: {name: linear, warmup_steps: 4}}, {}]"],
             r"phases\.0\.policy\.warmup_steps=4: the warm-up takes all 4 steps of the phase, policy=linear",
         ),
+        (["momentum_policy={name: onecycle, bse: 1}"], r"momentum_policy\.bse=1: unknown option; did you mean base"),
+        (["momentum_policy={base: 1}"], r"momentum_policy\.name=\?\?\?: must be given"),
+        (
+            ["weight_decay_policy={name: cosine, end: 0.4}"],
+            r"weight_decay_policy=cosine: the optimizer \w+ has no weight",
+        ),
+        (["weight_decay_policy=5"], r"weight_decay_policy=5: "),
         (["unfreeze.at={lstm: 6}"], r"unfreeze\.at\.lstm=6: the training has the steps 0 to 5"),
         (["unfreeze.at={lstm: 3}", "unfreeze.every_steps=2"], r"unfreeze\.at=.*: is given beside every_steps"),
         (["unfreeze.att={lstm: 3}"], r"unfreeze\.att=.*: unknown option; did you mean at\?"),
