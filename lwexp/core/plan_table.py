@@ -198,5 +198,7 @@ class PlanTable:
         labels = self.labels
         found = [i for i, g in enumerate(self.groups) if group in (g.name, labels[i])]
         if not found:
-            raise UnknownGroupError(key, group, [g.name for g in self.groups], "no such group in the plan")
+            is_index = isinstance(group, str) and group in {str(g.index) for g in self.groups}
+            what = "no group has this name, and an index is a number" if is_index else "no such group in the plan"
+            raise UnknownGroupError(key, group, [g.name for g in self.groups], what)
         return found

@@ -26,7 +26,9 @@ class PlanScheduler(LRScheduler):
     """Call `.step()` after each `optimizer.step()`, and `.observe(metrics)` after each evaluation.
 
     Groups of the optimizer are matched by their `name`, else by their parameters, in any order; other groups keep their
-    rate, also those that join the optimizer later. `last_epoch` is the optimizer step whose rates are set.
+    rate, also those that join the optimizer later. A rate that is a tensor (`group["lr"] = torch.tensor(…)`, so that a
+    compiled step need not be compiled again) stays that tensor and is filled in place. `last_epoch` is the
+    optimizer step whose rates are set.
     """
 
     def __init__(self, optimizer: Optimizer, schedule: Schedule) -> None:

@@ -56,6 +56,14 @@ def test_a_wrong_name_is_a_key_error_and_a_wrong_position_an_index_error(plan: P
         plan[1.5]  # type: ignore[call-overload]
 
 
+def test_an_index_that_is_written_as_a_name_is_explained(plan: Plan) -> None:
+    scheduler = plan.scheduler(plan.optimizer("sgd"))
+    with pytest.raises(
+        KeyError, match=r"^set_lr.group=0: no group has this name, and an index is a number; choices: b"
+    ):
+        scheduler.set_lr("0", 0.1)
+
+
 def test_rates_by_name(plan: Plan) -> None:
     assert plan.rates == {"head": 0.1, "blocks": 0.05, "blocks.3": 0.7, "stem": 0.025}
 
