@@ -68,18 +68,22 @@ class Plan(PlanTable):
         """The table as Markdown, at most `at_most` characters: a longer one is cut to its first and last rows."""
         return plan_text.markdown(self, at_most)
 
-    def param_groups(self) -> list[dict[str, Any]]:
+    def param_groups(self, *, lr_scale: bool = False) -> list[dict[str, Any]]:
         """Parameter groups for any torch or timm optimizer: `params`, `lr` and `name`, from the head to the stem.
 
         Groups frozen by `requires_grad` are omitted. A group whose parameters have different options (`group_options`,
         `no_weight_decay`) is several, with those options and unique names that begin with its own.
+
+        `lr_scale` is for timm's schedulers, which multiply the rate that they compute by a group's `lr_scale`: each
+        group has the base rate and its scale. Without one of them all groups would train at the base rate.
         """
         parameters = self._bound
         return [
             {
                 "params": [parameters[n] for n in part.parameter_names],
-                "lr": g.lr,
+                "lr": self.lr if lr_scale else g.lr,
                 "name": part.name,
+                **({"lr_scale": g.lr / self.lr} if lr_scale else {}),
                 **part.options,
             }
             for g in self.groups

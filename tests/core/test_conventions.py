@@ -158,3 +158,21 @@ def test_a_state_of_another_convention_is_refused() -> None:
         plan.scheduler(plan.optimizer("sgd"), "cosine", steps=9).load_state_dict(saved)
     same = plan.scheduler(plan.optimizer("sgd"), "cosine", steps=10, warmup_fraction=0.2).state_dict()
     plan.scheduler(plan.optimizer("sgd"), "cosine", steps=10, warmup_steps=2).load_state_dict(same)
+
+
+def test_lr_scale_by_option_makes_timms_schedulers_keep_the_ratios() -> None:
+    """They overwrite each group's rate with one value times its `lr_scale`; without the option there is no such key."""
+    from timm.scheduler import CosineLRScheduler
+
+    plan = make_plan(TinyNet(), lr=0.1, mult=0.5, freeze=["stem"], freeze_mode="lr_zero")
+    assert not any("lr_scale" in group for group in plan.param_groups())
+    optimizer = torch.optim.SGD(plan.param_groups(lr_scale=True))
+    assert [(g["lr"], g["lr_scale"]) for g in optimizer.param_groups] == [(0.1, 1.0), (0.1, 0.5), (0.1, 0.0)]
+    scheduler = CosineLRScheduler(optimizer, t_initial=20, warmup_t=4, warmup_lr_init=0.01, t_in_epochs=False)
+    plain = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    expected = CosineLRScheduler(plain, t_initial=20, warmup_t=4, warmup_lr_init=0.01, t_in_epochs=False)
+    for step in range(20):
+        (rate,) = [g["lr"] for g in plain.param_groups]
+        assert [g["lr"] for g in optimizer.param_groups] == [rate, rate * 0.5, 0.0]
+        scheduler.step_update(step + 1)
+        expected.step_update(step + 1)
