@@ -22,6 +22,8 @@ from .mlflow_internals import missing_dialect, reason_of
 
 T = TypeVar("T")
 
+ANSWER_SECONDS = 40.0  # for a whole answer: a server may send a byte at a time
+SLOWEST = 50_000  # bytes a second of an artifact's way to a server
 _SHORT_PATH = 400  # bytes; SQLite itself limits paths, usually to 504
 # Answered from the server's database, so that a server whose database hangs does not count as available
 _PROBE = "/api/2.0/mlflow/experiments/search?max_results=1"

@@ -24,7 +24,7 @@ from lwexp.redaction import redact_addresses
 
 from .address import kind
 from .artifacts import RefusedError, artifact_path, check_destination, is_refusal, size
-from .contact import UnreachableError, error_line, within
+from .contact import ANSWER_SECONDS, SLOWEST, UnreachableError, error_line, within
 from .delivery_state import DeliveryState, read_state
 from .journal import FILE as JOURNAL
 from .journal import Entry, Journal, Reader, Rows, has_journal, recorded_address
@@ -47,8 +47,6 @@ DELIVERY_OWNER = "delivery.owner"  # names the delivery that was requested last
 NEW_RUN = "python -m lwexp.sync --new-run"
 _ABANDONED = "the training process died unexpectedly"
 _ARTIFACT_SECONDS = 60.0  # after which artifacts wait for the end, where the store answers and only they fail
-_ANSWER_SECONDS = 40.0  # for a whole answer: a server may send a byte at a time
-_SLOWEST = 50_000  # bytes a second of an artifact's way to a server
 _PARAMS_PER_CALL = 20  # of the longest values, with every character escaped, fit into the 1 MB of a request
 
 
@@ -239,12 +237,12 @@ class Delivery:
             return f"the artifacts' storage has failed for {patience:g} s"
         try:
             send = client.log_artifacts if path.is_dir() else client.log_artifact
-            within(_ANSWER_SECONDS + size(path) / _SLOWEST, lambda: send(self._run_id, str(path), place))
+            within(ANSWER_SECONDS + size(path) / SLOWEST, lambda: send(self._run_id, str(path), place))
         except Exception as error:
             local = isinstance(error, (ImportError, FileNotFoundError, NotADirectoryError, PermissionError))
             if not local and is_transient(error) and not is_refusal(error):
                 self._bounded(
-                    lambda: client.get_run(self._run_id), _ANSWER_SECONDS
+                    lambda: client.get_run(self._run_id), ANSWER_SECONDS
                 )  # raises where the whole store is away
                 self._artifacts_fail_since = since or time.monotonic()
                 if time.monotonic() - self._artifacts_fail_since < patience:
@@ -341,7 +339,7 @@ class Delivery:
             self._client, _ = connect(config)
         return self._client
 
-    def _attempt(self, action: Callable[[MlflowClient], T], seconds: float | None = _ANSWER_SECONDS) -> T:
+    def _attempt(self, action: Callable[[MlflowClient], T], seconds: float | None = ANSWER_SECONDS) -> T:
         """The result of `action`, retried until the store answers within `seconds`. Raises `_StoppedError`."""
         pause = _FIRST_PAUSE
         while True:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from lwexp.config.schema import MLflowConfig
 
+from .address import kind
+from .contact import ANSWER_SECONDS, SLOWEST, within
 from .store import connect, limit_retries, translate_errors
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
+
+T = TypeVar("T")
 
 _PAGE = 1000  # runs in an answer
 _AT_ONCE = 8  # requests to a server at a time
@@ -50,12 +55,13 @@ class StoreReader:
     def experiments(self) -> dict[str, str]:
         """Ids of the experiments by name."""
         with self._asking():
-            return {str(found.name): str(found.experiment_id) for found in self._client.search_experiments()}
+            found = self._whole(self._client.search_experiments)
+            return {str(each.name): str(each.experiment_id) for each in found}
 
     def run(self, run_id: str) -> StoredRun:
         """The run with this id."""
         with self._asking():
-            return _stored(self._client.get_run(run_id))
+            return _stored(self._whole(lambda: self._client.get_run(run_id)))
 
     def search(self, experiment_ids: Sequence[str], query: str, order: str = NEWEST_FIRST) -> list[StoredRun]:
         """All runs of the experiments that match `query`, in MLflow's search syntax."""
@@ -63,9 +69,8 @@ class StoreReader:
         token: str | None = None
         with self._asking():
             while True:
-                page = self._client.search_runs(
-                    list(experiment_ids), query, max_results=_PAGE, order_by=[order], page_token=token
-                )
+                ask = partial(self._client.search_runs, max_results=_PAGE, order_by=[order], page_token=token)
+                page = self._whole(partial(ask, list(experiment_ids), query))
                 found += map(_stored, page)
                 token = page.token
                 if not token:
@@ -75,7 +80,7 @@ class StoreReader:
         """For each run id and metric of `wanted` its values by optimizer step; the latest where a step has several."""
 
         def history(run_id: str, metric: str) -> dict[int, float]:
-            rows = self._client.get_metric_history(run_id, metric)
+            rows = self._whole(lambda: self._client.get_metric_history(run_id, metric))
             last = {row.step: row.value for row in sorted(rows, key=lambda row: row.timestamp)}
             return dict(sorted(last.items()))
 
@@ -88,7 +93,7 @@ class StoreReader:
         def text(run_id: str) -> str | None:
             with TemporaryDirectory() as copy:
                 try:
-                    path = self._client.download_artifacts(run_id, artifact, copy)
+                    path = self._whole(lambda: self._client.download_artifacts(run_id, artifact, copy))
                     return Path(path).read_text(encoding="utf-8")
                 except Exception:  # each kind of artifact storage has its own errors
                     return None
@@ -100,7 +105,14 @@ class StoreReader:
         """Put `files` under `folder` of the run's artifacts, over earlier ones of the same names."""
         with self._asking("does not take the report"):
             for file in files:
-                self._client.log_artifact(run_id, str(file), folder)
+                send = partial(self._client.log_artifact, run_id, str(file), folder)
+                self._whole(send, ANSWER_SECONDS + file.stat().st_size / SLOWEST)
+
+    def _whole(self, action: Callable[[], T], seconds: float | None = None) -> T:
+        """The result of `action`; raises `TimeoutError` where a server has not given all of it after `seconds`."""
+        if not kind(self.uri).startswith("http"):
+            return action()
+        return within(ANSWER_SECONDS if seconds is None else seconds, action)
 
     @contextmanager
     def _asking(self, what: str = "failed") -> Iterator[None]:

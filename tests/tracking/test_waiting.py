@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from lwexp.errors import RunError
 from lwexp.sync import main
 from lwexp.tracking.delivery import DELIVERY_LOCK
 from lwexp.tracking.delivery_client import DeliveryClient
 from lwexp.tracking.delivery_state import read_state
+from lwexp.tracking.reader import StoreReader
 from tests.helpers.fake_mlflow import FakeMLflow
 from tests.helpers.tracked_runs import NONE, Begin, begin_in, mlflow_config, until
 
@@ -112,6 +114,18 @@ def test_what_is_waited_for_is_said(
     words = [message for message in caplog.messages if message.startswith("waiting for ")]
     assert words[0].startswith(f"waiting for {server.uri} to take 1 of 1 metric rows of run run (")
     server.fail = None
+
+
+def test_no_report_waits_for_a_server_that_answers_a_byte_at_a_time(
+    server: FakeMLflow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = StoreReader(mlflow_config(server.uri), tmp_path)
+    assert reader.search(["1"], "tags.a = 'b'") == []
+    monkeypatch.setattr("lwexp.tracking.reader.ANSWER_SECONDS", 0.5)
+    server.seconds_per_byte = 0.2
+    with pytest.raises(RunError, match=r"^the tracking store http://[^ ]* failed: no whole answer within 0\.5 s$"):
+        reader.search(["1"], "tags.a = 'b'")
+    server.seconds_per_byte = 0.0
 
 
 @pytest.mark.slow
