@@ -74,6 +74,14 @@ def test_a_resumed_training_has_the_numbers_of_one_that_never_stopped(tmp_path: 
         assert torch.equal(ours, theirs)
 
 
+def test_mixed_precision_with_clipped_gradients(tmp_path: Path) -> None:
+    run = trainer(tmp_path, {**PLAN, "policy": "cosine"}, bf16=True, max_grad_norm=0.1)
+    before = [p.clone() for p in run.model.parameters()]
+    run.train()
+    assert logged(run) == run.plan.lr_table("cosine", steps=STEPS).tolist()
+    assert not any(torch.equal(p, q) for p, q in zip(run.model.parameters(), before, strict=True))
+
+
 def test_a_plateau_falls_by_the_evaluations(tmp_path: Path) -> None:
     """Row 10; the warm-up counts steps all the while. No evaluation is better than the first one by this much."""
     policy = {"metric": "eval_loss", "patience": 1, "factor": 0.5, "warmup_steps": 2, "threshold": 0.99}
