@@ -39,7 +39,7 @@ _STYLE = """
 .lwexp-plan .gap label { cursor: pointer; }
 @supports selector(:has(*)) {
   .lwexp-plan table:not(:has(input:checked)) .middle { display: none; }
-  .lwexp-plan .gap input { appearance: none; margin: 0 6px 0 0; cursor: pointer; }
+  .lwexp-plan .gap input { appearance: none; margin: 0 6px 0 0; color: inherit; cursor: pointer; }
   .lwexp-plan .gap input::before { content: "▸"; }
   .lwexp-plan .gap input:checked::before { content: "▾"; }
 }
