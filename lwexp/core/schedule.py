@@ -52,6 +52,7 @@ class _Part:
     positions: list[int]
     rates: list[float]
     floors: list[float]
+    moves_all: bool  # then the positions are those of all groups, at rate 0 if not in the optimizer
 
 
 @dataclass
@@ -89,19 +90,22 @@ class Schedule:
 
     def _parts_of(self, phase: Phase) -> Iterator[_Part]:
         groups = self.plan.groups
+        optimized = [i for i, g in enumerate(groups) if g.optimizer_names]
         for place, policy in enumerate(phase.policies):
             positions = [i for i, own in enumerate(phase.of_group) if own == place and groups[i].optimizer_names]
-            rates = [groups[i].lr * phase.lr_factor for i in positions]
+            moves_all = positions == optimized
+            if moves_all:
+                positions = [*range(len(groups))]
+            rates = [groups[i].lr * phase.lr_factor if groups[i].optimizer_names else 0.0 for i in positions]
             floor = policy.floor * policy.settings.lr
             if positions:
                 floors = [min(floor / lr, 1.0) if lr > 0 else 0.0 for lr in rates]
-                yield _Part(policy, positions, rates, floors)
+                yield _Part(policy, positions, rates, floors, moves_all)
 
     @property
     def uniform(self) -> bool:
         """Whether everything in the optimizer has the base rate, times one policy's factor, at every step."""
-        optimized = [i for i, g in enumerate(self.plan.groups) if g.optimizer_names]
-        alike = all(len(parts) == 1 and parts[0].positions == optimized for parts in self._parts)
+        alike = all(len(parts) == 1 and parts[0].moves_all for parts in self._parts)
         return alike and not self._all_open and not self._set and self.plan.uniform
 
     @property
@@ -129,6 +133,9 @@ class Schedule:
                     rates[i] = lr * factor
             else:
                 factor = part.policy(own)
+                if part.moves_all:
+                    rates = [lr * factor for lr in part.rates]
+                    continue
                 for i, lr in zip(part.positions, part.rates, strict=True):
                     rates[i] = lr * factor
         if step < self._all_open:

@@ -1,7 +1,7 @@
 """Schedules of weight decay and momentum: their values as pure functions of the optimizer step.
 
-value(t) = end + (start - end) * shape(t), with a shape that falls from 1 to 0 (`lwexp/core/shapes.py`). Momentum also
-has `onecycle`: the inverse of the rates' one-cycle.
+value(t) = start * shape(t) + end * (1 - shape(t)), with a shape that falls from 1 to 0 (`lwexp/core/shapes.py`).
+Momentum also has `onecycle`: the inverse of the rates' one-cycle.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class ValuePolicy:
                 at_least(f"{key}.{name}", value, 0)
                 if self.kind == "momentum":
                     between(f"{key}.{name}", value, 0, 1)
-        return lambda step, own: float(end + ((own if start is None else start) - end) * shape(step))
+        return lambda step, own: _from_to(own if start is None else start, end, shape(step))
 
     def _shape(self, key: str, options: Mapping[str, Any], given: Mapping[str, Any]) -> Shape:
         length = self.steps if given["steps"] is None else given["steps"]
@@ -139,3 +139,8 @@ def _onecycle(step: int, steps: int, *, base: float, max: float, pct_start: floa
     else:
         start, end, p = base, max, (step - peak) / (steps - 1 - peak) if steps - 1 > peak else 1.0
     return end + (start - end) / 2.0 * (math.cos(math.pi * min(p, 1.0)) + 1)
+
+
+def _from_to(start: float, end: float, factor: float) -> float:
+    """`start` for the factor 1, `end` for 0, both exactly."""
+    return float(start * factor + end * (1 - factor))

@@ -92,7 +92,7 @@ def test_groups_keep_the_ratios_of_their_own_weight_decay() -> None:
     policy = {"name": "linear", "end": 0.0}
     scheduler = plan.scheduler(plan.optimizer("adamw", weight_decay=0.1), steps=11, weight_decay_policy=policy)
     rows = run(scheduler, 11, "weight_decay")
-    assert rows[0] == [0.2, 0.1, 0.1]
+    assert rows[0] == [0.2, 0.1, 0.1]  # exactly
     assert rows[5] == pytest.approx([0.1, 0.05, 0.05])
     assert rows[10] == [0, 0, 0]
 
