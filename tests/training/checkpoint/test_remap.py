@@ -125,7 +125,7 @@ def test_remap_of_an_equal_plan_changes_nothing(tmp_path: Path) -> None:
 def test_remap_keeps_what_a_plateau_has_seen_and_takes_its_new_options(tmp_path: Path) -> None:
     plateau: dict[str, Any] = {"policy": "plateau", "policy_options": {"patience": 0, "factor": 0.5}}
     state = checkpoint_of(tmp_path, step=11, **plateau)
-    seen = state["scheduler"]["policy"]
+    (seen,) = state["scheduler"]["policies"]
     new = make_trainer(
         tmp_path, policy="plateau", policy_options={"patience": 5, "factor": 0.1}, plan_options={"lr": 0.2}
     )
