@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Callable
 from importlib import import_module
@@ -20,7 +19,7 @@ from lwexp import redaction
 from lwexp.config.hydra_files import write_hydra_files
 from lwexp.config.overrides import SAVED_REST
 from lwexp.distributed import launch
-from lwexp.errors import ConfigError, UnknownOptionError
+from lwexp.errors import ConfigError, LwexpError, UnknownOptionError
 
 from .task import Task, refuse
 
@@ -152,12 +151,9 @@ def _check_hydra(config: DictConfig, mode: Literal["run", "sweep"]) -> None:
 
 def _or_refuse(action: Callable[[], T]) -> T:
     """End the process where `action` meets a mistake: Hydra swallows what callbacks raise, but not an exit."""
-    try:
-        return action()
-    except Exception as error:
-        from lwexp.config.hydra_errors import as_lwexp_error
+    from lwexp.config.hydra_errors import or_mistake
 
-        known = as_lwexp_error(error, sys.argv[1:])
-        if known is None:
-            raise
-        refuse(known)
+    found = or_mistake(action)
+    if isinstance(found, LwexpError):
+        refuse(found)
+    return found

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
@@ -14,6 +16,19 @@ from lwexp.formatting import one_line
 from .defaults import CONF, defaults
 from .overrides import given_value, user_overrides
 from .quoting import unparsed
+
+T = TypeVar("T")
+
+
+def or_mistake(action: Callable[[], T]) -> T | LwexpError:
+    """The result of `action`, or the mistake in the config or the command line that it has met."""
+    try:
+        return action()
+    except Exception as error:
+        known = as_lwexp_error(error, sys.argv[1:])
+        if known is None:
+            raise
+        return known
 
 
 def as_lwexp_error(error: BaseException, arguments: Sequence[str]) -> LwexpError | None:

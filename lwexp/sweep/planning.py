@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from lwexp import redaction
 from lwexp.config.compose import has_uniform_rates, settings
-from lwexp.config.hydra_errors import as_lwexp_error
+from lwexp.config.hydra_errors import or_mistake
 from lwexp.config.keys import changes_numbers, is_layerwise
 from lwexp.config.schema import RunConfig
 from lwexp.errors import LwexpError
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
     from hydra.core.config_loader import ConfigLoader
     from hydra.core.override_parser.types import Override
     from omegaconf import DictConfig
-
-T = TypeVar("T")
 
 
 class Planner:
@@ -66,28 +63,19 @@ class Planner:
     def config_of(self, job: Job) -> RunConfig | LwexpError:
         """The config of a job, or why it is refused. Raises `ConfigError` for a job that must not run at all."""
         if job not in self._composed:
-            composed = self._explained(lambda: self._loader.load_sweep_config(self._config, self.overrides_of(job)))
+            composed = or_mistake(lambda: self._loader.load_sweep_config(self._config, self.overrides_of(job)))
             if isinstance(composed, LwexpError):
                 self._composed[job] = composed
             else:
                 if self._reference is not None and job not in self._own:
                     self._reference.check(composed)
-                self._composed[job] = self._explained(partial(self._checked, job, composed))
+                self._composed[job] = or_mistake(partial(self._checked, job, composed))
         return self._composed[job]
 
     def _checked(self, job: Job, composed: DictConfig) -> RunConfig:
         if self._reference is not None:
             check_secrets(job)
         return settings(composed)
-
-    def _explained(self, action: Callable[[], T]) -> T | LwexpError:
-        try:
-            return action()
-        except Exception as error:
-            known = as_lwexp_error(error, sys.argv[1:])
-            if known is None:
-                raise
-            return known
 
     def valid(self, jobs: Iterable[Job]) -> list[Composed]:
         """Those of `jobs` whose config is valid, with it."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,29 +15,14 @@ import lwexp
 from lwexp.tracking import run_status
 from tests.experiment.resumed_runs import RUN, one_line, same
 from tests.helpers.commands import RunHere
-from tests.helpers.processes import StartCommand
-
-OWN = """
-import sys
-from pathlib import Path
-from lwexp.host.lock import FolderLock
-with FolderLock(Path(sys.argv[1])).acquire("hydra.run.dir", sys.argv[1]):
-    print("owned", flush=True)
-    sys.stdin.readline()
-"""
+from tests.helpers.processes import StartCommand, owning
 
 
 @pytest.fixture
 def owner(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """A process whose run is about to begin in the folder `here`: it has written nothing yet."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", OWN, str(tmp_path / "here")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "owned\n"
-    yield process
-    process.kill()
-    process.communicate()
+    with owning(tmp_path / "here") as process:
+        yield process
 
 
 def files(folder: Path) -> dict[str, bytes]:

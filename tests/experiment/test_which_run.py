@@ -104,7 +104,7 @@ def test_what_is_no_run_is_refused_with_the_newest_runs(
     (["hydra.mode=MULTIRUN"], "resume=outputs/runs/one: is one run, and -m starts many; resume=auto resumes .*"),
     (["~unfreeze"], "~unfreeze=null: nothing can be deleted from the config of a resumed run"),
     (["hydra.run.dir=x"], "hydra.run.dir=x: a run is resumed in its own folder"),
-    (["polcy=cosine"], "polcy=cosine: unknown option; did you mean policy\\?"),
+    (["polcy=cosine"], "polcy=cosine: unknown option; did you mean policy, policies\\?"),
     (["policy=cosin"], "policy=cosin: no such choice; did you mean cosine\\?"),
     (["lr=-1"], "lr=-1.*: should be greater than 0"),
 ])  # fmt: skip

@@ -11,8 +11,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,6 +27,31 @@ def clean_environment(*dropped: str) -> dict[str, str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(beginnings)}
     paths = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path and path != str(ROOT)]
     return environment | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), *paths])}
+
+
+_OWN = """
+import sys
+from pathlib import Path
+from lwexp.host.lock import FolderLock
+with FolderLock(Path(sys.argv[1])).acquire("hydra.run.dir", sys.argv[1]):
+    print("owned", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@contextmanager
+def owning(folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that owns `folder`, in which it writes nothing else, until it reads a line."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", _OWN, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "owned\n"
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
 
 
 class ForkedProcess:

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,28 +17,14 @@ import pytest
 from lwexp.errors import ConfigError
 from lwexp.host import lock
 from lwexp.host.lock import FOLDER_LOCK, OWNER, FolderLock, Lock
-
-OWNING = """
-import sys
-from pathlib import Path
-from lwexp.host.lock import FolderLock
-with FolderLock(Path(sys.argv[1])).acquire("hydra.run.dir", sys.argv[1]):
-    print("owned", flush=True)
-    sys.stdin.readline()
-"""
+from tests.helpers.processes import owning
 
 
 @pytest.fixture
 def owner(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """Another process that owns `tmp_path / "run"`."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", OWNING, str(tmp_path / "run")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "owned\n"
-    yield process
-    process.kill()
-    process.communicate()
+    with owning(tmp_path / "run") as process:
+        yield process
 
 
 def acquired(folder: Path) -> bool:
