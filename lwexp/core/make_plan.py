@@ -16,6 +16,7 @@ from .decay import ALIASES, Decay, DecayName, DecayOptions, make_decay, with_end
 from .depth.parameters import Names, is_lazy
 from .group_options import GroupOptions, check_group_options, chosen_options, with_parts
 from .grouping import Grouping, GroupingName, GroupingOptions, group, takes_input
+from .optim.muon import adamw_names
 from .options import at_least, number
 from .patterns import first_matches
 from .plan import Plan
@@ -157,6 +158,7 @@ def make_plan(
         weight_decay_mult=decays.mult,
         independent_weight_decay=decays.independent,
         _parameters=parameters,
+        _adamw_names=adamw_names(model, groups),
     )
     if plan.no_layerwise_rates and layers > 1:
         warnings.warn(plan.no_layerwise_rates, NoLayerwiseRatesWarning, stacklevel=3)

@@ -13,6 +13,9 @@ from lwexp.errors import ConfigError
 
 from . import plan_html, plan_json, plan_text
 from .binding import misfit
+from .optim.muon import adamw_chosen, adamw_names, with_kinds
+from .optim.state_by_name import LoadedState, load_by_name, named_state, names_in
+from .patterns import first_matches
 from .plan_diff import difference_text
 from .plan_notes import trained_layers
 from .plan_table import PlanTable
@@ -20,6 +23,7 @@ from .policy import PolicyOptions
 from .schedule import Event, Schedule, ScheduleOptions, make_schedule
 from .scheduler import PlanScheduler
 from .shapes import PolicyName
+from .split import Where, base_lr, parts_of, split_names, with_second_lr
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -34,6 +38,7 @@ class Plan(PlanTable):
     """Every group's place, name and rate, with its parameters. `print(plan)` shows the table; `make_plan` makes one."""
 
     _parameters: Mapping[str, nn.Parameter] = field(repr=False, compare=False)
+    _adamw_names: frozenset[str] = field(default=frozenset(), repr=False, compare=False)  # what Muon is not for
 
     def __str__(self) -> str:
         """The table for a terminal."""
@@ -68,11 +73,12 @@ class Plan(PlanTable):
         """The table as Markdown, at most `at_most` characters: a longer one is cut to its first and last rows."""
         return plan_text.markdown(self, at_most)
 
-    def param_groups(self, *, lr_scale: bool = False) -> list[dict[str, Any]]:
+    def param_groups(self, *, lr_scale: bool = False, param_names: bool = False) -> list[dict[str, Any]]:
         """Parameter groups for any torch or timm optimizer: `params`, `lr` and `name`, from the head to the stem.
 
         Groups frozen by `requires_grad` are omitted. A group whose parameters have different options (`group_options`,
-        `no_weight_decay`) is several, with those options and unique names that begin with its own.
+        `no_weight_decay`) is several, with those options and unique names that begin with its own. With `param_names`
+        each has the names of its parameters, which torch then asks of all groups that join the optimizer later.
 
         `lr_scale` is for timm's schedulers, which multiply the rate that they compute by a group's `lr_scale`: each
         group has the base rate and its scale. Without one of them all groups would train at the base rate.
@@ -84,6 +90,7 @@ class Plan(PlanTable):
                 "lr": self.lr if lr_scale else g.lr,
                 "name": part.name,
                 **({"lr_scale": g.lr / self.lr} if lr_scale else {}),
+                **({"param_names": [*part.parameter_names]} if param_names else {}),
                 **part.options,
             }
             for g in self.groups
@@ -120,6 +127,9 @@ class Plan(PlanTable):
         `fused` or `foreach`. Gradient scalers and frameworks still unscale, clip and skip steps as with torch's default
         optimizer, and what the kernel cannot update (sparse gradients, another order in memory) is updated by torch's
         default implementation. `fused=False` and a class give torch's own optimizer.
+
+        `muon` is Muon for hidden matrices and AdamW for all other parameters (see `for_muon`). A prefix chooses where
+        both libraries have a name: `timm_muon`, `torch_muon`.
         """
         from .optim.registry import make_optimizer
 
@@ -130,7 +140,64 @@ class Plan(PlanTable):
             )
             raise ConfigError("optimizer.weight_decay", given, why)
         groups = self.param_groups()
+        if isinstance(optimizer, str) and optimizer.lower() == "muon":
+            for key in options.keys() & {"adamw_lr", "adamw"}:
+                why = "the plan needs both rates: plan = plan.for_muon(adamw_lr=…), then plan.optimizer('muon')"
+                raise ConfigError(f"optimizer.{key}", options[key], why)
+            groups = with_kinds(groups, {id(self._bound[name]) for name in self._adamw_names})
         return make_optimizer(optimizer, groups, lr=self.lr, options=options, group_options=self.group_options)
+
+    def for_muon(
+        self, adamw_lr: float | None = None, adamw: str | Sequence[str] = (), keep: Sequence[str] = ()
+    ) -> Plan:
+        """The plan for the optimizer `muon`, with the base rate `adamw_lr` for what AdamW moves.
+
+        Those are embeddings, the input convolution, the output layer, biases and norms, and what the patterns `adamw`
+        cover. Their rates are multiplied by `adamw_lr / lr`, except of parameters that the patterns `keep` cover; a
+        group with both kinds becomes two rows, the second named `<name>:adamw`. Raises `ConfigError`.
+        """
+        chosen = adamw_chosen(self.groups, self._adamw_names, adamw)
+        plan = replace(self, _adamw_names=chosen)
+        if adamw_lr is None:
+            return plan
+        factor = base_lr("optimizer.adamw_lr", adamw_lr) / self.lr
+        scaled = chosen - {*first_matches(keep, [*self._bound], "keep")}
+        return replace(plan, groups=with_second_lr(self.groups, scaled, factor, ":adamw", self._bound))
+
+    def split(self, *where: Where) -> tuple[Plan, ...]:
+        """Parts of the plan, each for an optimizer and a scheduler of its own; the last one has the rest.
+
+        `where`: a pattern, a list of patterns, or a function `(name, parameter) -> bool`; each takes from what those
+        before it left. Groups keep their names, indices and rates in each part. Raises `ConfigError` for a part with
+        nothing to train.
+        """
+        found = split_names(self.groups, where, self._bound)
+        return tuple([replace(self, groups=parts_of(self.groups, names, self._bound), notes=()) for names in found])
+
+    def with_lr(self, lr: float) -> Plan:
+        """The same plan at another base rate: all rates times `lr` over the old one."""
+        lr = base_lr("lr", lr)
+        groups = [replace(g, lr=g.lr * lr / self.lr) for g in self.groups]
+        return replace(self, lr=lr, groups=tuple(groups))
+
+    def names_in(self, optimizer: torch.optim.Optimizer) -> list[str]:
+        """The names of the optimizer's parameters, in its order; raises `ConfigError` for one of another model."""
+        return names_in(optimizer, self._bound)
+
+    def optimizer_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        """`optimizer.state_dict()` with the names of the parameters in each group, as `param_names`."""
+        return named_state(optimizer, self.names_in(optimizer))
+
+    def load_optimizer_state(
+        self, optimizer: torch.optim.Optimizer, state: Mapping[str, Any], *, strict: bool = True
+    ) -> LoadedState:
+        """Load an optimizer's state by the names of the parameters, whatever their groups and order were.
+
+        `state` is of `optimizer_state`, or any `state_dict()` whose groups have `param_names`, as torch's optimizers of
+        named parameters have them (torch 2.6). Rates and other options of the groups stay the optimizer's own. Returns
+        the names that are missing and unexpected; with `strict` they are a `ConfigError`, and nothing is loaded.
+        """
+        return load_by_name(optimizer, self.names_in(optimizer), state, strict=strict)
 
     def schedule(
         self,
@@ -228,7 +295,7 @@ class Plan(PlanTable):
         if difference:
             why = f"has other parameters than the plan was made of: {difference}"
             raise ConfigError("model", type(model).__name__, why)
-        return replace(self, _parameters=parameters)
+        return replace(self, _parameters=parameters, _adamw_names=self._adamw_names or adamw_names(model, self.groups))
 
     def apply_freeze(self, model: nn.Module) -> None:
         """Set `requires_grad` of the frozen parameters of `model` to False; no effect in the mode `lr_zero`."""

@@ -20,6 +20,8 @@ def write(plan: PlanTable) -> str:
     groups = [asdict(g) for g in plan.groups]
     if not any(part.options for g in plan.groups for part in g.parts):  # a group is one param group of its name
         groups = [{key: value for key, value in g.items() if key != "parts"} for g in groups]
+    if all(g.base_scale == 1 for g in plan.groups):
+        groups = [{key: value for key, value in g.items() if key != "base_scale"} for g in groups]
     written = {**settings, "hash": plan.hash, "groups": groups}
     return json.dumps(written, indent=1, ensure_ascii=False, default=str)
 

@@ -32,7 +32,8 @@ class PlanGroup:
     """One row of the plan.
 
     `index` counts from the head (0), `depth` from the stem (0); the parts of a group that an override split share both.
-    `lr` is the absolute rate before any policy, `scale` = lr / base rate. `frozen_names` are the frozen ones of
+    `lr` is the absolute rate before any policy, `scale` = lr / base rate; `base_scale` is that of a group at full rate,
+    1 unless it has a base rate of its own (`Plan.for_muon`). `frozen_names` are the frozen ones of
     `parameter_names`, `optimizer_names` those in the optimizer, and `parts` its param groups that hold them.
     """
 
@@ -48,6 +49,7 @@ class PlanGroup:
     trainable_weights: int
     tied_names: tuple[str, ...] = ()
     parts: tuple[OptimizerPart, ...] = ()
+    base_scale: float = 1.0
 
     @property
     def frozen(self) -> bool:
@@ -171,8 +173,8 @@ class PlanTable:
 
     @property
     def uniform(self) -> bool:
-        """Whether every group in the optimizer has the base rate."""
-        return all(math.isclose(g.lr, self.lr, rel_tol=1e-7) for g in self.groups if g.optimizer_names)
+        """Whether every group in the optimizer has its base rate."""
+        return all(math.isclose(g.lr, self.lr * g.base_scale, rel_tol=1e-7) for g in self.groups if g.optimizer_names)
 
     @property
     def frozen_names(self) -> tuple[str, ...]:

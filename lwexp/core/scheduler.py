@@ -41,7 +41,8 @@ class PlanScheduler(LRScheduler):
         found = plan.positions(optimizer.param_groups)
         missing = {g.name for i, g in enumerate(plan.groups) if g.optimizer_names and i not in found}
         if missing:
-            why = f"lacks the plan's groups {', '.join(sorted(missing)[:5])}; build it from plan.param_groups()"
+            lacking = ", ".join(sorted(missing)[:5])
+            why = f"lacks the plan's groups {lacking}; build it from plan.param_groups(), or from a part, plan.split(…)"
             raise ConfigError("optimizer", type(optimizer).__name__, why)
         scheduled_values.check(optimizer, schedule.values)
         super().__init__(optimizer)

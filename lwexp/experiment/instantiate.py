@@ -188,6 +188,8 @@ def build_optimizer(config: RunConfig, plan: Plan) -> torch.optim.Optimizer:
     options = dict(config.optimizer.options)
     if options.get("fused") is True and any(p.is_meta for group in plan.param_groups() for p in group["params"]):
         del options["fused"]  # meta tensors have no such kernel
+    if str(config.optimizer.name).lower() == "muon":  # the plan has those two
+        options = {key: value for key, value in options.items() if key not in ("adamw_lr", "adamw")}
     name: Any = str(config.optimizer.name)  # any name: the registry looks it up
     built: torch.optim.Optimizer = plan.optimizer(name, **options)
     return built

@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from lwexp.config.schema import DigitsConfig
+from lwexp.core.optim.state_by_name import load_optimizer
 from lwexp.data import Preprocessing, eval_loader, open_data
 from lwexp.experiment.on_device import put_channels_last
-from lwexp.training.checkpoint.optimizer_state import load_optimizer
 from lwexp.training.checkpoint.weights import load_weights, read_weights, save_weights
 
 

@@ -40,10 +40,14 @@ class _Fused(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self.update()
+        return loss
+
+    def update(self) -> None:
+        """Move the parameters once: `step` without closure and hooks."""
         calls = self._current_calls()
         if calls is None or not calls.step(self):
             self._stock_step()
-        return loss
 
     def _stock_step(self) -> None:
         """torch's own step; groups that the fused kernel cannot update correctly go torch's default way."""

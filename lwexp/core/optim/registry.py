@@ -1,4 +1,7 @@
-"""Optimizers by their short name: any of `torch.optim`, then any of timm's."""
+"""Optimizers by their short name: any of `torch.optim`, then any of timm's; `torch_<name>`, `timm_<name>` choose.
+
+`muon` is Muon for hidden matrices with AdamW for the rest (`muon.py`).
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from lwexp.formatting import one_line
 
 from .fused import FUSED
 from .group_checks import check_groups, check_option
+from .muon import MuonAdamW
 
 # Optimizers of torch that cannot train in a plain loop, and why.
 UNSUPPORTED = {
@@ -132,11 +136,15 @@ def _members(hint: Any) -> set[Any]:
 
 
 def _find(name: str) -> Any:
-    own = torch_optimizers()
     key = name.lower()
-    if key in UNSUPPORTED:
+    if key == "muon":
+        return MuonAdamW
+    own = torch_optimizers()
+    source, _, rest = key.partition("_")
+    key = rest if source in ("torch", "timm") else key
+    if source != "timm" and key in UNSUPPORTED:
         raise ConfigError("optimizer", name, f"{UNSUPPORTED[key]}; choose another, e.g. adam")
-    if key in own:
+    if source != "timm" and key in own:
         return own[key]
     try:
         import timm.optim
@@ -147,8 +155,10 @@ def _find(name: str) -> Any:
         raise UnknownNameError("optimizer", name, own.keys() - UNSUPPORTED.keys(), what) from error
 
     others = {str(other) for other in timm.optim.list_optimizers()}  # type: ignore[attr-defined]
-    if key not in others:
-        raise UnknownNameError("optimizer", name, {*own, *others} - UNSUPPORTED.keys(), "no such optimizer")
+    if key not in others or source == "torch":
+        raise UnknownNameError(
+            "optimizer", name, {*own, *others, "timm_muon"} - UNSUPPORTED.keys(), "no such optimizer"
+        )
     try:
         return timm.optim.get_optimizer_class(key, bind_defaults=True)  # type: ignore[attr-defined]
     except AssertionError as error:  # how timm reports a missing package or GPU

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lwexp.core.optim.state_by_name import load_optimizer
 from lwexp.core.plan import Plan
 from lwexp.core.plan_diff import plan_difference, plan_record
 from lwexp.distributed.world import World
 from lwexp.errors import ConfigError, nearest
 from lwexp.training.seeding import random_state
 from lwexp.training.state import Learner, Progress
-
-from .optimizer_state import load_optimizer
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +39,7 @@ def snapshot(
         "epoch": progress.epoch,
         "batches": progress.batches,
         "skipped": progress.skipped,
-        "plan": plan_record(learner.plan, optimizer_names(learner.plan, learner.optimizer)),
+        "plan": plan_record(learner.plan, learner.plan.names_in(learner.optimizer)),
         "labels": list(learner.plan.labels),
         "model": learner.model.state_dict(),
         "optimizer_class": _class_name(learner.optimizer),
@@ -67,7 +65,7 @@ def restore(learner: Learner, progress: Progress, state: Mapping[str, Any], *, r
     """
     plan = learner.plan
     check_model(learner.model, state["model"], plan)
-    names = optimizer_names(plan, learner.optimizer)
+    names = plan.names_in(learner.optimizer)
     same_plan = state["plan"]["hash"] == plan.hash and state["plan"]["optimizer_names"] == names
     if not same_plan and not remap:
         changes = plan_difference(state["plan"], plan)
@@ -90,12 +88,6 @@ def restore(learner: Learner, progress: Progress, state: Mapping[str, Any], *, r
     progress.best = dict(state["best"])
     if progress.seen_rates is not None:
         progress.seen_rates = _seen_rates(state, plan)
-
-
-def optimizer_names(plan: Plan, optimizer: torch.optim.Optimizer) -> list[str]:
-    """The names of the optimizer's parameters, in its order."""
-    names = {id(parameter): name for name, parameter in plan._parameters.items()}
-    return [names[id(p)] for p in chain.from_iterable(group["params"] for group in optimizer.param_groups)]
 
 
 def check_model(model: nn.Module, saved: Mapping[str, Any], plan: Plan) -> None:

@@ -75,6 +75,8 @@ CASES: dict[str, dict[str, Any]] = {
         "plan_options": {"group_options": {"head": {"betas": [0.5, 0.9]}, "*.weight": {"weight_decay": 0.1}}},
     },
     "amsgrad": {"optimizer_options": {"amsgrad": True, "fused": False}},
+    "muon": {"optimizer": "muon"},
+    "muon, fp16": {"optimizer": "muon", "precision": "fp16"},
     "lamb": {"optimizer": "lamb"},
     "unfreezing": {"unfreeze": 2},
     "plateau": {"policy": "plateau", "policy_options": {"patience": 0, "factor": 0.3, "warmup_steps": 2}},
