@@ -207,6 +207,7 @@ PRIVATE = {  # names that others keep to themselves and that lwexp uses neverthe
     "os._exit": "public in spite of its name",
     "timm.models._manipulate.group_with_matcher": "timm's own order of layers",
     "torch._C._dynamo.guards.TensorGuards": "dtypes, sizes and strides of many tensors in one call",
+    "torch.optim._muon.muon": "the update of torch.optim.Muon, for filters as matrices",
     "torch._foreach_addcmul_": "one kernel for many tensors",
     "torch._foreach_norm": "one kernel for many tensors",
     "torch._fused_adam_": "torch's fused kernels, with a rate for each group",

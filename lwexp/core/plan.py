@@ -148,7 +148,7 @@ class Plan(PlanTable):
         return make_optimizer(optimizer, groups, lr=self.lr, options=options, group_options=self.group_options)
 
     def for_muon(
-        self, adamw_lr: float | None = None, adamw: str | Sequence[str] = (), keep: Sequence[str] = ()
+        self, adamw_lr: float | None = None, adamw: str | Sequence[str] | None = None, keep: Sequence[str] = ()
     ) -> Plan:
         """The plan for the optimizer `muon`, with the base rate `adamw_lr` for what AdamW moves.
 

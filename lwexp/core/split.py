@@ -63,7 +63,7 @@ def part_of(group: PlanGroup, names: Collection[str], parameters: _Parameters) -
 
 
 def parts_of(groups: Sequence[PlanGroup], names: Collection[str], parameters: _Parameters) -> tuple[PlanGroup, ...]:
-    """Of each of `groups` what is in `names`; groups that have nothing there are left out."""
+    """Of each of `groups` what is in `names`; groups that have nothing there are omitted."""
     found = [part_of(g, names, parameters) for g in groups]
     return tuple([g for g in found if g.parameter_names])
 

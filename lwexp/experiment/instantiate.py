@@ -185,12 +185,11 @@ def preprocessing(source: DataSource, built: BuiltModel) -> Preprocessing | None
 
 def build_optimizer(config: RunConfig, plan: Plan) -> torch.optim.Optimizer:
     """The optimizer over the plan's groups; on the meta device it only checks the options."""
-    options = dict(config.optimizer.options)
+    name: Any = str(config.optimizer.name)  # any name: the registry looks it up
+    apart = ("adamw_lr", "adamw") if name.lower() == "muon" else ()  # the plan has those
+    options = {key: value for key, value in config.optimizer.options.items() if key not in apart}
     if options.get("fused") is True and any(p.is_meta for group in plan.param_groups() for p in group["params"]):
         del options["fused"]  # meta tensors have no such kernel
-    if str(config.optimizer.name).lower() == "muon":  # the plan has those two
-        options = {key: value for key, value in options.items() if key not in ("adamw_lr", "adamw")}
-    name: Any = str(config.optimizer.name)  # any name: the registry looks it up
     built: torch.optim.Optimizer = plan.optimizer(name, **options)
     return built
 

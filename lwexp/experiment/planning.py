@@ -50,6 +50,10 @@ def build_plan(config: RunConfig, built: BuiltModel) -> Plan:
             index_from=config.index_from,
             example_input=built.example if takes_input(grouping) else None,
         )
+    if str(config.optimizer.name).lower() == "muon":
+        chosen = config.optimizer.options
+        absolute = [*config.lr_overrides, *(decay_options.get("rates") or {})]
+        plan = plan.for_muon(chosen.get("adamw_lr"), chosen.get("adamw"), keep=absolute)
     return replace(plan, model=config.model.label)
 
 

@@ -79,5 +79,5 @@ def test_an_optimizer_of_another_part_is_refused() -> None:
     ):
         with pytest.raises(ConfigError, match=said):
             plan.split(*where)
-    with pytest.raises(ConfigError, match="lr=0.0: must be above 0"):
+    with pytest.raises(ConfigError, match=r"lr=0\.0: must be above 0"):
         plan.with_lr(0)

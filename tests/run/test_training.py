@@ -177,3 +177,11 @@ def test_losses_on_log_probabilities_equal_cross_entropy_where_mathematics_says_
     one, other = (weights(folder) for folder in folders(tmp_path))
     for parameter in one:
         assert torch.allclose(one[parameter], other[parameter], atol=1e-6), parameter
+
+
+def test_muon_and_adamw_each_start_from_their_base_rate(lwexp_here: RunHere, store: Store) -> None:
+    outcome = lwexp_here("run", *SMALL, "optimizer=muon", "optimizer.adamw_lr=3e-4", "lr=0.01", "mult=0.5")
+    assert outcome.code == 0, outcome.err
+    run = store.run()
+    rates = {key: store.history(run, key)[0][1] for key in run.data.metrics if key.startswith("lr/")}
+    assert [rates[key] for key in sorted(rates)] == pytest.approx([3e-4, 0.005, 1.5e-4]), rates

@@ -41,10 +41,12 @@ def adamw_names(model: nn.Module, groups: Sequence[PlanGroup]) -> frozenset[str]
     return frozenset(others)
 
 
-def adamw_chosen(groups: Sequence[PlanGroup], others: Collection[str], adamw: str | Sequence[str]) -> frozenset[str]:
+def adamw_chosen(
+    groups: Sequence[PlanGroup], others: Collection[str], adamw: str | Sequence[str] | None
+) -> frozenset[str]:
     """`others` and what the patterns `adamw` cover; raises `ConfigError` if nothing is left for Muon."""
     names = [name for g in groups for name in g.parameter_names]
-    patterns = [adamw] if isinstance(adamw, str) else [*adamw]
+    patterns = [adamw] if isinstance(adamw, str) else [*(adamw or ())]
     chosen = frozenset([*others, *first_matches(patterns, names, "optimizer.adamw")])
     if chosen.issuperset(name for g in groups for name in g.optimizer_names):
         why = "the network has no hidden matrix to train with it; timm_muon takes every parameter, adamw is another"
