@@ -128,16 +128,13 @@ class Plan(PlanTable):
         optimizer, and what the kernel cannot update (sparse gradients, another order in memory) is updated by torch's
         default implementation. `fused=False` and a class give torch's own optimizer.
 
-        `muon` is Muon for hidden matrices and AdamW for all other parameters (see `for_muon`). A prefix chooses where
-        both libraries have a name: `timm_muon`, `torch_muon`.
+        `muon` is Muon and AdamW (`for_muon`); `timm_muon` and `torch_muon` are the classes of the two libraries.
         """
         from .optim.registry import make_optimizer
 
         given = options.get("weight_decay")
         if self.weight_decay is not None and given is not None and given != self.weight_decay:
-            why = (
-                f"the plan was made with weight_decay={self.weight_decay:g}, which its groups have; give it there alone"
-            )
+            why = f"the plan was made with weight_decay={self.weight_decay:g}, which its groups have; give it there"
             raise ConfigError("optimizer.weight_decay", given, why)
         groups = self.param_groups()
         if isinstance(optimizer, str) and optimizer.lower() == "muon":
@@ -152,9 +149,9 @@ class Plan(PlanTable):
     ) -> Plan:
         """The plan for the optimizer `muon`, with the base rate `adamw_lr` for what AdamW moves.
 
-        Those are embeddings, the input convolution, the output layer, biases and norms, and what the patterns `adamw`
-        cover. Their rates are multiplied by `adamw_lr / lr`, except of parameters that the patterns `keep` cover; a
-        group with both kinds becomes two rows, the second named `<name>:adamw`. Raises `ConfigError`.
+        Those are embeddings, input convolution, output layer, biases and norms, and what the patterns `adamw` cover.
+        Their rates are times `adamw_lr / lr`, except where the patterns `keep` match; a group with both kinds becomes
+        two rows, the second named `<name>:adamw`.
         """
         chosen = adamw_chosen(self.groups, self._adamw_names, adamw)
         plan = replace(self, _adamw_names=chosen)
@@ -168,8 +165,7 @@ class Plan(PlanTable):
         """Parts of the plan, each for an optimizer and a scheduler of its own; the last one has the rest.
 
         `where`: a pattern, a list of patterns, or a function `(name, parameter) -> bool`; each takes from what those
-        before it left. Groups keep their names, indices and rates in each part. Raises `ConfigError` for a part with
-        nothing to train.
+        before it left. Groups keep their names, indices and rates. Raises `ConfigError` for a part that trains nothing.
         """
         found = split_names(self.groups, where, self._bound)
         return tuple([replace(self, groups=parts_of(self.groups, names, self._bound), notes=()) for names in found])
@@ -177,8 +173,7 @@ class Plan(PlanTable):
     def with_lr(self, lr: float) -> Plan:
         """The same plan at another base rate: all rates times `lr` over the old one."""
         lr = base_lr("lr", lr)
-        groups = [replace(g, lr=g.lr * lr / self.lr) for g in self.groups]
-        return replace(self, lr=lr, groups=tuple(groups))
+        return replace(self, lr=lr, groups=tuple([replace(g, lr=g.lr * lr / self.lr) for g in self.groups]))
 
     def names_in(self, optimizer: torch.optim.Optimizer) -> list[str]:
         """The names of the optimizer's parameters, in its order; raises `ConfigError` for one of another model."""
@@ -193,9 +188,8 @@ class Plan(PlanTable):
     ) -> LoadedState:
         """Load an optimizer's state by the names of the parameters, whatever their groups and order were.
 
-        `state` is of `optimizer_state`, or any `state_dict()` whose groups have `param_names`, as torch's optimizers of
-        named parameters have them (torch 2.6). Rates and other options of the groups stay the optimizer's own. Returns
-        the names that are missing and unexpected; with `strict` they are a `ConfigError`, and nothing is loaded.
+        `state` is of `optimizer_state`, or any `state_dict()` whose groups have `param_names` (torch 2.6). Options of
+        the groups stay the optimizer's own. Returns the missing and unexpected names; with `strict` they are an error.
         """
         return load_by_name(optimizer, self.names_in(optimizer), state, strict=strict)
 
