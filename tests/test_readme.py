@@ -27,7 +27,7 @@ SHORT = ["max_steps=2", "progress=false", "tracking=none", "batch_size=16"]
 def test_python_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     blocks = [block for language, block in BLOCKS if language == "python"]
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     for block in blocks:
         exec(compile(block, "README.md", "exec"), {"__name__": "readme"})
 
