@@ -142,7 +142,10 @@ class Plan(PlanTable):
                 why = "the plan needs both rates: plan = plan.for_muon(adamw_lr=…), then plan.optimizer('muon')"
                 raise ConfigError(f"optimizer.{key}", options[key], why)
             groups = with_kinds(groups, {id(self._bound[name]) for name in self._adamw_names})
-        return make_optimizer(optimizer, groups, lr=self.lr, options=options, group_options=self.group_options)
+        return make_optimizer(
+            optimizer, groups, lr=self.lr, options=options, group_options=self.group_options,
+            weight_decay=self.weight_decay,
+        )  # fmt: skip
 
     def for_muon(
         self, adamw_lr: float | None = None, adamw: str | Sequence[str] | None = None, keep: Sequence[str] = ()

@@ -106,6 +106,17 @@ def test_it_trains_like_torchs_optimizer_with_the_values_written_out() -> None:
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-7)
 
 
+def test_a_schedule_of_the_weight_decay_keeps_the_ratios(tiny: TinyNet) -> None:
+    plan = make_plan(tiny, weight_decay=0.1, weight_decay_mult=0.5, group_options={"head": {"weight_decay": 0.2}})
+    optimizer = plan.optimizer("adamw")
+    assert optimizer.defaults["weight_decay"] == 0.1
+    scheduler = plan.scheduler(optimizer, steps=10, weight_decay_policy={"name": "linear", "end": 0.4})
+    for _ in range(9):
+        optimizer.step()
+        scheduler.step()
+    assert [group["weight_decay"] for group in optimizer.param_groups] == pytest.approx([0.8, 0.2, 0.1])
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [

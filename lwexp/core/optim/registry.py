@@ -42,15 +42,19 @@ def make_optimizer(
     lr: float,
     options: Mapping[str, Any],
     group_options: Mapping[str, Mapping[str, Any]] | None = None,
+    weight_decay: float | None = None,
 ) -> torch.optim.Optimizer:
     """The optimizer over `groups`; `lr` is only the default that the class requires, every group has its own.
 
-    `group_options` are the patterns that the groups' own options are from; they are checked as `options` are.
+    `weight_decay` is the plan's. `group_options` are the patterns that the groups' own options are from; they are
+    checked as `options` are.
+
     Raises `UnknownNameError` for an unknown name or option and `ConfigError` for what the class itself rejects.
     """
     if not isinstance(optimizer, (str, type)):
         raise ConfigError("optimizer", optimizer, "must be a name or a class; its options are keywords, e.g. eps=1e-8")
     factory: Any = optimizer if isinstance(optimizer, type) else _find(optimizer)
+    options = _with_default(factory, options, "weight_decay", weight_decay)
     name = optimizer if isinstance(optimizer, str) else optimizer.__name__
     known = inspect.signature(factory).parameters
     takes_any = any(p.kind is p.VAR_KEYWORD for p in known.values())
@@ -97,6 +101,13 @@ def make_optimizer(
         if not isinstance(without, Exception):
             raise ConfigError(f"optimizer.{option}", list(value) if isinstance(value, tuple) else value, reason)
     raise ConfigError("optimizer", name, reason.removeprefix(f"{name} refuses: ")) from built
+
+
+def _with_default(factory: Any, options: Mapping[str, Any], option: str, value: Any) -> Mapping[str, Any]:
+    """`options` with `option` as well, where `factory` has it and it is not given."""
+    if value is None or option not in inspect.signature(factory).parameters:
+        return options
+    return {option: value, **options}
 
 
 def default_of(optimizer: str, option: str) -> Any:
