@@ -132,10 +132,6 @@ class Plan(PlanTable):
         """
         from .optim.registry import make_optimizer
 
-        given = options.get("weight_decay")
-        if self.weight_decay is not None and given is not None and given != self.weight_decay:
-            why = f"the plan was made with weight_decay={self.weight_decay:g}, which its groups have; give it there"
-            raise ConfigError("optimizer.weight_decay", given, why)
         groups = self.param_groups()
         if isinstance(optimizer, str) and optimizer.lower() == "muon":
             for key in options.keys() & {"adamw_lr", "adamw"}:

@@ -54,7 +54,7 @@ def make_optimizer(
     if not isinstance(optimizer, (str, type)):
         raise ConfigError("optimizer", optimizer, "must be a name or a class; its options are keywords, e.g. eps=1e-8")
     factory: Any = optimizer if isinstance(optimizer, type) else _find(optimizer)
-    options = _with_default(factory, options, "weight_decay", weight_decay)
+    options = _with_plans(factory, options, weight_decay)
     name = optimizer if isinstance(optimizer, str) else optimizer.__name__
     known = inspect.signature(factory).parameters
     takes_any = any(p.kind is p.VAR_KEYWORD for p in known.values())
@@ -103,11 +103,15 @@ def make_optimizer(
     raise ConfigError("optimizer", name, reason.removeprefix(f"{name} refuses: ")) from built
 
 
-def _with_default(factory: Any, options: Mapping[str, Any], option: str, value: Any) -> Mapping[str, Any]:
-    """`options` with `option` as well, where `factory` has it and it is not given."""
-    if value is None or option not in inspect.signature(factory).parameters:
+def _with_plans(factory: Any, options: Mapping[str, Any], weight_decay: float | None) -> Mapping[str, Any]:
+    """`options` with the `weight_decay` that the plan's groups are made from; another one is a `ConfigError`."""
+    if weight_decay is None or "weight_decay" not in inspect.signature(factory).parameters:
         return options
-    return {option: value, **options}
+    given = options.get("weight_decay", weight_decay)
+    if given != weight_decay:
+        why = f"the plan was made with weight_decay={weight_decay:g}, which its groups have; give it there"
+        raise ConfigError("optimizer.weight_decay", given, why)
+    return {**options, "weight_decay": weight_decay}
 
 
 def default_of(optimizer: str, option: str) -> Any:
