@@ -160,6 +160,8 @@ def _own(target: str, options: dict[str, Any], group: str, options_apart: bool) 
 
         shared = {name: options.pop(name) for name in list(options) if name in COMMON}
     found = _import_with(target, options, group, "class or function")
+    # null is "not given": keys of the choice that `_target_` replaces
+    options = {name: value for name, value in options.items() if value is not None or name in _parameters(found)}
     if isinstance(found, type):
         try:
             return found(**options), shared
@@ -178,9 +180,13 @@ def _import_with(target: str, options: Mapping[str, Any], section: str, what: st
     parameters = inspect.signature(found).parameters
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         for name, value in options.items():
-            if name not in parameters:
+            if name not in parameters and value is not None:
                 raise UnknownOptionError(f"{section}.{name}", value, parameters, f"{target} has no such argument")
     return found
+
+
+def _parameters(found: Callable[..., Any]) -> set[str]:
+    return set(inspect.signature(found).parameters)
 
 
 def _named_partial(function: Callable[..., Any], options: Mapping[str, Any]) -> Callable[..., Any]:
