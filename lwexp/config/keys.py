@@ -81,7 +81,7 @@ def with_one_mult(values: Mapping[str, Any]) -> dict[str, Any]:
     {'mult': 0.8, 'decay': {'name': 'linear'}}
     """
     decay = values.get("decay")
-    if isinstance(decay, Mapping) and decay.get("name") in ALIASES:
+    if isinstance(decay, Mapping) and str(decay.get("name")) in ALIASES:
         decay = {**decay, "name": ALIASES[decay["name"]]}
         values = {**values, "decay": decay}
     if not isinstance(decay, Mapping) or decay.get("name") != "linear" or "mult" not in decay:

@@ -115,7 +115,7 @@ NEEDED = {
 }
 NUMBERS = {"max_steps", "clip_grad_norm", "unfreeze.every_epochs", "unfreeze.every_steps", "checkpoint.every_steps",
            "checkpoint.every_minutes", "policy.warmup_fraction", "policy.warmup_epochs", "policy.cycles",
-           "policy.cycle_steps"}  # null by default  # fmt: skip
+           "policy.cycle_steps", "optimizer.adamw_lr"}  # null by default  # fmt: skip
 CHOSEN_FROM = {"freeze_mode", "precision", "nonfinite", "floor", "warmup", "convention", "mode", "decay_shape",
                "interval", "source", "order"}  # fmt: skip
 STRUCTURES = ["[[{a: 1}]]", "{a: {b: [1]}}", "[[[0]]]"]
