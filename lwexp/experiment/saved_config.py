@@ -16,6 +16,7 @@ from lwexp.config.keys import GROUPS, leaves, with_one_mult
 from lwexp.errors import ConfigError, RunError
 from lwexp.formatting import one_line
 from lwexp.host.files import atomic_write
+from lwexp.redaction import redact_addresses
 from lwexp.tracking import absolute_uri, check_folders_address, started_in, why_untrusted
 
 from .find import shown_path
@@ -114,4 +115,4 @@ def name_store(uri: str | None, base: Path, folder: Path) -> list[str]:
     """The option that a command which resumes `folder` needs for its store `uri`; none where that needs no trust."""
     if uri is None or "***" in uri or why_untrusted(absolute_uri("tracking.uri", uri, base), base, folder) is None:
         return []
-    return [f"tracking.uri={uri}"]
+    return [f"tracking.uri={redact_addresses(uri)}"]

@@ -74,7 +74,7 @@ Limits of effort (`execution.py`, `twin.py`)
 
 name                value        why                                      without it
 ------------------  -----------  ---------------------------------------  --------------------------------------------
-TIMEOUT             20           Seconds for all forward passes of a plan    Slow networks that no guessed input fits
+TIMEOUT             20.0         Seconds for all forward passes of a plan    Slow networks that no guessed input fits
                                  (`grouping.timeout`).                    take minutes: PolyNet 145 s.
 QUICK_INPUTS        6            A mere note (on the order of             Plans by per_parameter and top_module take
                                  registration) is worth few attempts.     seconds for networks that no guessed input
@@ -110,7 +110,7 @@ SHRINKING_RATIO = 2
 
 UNUSED_SHARE = 0.1
 
-TIMEOUT = 20
+TIMEOUT = 20.0
 QUICK_INPUTS = 6
 REAL_PASS_WEIGHTS = 100_000_000
 KEPT_BUFFER_VALUES = 65_536
