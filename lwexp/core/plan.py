@@ -28,7 +28,7 @@ from .split import Where, base_lr, parts_of, split_names, with_second_lr
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from .optim.names import OptimizerOptions, TimmOptimizerName, TorchOptimizerName
+    from .optim.names import OptimizerOptions, PrefixedOptimizerName, TimmOptimizerName, TorchOptimizerName
 
 _Optimizer = TypeVar("_Optimizer", bound=torch.optim.Optimizer)
 
@@ -117,7 +117,9 @@ class Plan(PlanTable):
         self, optimizer: TorchOptimizerName = "adam", **options: Unpack[OptimizerOptions]
     ) -> torch.optim.Optimizer: ...
     @overload
-    def optimizer(self, optimizer: TimmOptimizerName, **options: Any) -> torch.optim.Optimizer: ...
+    def optimizer(
+        self, optimizer: TimmOptimizerName | PrefixedOptimizerName, **options: Any
+    ) -> torch.optim.Optimizer: ...
     @overload
     def optimizer(self, optimizer: type[_Optimizer], **options: Any) -> _Optimizer: ...
     def optimizer(self, optimizer: str | type[torch.optim.Optimizer] = "adam", **options: Any) -> torch.optim.Optimizer:

@@ -7,12 +7,18 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, get_args, get_type_hints
 
 import timm.optim
+import torch
 
-from lwexp import DecayName, GroupingName, OptimizerName, PolicyName
+from lwexp import DecayName, GroupingName, OptimizerName, PolicyName, make_plan
 from lwexp.core.decay import ALIASES as DECAY_ALIASES
 from lwexp.core.decay import DECAYS, DecayOptions
 from lwexp.core.grouping import GROUPINGS, GroupingOptions
-from lwexp.core.optim.names import OptimizerOptions, TimmOptimizerName, TorchOptimizerName
+from lwexp.core.optim.names import (
+    OptimizerOptions,
+    PrefixedOptimizerName,
+    TimmOptimizerName,
+    TorchOptimizerName,
+)
 from lwexp.core.optim.registry import UNSUPPORTED, torch_optimizers
 from lwexp.core.plan import Plan
 from lwexp.core.policy import PolicyOptions, common
@@ -48,7 +54,10 @@ def test_names_are_those_of_the_registries() -> None:
 def test_optimizers_are_those_that_are_installed() -> None:
     assert {*get_args(TorchOptimizerName)} == torch_optimizers().keys() - UNSUPPORTED.keys()
     assert {*get_args(TimmOptimizerName)} == {*timm.optim.list_optimizers()} - torch_optimizers().keys()
-    assert {*get_args(OptimizerName)} == {*get_args(TorchOptimizerName), *get_args(TimmOptimizerName)}
+    prefixed = get_args(PrefixedOptimizerName)
+    assert {*get_args(OptimizerName)} == {*get_args(TorchOptimizerName), *get_args(TimmOptimizerName), *prefixed}
+    plan = make_plan(torch.nn.Linear(4, 4, bias=False))
+    assert {type(plan.optimizer(name)) for name in prefixed} == {timm.optim.Muon, torch.optim.Muon}
 
 
 def test_options_are_those_of_the_functions() -> None:

@@ -25,7 +25,8 @@ TimmOptimizerName = Literal[
     "nmuon", "novograd", "novogradc", "novogradw", "radabelief", "radamlegacy", "radamw", "rmsproptf", "rmsproptfc",
     "rmsproptfw", "sgdc", "sgdp", "sgdw",
 ]  # fmt: skip
-OptimizerName = Literal[TorchOptimizerName, TimmOptimizerName]
+PrefixedOptimizerName = Literal["timm_muon", "torch_muon"]  # those that lwexp's own `muon` hides
+OptimizerName = Literal[TorchOptimizerName, TimmOptimizerName, PrefixedOptimizerName]
 
 
 class OptimizerOptions(TypedDict, total=False):
