@@ -44,7 +44,7 @@ class PlanScheduler(LRScheduler):
             lacking = ", ".join(sorted(missing)[:5])
             why = f"lacks the plan's groups {lacking}; build it from plan.param_groups(), or from a part, plan.split(…)"
             raise ConfigError("optimizer", type(optimizer).__name__, why)
-        scheduled_values.check(optimizer, schedule.values)
+        scheduled_values.check(optimizer, schedule.values, plan.weight_decay)
         super().__init__(optimizer)
 
     @property
@@ -119,8 +119,9 @@ class PlanScheduler(LRScheduler):
     def values(self, step: int | None = None) -> dict[str, float]:
         """Weight decay and momentum of the optimizer at `step`, or now, where they have a schedule."""
         step = self.last_epoch if step is None else step
+        planned = self.schedule.plan.weight_decay
         return {
-            policy.kind: policy.value(step, scheduled_values.own_value(self.optimizer, policy.kind))
+            policy.kind: policy.value(step, scheduled_values.own_value(self.optimizer, policy.kind, planned))
             for policy in self.schedule.values
         }
 
@@ -215,4 +216,5 @@ class PlanScheduler(LRScheduler):
 
     def _apply_values(self) -> None:
         if self.schedule.values:
-            scheduled_values.apply(self.optimizer, self.values(), self._plan_positions)
+            planned = self.schedule.plan.weight_decay
+            scheduled_values.apply(self.optimizer, self.values(), self._plan_positions, planned)

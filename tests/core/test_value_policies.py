@@ -87,6 +87,21 @@ def test_weight_decay_is_dinos() -> None:
     assert plain.values(49) == {"weight_decay": 0.4}
 
 
+@pytest.mark.parametrize("settings", [{}, {"weight_decay_mult": 0.5}, {"independent_weight_decay": True}])
+def test_the_weight_decay_of_the_plan_ends_at_its_end_in_any_optimizer(settings: dict[str, Any]) -> None:
+    """Not in relation to what the optimizer's class has for groups that do not say: AdamW's 0.01."""
+    plan = make_plan(TinyNet(), weight_decay=0.05, **settings)
+    own = torch.optim.AdamW(plan.param_groups())
+    before = [group["weight_decay"] for group in own.param_groups]
+    for optimizer in (own, plan.optimizer("adamw")):
+        rows = run(
+            plan.scheduler(optimizer, steps=11, weight_decay_policy={"name": "linear", "end": 0.4}), 11, "weight_decay"
+        )
+        assert rows[0] == pytest.approx(before)
+        assert rows[-1] == pytest.approx([0.4 * value / 0.05 for value in before])
+        assert rows[-1][0] == pytest.approx(0.4)
+
+
 def test_groups_keep_the_ratios_of_their_own_weight_decay() -> None:
     plan = make_plan(TinyNet(), group_options={"head": {"weight_decay": 0.2}})
     policy = {"name": "linear", "end": 0.0}
