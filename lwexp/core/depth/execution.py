@@ -72,6 +72,8 @@ def trace(
     for device in (torch.device("meta"), torch.device("cpu")):
         for given in inputs if device.type == "meta" else again:
             try:
+                if time.monotonic() > deadline:  # what fails before its first operation takes time as well
+                    raise OutOfTimeError
                 traced = _run(model, first_names, given, device, deadline)
             except OutOfTimeError:
                 if best is not None:

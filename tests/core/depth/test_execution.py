@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import sys
 import threading
+import time
 import types
 
 import pytest
@@ -293,6 +294,23 @@ def test_the_guess_that_uses_most_weights_wins() -> None:
     assert depths.source == "execution"
     assert depths.notes == ()
     assert modules(depths)[0] == {"words", "position", "patches"}
+
+
+def test_failing_passes_end_with_the_time() -> None:
+    """Also where they fail before their first operation, at which the time is looked at."""
+    calls = []
+
+    class Failing(nn.Sequential):
+        def forward(self, batch: torch.Tensor) -> torch.Tensor:
+            calls.append(batch.shape)
+            time.sleep(0.15)
+            raise ValueError("wrong shape")
+
+    model = Failing(*(nn.Linear(width, width + 1) for width in range(3, 9)))
+    depths = find_depths(model, "auto", timeout=0.2)
+    assert depths.source == "registration"
+    assert "longer than grouping.timeout=0.2 seconds" in depths.notes[0]
+    assert len(calls) == 2
 
 
 def test_a_forward_that_is_not_implemented_is_tried_at_most_twice_with_each_input() -> None:
