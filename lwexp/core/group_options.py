@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -69,7 +69,7 @@ def chosen_options(names: Sequence[str], group_options: GroupOptions) -> dict[st
 def with_parts(
     groups: Iterable[PlanGroup],
     chosen: Mapping[str, Chosen],
-    undecayed: Collection[str],
+    undecayed: Set[str],
     weight_decays: Iterable[float | None],
 ) -> tuple[PlanGroup, ...]:
     """`groups` with their param groups of the optimizer: one for each set of options, in the order of first appearance.
@@ -91,9 +91,12 @@ def _parts(
     group: PlanGroup,
     usual: Mapping[str, Any],
     chosen: Mapping[str, Chosen],
-    undecayed: Collection[str],
+    undecayed: Set[str],
     taken: set[str],
 ) -> Iterator[OptimizerPart]:
+    if not usual and all(each.isdisjoint(group.optimizer_names) for each in (chosen.keys(), undecayed)):
+        yield from [OptimizerPart(group.name, group.optimizer_names)] if group.optimizer_names else []
+        return
     members: dict[tuple[bool, str], list[str]] = {}
     firsts: dict[tuple[bool, str], Chosen] = {}
     plain = Chosen(usual)

@@ -158,7 +158,7 @@ def make_plan(
         weight_decay_mult=decays.mult,
         independent_weight_decay=decays.independent,
         _parameters=parameters,
-        _adamw_names=adamw_names(model, groups),
+        _adamw_names=adamw_names(model, groups, parameters),
     )
     if plan.no_layerwise_rates and layers > 1:
         warnings.warn(plan.no_layerwise_rates, NoLayerwiseRatesWarning, stacklevel=3)

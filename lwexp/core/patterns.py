@@ -45,8 +45,8 @@ def first_indices(patterns: Sequence[str], names: Iterable[str]) -> dict[str, in
             plain.setdefault(pattern, i)
         else:
             globs.append((i, glob))
-    found = {}
-    for name in names:
+    found: dict[str, int] = {}
+    for name in names if patterns else ():
         # Prefixes are looked up in a dict, so that many cost no more than one.
         first = (
             min((plain[p] for p in _prefixes(name) if p in plain), default=len(patterns)) if plain else len(patterns)

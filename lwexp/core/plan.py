@@ -286,11 +286,11 @@ class Plan(PlanTable):
     def bind(self, model: nn.Module) -> Plan:
         """The same plan over the parameters of `model`, by name; raises `ConfigError` unless the plan `fits` it."""
         parameters = dict(model.named_parameters())
-        difference = misfit(self, self._parameters, parameters)
-        if difference:
+        if difference := misfit(self, self._parameters, parameters):
             why = f"has other parameters than the plan was made of: {difference}"
             raise ConfigError("model", type(model).__name__, why)
-        return replace(self, _parameters=parameters, _adamw_names=self._adamw_names or adamw_names(model, self.groups))
+        names = self._adamw_names or adamw_names(model, self.groups, parameters)
+        return replace(self, _parameters=parameters, _adamw_names=names)
 
     def apply_freeze(self, model: nn.Module) -> None:
         """Set `requires_grad` of the frozen parameters of `model` to False; no effect in the mode `lr_zero`."""

@@ -144,6 +144,8 @@ def _split(members: Sequence[str], overrides: Mapping[str, Override]) -> list[tu
 
     Patterns that all members share do not tell the parts apart, and are in no name.
     """
+    if overrides.keys().isdisjoint(members):
+        return [("", _NONE, [*members])]
     parts: dict[Override, list[str]] = {_NONE: []}
     for member in members:
         parts.setdefault(overrides.get(member, _NONE), []).append(member)

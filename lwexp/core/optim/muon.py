@@ -20,16 +20,20 @@ from lwexp.errors import ConfigError
 from .fused import FusedAdamW
 
 
-def adamw_names(model: nn.Module, groups: Sequence[PlanGroup]) -> frozenset[str]:
-    """The parameters of `model` that are no hidden matrix: Muon is not for them. `groups`: the plan's."""
-    parameters = dict(model.named_parameters())
-    owners = {id(p): module for module in model.modules() for p in module.parameters(recurse=False)}
+def adamw_names(
+    model: nn.Module, groups: Sequence[PlanGroup], parameters: Mapping[str, nn.Parameter]
+) -> frozenset[str]:
+    """Those of the `parameters` of `model` that are no hidden matrix: Muon is not for them. `groups`: the plan's."""
+    modules = [*model.modules()]
+
+    def within(*kinds: type[nn.Module]) -> set[int]:
+        return {id(p) for module in modules if isinstance(module, kinds) for p in module.parameters(recurse=False)}
+
+    embedded, filters = within(nn.Embedding, nn.EmbeddingBag), within(nn.modules.conv._ConvNd)
 
     def is_matrix(name: str) -> bool:
-        p, owner = parameters[name], owners.get(id(parameters[name]))
-        if isinstance(owner, (nn.Embedding, nn.EmbeddingBag)):
-            return False
-        return p.ndim == 2 or (p.ndim > 2 and isinstance(owner, nn.modules.conv._ConvNd))
+        p = parameters[name]
+        return id(p) not in embedded if p.ndim == 2 else p.ndim > 2 and id(p) in filters
 
     matrices = [name for g in groups for name in g.parameter_names if is_matrix(name)]
     others = {*parameters} - {*matrices}
