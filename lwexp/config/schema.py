@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from .section import Count, Fraction, NonNegative, OpenSection, Positive, Section, Workers
+from .data_schema import DataConfig
+from .section import Count, Fraction, NonNegative, OpenSection, Positive, Section
 
 
 class ModelConfig(OpenSection):
@@ -25,68 +26,6 @@ class ModelConfig(OpenSection):
         """A short name for display; of a folder, its last part."""
         name = self.name or self.target or self.options.get("config_class") or self.source
         return PurePath(name).name if self.source == "huggingface" and name.count("/") > 1 else str(name)
-
-
-class ImagesConfig(Section):
-    """What all sets of images have: their size, how they are split, augmented and loaded."""
-
-    image_size: Annotated[int, Field(ge=8, le=16384)] | None
-    split_seed: Annotated[int, Field(ge=0)]
-    augment: bool
-    workers: Workers
-
-
-class DigitsConfig(ImagesConfig):
-    """scikit-learn's 1,797 digit images, 8×8, resized to `image_size`."""
-
-    name: Literal["digits"]
-
-
-class ImageFolderConfig(ImagesConfig):
-    """`path`/{train,val or validation,test}/<class>/<image>; a missing validation split is cut from train."""
-
-    name: Literal["image_folder"]
-    path: str
-    cache: bool | Literal["auto"]
-    val_fraction: Annotated[float, Field(gt=0, lt=1)]
-
-
-class TorchvisionConfig(ImagesConfig):
-    """Any of torchvision's image classification sets, by class name, under `root`."""
-
-    name: Literal["torchvision"]
-    dataset: str
-    root: str
-    download: bool
-    cache: bool | Literal["auto"]
-    options: dict[str, Any]
-    val_fraction: Annotated[float, Field(gt=0, lt=1)]
-
-
-class TextConfig(Section):
-    """Texts with one label each, from files at `path` or the set `dataset` of the `datasets` library."""
-
-    name: Literal["text"]
-    path: str | None
-    dataset: str | None
-    subset: str | None
-    text: str
-    label: str
-    tokenizer: str | None
-    vocabulary: Annotated[int, Field(ge=8)]
-    max_length: Count
-    val_fraction: Annotated[float, Field(gt=0, lt=1)]
-    test_fraction: Fraction
-    split_seed: Annotated[int, Field(ge=0)]
-    workers: Workers
-
-    @property
-    def augment(self) -> bool:
-        """Texts stay as they are."""
-        return False
-
-
-DataConfig = DigitsConfig | ImageFolderConfig | TorchvisionConfig | TextConfig
 
 
 class ScratchConfig(Section):

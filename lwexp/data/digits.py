@@ -23,7 +23,7 @@ from .splits import stratified_cut
 from .transforms import Preprocessing, Style, decoded_channels
 
 if TYPE_CHECKING:
-    from lwexp.config.schema import DigitsConfig
+    from lwexp.config.data_schema import DigitsConfig
 
 FILE = "sklearn/datasets/data/digits.csv.gz"  # where scikit-learn keeps the images
 IMAGE_SIZE = 32  # smallest side for the usual networks, which halve it five times

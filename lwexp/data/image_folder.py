@@ -23,7 +23,7 @@ from .splits import stratified_cut
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
-    from lwexp.config.schema import ImageFolderConfig
+    from lwexp.config.data_schema import ImageFolderConfig
 
 log = logging.getLogger(__name__)
 KEY = "data.path"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lwexp.config.schema import DataConfig, DigitsConfig, ImageFolderConfig, TextConfig
+from lwexp.config.data_schema import DataConfig, DigitsConfig, ImageFolderConfig, TextConfig
 from lwexp.errors import ConfigError
 
 from .source import DataSource

@@ -23,7 +23,7 @@ from .text_library import read_library
 from .tokens import Tokens, find_tokenizer, word_tokenizer
 
 if TYPE_CHECKING:
-    from lwexp.config.schema import TextConfig
+    from lwexp.config.data_schema import TextConfig
 
 KEPT_TOKENS = 2**25  # kept in memory per split: 256 MiB
 

@@ -14,7 +14,7 @@ from .source import SPLIT_NAMES, SplitName
 from .text_files import SPLIT_FILES, LabeledTexts, as_label, as_text
 
 if TYPE_CHECKING:
-    from lwexp.config.schema import TextConfig
+    from lwexp.config.data_schema import TextConfig
 
 KEY = "data.dataset"
 

@@ -29,7 +29,7 @@ from .torchvision_layouts import LAYOUTS, Arguments, SetLayout
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
-    from lwexp.config.schema import TorchvisionConfig
+    from lwexp.config.data_schema import TorchvisionConfig
 
 # Constructor arguments that `data.options` may not have, and why
 _RESERVED = {

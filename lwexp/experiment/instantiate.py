@@ -8,15 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lwexp.config.compose import callback
-from lwexp.config.schema import (
-    ImageFolderConfig,
-    PretrainedConfig,
-    RunConfig,
-    SourceTaskConfig,
-    TextConfig,
-    TorchvisionConfig,
-    WeightsFileConfig,
-)
+from lwexp.config.data_schema import ImageFolderConfig, TextConfig, TorchvisionConfig
+from lwexp.config.schema import PretrainedConfig, RunConfig, SourceTaskConfig, WeightsFileConfig
 from lwexp.errors import ConfigError
 from lwexp.host.device import build_device
 from lwexp.host.resources import has_compiler

@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchvision import datasets
 from torchvision.transforms import v2
 
-from lwexp.config.schema import DigitsConfig, ImageFolderConfig, TextConfig, TorchvisionConfig
+from lwexp.config.data_schema import DigitsConfig, ImageFolderConfig, TextConfig, TorchvisionConfig
 from lwexp.data import CacheSettings, DataSource, EpochLoader, open_data, standard_preprocessing, train_loader
 
 

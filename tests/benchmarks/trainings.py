@@ -48,7 +48,7 @@ def network() -> nn.Module:
 
 def splits() -> Any:
     """lwexp's digits without augmentation: what every contestant trains on."""
-    from lwexp.config.schema import DigitsConfig
+    from lwexp.config.data_schema import DigitsConfig
     from lwexp.data import open_data, standard_preprocessing
 
     config = DigitsConfig(name="digits", image_size=IMAGE_SIZE, split_seed=0, augment=False, workers=0)

@@ -18,7 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lwexp.config.schema import ImageFolderConfig, TorchvisionConfig
+from lwexp.config.data_schema import ImageFolderConfig, TorchvisionConfig
 from lwexp.data import CacheSettings, DataSource, Preprocessing, Splits, cache, eval_loader, open_data, train_loader
 from lwexp.data.image_folder import FileStore
 from lwexp.errors import ConfigError

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from lwexp.config.schema import TextConfig
+from lwexp.config.data_schema import TextConfig
 from lwexp.data import DataSource, eval_loader, half_of_classes, open_data, to_device, train_loader
 from lwexp.errors import ConfigError
 from tests.helpers.commands import ROOT, Outcome

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lwexp.config.schema import DigitsConfig, ImageFolderConfig, TorchvisionConfig
+from lwexp.config.data_schema import DigitsConfig, ImageFolderConfig, TorchvisionConfig
 from lwexp.data import DataSource, Preprocessing, open_data
 from lwexp.errors import ConfigError
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from lwexp.config.schema import DigitsConfig
+from lwexp.config.data_schema import DigitsConfig
 from lwexp.core.optim.state_by_name import load_optimizer
 from lwexp.data import Preprocessing, eval_loader, open_data
 from lwexp.experiment.on_device import put_channels_last

@@ -1,0 +1,71 @@
+"""The data section of the config: one class for each choice of `conf/data/`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from .section import Count, Fraction, Section, Workers
+
+
+class ImagesConfig(Section):
+    """What all sets of images have: their size, how they are split, augmented and loaded."""
+
+    image_size: Annotated[int, Field(ge=8, le=16384)] | None
+    split_seed: Annotated[int, Field(ge=0)]
+    augment: bool
+    workers: Workers
+
+
+class DigitsConfig(ImagesConfig):
+    """scikit-learn's 1,797 digit images, 8×8, resized to `image_size`."""
+
+    name: Literal["digits"]
+
+
+class ImageFolderConfig(ImagesConfig):
+    """`path`/{train,val or validation,test}/<class>/<image>; a missing validation split is cut from train."""
+
+    name: Literal["image_folder"]
+    path: str
+    cache: bool | Literal["auto"]
+    val_fraction: Annotated[float, Field(gt=0, lt=1)]
+
+
+class TorchvisionConfig(ImagesConfig):
+    """Any of torchvision's image classification sets, by class name, under `root`."""
+
+    name: Literal["torchvision"]
+    dataset: str
+    root: str
+    download: bool
+    cache: bool | Literal["auto"]
+    options: dict[str, Any]
+    val_fraction: Annotated[float, Field(gt=0, lt=1)]
+
+
+class TextConfig(Section):
+    """Texts with one label each, from files at `path` or the set `dataset` of the `datasets` library."""
+
+    name: Literal["text"]
+    path: str | None
+    dataset: str | None
+    subset: str | None
+    text: str
+    label: str
+    tokenizer: str | None
+    vocabulary: Annotated[int, Field(ge=8)]
+    max_length: Count
+    val_fraction: Annotated[float, Field(gt=0, lt=1)]
+    test_fraction: Fraction
+    split_seed: Annotated[int, Field(ge=0)]
+    workers: Workers
+
+    @property
+    def augment(self) -> bool:
+        """Texts stay as they are."""
+        return False
+
+
+DataConfig = DigitsConfig | ImageFolderConfig | TorchvisionConfig | TextConfig
