@@ -41,13 +41,10 @@ def mypy(folder: Path) -> Lines:
 
 
 def basedpyright(folder: Path) -> Lines:
-    command = shutil.which("basedpyright", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
-    if command is None:
-        pytest.skip("basedpyright is not installed")
     config = {"typeCheckingMode": "standard", "extraPaths": [str(ROOT)], "include": [str(folder)]}
     (folder / "pyrightconfig.json").write_text(json.dumps(config), encoding="utf-8")
     done = subprocess.run(
-        [command, "--outputjson", "--pythonpath", sys.executable, "--project", str(folder)],
+        [sys.executable, "-m", "basedpyright", "--outputjson", "--pythonpath", sys.executable, "-p", str(folder)],
         capture_output=True, text=True, check=False, cwd=folder,
     )  # fmt: skip
     assert done.returncode in (0, 1), done.stderr
