@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from typing import TypeVar
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -31,6 +31,29 @@ def printable(name: str) -> str:
     a\\nb blocks.0
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in name)
+
+
+def plain(value: Any) -> Any:
+    """`value` of plain types, which any file can hold: mappings, lists, numbers, texts; others as they are printed.
+
+    >>> plain({"betas": (0.9, 0.99), 1: len})
+    {'betas': [0.9, 0.99], '1': '<built-in function len>'}
+    """
+    if isinstance(value, Mapping):
+        return {str(key): plain(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(each) for each in value]
+    return value if value is None or type(value) in (bool, int, float, str) else repr(value)
+
+
+def few(texts: Sequence[str], limit: int = 3, separator: str = ", ") -> str:
+    """The first `limit` of `texts`, and how many more there are.
+
+    >>> few(["fc", "layer4"]), few(["a", "b", "c", "d"], limit=2)
+    ('fc, layer4', 'a, b and 2 more')
+    """
+    more = len(texts) - limit
+    return separator.join(texts[:limit]) + (f" and {more} more" if more > 0 else "")
 
 
 def aligned(

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 
 from torch import nn
 
+from lwexp.formatting import few
+
 from .plan_table import PlanTable
 
-SHOWN = 3
 _Parameters = Mapping[str, nn.Parameter]
 
 
@@ -21,13 +22,13 @@ def misfit(plan: PlanTable, own: _Parameters, others: _Parameters) -> str:
     lacking, unknown = [n for n in names if n not in others], [n for n in others if n not in names]
     if lacking or unknown:
         return "; ".join([
-            *([f"lacks {_few(lacking)}"] if lacking else []),
-            *([f"has {_few(unknown)} besides"] if unknown else []),
+            *([f"lacks {few(lacking)}"] if lacking else []),
+            *([f"has {few(unknown)} besides"] if unknown else []),
         ])  # fmt: skip
     found = [*(_differences(own, others) if own else _differences_to_table(plan, others))]
     if not found and own and [*own] != [*others]:
         return "their order"
-    return "; ".join(found[:SHOWN]) + (f" and {len(found) - SHOWN} more" if len(found) > SHOWN else "")
+    return few(found, separator="; ")
 
 
 def _differences(own: _Parameters, others: _Parameters) -> Iterator[str]:
@@ -52,7 +53,3 @@ def _differences_to_table(plan: PlanTable, others: _Parameters) -> Iterator[str]
 
 def _shape(p: nn.Parameter) -> str:
     return "x".join(map(str, p.shape)) or "a number"
-
-
-def _few(names: list[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

@@ -67,12 +67,8 @@ def _one_of(key: str, value: Any, kinds: Sequence[Any]) -> Any:
 
 
 def _convert_plain(key: str, value: Any, hint: Any, origin: Any, arguments: Sequence[Any]) -> Any:
-    if hint is float:
-        return number(key, value)
-    if hint is int:
-        return whole(key, value)
-    if hint in (bool, str) and not isinstance(value, hint):
-        raise ConfigError(key, value, f"must be {'true or false' if hint is bool else 'a text'}")
+    if hint in (float, int, bool, str):
+        return scalar(key, value, hint)
     if origin in (list, tuple, Sequence) and (isinstance(value, str) or not isinstance(value, Sequence)):
         raise ConfigError(key, value, "must be a list")
     if origin in (dict, Mapping):
@@ -81,6 +77,17 @@ def _convert_plain(key: str, value: Any, hint: Any, origin: Any, arguments: Sequ
         return {str(k): _convert(f"{key}.{k}", v, arguments[1]) for k, v in value.items()}
     if origin in (list, tuple, Sequence):
         return [_convert(f"{key}.{i}", v, arguments[0]) for i, v in enumerate(value)]
+    return value
+
+
+def scalar(key: str, value: Any, kind: type) -> Any:
+    """`value` as a `kind`: a float, an int, a bool or a text; raises `ConfigError`."""
+    if kind is float:
+        return number(key, value)
+    if kind is int:
+        return whole(key, value)
+    if not isinstance(value, kind):
+        raise ConfigError(key, value, f"must be {'true or false' if kind is bool else 'a text'}")
     return value
 
 

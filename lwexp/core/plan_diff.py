@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from lwexp.formatting import printable
+from lwexp.formatting import few, plain, printable
 
 from .plan_table import PlanTable
 
@@ -18,7 +18,7 @@ def plan_record(plan: PlanTable, optimizer_names: Sequence[str] = ()) -> dict[st
     """The plan as plain values; `optimizer_names` are its parameters as the optimizer has them, in that order."""
     return {
         "hash": plan.hash,
-        "no_weight_decay": _plain(plan.no_weight_decay),
+        "no_weight_decay": plain(plan.no_weight_decay),
         "optimizer_names": list(optimizer_names),
         "groups": [
             {
@@ -26,11 +26,7 @@ def plan_record(plan: PlanTable, optimizer_names: Sequence[str] = ()) -> dict[st
                 "lr": group.lr,
                 "parameters": list(group.parameter_names),
                 "frozen": list(group.frozen_names),
-                "options": [
-                    [list(part.parameter_names), {option: _plain(value) for option, value in part.options.items()}]
-                    for part in group.parts
-                    if part.options
-                ],
+                "options": [[list(part.parameter_names), plain(part.options)] for part in group.parts if part.options],
             }
             for label, group in zip(plan.labels, plan.groups, strict=True)
         ],
@@ -89,7 +85,7 @@ def _changes(saved: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     frozen_after = {name for group in after.values() for name in group["frozen"]}
     for changed, what in ((frozen_after - frozen_before, "frozen"), (frozen_before - frozen_after, "unfrozen")):
         if changed:
-            parts.append(f"{_few(sorted(changed))} {what}")
+            parts.append(f"{few(sorted(changed))} {what}")
     return parts
 
 
@@ -107,7 +103,7 @@ def _changed_options(saved: Mapping[str, Any], new: Mapping[str, Any]) -> list[s
         old, now = (str(each.get((name, option), "default")) for each in (before, after))
         if old != now:
             changed.setdefault((option, old, now), []).append(name)
-    return [f"{option} of {_few(names)} {old} -> {now}" for (option, old, now), names in changed.items()]
+    return [f"{option} of {few(names)} {old} -> {now}" for (option, old, now), names in changed.items()]
 
 
 def _options(record: Mapping[str, Any]) -> dict[tuple[str, str], Any]:
@@ -118,14 +114,3 @@ def _options(record: Mapping[str, Any]) -> dict[tuple[str, str], Any]:
         for name in names
         for option, value in options.items()
     }
-
-
-def _plain(value: Any) -> Any:
-    """`value` of types that any file of a checkpoint can hold."""
-    if isinstance(value, (tuple, list)):
-        return [_plain(each) for each in value]
-    return value if value is None or type(value) in (bool, int, float, str) else repr(value)
-
-
-def _few(names: Sequence[str], limit: int = 3) -> str:
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

@@ -10,7 +10,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from lwexp.errors import ConfigError, UnknownOptionError
 
-from .options import number, whole
+from .options import scalar
 from .plan_table import OptimizerPart, PlanTable
 
 
@@ -83,12 +83,8 @@ def _value(key: str, value: Any, hint: Any) -> Any:
         if len(each) != len(value):
             raise ConfigError(key, value, f"must have {len(each)} values")
         return tuple(_value(f"{key}.{i}", v, kind) for i, (v, kind) in enumerate(zip(value, each, strict=True)))
-    if hint is float:
-        return number(key, value)
-    if hint is int:
-        return whole(key, value)
-    if hint in (bool, str) and not isinstance(value, hint):
-        raise ConfigError(key, value, f"must be {'true or false' if hint is bool else 'a text'}")
+    if hint in (float, int, bool, str):
+        return scalar(key, value, hint)
     if get_origin(hint) is Mapping and not isinstance(value, Mapping):
         raise ConfigError(key, value, "must be an object")
     return _plain(value)

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from torch import nn
 
+from lwexp.formatting import few
+
 from .depth.parameters import is_matrix
 from .plan_table import PlanGroup
 
@@ -61,6 +63,5 @@ def notes(
             f"are nearly uniform; a finer grouping is grouping={_FINER[grouping]}"
         )
     if undecayed:
-        shown = ", ".join(undecayed[:4]) + (f" and {len(undecayed) - 4} more" if len(undecayed) > 4 else "")
-        found.append(f"the model's own no_weight_decay() keeps the weight decay off {shown}")
+        found.append(f"the model's own no_weight_decay() keeps the weight decay off {few(undecayed, 4)}")
     return found

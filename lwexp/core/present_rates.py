@@ -1,4 +1,4 @@
-"""The rates of an optimizer's parameter groups as they are now."""
+"""The rates of an optimizer's parameter groups as they are now, and their names in a log."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
+
+
+def rate_metric(label: str) -> str:
+    """The metric that has the rate of the group `label`, `<index>_<name>`, at every step."""
+    return f"lr/{label}"
 
 
 def present_rates(param_groups: Iterable[Mapping[str, Any]]) -> list[float]:

@@ -6,12 +6,13 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+from lwexp.formatting import few, plain
+
 from .policy import COMMON, Policy
 from .schedule import Schedule
 from .shapes import POLICIES
 from .torch_policy import torch_lengths
 
-_SHOWN = 6
 # What states of before say of settings that came later: nothing
 _BEFORE = {"policy.convention": "lwexp"}
 
@@ -20,7 +21,7 @@ def describe(schedule: Schedule) -> dict[str, Any]:
     """The settings that decide the rates besides the plan and the events, as plain values by their keys."""
     own = {**_policy(schedule.policy), "unfreeze.every_steps": schedule.unfreeze_every_steps}
     for value in schedule.values:
-        described = {"steps": value.steps, **{key: _plain(each) for key, each in value.written.items()}}
+        described = {"steps": value.steps, **{key: plain(each) for key, each in value.written.items()}}
         own |= {f"{value.kind}_policy.{key}": each for key, each in sorted(described.items())}
     if schedule.opens_at:
         own["unfreeze.at"] = [*schedule.opens_at]
@@ -41,8 +42,8 @@ def difference(saved: Mapping[str, Any], own: Mapping[str, Any]) -> str:
     if saved.get("policy") != own.get("policy"):
         return f"policy was {saved.get('policy')}, is {own.get('policy')}"
     keys = [key for key in {**saved, **own} if saved.get(key) != own.get(key)]
-    shown = [f"{key} was {_shown(saved.get(key))}, is {_shown(own.get(key))}" for key in keys[:_SHOWN]]
-    return ", ".join(shown) + (f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else "")
+    shown = [f"{key} was {_shown(saved.get(key))}, is {_shown(own.get(key))}" for key in keys]
+    return few(shown, 6)
 
 
 def _policy(policy: Policy) -> dict[str, Any]:
@@ -65,19 +66,10 @@ def _policy(policy: Policy) -> dict[str, Any]:
     lengths = {"steps": made.steps, "steps_per_epoch": made.steps_per_epoch}
     return {
         "policy": made.policy,
-        **{f"policy.{key}": _plain(value) for key, value in options.items()},
+        **{f"policy.{key}": plain(value) for key, value in options.items()},
         **common,
         **{key: value for key, value in lengths.items() if key in depends},
     }
-
-
-def _plain(value: Any) -> Any:
-    """`value` of plain types, which any file of a checkpoint can hold."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(each) for each in value]
-    return value if value is None or type(value) in (bool, int, float, str) else repr(value)
 
 
 def _shown(value: Any) -> str:

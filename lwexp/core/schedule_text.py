@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from lwexp.formatting import few
+
 from .policy import Policy
 from .schedule import Schedule
 from .scheduler import PlanScheduler
@@ -20,9 +22,9 @@ def notes_of(schedule: Schedule) -> Iterator[str]:
         for place, policy in enumerate(phase.policies):
             names = [g.name for g, own in zip(schedule.plan.groups, phase.of_group, strict=True) if own == place]
             if names:
-                parts.append(f"{_few(names)}: {_name(policy)}")
+                parts.append(f"{few(names, 4)}: {_name(policy)}")
         if resting := [g.name for g, own in zip(schedule.plan.groups, phase.of_group, strict=True) if own is None]:
-            parts.append(f"{_few(resting)}: at rest")
+            parts.append(f"{few(resting, 4)}: at rest")
         what = f"phase {i}, steps" if len(schedule.phases) > 1 else "steps"
         yield f"{what} {phase.start} {end}{factor}: {'; '.join(parts)}"
 
@@ -39,7 +41,3 @@ def _name(policy: Policy) -> str:
     made = policy.settings
     name = made.policy if isinstance(made.policy, str) else getattr(made.policy, "__name__", type(made.policy).__name__)
     return str(made.options["name"]) if name == "torch" else name
-
-
-def _few(names: list[str], limit: int = 4) -> str:
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

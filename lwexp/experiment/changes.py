@@ -9,6 +9,7 @@ from typing import Any
 from lwexp.config.defaults import CONF, defaults
 from lwexp.config.keys import GROUPS, USER_KEYED, changes_numbers, flatten
 from lwexp.errors import ConfigError
+from lwexp.formatting import few
 
 log = logging.getLogger(__name__)
 
@@ -26,9 +27,8 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any], *, remap: bool, a
     differing = [key for key in [*new, *(key for key in old if key not in new)] if old.get(key) != new.get(key)]
     relevant = [key for key in differing if changes_numbers(key)]
     if not remap and not set(relevant) <= set(LENGTH):
-        shown = [f"{key} was {_shown(old.get(key))}, is {_shown(new.get(key))}" for key in relevant[:4]]
-        more = f" and {len(relevant) - 4} more" if len(relevant) > 4 else ""
-        why = f"the run was made with other values: {', '.join(shown)}{more}; {advice}"
+        shown = [f"{key} was {_shown(old.get(key))}, is {_shown(new.get(key))}" for key in relevant]
+        why = f"the run was made with other values: {few(shown, 4)}; {advice}"
         raise ConfigError(relevant[0], _shown(new.get(relevant[0])), why)
     for key in ("threads", "compile", "channels_last"):
         if key in differing:

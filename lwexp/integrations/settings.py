@@ -12,6 +12,7 @@ from torch import nn
 from lwexp.core.make_plan import make_plan
 from lwexp.core.optim.names import OptimizerName
 from lwexp.core.plan import Plan
+from lwexp.core.present_rates import rate_metric
 from lwexp.core.scheduler import PlanScheduler
 from lwexp.core.shapes import PolicyName
 from lwexp.errors import UnknownOptionError
@@ -64,4 +65,4 @@ def rates(scheduler: PlanScheduler) -> dict[str, float]:
     """The current rate of each group in the optimizer, by the name it has in a log: `lr/<index>_<group>`."""
     plan = scheduler.schedule.plan
     found = zip(plan.groups, plan.labels, scheduler.rates(), strict=True)
-    return {f"lr/{label}": rate for group, label, rate in found if group.optimizer_names}
+    return {rate_metric(label): rate for group, label, rate in found if group.optimizer_names}

@@ -28,7 +28,7 @@ from .describe import cluster_tags, place_tags, plan_note, plan_params, plan_tag
 from .ending import end_of
 from .metrics import as_numbers, as_step, as_texts
 from .pictures import keep_planned, keep_recorded
-from .place import Place, check_place, save_plan_json
+from .place import PLAN, Place, check_place, save_plan_json
 from .rates import OptimizerRates
 from .resumed import note_resumed
 
@@ -188,7 +188,7 @@ class Record:
 
     def _describe(self, tracker: JournalTracker) -> None:
         """Keep the plan, and the pictures of its rates where they are known."""
-        for path in (save_plan(self.plan, self.folder), save_plan_json(self.plan, self.folder)):
+        for path in (save_plan(self.plan, self.folder), self.folder / PLAN):
             tracker.artifact(path)
         if self._resumed:
             tracker.tag({**self._tags, "lwexp.folder": str(self.folder), **cluster_tags()})

@@ -11,7 +11,7 @@ from typing import Any
 from torch.optim import Optimizer
 
 from lwexp.core.plan_table import PlanTable
-from lwexp.core.present_rates import present_rates
+from lwexp.core.present_rates import present_rates, rate_metric
 from lwexp.errors import ConfigError
 from lwexp.tracking.journal import FILE as JOURNAL
 from lwexp.tracking.journal import Reader
@@ -19,11 +19,6 @@ from lwexp.tracking.journal import Reader
 log = logging.getLogger(__name__)
 
 _AT_MOST = 2000  # steps, as many as are plotted
-
-
-def rate_metric(label: str) -> str:
-    """The metric that has the rate of the group `label`, `<index>_<name>`, at every step."""
-    return f"lr/{label}"
 
 
 class OptimizerRates:

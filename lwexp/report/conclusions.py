@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from lwexp.formatting import few
+
 from .analysis import Analysis, Setting, reasons
 from .statistics import POWER, Comparison, Summary, fewest_seeds, lowest_p, seeds_needed
 
@@ -171,8 +173,7 @@ def _others(found: Analysis) -> Iterator[str]:
         others = [s for s in found.layerwise if s is not found.best and found.outcome(s.test_difference) == sign]
         if others:
             named = [f"{s.label} ({numbers.difference(s.test_difference.mean)})" for s in others if s.test_difference]
-            more = f" and {len(named) - _LISTED} more" if len(named) > _LISTED else ""
-            yield f"Also {word} than uniform rates on test: {', '.join(named[:_LISTED])}{more}."
+            yield f"Also {word} than uniform rates on test: {few(named, _LISTED)}."
 
 
 def _best_of_both(found: Analysis) -> Iterator[str]:

@@ -10,9 +10,9 @@ from typing import Any
 
 from tqdm import tqdm
 
+from lwexp.core.present_rates import rate_metric
 from lwexp.data import EpochLoader
 from lwexp.distributed.world import World
-from lwexp.record.rates import rate_metric
 from lwexp.tracking import Tracker
 
 from .callbacks import Callback

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lwexp.errors import ConfigError
+from lwexp.formatting import few
 
 log = logging.getLogger(__name__)
 # How a step is computed, not what comes out: these follow the machine.
@@ -72,7 +73,7 @@ def load_by_name(
         tuple([name for name in theirs if name in having and name not in {*names}]),
     )
     if strict and any(found):
-        parts = [f"{what} {_few(which)}" for what, which in zip(("lacks", "has also"), found, strict=True) if which]
+        parts = [f"{what} {few(which)}" for what, which in zip(("lacks", "has also"), found, strict=True) if which]
         raise ConfigError("state", "param_names", f"{'; '.join(parts)} (strict=False takes what fits)")
     parameters = dict(zip(names, chain.from_iterable(g["params"] for g in optimizer.param_groups), strict=True))
     for i, name in enumerate(theirs):
@@ -88,10 +89,6 @@ def load_by_name(
     nameless = [{key: value for key, value in g.items() if key != "param_names"} for g in state["param_groups"]]
     load_optimizer(optimizer, names, {**state, "param_groups": nameless}, theirs, remap=True)
     return found
-
-
-def _few(names: Sequence[str], limit: int = 3) -> str:
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
 def load_optimizer(
