@@ -25,12 +25,13 @@ from .callbacks import Callback, Callbacks
 from .checkpoint.checkpointer import Checkpointer, save_model
 from .checkpoint.files import CheckpointFiles
 from .checkpoint.weights import load_weights, read_weights
+from .console import EpochLog, ProgressBar
 from .deferred_step import DeferredStep
 from .evaluation import evaluate
 from .loss import BatchWeight
 from .modes import train_mode
 from .nonfinite import Mode, NonFiniteGuard
-from .recording import BestWeights, EpochLog, MetricsLogger, ProgressBar
+from .recording import BestWeights, MetricsLogger
 from .state import Learner, Progress, StepResult
 from .step import EagerStep, ScaledStep, Step
 
