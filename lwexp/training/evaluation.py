@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 
 import torch
@@ -13,6 +13,9 @@ from lwexp.data import Batch, EpochSampler, call, to_device
 from lwexp.distributed.world import SINGLE, World
 
 from .loss import BatchWeight, summed
+
+EachBatch = Callable[[Tensor, Tensor, int], None]
+"""Receives what an evaluation computes: a batch's scores and labels, and the number of its first sample."""
 
 METRICS = ("val/loss", "val/accuracy", "val/macro_f1")  # of an evaluation on the validation split
 
@@ -27,16 +30,17 @@ def evaluate(
     device: torch.device,
     context: AbstractContextManager[object],
     world: World = SINGLE,
+    each: EachBatch | None = None,
 ) -> dict[str, float]:
     """Mean loss, accuracy and macro F1 over a split, as `<split>/loss`, …
 
     The mean does not depend on how the split is cut into batches: it divides by the class weights of all its samples.
     `batches` come in the order of `sampler`; where several processes evaluate, each has its shard of every batch.
-    Forward passes run in `context`.
+    Forward passes run in `context`. `each` gets this process's part of every batch, on the device.
     """
     model.eval()
     weigh, sizes = BatchWeight(loss), sampler.batch_sizes()
-    losses, weights, predictions, targets = [], [], [], []
+    losses, weights, predictions, targets, done = [], [], [], [], 0
     with context:
         for batch, size in zip(batches, sizes, strict=True):
             inputs, labels = to_device(batch, device)
@@ -46,6 +50,9 @@ def evaluate(
             losses.append(summed(loss, scores, labels, weights[-1]) if last > first else scores.new_zeros(()))
             predictions.append(scores.argmax(dim=1)[: last - first])
             targets.append(labels[: last - first])
+            if each is not None and last > first:
+                each(scores[: last - first], targets[-1], done + first)
+            done += size
     predicted, target = torch.cat(predictions).cpu(), torch.cat(targets).cpu()
     total, (weight,) = world.sum(torch.stack(losses).sum()), world.sum_numbers([sum(weights)])
     counts = world.sum(_class_counts(target, predicted, scores.shape[1]))

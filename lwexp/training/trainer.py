@@ -27,7 +27,7 @@ from .checkpoint.files import CheckpointFiles
 from .checkpoint.weights import load_weights, read_weights
 from .console import EpochLog, ProgressBar
 from .deferred_step import DeferredStep
-from .evaluation import evaluate
+from .evaluation import EachBatch, evaluate
 from .loss import BatchWeight
 from .modes import train_mode
 from .nonfinite import Mode, NonFiniteGuard
@@ -154,8 +154,11 @@ class Trainer:
         for result in self.step.flush():
             self.callbacks.step_end(result)
 
-    def evaluate(self, loader: EpochLoader, split: str) -> dict[str, float]:
-        """Mean loss, accuracy and macro F1 over a split, as `<split>/loss`, …; restarts after a resume."""
+    def evaluate(self, loader: EpochLoader, split: str, each: EachBatch | None = None) -> dict[str, float]:
+        """Mean loss, accuracy and macro F1 over a split, as `<split>/loss`, …; restarts after a resume.
+
+        `each` receives scores and labels of every batch, as of `lwexp.training.evaluation.evaluate`.
+        """
         self.callbacks.evaluation_start(split)
         if self.world.size > 1 and not self.options.sync_batchnorm:
             broadcast_tensors(self.learner.model.buffers())  # evaluate what is saved
@@ -168,15 +171,16 @@ class Trainer:
             device=self.learner.device,
             context=self._inference(),
             world=self.world,
+            each=each,
         )
         return self.world.on_rank_zero(lambda: metrics)
 
-    def test(self, loader: EpochLoader) -> dict[str, float]:
-        """Evaluate the best weights on the test split."""
+    def test(self, loader: EpochLoader, split: str = "test", each: EachBatch | None = None) -> dict[str, float]:
+        """Evaluate the best weights on the test split, or on another; `each` as of `evaluate`."""
         path, own = self.folder / "best.safetensors", self.learner.model.state_dict()
         state = self.world.on_rank_zero(lambda: read_weights(path))
         load_weights(self.learner.model, {name: shard_like(t, own.get(name, t)) for name, t in state.items()}, path)
-        return self.evaluate(loader, "test")
+        return self.evaluate(loader, split, each)
 
     @contextmanager
     def _inference(self) -> Iterator[None]:
