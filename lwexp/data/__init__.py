@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from .cache import CacheSettings
 from .images import Batch, CorruptImageError, Inputs, SampleDataset
-from .info import DataInfo
+from .info import DataInfo, TargetScale
 from .keys import SampleKey
 from .loading import EpochLoader, EpochSampler, call, eval_loader, to_device, train_loader, workers_note
 from .opening import open_data
@@ -31,6 +31,7 @@ __all__ = [
     "SampleDataset",
     "SampleKey",
     "Splits",
+    "TargetScale",
     "Tokens",
     "call",
     "eval_loader",

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from lwexp.errors import ConfigError
+from lwexp.tasks import Task
 
 from .cache import CacheSettings
 from .contents import Contents
 from .images import SampleDataset, SampleStore
-from .info import DataInfo
+from .info import DataInfo, TargetScale
 from .keys import order_seed
 from .tokens import Tokens
 from .transforms import Preprocessing, Style
@@ -26,7 +27,10 @@ SPLIT_NAMES: tuple[SplitName, ...] = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Split:
-    """One split: positions in `store`, and their labels; both int64 [n]."""
+    """One split: positions in `store`, int64 [n], and their labels.
+
+    Labels are int64 [n] of a classification, else float32 [n, outputs]: 0 or 1 for each label, or the numbers.
+    """
 
     store: SampleStore
     positions: Tensor
@@ -60,15 +64,18 @@ class DataSource:
         mean: tuple[float, ...] | None = None,
         std: tuple[float, ...] | None = None,
         tokens: Tokens | None = None,
+        task: Task = "classification",
+        ready: bool = False,
     ) -> None:
-        """`splits` has "train" and "val", and optionally "test"; labels index `classes`."""
+        """`splits` has "train" and "val", and optionally "test"; labels index `classes`; the rest as in `DataInfo`."""
         self._splits = {name: splits[name] for name in SPLIT_NAMES if name in splits}
         self._style = style
         sizes = {str(name): len(split.labels) for name, split in self._splits.items()}
-        self.info = DataInfo(channels, classes, sizes, image_size, mean, std, tokens)
+        scale = TargetScale.of(self._splits["train"].labels) if task == "regression" else None
+        self.info = DataInfo(channels, classes, sizes, image_size, mean, std, tokens, task, scale, ready)
 
     def labels(self, split: SplitName) -> Tensor:
-        """The labels of `split`, int64 [n]."""
+        """The labels of `split`, as `Split` has them."""
         return self._splits[split].labels.clone()
 
     @cached_property
@@ -99,7 +106,7 @@ class DataSource:
         return Splits(made["train"], made["val"], made.get("test"))
 
     def restrict(self, labels: list[int]) -> DataSource:
-        """The same data with only the classes `labels`, relabeled 0, 1, … in that order."""
+        """The same data with only the classes `labels`, relabeled 0, 1, … in that order; of a classification."""
         new = torch.full((len(self.info.classes),), -1, dtype=torch.int64)
         new[labels] = torch.arange(len(labels))
         splits: dict[SplitName, Split] = {}
@@ -118,6 +125,7 @@ class DataSource:
             mean=self.info.mean,
             std=self.info.std,
             tokens=self.info.tokens,
+            ready=self.info.ready,
         )
 
 
@@ -127,6 +135,9 @@ def half_of_classes(source: DataSource, half: Literal["source", "target"], seed:
     Of an odd number of classes the "target" half has one more. Raises `ConfigError` for fewer than four classes, since
     a task needs two, and for a half without validation samples.
     """
+    if source.info.task != "classification":
+        what = "several labels each" if source.info.task == "multilabel" else "numbers to predict"
+        raise ConfigError("weights", "source_task", f"halves the classes of the data, which have {what}")
     count = len(source.info.classes)
     if count < 4:
         raise ConfigError("weights", "source_task", f"needs at least 4 classes to halve, the data has {count}")

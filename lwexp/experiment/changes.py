@@ -48,6 +48,8 @@ def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
     for key in USER_KEYED:
         if isinstance(flat.get(key), Mapping):
             flat[key] = [[str(name), value] for name, value in flatten(flat[key]).items()]
+    if flat.get("loss.name") == "CrossEntropyLoss":
+        flat["loss.name"] = "auto"  # the default of earlier versions, which fits only data for which auto means it
     return flat
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from lwexp.distributed.world import World
     from lwexp.models.build import BuiltModel
     from lwexp.training.callbacks import Callback
-    from lwexp.training.loss import ClassLoss
+    from lwexp.training.loss import TaskLoss
 
 
 log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ def make_experiment(config: RunConfig, base: Path, device: str = "cpu", *, resum
         check_plan(config, plan)
         if device != "meta" and not resumed:
             check_layerwise(config, plan)
-        schedule = build_schedule(config, plan, steps, steps_per_epoch)
+        schedule = build_schedule(config, plan, steps, steps_per_epoch, info.task)
         batches = info.sizes["train"] // config.batch_size
         all_steps = config.epochs * steps_per_epoch
         notes = [
@@ -168,7 +168,7 @@ def training_steps(config: RunConfig, samples: int, kind: str) -> tuple[int, int
 
 def preprocessing(source: DataSource, built: BuiltModel) -> Preprocessing | None:
     """How images become the model's input: as for the pretrained weights, else the data's standard preprocessing."""
-    if source.info.kind == "text":
+    if source.info.kind == "text" or source.info.ready:
         return None
     from lwexp.data import standard_preprocessing
 
@@ -187,7 +187,7 @@ def build_optimizer(config: RunConfig, plan: Plan) -> torch.optim.Optimizer:
     return built
 
 
-def build_loss(config: RunConfig, source: DataSource) -> ClassLoss:
+def build_loss(config: RunConfig, source: DataSource) -> TaskLoss:
     """The loss; `class_weights=balanced` takes its weights from the training labels."""
     from lwexp.training.loss import make_loss
 
@@ -198,6 +198,8 @@ def build_loss(config: RunConfig, source: DataSource) -> ClassLoss:
         class_weights=config.loss.class_weights,
         labels=source.labels("train"),
         options=config.loss.options,
+        task=source.info.task,
+        scale=source.info.scale,
     )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from lwexp.config.compose import base_weight_decay, choice, phase_choices, policy_choices, split_patterns
 from lwexp.config.schema import RunConfig
 from lwexp.errors import NoLayerwiseRatesWarning, UnknownNameError
+from lwexp.tasks import METRICS, Task
 
 if TYPE_CHECKING:
     from lwexp.core.plan import Plan
@@ -57,10 +58,11 @@ def build_plan(config: RunConfig, built: BuiltModel) -> Plan:
     return replace(plan, model=config.model.label)
 
 
-def build_schedule(config: RunConfig, plan: Plan, steps: int, steps_per_epoch: int) -> Schedule:
+def build_schedule(
+    config: RunConfig, plan: Plan, steps: int, steps_per_epoch: int, task: Task = "classification"
+) -> Schedule:
     """The plan's rates at every step: policies, phases, gradual unfreezing and events."""
     from lwexp.core.torch_policy import MetricPolicy
-    from lwexp.training.evaluation import METRICS
 
     policy, options = choice(config.policy, "policy")
     every = config.unfreeze.every_steps
@@ -80,7 +82,8 @@ def build_schedule(config: RunConfig, plan: Plan, steps: int, steps_per_epoch: i
         momentum_policy=config.momentum_policy.model_dump(exclude_none=True, by_alias=True),
         **options,
     )
+    metrics = [f"val/{name}" for name in METRICS[task]]
     for made in schedule.policies:
-        if isinstance(made.shape, MetricPolicy) and made.shape.metric not in METRICS:
-            raise UnknownNameError(f"{made.settings.key}.metric", made.shape.metric, METRICS, "no such metric")
+        if isinstance(made.shape, MetricPolicy) and made.shape.metric not in metrics:
+            raise UnknownNameError(f"{made.settings.key}.metric", made.shape.metric, metrics, "no such metric")
     return schedule

@@ -17,6 +17,7 @@ from lwexp.record.describe import place_tags, plan_note, plan_tags, save_plan
 from lwexp.record.ending import end_of
 from lwexp.tracking import NoTracker, Tracker, open_hint, start
 from lwexp.training.checkpoint.files import CheckpointFiles
+from lwexp.training.loss import loss_name
 from lwexp.training.state import Progress
 
 from .data_record import save_data_record
@@ -50,7 +51,7 @@ def _begin(experiment: Experiment, place: JobPlace, processes: int, *, resumed: 
         folder=place.folder,
         base=place.base,
         run_name=name or run_name(config, experiment.plan.mult),
-        params=flat_params({**place.values, "mult": config.mult or experiment.plan.mult}),
+        params=flat_params({**place.values, **_resolved(experiment)}),
         tags={**tags, **_tags(experiment, place, processes, in_sweep=bool(tags))},
         description=plan_note(experiment.plan),
         parent=parent,
@@ -127,6 +128,13 @@ def flat_params(values: Mapping[str, Any]) -> dict[str, str]:
         key: json.dumps(value) if isinstance(value, (Mapping, list)) else str(value)
         for key, value in flatten(values, keep=USER_KEYED).items()
     }
+
+
+def _resolved(experiment: Experiment) -> dict[str, Any]:
+    """The settings whose value follows from others, as the run uses them."""
+    config = experiment.config
+    name = loss_name(config.loss.name, experiment.source.info.task)
+    return {"mult": config.mult or experiment.plan.mult, "loss": {**config.loss.model_dump(), "name": name}}
 
 
 def _log_how_to_resume(place: JobPlace) -> None:

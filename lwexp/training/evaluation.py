@@ -11,13 +11,12 @@ from torch import Tensor, nn
 
 from lwexp.data import Batch, EpochSampler, call, to_device
 from lwexp.distributed.world import SINGLE, World
+from lwexp.tasks import MAIN, task_of
 
 from .loss import BatchWeight, summed
 
 EachBatch = Callable[[Tensor, Tensor, int], None]
 """Receives what an evaluation computes: a batch's scores and labels, and the number of its first sample."""
-
-METRICS = ("val/loss", "val/accuracy", "val/macro_f1")  # of an evaluation on the validation split
 
 
 def evaluate(
@@ -91,6 +90,7 @@ def _macro_f1(counts: Tensor) -> float:
 
 
 def rank(metrics: Mapping[str, float]) -> tuple[float, float]:
-    """Sort key of an evaluation, higher is better: accuracy, then a low loss."""
-    loss = metrics["val/loss"]
-    return metrics["val/accuracy"], -loss if math.isfinite(loss) else -math.inf
+    """Sort key of an evaluation, higher is better: the main metric of its task, then a low loss."""
+    loss, main = metrics["val/loss"], MAIN[task_of(metrics)]
+    value = metrics[f"val/{main.name}"] * (1 if main.mode == "max" else -1)
+    return value if math.isfinite(value) else -math.inf, -loss if math.isfinite(loss) else -math.inf

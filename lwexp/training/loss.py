@@ -1,4 +1,4 @@
-"""Losses: any of `torch.nn` that compares class scores with labels."""
+"""Losses: any of `torch.nn` that compares class scores with labels, scores of labels with 0 and 1, or numbers."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from lwexp.data import TargetScale
 from lwexp.errors import ConfigError, UnknownNameError, UnknownOptionError
 from lwexp.formatting import one_line
+from lwexp.tasks import Task
 
 # What the loss compares with the labels: raw scores, log-probabilities, and labels as they are or one-hot.
 _LABELS = {"CrossEntropyLoss", "MultiMarginLoss", "NLLLoss"}
@@ -19,19 +21,56 @@ _ONE_HOT = {
     "BCEWithLogitsLoss", "HuberLoss", "KLDivLoss", "L1Loss", "MSELoss", "MultiLabelSoftMarginLoss", "SmoothL1Loss",
 }  # fmt: skip
 _LOG_PROBABILITIES = {"KLDivLoss", "NLLLoss"}
+_FITTING: Mapping[Task, set[str]] = {
+    "classification": _LABELS | _ONE_HOT,
+    "multilabel": {"BCEWithLogitsLoss", "MultiLabelSoftMarginLoss"},
+    "regression": {"HuberLoss", "L1Loss", "MSELoss", "SmoothL1Loss"},
+}
+_DEFAULT: Mapping[Task, str] = {
+    "classification": "CrossEntropyLoss", "multilabel": "BCEWithLogitsLoss", "regression": "MSELoss",
+}  # fmt: skip
+_COMPARES: Mapping[Task, str] = {
+    "classification": "does not compare class scores with labels",
+    "multilabel": "does not fit data with several labels each",
+    "regression": "does not fit data with numbers to predict",
+}
 
 
-class ClassLoss(nn.Module):
-    """A `torch.nn` loss on scores [N, classes] and labels int64 [N]."""
+def loss_name(name: str, task: Task) -> str:
+    """The class in torch.nn that `loss.name` means; "auto" is the usual one of `task`.
 
-    def __init__(self, name: str, classes: int, options: Mapping[str, Any]) -> None:
+    >>> loss_name("auto", "multilabel"), loss_name("L1Loss", "regression")
+    ('BCEWithLogitsLoss', 'L1Loss')
+    """
+    return _DEFAULT[task] if name == "auto" else name
+
+
+class TaskLoss(nn.Module):
+    """A `torch.nn` loss on the outputs of a model, [N, classes], and the targets of its task.
+
+    Classification: labels int64 [N]. Several labels: 0 or 1 for each, float32 [N, classes]. Regression: numbers in
+    their own unit, float32 [N, classes], which `scale` standardizes as `TargetScale` says.
+    """
+
+    scale: torch.Tensor | None
+
+    def __init__(
+        self,
+        name: str,
+        classes: int,
+        options: Mapping[str, Any],
+        task: Task = "classification",
+        scale: TargetScale | None = None,
+    ) -> None:
         """Build `torch.nn.<name>(**options)`; raises `ConfigError` for what the class refuses."""
         super().__init__()
-        if name not in _LABELS | _ONE_HOT:
-            fits = hasattr(nn, name) and name.endswith("Loss")
-            what = "does not compare class scores with labels" if fits else "no such loss in torch.nn"
-            raise UnknownNameError("loss.name", name, _LABELS | _ONE_HOT, what)
-        self.name, self.classes = name, classes
+        if name not in _FITTING[task]:
+            exists = hasattr(nn, name) and name.endswith("Loss")
+            what = _COMPARES[task] if exists else "no such loss in torch.nn"
+            raise UnknownNameError("loss.name", name, {*_FITTING[task], "auto"}, what)
+        self.name, self.classes, self.task = name, classes, task
+        given = None if scale is None else torch.tensor([scale.mean, scale.std], dtype=torch.float32)
+        self.register_buffer("scale", given, persistent=False)
         factory = getattr(nn, name)
         known = set(inspect.signature(factory).parameters) - {"size_average", "reduce", "reduction"}
         for option in options:
@@ -40,7 +79,8 @@ class ClassLoss(nn.Module):
         try:
             # torch warns that the mean of KLDivLoss will become the mean over the batch
             self.loss = factory(**options, **({"reduction": "batchmean"} if name == "KLDivLoss" else {}))
-            self(torch.zeros(2, classes), torch.tensor([0, classes - 1]))  # some classes validate only in forward
+            labels = torch.tensor([0, classes - 1]) if task == "classification" else torch.zeros(2, classes)
+            self(torch.zeros(2, classes), labels)  # some classes validate only in forward
         except Exception as error:
             raise ConfigError("loss.options", dict(options), one_line(error)) from error
 
@@ -49,7 +89,11 @@ class ClassLoss(nn.Module):
         scores = scores.float()
         if self.name in _LOG_PROBABILITIES:
             scores = functional.log_softmax(scores, dim=1)
-        targets = functional.one_hot(labels, self.classes).float() if self.name in _ONE_HOT else labels
+        targets = labels
+        if self.task == "classification" and self.name in _ONE_HOT:
+            targets = functional.one_hot(labels, self.classes).float()
+        elif self.scale is not None:
+            targets = (labels - self.scale[0]) / self.scale[1]
         value: torch.Tensor = self.loss(scores, targets)
         return value
 
@@ -61,7 +105,7 @@ class BatchWeight:
     """
 
     def __init__(self, loss: nn.Module) -> None:
-        """`loss` is a `ClassLoss` or one of torch's own."""
+        """`loss` is a `TaskLoss` or one of torch's own."""
         inner: Any = getattr(loss, "loss", loss)
         self._is_weighted = isinstance(inner, (nn.CrossEntropyLoss, nn.NLLLoss))
         self._ignored: int | None = inner.ignore_index if self._is_weighted else None
@@ -114,11 +158,16 @@ def make_loss(
     class_weights: str | Sequence[float] | None = None,
     labels: torch.Tensor | None = None,
     options: Mapping[str, Any] | None = None,
-) -> ClassLoss:
-    """The loss `torch.nn.<name>`; `class_weights="balanced"` weighs by images / (classes * images of the class).
+    task: Task = "classification",
+    scale: TargetScale | None = None,
+) -> TaskLoss:
+    """The loss `torch.nn.<name>`, or with "auto" that of `task`.
 
-    `labels` are those of the training set, int64 [images].
+    `class_weights="balanced"` weighs by images / (classes * images of the class); where each has several labels, it is
+    BCEWithLogitsLoss's `pos_weight`, images without the label / images with it. `labels` are those of the training set,
+    int64 [images] or float32 [images, classes].
     """
+    name = loss_name(name, task)
     given = dict(options or {})
     if label_smoothing:
         if name != "CrossEntropyLoss":
@@ -129,15 +178,29 @@ def make_loss(
         known = inspect.signature(getattr(nn, name)).parameters if hasattr(nn, name) else {}
         if "weight" not in known:
             raise ConfigError("loss.class_weights", class_weights, f"{name} takes no weights of classes")
-        _given_once(given, "weight", "class_weights")
-        given["weight"] = _weights(class_weights, classes, labels)
-    return ClassLoss(name, classes, given)
+        if task == "multilabel" and isinstance(class_weights, str):
+            if "pos_weight" not in known:
+                raise ConfigError(
+                    "loss.class_weights", class_weights, f"{name} has no pos_weight, BCEWithLogitsLoss does"
+                )
+            _given_once(given, "pos_weight", "class_weights")
+            given["pos_weight"] = _pos_weight(labels)
+        else:
+            _given_once(given, "weight", "class_weights")
+            given["weight"] = _weights(class_weights, classes, labels if task == "classification" else None)
+    return TaskLoss(name, classes, given, task, scale)
 
 
 def _given_once(options: Mapping[str, Any], option: str, key: str | None = None) -> None:
     if option in options:
         why = f"loss.{key or option} says it too; drop one"
         raise ConfigError(f"loss.options.{option}", options[option], why)
+
+
+def _pos_weight(labels: torch.Tensor | None) -> torch.Tensor:
+    assert labels is not None
+    positive = labels.sum(dim=0).clamp(min=1)  # a label that no image has stays finite
+    return (len(labels) - positive).clamp(min=1) / positive
 
 
 def _weights(class_weights: str | Sequence[float], classes: int, labels: torch.Tensor | None) -> torch.Tensor:
