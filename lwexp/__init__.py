@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         UnknownNameError,
         UnknownOptionError,
     )
+    from .inference.loaded import LoadedRun, load
     from .plots.figure import plot
     from .record.track import track
     from .training.callbacks import Callback
@@ -44,6 +45,7 @@ _HOMES = {
     "DecayName": "core.decay",
     "Event": "core.schedule",
     "GroupingName": "core.grouping",
+    "LoadedRun": "inference.loaded",
     "LwexpError": "errors",
     "NoLayerwiseRatesWarning": "errors",
     "OptimizerName": "core.optim.names",
@@ -55,15 +57,16 @@ _HOMES = {
     "UnknownGroupError": "errors",
     "UnknownNameError": "errors",
     "UnknownOptionError": "errors",
+    "load": "inference.loaded",
     "make_plan": "core.make_plan",
     "plot": "plots.figure",
     "run_job": "cli.library",
     "track": "record.track",
 }
 __all__ = [
-    "Callback", "ConfigError", "DecayName", "Event", "GroupingName", "LwexpError", "NoLayerwiseRatesWarning",
-    "OptimizerName", "Plan", "PlanGroup", "PlanScheduler", "PolicyName", "RunError", "UnknownGroupError",
-    "UnknownNameError", "UnknownOptionError", "make_plan", "plot", "run_job", "track",
+    "Callback", "ConfigError", "DecayName", "Event", "GroupingName", "LoadedRun", "LwexpError",
+    "NoLayerwiseRatesWarning", "OptimizerName", "Plan", "PlanGroup", "PlanScheduler", "PolicyName", "RunError",
+    "UnknownGroupError", "UnknownNameError", "UnknownOptionError", "load", "make_plan", "plot", "run_job", "track",
 ]  # fmt: skip
 
 

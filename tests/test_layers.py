@@ -18,7 +18,7 @@ from tests.helpers.commands import ROOT
 
 EVERYTHING = {
     "errors", "formatting", "redaction", "tasks", "host", "core", "config", "distributed", "data", "models", "tracking",
-    "plots", "record", "training", "experiment", "sweep", "report", "cli", "integrations",
+    "plots", "record", "training", "experiment", "sweep", "report", "cli", "inference", "integrations",
 }  # fmt: skip
 ALLOWED: dict[str, set[str]] = {  # from the ground up; a module may also import its own package
     "errors": set(),
@@ -40,13 +40,17 @@ ALLOWED: dict[str, set[str]] = {  # from the ground up; a module may also import
         "errors", "formatting", "redaction", "tasks", "host", "core", "config", "distributed", "data", "models",
         "tracking", "plots", "record", "training",
     },
+    "inference": {
+        "errors", "formatting", "tasks", "host", "config", "data", "models", "tracking", "training", "experiment",
+    },
     "sweep": {"errors", "formatting", "redaction", "tasks", "host", "config", "tracking", "training", "experiment"},
     "report": {"errors", "formatting", "redaction", "tasks", "config", "tracking", "plots"},
     "cli": {
         "errors", "formatting", "redaction", "host", "config", "models", "distributed", "training", "experiment",
         "sweep",
     },
-    "lwexp": {"__main__", "errors", "formatting", "core", "plots", "record", "training", "cli"},  # the public interface
+    # the public interface
+    "lwexp": {"__main__", "errors", "formatting", "core", "plots", "record", "training", "inference", "cli"},
 }  # fmt: skip
 COMMANDS = {"__main__", "run", "preview", "ui", "sync", "report.__main__", "report.command"}  # they may import anything
 HYDRA = {"cli", "config", "sweep", *COMMANDS}

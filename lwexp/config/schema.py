@@ -161,6 +161,13 @@ class CallbackConfig(OpenSection):
     target: str = Field(alias="_target_")
 
 
+class NetworkConfig(Section):
+    """The two sections of a run that say what its network is and what it reads."""
+
+    model: ModelConfig
+    data: Annotated[DataConfig, Field(discriminator="name")]
+
+
 class RunConfig(Section):
     """All settings of a run."""
 

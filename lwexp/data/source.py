@@ -74,6 +74,11 @@ class DataSource:
         scale = TargetScale.of(self._splits["train"].labels) if task == "regression" else None
         self.info = DataInfo(channels, classes, sizes, image_size, mean, std, tokens, task, scale, ready)
 
+    @property
+    def style(self) -> Style | None:
+        """Which augmentation its images allow, and how they are cut to a square; None for texts."""
+        return self._style
+
     def labels(self, split: SplitName) -> Tensor:
         """The labels of `split`, as `Split` has them."""
         return self._splits[split].labels.clone()

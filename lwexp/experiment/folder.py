@@ -17,6 +17,8 @@ from lwexp.tracking import deliver_rest, has_run, run_status
 
 from .changes import changes, is_other_length
 from .data_record import FILE as DATA
+from .model_record import FILE as MODEL
+from .model_record import TOKENIZER
 from .saved_config import FILE as CONFIG
 from .saved_config import config_before
 
@@ -28,8 +30,8 @@ log = logging.getLogger(__name__)
 _RESULT = "result.json"
 # What is in a folder before its run has started
 _BEFORE_RUN = {
-    ".hydra", "lwexp.log", CONFIG, DATA, "journal.lock", "journal.lwexp", "journal.reserve", "delivery.lock",
-    "delivery.json", "delivery.owner", FOLDER_LOCK, OWNER,
+    ".hydra", "lwexp.log", CONFIG, DATA, MODEL, TOKENIZER, "journal.lock", "journal.lwexp", "journal.reserve",
+    "delivery.lock", "delivery.json", "delivery.owner", FOLDER_LOCK, OWNER,
 }  # fmt: skip
 _OF_OTHERS = {"delivery.json", "job.json", "sweep.json"}  # written by a delivery, or by the process that launched a job
 

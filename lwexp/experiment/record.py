@@ -24,6 +24,8 @@ from .data_record import save_data_record
 from .folder import save_result
 from .instantiate import Experiment
 from .manifest import place_in_sweep, point_of
+from .model_record import FILE as MODEL
+from .model_record import save_model_record
 from .place import JobPlace
 from .saved_config import resume_command, save_config
 
@@ -44,6 +46,7 @@ def _begin(experiment: Experiment, place: JobPlace, processes: int, *, resumed: 
     config = experiment.config
     if not resumed:
         save_data_record(place.folder, experiment.source.contents)
+        save_model_record(place.folder, experiment)
         save_config(place.folder, place.values)  # before the journal: every run with one can be resumed
     parent, name, tags = place_in_sweep(place.folder)
     return start(
@@ -78,10 +81,8 @@ def ended_with_the_block(tracker: Tracker, place: JobPlace, files: CheckpointFil
 
 def describe(experiment: Experiment, place: JobPlace, tracker: Tracker, progress: Progress) -> None:
     """Record what is known before the first step; a metric-driven policy has no table of rates yet."""
-    folder, tokens = place.folder, experiment.source.info.tokens
-    if tokens is not None:
-        tokens.tokenizer.save_pretrained(folder / "tokenizer")
-    for path in (folder / "config.yaml", save_plan(experiment.plan, folder)):
+    folder = place.folder
+    for path in (folder / "config.yaml", folder / MODEL, save_plan(experiment.plan, folder)):
         tracker.artifact(path)
     if progress.seen_rates is None:
         for path in draw_plan(

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lwexp.data import DataSource
 from lwexp.distributed.world import World
 from lwexp.formatting import one_line
 from lwexp.record.describe import cluster_tags
@@ -23,6 +22,7 @@ from .data_record import data_changes, save_data_record
 from .instantiate import Experiment
 from .length import align, check_length
 from .manifest import point_of
+from .model_record import save_model_record
 from .place import JobPlace
 from .saved_config import config_before, save_config
 
@@ -81,7 +81,7 @@ def restore_run(
             restore(learner, progress, found.state, remap=remap)
             if not remap:
                 align(progress, experiment)
-        noted = world.on_rank_zero(lambda: _note(place, experiment.source, progress.step, found.changed))
+        noted = world.on_rank_zero(lambda: _note(place, experiment, progress.step, found.changed))
     except BaseException as error:
         tracker.finish("KILLED" if found.status == "KILLED" else "FAILED", one_line(error, None))
         raise
@@ -91,7 +91,8 @@ def restore_run(
     return found.state
 
 
-def _note(place: JobPlace, source: DataSource, step: int, changed: list[str]) -> str:
+def _note(place: JobPlace, experiment: Experiment, step: int, changed: list[str]) -> str:
     save_config(place.folder, place.values)
-    save_data_record(place.folder, source.contents)
+    save_data_record(place.folder, experiment.source.contents)
+    save_model_record(place.folder, experiment)
     return note_resumed(place.folder, step, changed)

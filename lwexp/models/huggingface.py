@@ -233,6 +233,26 @@ def returns_logits(model: PreTrainedModel, auto_class: str) -> nn.Module:
     return model
 
 
+def auto_class_of(config: ModelConfig, module: nn.Module) -> str:
+    """The Auto class that made `module` of `config`."""
+    takes = str(getattr(module, "main_input_name", "pixel_values"))
+    return str(config.options.get("auto_class") or AUTO[takes])
+
+
+def from_recorded(values: Mapping[str, Any], auto_class: str) -> nn.Module:
+    """The network of a recorded config, `config.to_dict()`, with random weights. Raises `ConfigError`."""
+    try:
+        if auto_class not in (name for name in dir(transformers) if name.startswith("AutoModel")):
+            raise ValueError(f"transformers has no {auto_class}")
+        config = transformers.CONFIG_MAPPING[str(values["model_type"])].from_dict(dict(values))
+        return _create(getattr(transformers, auto_class), config, None)
+    except ConfigError:
+        raise
+    except Exception as error:  # another version of transformers, or a damaged record
+        why = f"cannot be built by transformers {transformers.__version__}: {one_line(error, kind=True)}"
+        raise ConfigError("model", values.get("model_type"), why) from error
+
+
 def _check_length(module: nn.Module, tokens: Tokens | None) -> None:
     """Raise `ConfigError` if texts may be longer than the network's position embeddings."""
     if tokens is None:
