@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from lwexp.config.defaults import CONF, defaults
 from lwexp.config.schema import ModelConfig, NetworkConfig
@@ -18,6 +18,7 @@ from lwexp.config.validation import validate
 from lwexp.errors import ConfigError, LwexpError, RunError
 from lwexp.formatting import one_line
 from lwexp.host.files import atomic_write
+from lwexp.tasks import Task
 from lwexp.tracking import started_in
 
 from .saved_config import code_in, saved_config
@@ -36,15 +37,15 @@ _FORMAT = 1
 class ModelRecord:
     """The network of a run and its input and output.
 
-    `task`: "classification", or what else the data are for. `outputs`: values per sample; `classes` their names.
+    `task` says what the outputs mean, `classes` their names; `scale`: mean and std of the numbers of a regression.
     `channels`: of the data's images, 1 or 3; 0 for texts. `image_size`: side in pixels; 0 for texts. `model`: the
     config's section, without anything that needs the network or a random number. `network`: what `model` alone does
-    not say, for `lwexp.models.rebuild.rebuild_model`. `style`, `preprocessing`: of images; `max_length`: of texts.
+    not say, for `lwexp.models.rebuild.rebuild_model`. `style`, `preprocessing`: of images, None where samples are
+    tensors that are used as they are; `max_length`: of texts.
     """
 
-    task: str
+    task: Task
     classes: tuple[str, ...]
-    outputs: int
     channels: int
     image_size: int
     model: Mapping[str, Any]
@@ -52,6 +53,7 @@ class ModelRecord:
     style: str | None = None
     preprocessing: Mapping[str, Any] | None = None
     max_length: int | None = None
+    scale: Mapping[str, Any] | None = None
 
     @property
     def kind(self) -> str:
@@ -91,7 +93,7 @@ def model_record(folder: Path) -> ModelRecord:
         known = {known.name for known in fields(ModelRecord)}
         found = {key: value for key, value in found.items() if key in known}
         record = ModelRecord(**{**found, "classes": tuple(map(str, found["classes"]))})
-        if not isinstance(record.model, Mapping) or type(record.outputs) is not int:
+        if not isinstance(record.model, Mapping) or record.task not in get_args(Task):
             raise TypeError("it does not describe a network")
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ConfigError("run", folder, f"its {FILE} cannot be read: {one_line(error)}") from None
@@ -123,9 +125,8 @@ def _record(
     if tag is not None and model.source == "timm":
         section["name"] = f"{str(model.name).partition('.')[0]}.{tag}"
     return ModelRecord(
-        task=str(getattr(info, "task", "classification")),
+        task=info.task,
         classes=info.classes,
-        outputs=int(getattr(info, "outputs", len(info.classes))),
         channels=info.channels,
         image_size=built.image_size,
         model=section,
@@ -133,6 +134,7 @@ def _record(
         style=style,
         preprocessing=None if preprocessing is None else json.loads(json.dumps(asdict(preprocessing))),
         max_length=None if info.tokens is None else info.tokens.max_length,
+        scale=None if info.scale is None else json.loads(json.dumps(asdict(info.scale))),
     )
 
 

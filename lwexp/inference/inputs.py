@@ -67,3 +67,21 @@ class TextInput:
     def collate(self, inputs: Sequence[Tensor]) -> Inputs:
         """Several inputs as one batch: `input_ids` and `attention_mask`, int64 [N, tokens of the longest]."""
         return self.tokens.batch(list(inputs))
+
+
+@dataclass(frozen=True)
+class TensorInput:
+    """A tensor as it is: the samples of the user's own dataset were trained on without preprocessing."""
+
+    def __call__(self, sample: Tensor) -> Tensor:
+        """Raise `TypeError` for anything but a tensor."""
+        if not isinstance(sample, Tensor):
+            raise TypeError("the network was trained on tensors of the user's own dataset, and takes such tensors only")
+        return sample
+
+    def collate(self, inputs: Sequence[Tensor]) -> Inputs:
+        """Several inputs as one batch."""
+        return torch.stack(list(inputs))
+
+
+Transform = ImageInput | TextInput | TensorInput

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lwexp.config.schema import ModelConfig
 from lwexp.config.validation import validate
 from lwexp.data import Inputs, Preprocessing, Tokens, call
-from lwexp.errors import ConfigError, RunError
+from lwexp.errors import ConfigError
 from lwexp.experiment.model_record import TOKENIZER, ModelRecord, code_of, model_record
 from lwexp.host.device import build_device
 from lwexp.models.rebuild import rebuild_model
@@ -22,7 +22,7 @@ from lwexp.tracking import run_status
 from lwexp.training.checkpoint.weights import load_weights, read_weights
 
 from .finding import find
-from .inputs import ImageInput, TextInput
+from .inputs import ImageInput, TensorInput, TextInput, Transform
 
 log = logging.getLogger(__name__)
 WEIGHTS = {"best": "best.safetensors", "last": "model.safetensors"}
@@ -33,13 +33,13 @@ class LoadedRun:
     """A run in use. `model, transform, classes = load(run)` works as well.
 
     `model`: in evaluation mode, without gradients. `transform`: a PIL image or a file's path to float32 [C, H, W], or a
-    text to int64 [tokens]. `classes`: their names, by index of the output. `task`: "classification", or what else the
-    data were for.
+    text to int64 [tokens]. `classes`: names of the outputs, which `task` ("classification", "multilabel", "regression")
+    makes classes, labels or numbers.
     """
 
     folder: Path
     model: nn.Module
-    transform: ImageInput | TextInput
+    transform: Transform
     classes: tuple[str, ...]
     record: ModelRecord
     weights: Path
@@ -82,18 +82,21 @@ class LoadedRun:
     def predict(self, items: Iterable[Any], batch_size: int = 32) -> Tensor:
         """Probabilities of the classes for images (PIL, or paths) or texts, float32 [N, classes], on the CPU.
 
-        Of several labels each has its own probability; a regression gives its values.
+        Of several labels each has its own probability; a regression gives its numbers, in their own unit.
         """
         inputs = [self.transform(item) for item in items]
         if not inputs:
-            return torch.zeros(0, self.record.outputs)
+            return torch.zeros(0, len(self.classes))
         chunks = [inputs[first : first + batch_size] for first in range(0, len(inputs), batch_size)]
         return torch.cat([self.scores(self.outputs(self.collate(chunk))).cpu() for chunk in chunks])
 
     def scores(self, outputs: Tensor) -> Tensor:
-        """`outputs` [N, outputs] as probabilities; as they are for a regression."""
+        """The model's `outputs` [N, outputs] as probabilities; of a regression as numbers in their own unit."""
         if self.task == "regression":
-            return outputs
+            if self.record.scale is None:
+                return outputs
+            mean, std = (torch.tensor(self.record.scale[key], device=outputs.device) for key in ("mean", "std"))
+            return outputs * std + mean
         return outputs.sigmoid() if self.task == "multilabel" else outputs.softmax(dim=1)
 
 
@@ -122,7 +125,7 @@ def load(
     tokens = _tokens(folder, record)
     module = rebuild_model(
         validate(ModelConfig, record.model, "model."), record.network, channels=record.channels,
-        outputs=record.outputs, image_size=record.image_size, tokens=tokens,
+        outputs=len(record.classes), image_size=record.image_size, tokens=tokens,
     )  # fmt: skip
     load_weights(module, read_weights(path), path)
     place = build_device(device)
@@ -156,7 +159,9 @@ def _notes(folder: Path, path: Path) -> tuple[str, ...]:
     return (f"the run in {folder} is not finished; these are its weights so far ({path.name})",)
 
 
-def _image_input(record: ModelRecord, folder: Path) -> ImageInput:
+def _image_input(record: ModelRecord, folder: Path) -> ImageInput | TensorInput:
+    if record.preprocessing is None:
+        return TensorInput()
     try:
         values: dict[str, Any] = {
             key: tuple(v) if isinstance(v, list) else v for key, v in (record.preprocessing or {}).items()
@@ -170,15 +175,13 @@ def _tokens(folder: Path, record: ModelRecord) -> Tokens | None:
     """The tokenizer in the run's folder; none of its own code runs."""
     if record.max_length is None:
         return None
-    try:
-        from transformers import AutoTokenizer
-    except ImportError:
-        raise ConfigError(
-            "run", folder, "reads texts, which needs transformers: pip install 'lwexp[huggingface]'"
-        ) from None
     path = folder / TOKENIZER
+    if not path.is_dir():
+        raise ConfigError("run", folder, f"its folder {TOKENIZER} is missing")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False, local_files_only=True)
-    except Exception as error:  # a missing or damaged tokenizer raises many types
-        raise RunError(f"the tokenizer in {path} cannot be loaded: {type(error).__name__}") from error
-    return Tokens(tokenizer, record.max_length, str(path))
+        from lwexp.data.tokens import find_tokenizer
+
+        return find_tokenizer(str(path), "run", record.max_length)
+    except ImportError:
+        why = "reads texts, which needs transformers: pip install 'lwexp[huggingface]'"
+        raise ConfigError("run", folder, why) from None
