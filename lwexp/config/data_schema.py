@@ -8,11 +8,20 @@ from pydantic import Field
 
 from .section import Count, Fraction, Section, Workers
 
+Level = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Spread = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+
 
 class ImagesConfig(Section):
-    """What all sets of images have: their size, how they are split, augmented and loaded."""
+    """What all sets of images have: their size, normalization, how they are split, augmented and loaded.
+
+    `mean` and `std` of values in [0, 1]: one number, or one for each channel. None: as `Preprocessing` is chosen.
+    """
 
     image_size: Annotated[int, Field(ge=8, le=16384)] | None
+    mean: Level | Annotated[list[Level], Field(min_length=1)] | None = None
+    std: Spread | Annotated[list[Spread], Field(min_length=1)] | None = None
+    interpolation: Literal["bilinear", "bicubic"] | None = None
     split_seed: Annotated[int, Field(ge=0)]
     augment: bool
     workers: Workers
@@ -29,6 +38,7 @@ class ImageFolderConfig(ImagesConfig):
 
     name: Literal["image_folder"]
     path: str
+    crop: Annotated[float, Field(gt=0, le=1)] | None = None
     cache: bool | Literal["auto"]
     val_fraction: Annotated[float, Field(gt=0, lt=1)]
 
@@ -40,6 +50,7 @@ class TorchvisionConfig(ImagesConfig):
     dataset: str
     root: str
     download: bool
+    crop: Annotated[float, Field(gt=0, le=1)] | None = None
     cache: bool | Literal["auto"]
     options: dict[str, Any]
     val_fraction: Annotated[float, Field(gt=0, lt=1)]

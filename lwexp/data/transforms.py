@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -31,7 +31,7 @@ class Preprocessing:
     """Input format of a model: square images of `image_size` pixels, values (x - mean) / std of x in [0, 1].
 
     `mean` and `std` have one value for each of `channels`. `crop_pct`: fraction of the shorter side that the center
-    crop of an evaluation keeps, in (0, 1].
+    crop of an evaluation keeps, in (0, 1]. `origin` says where the values come from.
     """
 
     image_size: int
@@ -40,6 +40,7 @@ class Preprocessing:
     std: tuple[float, ...]
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     crop_pct: float = 0.875
+    origin: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         """Raise `ValueError` for what would fail, or broadcast silently, at the first batch."""
@@ -49,6 +50,21 @@ class Preprocessing:
             raise ValueError(f"interpolation={self.interpolation!r} is neither 'bilinear' nor 'bicubic'")
         if not 0 < self.crop_pct <= 1:
             raise ValueError(f"crop_pct={self.crop_pct} is not in (0, 1]")
+
+    def __str__(self) -> str:
+        """All on one line.
+
+        >>> str(Preprocessing(224, 3, IMAGENET_MEAN, IMAGENET_STD, origin="ImageNet's"))
+        "224x224 RGB, mean 0.485 0.456 0.406, std 0.229 0.224 0.225, bilinear, center crop 0.875 (ImageNet's)"
+        """
+        kind = {1: "gray", 3: "RGB"}.get(self.channels, f"{self.channels} channels")
+        mean, std = (
+            " ".join(f"{value:.4g}" for value in (values if len(set(values)) > 1 else values[:1]))
+            for values in (self.mean, self.std)
+        )
+        crop = f", center crop {self.crop_pct:.3g}" if self.crop_pct < 1 else ""
+        shown = f"{self.image_size}x{self.image_size} {kind}, mean {mean}, std {std}, {self.interpolation}{crop}"
+        return f"{shown} ({self.origin})" if self.origin else shown
 
 
 def standard_preprocessing(info: DataInfo, image_size: int, channels: int) -> Preprocessing:
@@ -61,11 +77,12 @@ def standard_preprocessing(info: DataInfo, image_size: int, channels: int) -> Pr
     if info.channels == 1 or channels != 3:
         mean: tuple[float, ...] = (0.5,)
         std: tuple[float, ...] = (0.5,)
+        origin = "the usual of gray images"
         if info.channels == 1 and info.mean is not None and info.std is not None:
-            mean, std = info.mean, info.std
-        return Preprocessing(image_size, channels, mean * channels, std * channels, crop_pct=1.0)
+            mean, std, origin = info.mean, info.std, "the training images'"
+        return Preprocessing(image_size, channels, mean * channels, std * channels, crop_pct=1.0, origin=origin)
     crop_pct = 0.875 if image_size > 96 else 1.0
-    return Preprocessing(image_size, channels, IMAGENET_MEAN, IMAGENET_STD, crop_pct=crop_pct)
+    return Preprocessing(image_size, channels, IMAGENET_MEAN, IMAGENET_STD, crop_pct=crop_pct, origin="ImageNet's")
 
 
 def decoded_channels(available: int, wanted: int) -> int:

@@ -16,6 +16,7 @@ from lwexp.host.resources import has_compiler
 
 from .cross_checks import check_layerwise, check_model, check_plan, check_schedule, check_steps
 from .planning import build_plan, build_schedule
+from .preprocessing import choose_preprocessing
 
 if TYPE_CHECKING:
     import torch
@@ -46,12 +47,13 @@ class Experiment:
     steps: int
 
 
-def make_experiment(config: RunConfig, base: Path, device: str = "cpu", *, resumed: bool = False) -> Experiment:
+def make_experiment(config: RunConfig, base: Path, device: str = "cpu", *, resumed: Path | None = None) -> Experiment:
     """Data, model and plan from `config`; on `device="meta"` no weights are allocated or loaded.
 
     Everything is checked against a model on the meta device first, if the model can be built there: mistakes are
     reported before weights are allocated or downloaded. Relative paths of the config start at `base`. Raises
-    `ConfigError`. A preview ("meta") and a run that is `resumed` may lack the layer-wise rates that were asked for.
+    `ConfigError`. `resumed`: folder of the run that is resumed.
+    That one and a preview ("meta") may lack the layer-wise rates that were asked for.
     """
     import torch
 
@@ -73,6 +75,7 @@ def make_experiment(config: RunConfig, base: Path, device: str = "cpu", *, resum
         pretrained=isinstance(config.weights, PretrainedConfig),
         tag=config.weights.tag if isinstance(config.weights, PretrainedConfig) else None,
         tokens=info.tokens,
+        from_file=isinstance(config.weights, WeightsFileConfig),
     )
 
     def planned(built: BuiltModel) -> tuple[Plan, Schedule]:
@@ -94,6 +97,7 @@ def make_experiment(config: RunConfig, base: Path, device: str = "cpu", *, resum
             plan = replace(plan, notes=(*plan.notes, *notes))
             schedule = replace(schedule, plan=plan)
         build_loss(config, source)
+        choose_preprocessing(config, source, built, base, resumed)
         return plan, schedule
 
     if device == "meta":
@@ -115,7 +119,8 @@ def make_experiment(config: RunConfig, base: Path, device: str = "cpu", *, resum
         else:  # a network that differs each time it is built, or that cannot run without its weights
             plan, schedule = planned(built)
     plan.apply_freeze(built.module)
-    return Experiment(config, source, built, preprocessing(source, built), plan, schedule, steps_per_epoch, steps)
+    preprocessing = choose_preprocessing(config, source, built, base, resumed)
+    return Experiment(config, source, built, preprocessing, plan, schedule, steps_per_epoch, steps)
 
 
 def _load_weights(config: RunConfig, built: BuiltModel, base: Path, *, report_loaded: bool = True) -> None:
@@ -164,16 +169,6 @@ def training_steps(config: RunConfig, samples: int, kind: str) -> tuple[int, int
     steps_per_epoch = -(-(samples // config.batch_size) // config.accumulate)
     steps = config.epochs * steps_per_epoch
     return steps_per_epoch, min(steps, config.max_steps or steps)
-
-
-def preprocessing(source: DataSource, built: BuiltModel) -> Preprocessing | None:
-    """How images become the model's input: as for the pretrained weights, else the data's standard preprocessing."""
-    if source.info.kind == "text" or source.info.ready:
-        return None
-    from lwexp.data import standard_preprocessing
-
-    standard = standard_preprocessing(source.info, built.image_size, built.channels)
-    return replace(standard, **built.preprocessing) if built.preprocessing else standard
 
 
 def build_optimizer(config: RunConfig, plan: Plan) -> torch.optim.Optimizer:

@@ -84,7 +84,7 @@ def _run(config: RunConfig, place: JobPlace, callbacks: Mapping[str, Callback], 
     device = on_all_ranks(lambda: world.device(config.device))
     check_processes(config, world.size)
     download_once(config, place.base, world)
-    experiment = on_all_ranks(lambda: make_experiment(config, place.base, resumed=has_run(folder)))
+    experiment = on_all_ranks(lambda: make_experiment(config, place.base, resumed=folder if has_run(folder) else None))
     log.info("%s\n", experiment.plan)
 
     with on_all_ranks(lambda: on_device.open_loaders(experiment, place.base, device, world)) as loaders:

@@ -21,6 +21,7 @@ from lwexp.host.files import atomic_write
 from lwexp.tasks import Task
 from lwexp.tracking import started_in
 
+from .preprocessing import MODEL_FILE, preprocessing_of
 from .saved_config import code_in, saved_config
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     from .instantiate import Experiment
 
-FILE, TOKENIZER = "inference.json", "tokenizer"  # in the run's folder
+FILE, TOKENIZER = MODEL_FILE, "tokenizer"  # in the run's folder
 _FORMAT = 1
 
 
@@ -143,7 +144,7 @@ def _from_data(folder: Path) -> ModelRecord:
     from lwexp.data import half_of_classes
     from lwexp.models.build import draft_model
 
-    from .instantiate import open_whole_data, preprocessing
+    from .instantiate import open_whole_data
 
     values = saved_config(folder)
     try:
@@ -162,8 +163,10 @@ def _from_data(folder: Path) -> ModelRecord:
     ).on_meta()  # fmt: skip
     if info.tokens is not None and not (folder / TOKENIZER).is_dir():
         raise ConfigError("run", folder, f"its {TOKENIZER} folder is missing")
+    trained = None if built.preprocessing is None else ("", built.preprocessing)
+    preprocessing = preprocessing_of(source, built, trained) if info.kind == "image" and not info.ready else None
     return _record(
-        config.model, info, source.style, built, preprocessing(source, built),
+        config.model, info, source.style, built, preprocessing,
         tag=weights.get("tag") if pretrained else None,
     )  # fmt: skip
 

@@ -53,6 +53,8 @@ def open_loaders(experiment: Experiment, base: Path, device: torch.device, world
     config, source = experiment.config, experiment.source
     cache = cache_settings(config, base, experiment.steps / experiment.steps_per_epoch)
     data = source.datasets(experiment.preprocessing, config.data.augment, config.seed, cache)
+    if experiment.preprocessing is not None:
+        log.info("images: %s", experiment.preprocessing)
     if config.data.workers == "auto":
         log.info("data: %s", workers_note(data, device))
     loading: dict[str, Any] = {

@@ -92,7 +92,7 @@ def restore_run(
 
 
 def _note(place: JobPlace, experiment: Experiment, step: int, changed: list[str]) -> str:
+    save_model_record(place.folder, experiment)  # before the config: without it, the run is of an earlier version
     save_config(place.folder, place.values)
     save_data_record(place.folder, experiment.source.contents)
-    save_model_record(place.folder, experiment)
     return note_resumed(place.folder, step, changed)

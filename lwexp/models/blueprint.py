@@ -16,13 +16,22 @@ from lwexp.formatting import one_line
 
 @dataclass(frozen=True)
 class ModelRequest:
-    """What the data need: `channels` of images, or `tokens` of texts; `tag` picks one of several published weights."""
+    """What the data need: `channels` of images, or `tokens` of texts; `tag` picks one of several published weights.
+
+    `from_file`: weights of a file follow.
+    """
 
     channels: int
     classes: int
     pretrained: bool
     tag: str | None
     tokens: Tokens | None = None
+    from_file: bool = False
+
+    @property
+    def trained(self) -> bool:
+        """Whether the model begins with trained weights."""
+        return self.pretrained or self.from_file
 
 
 @dataclass(frozen=True)
@@ -44,7 +53,7 @@ class Blueprint:
     variants: Callable[[int], Sequence[Variant]]  # for an image size, in order of preference
     create: Callable[..., Any]
     load: Callable[..., Any] | None = None
-    preprocessing: Callable[[nn.Module], dict[str, Any]] | None = None  # of published weights
+    preprocessing: Callable[[nn.Module], dict[str, Any]] | None = None  # of trained weights
     options_key: str = "model"  # the config key above `options`
     refusal: str | None = None  # why the model can be previewed but not trained
 

@@ -25,6 +25,7 @@ from lwexp.errors import ConfigError, LwexpError, UnknownOptionError
 from lwexp.formatting import one_line
 
 from .blueprint import Blueprint, ModelRequest, Variant, parameters
+from .file_preprocessing import for_channels
 from .sources import make_blueprint
 
 SIZES = (
@@ -57,7 +58,8 @@ class BuiltModel:
     """A model and the shape of its input: [N, `channels`, `image_size`, `image_size`]; both are 0 for texts.
 
     `channels` is the data's, or 3 where the model accepts nothing else and one channel must be repeated.
-    `preprocessing` (mean, std, interpolation, crop_pct) is that of the published weights, else None.
+    `preprocessing` (mean, std, interpolation, crop_pct) is that of the published weights, where the model
+    begins with those or a file's, else None.
     `example` is a batch of two inputs, None where their shape is unknown.
     """
 
@@ -90,13 +92,14 @@ def build_model(
     pretrained: bool = False,
     tag: str | None = None,
     tokens: Tokens | None = None,
+    from_file: bool = False,
     device: str | torch.device = "cpu",
 ) -> BuiltModel:
     """The network of `config` for images `channels` × `image_size` × `image_size` and logits [N, `classes`].
 
     With `tokens`, the inputs are texts. Without `image_size`, it is the size the model was made for; `tag` picks one of
-    several published weights. Weights are drawn on the CPU, so that a seed gives the same ones on every device; on
-    "meta" nothing is allocated or loaded.
+    several published weights; `from_file` says that a file's follow. Weights are drawn on the CPU, so that a seed
+    gives the same ones on every device; on "meta" nothing is allocated or loaded.
 
     Raises `ConfigError` for a name, an option or a size that does not fit, for an output that is not [N, `classes`]
     and for a model without trainable parameters, and `RunError` where published weights cannot be loaded.
@@ -109,6 +112,7 @@ def build_model(
         pretrained=pretrained,
         tag=tag,
         tokens=tokens,
+        from_file=from_file,
     )
     if torch.device(device).type == "meta":
         return draft.on_meta()
@@ -125,13 +129,14 @@ def draft_model(
     pretrained: bool = False,
     tag: str | None = None,
     tokens: Tokens | None = None,
+    from_file: bool = False,
 ) -> Draft:
     """Try what `build_model` would build on the meta device: nothing is allocated, downloaded or drawn.
 
     The arguments and errors are those of `build_model`.
     """
     _check_source(config, pretrained, tokens)
-    request = ModelRequest(channels, classes, pretrained, tag, tokens)
+    request = ModelRequest(channels, classes, pretrained, tag, tokens, from_file)
     blueprint = make_blueprint(config, request)
     size = 0 if tokens else image_size or blueprint.own_size or 224
     if blueprint.refusal is not None:
@@ -144,7 +149,7 @@ def draft_model(
         if not any(parameter.requires_grad for parameter in module.parameters()):
             raise ConfigError(blueprint.key, blueprint.label, "has no trainable parameter")
         preprocessing = (
-            _for_channels(blueprint.preprocessing(module), variant.channels) if blueprint.preprocessing else None
+            for_channels(blueprint.preprocessing(module), variant.channels) if blueprint.preprocessing else None
         )
         # of black images only the shape matters
         example = _example(request, variant, size, "cpu" if request.tokens else "meta")
@@ -329,12 +334,3 @@ def _at(size: int) -> str:
 def _beyond_meta(error: Exception) -> bool:
     """Whether the error comes from the meta device: an operation without a meta kernel, or one that needs values."""
     return re.search(r"\bmeta\b", str(error), re.IGNORECASE) is not None
-
-
-def _for_channels(preprocessing: dict[str, Any], channels: int) -> dict[str, Any]:
-    """Mean and standard deviation for `channels`; their average where they are for another number of channels."""
-    adapted = dict(preprocessing)
-    for key in ("mean", "std"):
-        values = tuple(float(value) for value in preprocessing[key])
-        adapted[key] = values if len(values) == channels else (sum(values) / len(values),) * channels
-    return adapted

@@ -21,6 +21,7 @@ from lwexp.errors import ConfigError, RunError, UnknownNameError, nearest
 from lwexp.formatting import one_line
 
 from .blueprint import Blueprint, ModelRequest, Variant, channel_choices
+from .file_preprocessing import of_image_processor
 from .huggingface_config import check_arguments, config_class, fit_images, fit_tokens, own_size_of, published_config
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ FROM_DATA = {
     "image_size": "is set by data.image_size",
     **dict.fromkeys(("vocab_size", "pad_token_id"), "follows from the tokenizer"),
 }
-_INTERPOLATIONS = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 
 
 def huggingface_blueprint(config: ModelConfig, request: ModelRequest) -> Blueprint:
@@ -121,6 +121,7 @@ def _from_name(name: str, given: dict[str, Any], auto: str | None, request: Mode
     how: dict[str, Any] = {"options_key": "model.config"}
     if request.pretrained:
         how["load"] = load
+    if request.trained:
         found = None if request.tokens else _preprocessing(entry)
         how["preprocessing"] = (lambda module: found) if found else None
     return Blueprint("model.name", name, own_size, given, variants, create, **how)
@@ -275,12 +276,4 @@ def _preprocessing(entry: HubEntry) -> dict[str, Any] | None:
     except Exception:  # without one, the standard preprocessing applies
         log.info("%s does not publish its image preprocessing; ImageNet's is used", entry.name)
         return None
-    found = {name: values[f"image_{name}"] for name in ("mean", "std") if values.get(f"image_{name}") is not None}
-    if len(found) < 2:
-        return None
-    size, crop = values.get("size"), values.get("crop_size")
-    crop_pct = values.get("crop_pct") or 1.0
-    if isinstance(size, Mapping) and isinstance(crop, Mapping) and size.get("shortest_edge"):
-        crop_pct = min(1.0, crop.get("height", 0) / size["shortest_edge"]) or 1.0
-    interpolation = _INTERPOLATIONS.get(values.get("resample", 2), "bilinear")
-    return {**found, "interpolation": interpolation, "crop_pct": crop_pct}
+    return of_image_processor(values)

@@ -46,9 +46,16 @@ def timm_blueprint(config: ModelConfig, request: ModelRequest) -> Blueprint:
         resolved = resolve_data_config({}, pretrained_cfg=module.pretrained_cfg)  # type: ignore[no-untyped-call]
         return {key: resolved[key] for key in ("mean", "std", "interpolation", "crop_pct")}
 
-    if not request.pretrained:
-        return Blueprint("model", written, own_size, config.options, variants, create)
-    return Blueprint("model", written, own_size, config.options, variants, create, load, preprocessing)
+    return Blueprint(
+        "model",
+        written,
+        own_size,
+        config.options,
+        variants,
+        create,
+        load if request.pretrained else None,
+        preprocessing if request.trained else None,
+    )
 
 
 def _resolved_name(written: str, request: ModelRequest) -> str:

@@ -69,9 +69,16 @@ def torchvision_blueprint(config: ModelConfig, request: ModelRequest) -> Bluepri
         return {"mean": trained_as.mean, "std": trained_as.std, "interpolation": interpolation, "crop_pct": crop_pct}
 
     own_size = trained_as.crop_size[0]
-    if not pretrained:
-        return Blueprint("model.name", name, own_size, config.options, variants, create)
-    return Blueprint("model.name", name, own_size, config.options, variants, create, load, preprocessing)
+    return Blueprint(
+        "model.name",
+        name,
+        own_size,
+        config.options,
+        variants,
+        create,
+        load if pretrained else None,
+        preprocessing if request.trained else None,
+    )
 
 
 def _preview_blueprint(
