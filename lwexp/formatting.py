@@ -84,6 +84,16 @@ def aligned(
     ]
 
 
+def metric_text(name: str, value: float) -> str:
+    """A metric's name and value as a person writes them: fractions that are rates in percent.
+
+    >>> metric_text("accuracy", 0.5), metric_text("loss", 1.25), metric_text("macro_f1", 0.5)
+    ('accuracy 50.00 %', 'loss 1.2500', 'macro F1 0.5000')
+    """
+    words = name.replace("_", " ").replace(" f1", " F1")
+    return f"{words} {value:.2%}".replace("%", " %") if words.endswith("accuracy") else f"{words} {value:.4f}"
+
+
 def cell(value: T, *, numbers: bool = False) -> T | str:
     """`value` for a CSV file: a text that a spreadsheet would take for a formula gets a quote in front.
 

@@ -21,7 +21,8 @@ from .task import Task, refuse
 # Sections whose keys depend on the choice
 _OPEN = (
     "model", "grouping", "decay", "policy", "optimizer", "data", "weights", "tracking", "lr_overrides",
-    "lr_mults", "group_options", "loss", "callbacks", "policies", "unfreeze", "weight_decay_policy", "momentum_policy",
+    "lr_mults", "group_options", "loss", "callbacks", "tags", "policies", "unfreeze", "weight_decay_policy",
+    "momentum_policy",
 )  # fmt: skip
 
 

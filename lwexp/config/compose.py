@@ -250,6 +250,10 @@ def _check_sections(config: RunConfig) -> None:
         _import_with(str(callback.target), callback.options, f"callbacks.{name}", "class")
     if config.optimizer.name is None:
         raise ConfigError("optimizer.name", None, "must be given")
+    for key, value in config.tags.items():
+        if key.startswith(("lwexp.", "mlflow.")):
+            why = "names that begin so belong to lwexp and MLflow; name= and notes= set a run's name and description"
+            raise ConfigError(f"tags.{key}", value, why)
 
 
 def _task_overrides(config: DictConfig) -> list[str]:

@@ -12,7 +12,7 @@ GROUPS = ("data", "model", "weights", "grouping", "decay", "optimizer", "policy"
 # Mappings whose keys the user chose and in which the order counts
 USER_KEYED = (
     "lr_overrides", "lr_mults", "group_options", "policies", "unfreeze.at", "decay.rates",
-    "grouping.patterns", "policy.options", "loss.options", "data.options", "callbacks",
+    "grouping.patterns", "policy.options", "loss.options", "data.options", "callbacks", "tags",
 )  # fmt: skip
 # Those at the top level, in which the first match wins
 IN_ORDER = ("lr_overrides", "lr_mults", "group_options", "policies")
@@ -23,8 +23,9 @@ LAYERWISE = (
     "unfreeze",
 )  # fmt: skip
 # Sections and keys that do not change the numbers of a training
-_HARMLESS_SECTIONS = ("tracking", "checkpoint", "preview", "sweep")
+_HARMLESS_SECTIONS = ("tracking", "checkpoint", "preview", "sweep", "tags")
 _HARMLESS = (
+    "name", "notes",
     "resume", "progress", "device", "threads", "compile", "channels_last", "parallel", "data.workers", "data.cache",
     "grouping.timeout",  # another plan is found by its groups
 )  # fmt: skip

@@ -182,6 +182,10 @@ class RunConfig(Section):
     ]
     tracking: Annotated[MLflowConfig | NoTrackingConfig, Field(discriminator="name")]
 
+    name: Annotated[str, Field(min_length=1, max_length=250)] | None
+    tags: dict[str, str | bool | int | float]
+    notes: str | None
+
     lr: Positive
     mult: Positive | None
     seed: Annotated[int, Field(ge=0, lt=2**32)]

@@ -23,7 +23,7 @@ def check(values: Mapping[str, Any]) -> RunConfig:
         values["unfreeze"] = dict(values["unfreeze"])
     for section, key, flat in (
         (values, "lr_overrides", flatten), (values, "lr_mults", flatten), (values, "group_options", by_pattern),
-        (values["unfreeze"], "at", flatten), (values, "policies", dict),
+        (values["unfreeze"], "at", flatten), (values, "policies", dict), (values, "tags", flatten),
     ):  # fmt: skip
         if isinstance(section, dict) and section.get(key, ...) is None:
             section[key] = {}  # null: none, also not those of a file, with which `{}` would be merged

@@ -12,10 +12,12 @@ from typing import Any
 from lwexp.config.keys import USER_KEYED, flatten
 from lwexp.config.schema import RunConfig
 from lwexp.distributed.world import World
+from lwexp.formatting import metric_text
 from lwexp.plots.plan import draw_plan, draw_recorded
 from lwexp.record.describe import place_tags, plan_note, plan_tags, save_plan
 from lwexp.record.ending import end_of
 from lwexp.tracking import NoTracker, Tracker, open_hint, start
+from lwexp.tracking.keys import NOTE_TAG, RUN_NAME_TAG
 from lwexp.training.checkpoint.files import CheckpointFiles
 from lwexp.training.loss import loss_name
 from lwexp.training.state import Progress
@@ -26,6 +28,7 @@ from .instantiate import Experiment
 from .manifest import place_in_sweep, point_of
 from .model_record import FILE as MODEL
 from .model_record import save_model_record
+from .naming import run_name
 from .place import JobPlace
 from .saved_config import resume_command, save_config
 
@@ -49,17 +52,22 @@ def _begin(experiment: Experiment, place: JobPlace, processes: int, *, resumed: 
         save_model_record(place.folder, experiment)
         save_config(place.folder, place.values)  # before the journal: every run with one can be resumed
     parent, name, tags = place_in_sweep(place.folder)
-    return start(
+    tracker = start(
         config.tracking,
         folder=place.folder,
         base=place.base,
-        run_name=name or run_name(config, experiment.plan.mult),
+        run_name=name or config.name or run_name(config, place.values),
         params=flat_params({**place.values, **_resolved(experiment)}),
-        tags={**tags, **_tags(experiment, place, processes, in_sweep=bool(tags))},
-        description=plan_note(experiment.plan),
+        tags={**own_tags(config), **tags, **_tags(experiment, place, processes, in_sweep=bool(tags))},
+        description=plan_note(experiment.plan, config.notes or ""),
         parent=parent,
         answers=answers,
     )
+    if resumed:  # what the command gives now
+        renamed = {RUN_NAME_TAG: config.name} if config.name and not name else {}
+        tracker.tag({**own_tags(config), **renamed})
+        tracker.run_name = config.name if renamed and config.name else tracker.run_name
+    return tracker
 
 
 @contextmanager
@@ -100,6 +108,7 @@ def conclude(
         for path in draw_recorded(experiment.plan, progress.seen_rates, folder, in_process=place.draw_in_process):
             tracker.artifact(path)
     tracker.artifact(folder / "best.safetensors")
+    tracker.tag({NOTE_TAG: plan_note(experiment.plan, result_text(metrics), experiment.config.notes or "")})
     save_result(folder, metrics)
 
 
@@ -111,20 +120,38 @@ def log_where(tracker: Tracker, config: RunConfig, place: JobPlace) -> None:
         log.info("tracked in %s as %s\n%s", tracker.where, tracker.run_id, hint)
 
 
-def run_name(config: RunConfig, mult: float) -> str:
-    """A run's name outside of a sweep; `mult` is that of its plan."""
-    parts = [config.model.label, str(config.grouping.name), str(config.decay.name or config.decay.target)]
-    if config.decay.name == "linear":
-        parts.append(f"mult={mult:g}")
-    return " ".join([*parts, f"seed={config.seed}"])
+def own_tags(config: RunConfig) -> dict[str, str]:
+    """The user's tags as MLflow keeps them, texts."""
+    return {key: str(value).lower() if isinstance(value, bool) else str(value) for key, value in config.tags.items()}
+
+
+def result_text(metrics: Mapping[str, float]) -> str:
+    """The result of a run as the first lines of its description.
+
+    >>> result_text({"val/accuracy": 0.5, "val/loss": 1.25, "test/accuracy": 0.25})
+    '**val accuracy 50.00 %**, loss 1.2500\\n\\n**test accuracy 25.00 %** with the weights of the best evaluation'
+    """
+    lines = []
+    for split in ("val", "test"):
+        own = {key.partition("/")[2]: value for key, value in metrics.items() if key.startswith(f"{split}/")}
+        shown = [metric_text(name, value) for name, value in own.items() if "/" not in name]
+        shown.sort(key=lambda text: not text.startswith("accuracy"))
+        if shown:
+            first, *more = shown
+            which = " with the weights of the best evaluation" if split == "test" else ""
+            lines.append(", ".join([f"**{split} {first}**", *more]) + which)
+    return "\n\n".join(lines)
 
 
 def flat_params(values: Mapping[str, Any]) -> dict[str, str]:
     """The resolved config with dotted keys; lists and mappings of the user's own keys as JSON.
 
-    >>> flat_params({"lr": 0.1, "decay": {"name": "explicit", "rates": {"fc": 1.0}}})
+    What MLflow shows elsewhere, a run's name, tags and notes, is not among them.
+
+    >>> flat_params({"lr": 0.1, "decay": {"name": "explicit", "rates": {"fc": 1.0}}, "notes": "tried again"})
     {'lr': '0.1', 'decay.name': 'explicit', 'decay.rates': '{"fc": 1.0}'}
     """
+    values = {key: value for key, value in values.items() if key not in ("name", "tags", "notes")}
     return {
         key: json.dumps(value) if isinstance(value, (Mapping, list)) else str(value)
         for key, value in flatten(values, keep=USER_KEYED).items()

@@ -15,9 +15,10 @@ from lwexp.core import plan_text, schedule_state
 from lwexp.core.plan_diff import NO_SETTINGS
 from lwexp.core.plan_table import PlanTable
 from lwexp.core.schedule import Schedule
-from lwexp.tracking.keys import HEAD_RATE_TAG, STEM_RATE_TAG, UNIFORM_TAG
+from lwexp.tracking.keys import HEAD_RATE_TAG, STEM_RATE_TAG, UNIFORM_TAG, cut
 
-NOTE_CHARACTERS = 8000  # of a plan in the run's description, MLflow's limit
+NOTE_CHARACTERS = 8000  # of a run's description, MLflow's limit
+_LEAST_FOR_PLAN = 2000  # of them
 _NAMES = {"model": "model.name", "grouping": "grouping.name", "decay": "decay.name"}
 _PACKAGES = ("lwexp", "torch", "timm", "torchvision", "transformers", "mlflow")
 
@@ -28,9 +29,11 @@ def plan_name(plan: PlanTable) -> str:
     return " ".join([plan.model, plan.grouping, plan.decay, *mult])
 
 
-def plan_note(plan: PlanTable) -> str:
-    """The run's description: the plan as Markdown."""
-    return plan_text.markdown(plan, NOTE_CHARACTERS)
+def plan_note(plan: PlanTable, *before: str) -> str:
+    """The run's description as Markdown: what comes `before`, then the plan in the room that is left."""
+    first = "\n\n".join(text.strip() for text in before if text.strip())
+    first = f"{cut(first, NOTE_CHARACTERS - _LEAST_FOR_PLAN)}\n\n" if first else ""
+    return first + plan_text.markdown(plan, NOTE_CHARACTERS - len(first))
 
 
 def save_plan(plan: PlanTable, folder: Path) -> Path:

@@ -15,6 +15,7 @@ from .mlflow_internals import MAX_KEY, MAX_PARAM, MAX_TAG
 
 NOTE_TAG = "mlflow.note.content"  # shown as the run's description
 PARENT_TAG = "mlflow.parentRunId"
+RUN_NAME_TAG = "mlflow.runName"  # setting it renames a run
 ID_TAG, REASON_TAG = "lwexp.id", "lwexp.reason"
 HEAD_RATE_TAG, STEM_RATE_TAG = "lwexp.lr.head", "lwexp.lr.stem"  # planned rates of the first and the last group
 UNIFORM_TAG = "lwexp.lr.uniform"  # "true" if every part of the network trains at the base rate, by the plan

@@ -93,7 +93,8 @@ class JournalTracker:
     def tag(self, tags: Mapping[str, str]) -> None:
         """Set tags; values over MLflow's 8,000 characters are cut, secrets in addresses are redacted."""
         self._check_open("a tag")
-        self.journal.write("tags", {key: redact(str(value)) for key, value in tags.items()})
+        if tags:
+            self.journal.write("tags", {key: redact(str(value)) for key, value in tags.items()})
 
     def position(self) -> int:
         """Sync the journal to disk; returns its length in bytes."""

@@ -150,7 +150,9 @@ def test_what_a_run_leaves_in_mlflow(lwexp_here: RunHere, store: Store, tmp_path
     plan = make_plan(small_lstm(), lr_overrides={"head.bias": 0.01})
 
     assert run.info.status == "FINISHED"
-    assert run.info.run_name == "lstm top_module linear mult=0.95 seed=0"
+    assert run.info.run_name == (
+        "lstm policy=StepLR policy.options={step_size:2,gamma:0.5} lr_overrides={head.bias:0.01} data.image_size=8 …"
+    )
     experiment = client.get_experiment(run.info.experiment_id)
     assert (experiment.name, experiment.tags["mlflow.experimentKind"]) == ("lwexp", "custom_model_development")
 
