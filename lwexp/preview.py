@@ -28,7 +28,8 @@ def preview(config: DictConfig) -> None:
     checked = settings(config)
     hydra = HydraConfig.get()
     folder, base = Path(hydra.runtime.output_dir), Path(hydra.runtime.cwd)
-    experiment = make_experiment(checked, base, device="meta")
+    overrides = list(hydra.overrides.task)
+    experiment = make_experiment(checked, base, device="meta", overrides=overrides, command="preview")
     plan, schedule = experiment.plan, experiment.schedule
     if isinstance(checked.tracking, MLflowConfig):
         resolve_uri(checked.tracking, base)

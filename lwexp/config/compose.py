@@ -144,6 +144,11 @@ def has_uniform_rates(config: RunConfig) -> bool:
     rates = [*config.lr_overrides.values(), *(config.decay.options.get("rates") or {}).values()]
     if any(rate != config.lr for rate in rates):
         return False
+    return has_equal_scales(config)
+
+
+def has_equal_scales(config: RunConfig) -> bool:
+    """Whether the decay gives every group the same scale, 1."""
     scale = _decay(config)
     try:
         return all(math.isclose(scale(i, count), 1, rel_tol=1e-7) for count in _COUNTS for i in range(count))

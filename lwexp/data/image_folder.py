@@ -67,12 +67,15 @@ def open_image_folder(config: ImageFolderConfig) -> DataSource:
             files.extend(images.get(class_name, []))
             labels.extend([label] * len(images.get(class_name, [])))
         splits[name] = Split(store, torch.arange(start, len(files)), torch.tensor(labels, dtype=torch.int64))
-    if "val" not in splits:
+    cut_splits: list[SplitName] = [] if "val" in splits else ["val"]
+    if cut_splits:
         train = splits["train"]
         kept, cut = stratified_cut(train.labels, config.val_fraction, config.split_seed)
         splits["train"] = Split(store, train.positions[kept], train.labels[kept])
         splits["val"] = Split(store, train.positions[cut], train.labels[cut])
-    return DataSource(splits, classes=classes, channels=3, image_size=config.image_size, style="photograph")
+    return DataSource(
+        splits, classes=classes, channels=3, image_size=config.image_size, style="photograph", cut=cut_splits
+    )
 
 
 class FileStore(PILStore):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -66,8 +66,13 @@ class DataSource:
         tokens: Tokens | None = None,
         task: Task = "classification",
         ready: bool = False,
+        cut: Collection[SplitName] | None = None,
     ) -> None:
-        """`splits` has "train" and "val", and optionally "test"; labels index `classes`; the rest as in `DataInfo`."""
+        """`splits` has "train" and "val", and optionally "test"; labels index `classes`; the rest as in `DataInfo`.
+
+        `cut`: the splits that the data did not have and that were cut from others; None: not known.
+        """
+        self.cut = cut
         self._splits = {name: splits[name] for name in SPLIT_NAMES if name in splits}
         self._style = style
         sizes = {str(name): len(split.labels) for name, split in self._splits.items()}
@@ -131,6 +136,7 @@ class DataSource:
             std=self.info.std,
             tokens=self.info.tokens,
             ready=self.info.ready,
+            cut=self.cut,
         )
 
 

@@ -49,7 +49,7 @@ def open_text(config: TextConfig, model: str | None = None) -> DataSource:
         positions[name] = torch.arange(len(texts), len(texts) + len(table.texts))
         texts.extend(table.texts)
     whole = torch.cat([labels[name] for name in tables])
-    _cut_missing(positions, whole, config)
+    cut = _cut_missing(positions, whole, config)
     if config.workers not in (0, "auto"):  # forking while the tokenizer's threads run may deadlock
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     chosen = config.tokenizer or model
@@ -60,11 +60,11 @@ def open_text(config: TextConfig, model: str | None = None) -> DataSource:
     contents = {str(name): digest_of("text", table.labels, table.texts) for name, table in tables.items()}
     store = TextStore(texts, tokens, contents)
     splits = {name: Split(store, where, whole[where]) for name, where in positions.items()}
-    return DataSource(splits, classes=classes, channels=0, image_size=None, style=None, tokens=tokens)
+    return DataSource(splits, classes=classes, channels=0, image_size=None, style=None, tokens=tokens, cut=cut)
 
 
-def _cut_missing(positions: dict[SplitName, Tensor], labels: Tensor, config: TextConfig) -> None:
-    """Cut missing "test" and "val" splits from "train"; both fractions are of all samples."""
+def _cut_missing(positions: dict[SplitName, Tensor], labels: Tensor, config: TextConfig) -> list[SplitName]:
+    """Cut missing "test" and "val" splits from "train"; returns which. Both fractions are of all samples."""
     fractions: dict[SplitName, float] = {"test": config.test_fraction, "val": config.val_fraction}
     missing = {name: part for name, part in fractions.items() if name not in positions and part}
     if sum(missing.values()) >= 1:
@@ -75,6 +75,7 @@ def _cut_missing(positions: dict[SplitName, Tensor], labels: Tensor, config: Tex
         kept, cut = stratified_cut(labels[train], fraction / left, config.split_seed, "text")
         positions["train"], positions[name] = train[kept], train[cut]
         left -= fraction
+    return [*missing]
 
 
 def _classes(

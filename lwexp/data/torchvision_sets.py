@@ -81,7 +81,8 @@ def open_torchvision(config: TorchvisionConfig) -> DataSource:
     for split, labels in found.items():
         order = stable_order(stores[split].images, layout, new[labels])
         splits[split] = Split(stores[split], order, new[labels][order])
-    if "val" not in splits:
+    cut_splits: list[SplitName] = [] if "val" in splits else ["val"]
+    if cut_splits:
         train = splits["train"]
         kept, cut = stratified_cut(train.labels, config.val_fraction, config.split_seed)
         splits["train"] = Split(train.store, train.positions[kept], train.labels[kept])
@@ -92,6 +93,7 @@ def open_torchvision(config: TorchvisionConfig) -> DataSource:
         channels=channels,
         image_size=config.image_size or image_size,
         style=layout.style,
+        cut=cut_splits,
     )
 
 

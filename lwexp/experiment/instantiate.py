@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from lwexp.config.compose import callback
 from lwexp.config.data_schema import ImageFolderConfig, TextConfig, TorchvisionConfig
 from lwexp.config.schema import PretrainedConfig, RunConfig, SourceTaskConfig, WeightsFileConfig
+from lwexp.config.unused import Command, given_options, unused_notes
 from lwexp.errors import ConfigError
 from lwexp.host.device import build_device
 from lwexp.host.resources import has_compiler
@@ -17,6 +19,7 @@ from lwexp.host.resources import has_compiler
 from .cross_checks import check_layerwise, check_model, check_plan, check_schedule, check_steps
 from .planning import build_plan, build_schedule
 from .preprocessing import choose_preprocessing
+from .unused_here import unused_here
 
 if TYPE_CHECKING:
     import torch
@@ -47,13 +50,23 @@ class Experiment:
     steps: int
 
 
-def make_experiment(config: RunConfig, base: Path, device: str = "cpu", *, resumed: Path | None = None) -> Experiment:
+def make_experiment(
+    config: RunConfig,
+    base: Path,
+    device: str = "cpu",
+    *,
+    resumed: Path | None = None,
+    overrides: Sequence[str] = (),
+    command: Command = "run",
+    processes: int = 1,
+) -> Experiment:
     """Data, model and plan from `config`; on `device="meta"` no weights are allocated or loaded.
 
     Everything is checked against a model on the meta device first, if the model can be built there: mistakes are
     reported before weights are allocated or downloaded. Relative paths of the config start at `base`. Raises
     `ConfigError`. `resumed`: folder of the run that is resumed.
     That one and a preview ("meta") may lack the layer-wise rates that were asked for.
+    The plan's notes name those of the `overrides` of the `command` that change nothing.
     """
     import torch
 
@@ -92,6 +105,8 @@ def make_experiment(config: RunConfig, base: Path, device: str = "cpu", *, resum
             *notes_of(schedule),
             *value_notes(PlanScheduler(build_optimizer(config, plan), schedule)),
             *check_model(config, plan, built.module),
+            *unused_notes(config, overrides, command, processes),
+            *unused_here(config, given_options(overrides), source, schedule, all_steps),
         ]
         if notes:
             plan = replace(plan, notes=(*plan.notes, *notes))

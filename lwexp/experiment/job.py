@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lwexp.config.schema import RunConfig
+from lwexp.config.unused import Command
 from lwexp.data import EpochLoader
 from lwexp.distributed.world import World, join
 from lwexp.host.resources import set_threads
@@ -84,7 +85,13 @@ def _run(config: RunConfig, place: JobPlace, callbacks: Mapping[str, Callback], 
     device = on_all_ranks(lambda: world.device(config.device))
     check_processes(config, world.size)
     download_once(config, place.base, world)
-    experiment = on_all_ranks(lambda: make_experiment(config, place.base, resumed=folder if has_run(folder) else None))
+    command: Command = "run" if on_rank_zero(lambda: point_of(folder)) is None else "job"
+    experiment = on_all_ranks(
+        lambda: make_experiment(
+            config, place.base, resumed=folder if has_run(folder) else None, overrides=place.overrides,
+            command=command, processes=world.size,
+        )
+    )  # fmt: skip
     log.info("%s\n", experiment.plan)
 
     with on_all_ranks(lambda: on_device.open_loaders(experiment, place.base, device, world)) as loaders:

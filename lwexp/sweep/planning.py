@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ from lwexp.config.schema import RunConfig
 from lwexp.errors import LwexpError
 from lwexp.experiment.manifest import Arm, Point, SweepManifest
 
+from .merging import merge_unused
 from .points import expand, identity, split, values_of, varying_keys
 from .trust import Reference, check_secrets
 from .twins import Composed, Job, layerwise_part, missing_twins
@@ -72,6 +73,12 @@ class Planner:
                 self._composed[job] = or_mistake(partial(self._checked, job, composed))
         return self._composed[job]
 
+    def _config_of_part(self, job: Job) -> RunConfig | LwexpError:
+        """The config of a job of this command's words, or of a part of those words."""
+        if self._own:
+            self._own.add(job)
+        return self.config_of(job)
+
     def _checked(self, job: Job, composed: DictConfig) -> RunConfig:
         if self._reference is not None:
             check_secrets(job)
@@ -101,6 +108,7 @@ class Planner:
         points = list(before.points) if before else []
         known = {self.identity(point.overrides): i for i, point in enumerate(points)}
         keys = [*swept, *(before.swept if before else ())]
+        jobs = self._merged(jobs, swept, known)
         twins = self._twins(self.valid([*(point.overrides for point in points), *jobs]), keys)
         for job in dict.fromkeys([*jobs, *twins]):
             place = known.setdefault(self.identity(job), len(points))
@@ -134,6 +142,14 @@ class Planner:
         """The arm of a job, by its config; the plan of its run says for certain."""
         config = self.config_of(job)
         return "uniform" if isinstance(config, RunConfig) and has_uniform_rates(config) else "layerwise"
+
+    def _merged(self, jobs: Sequence[Job], swept: Collection[str], known: Collection[str]) -> list[Job]:
+        """`jobs` without repetitions: options that a point does not use are dropped, unless the sweep has the point."""
+        there = [job for job in jobs if self.identity(job) in known]  # of a sweep that an earlier version started
+        merged = merge_unused([job for job in jobs if job not in there], swept, self._config_of_part, "job")
+        for note in merged.notes():
+            print(f"note: {redaction.redact(note)}")
+        return [*there, *merged.points]
 
     def _twins(self, jobs: Sequence[Composed], swept: Sequence[str]) -> list[Job]:
         wanted = self._config.sweep.baseline
