@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -40,6 +41,7 @@ def check_arguments(arguments: Sequence[str], page: Page = run_page, *, own_fold
         topics = [override for override in known.overrides if "=" not in override]
         _print_page(page(topics, Path(known.config_dir) if known.config_dir else None))
         sys.exit(0)
+    _check_config_folder(known)
     flags = [argument for argument in arguments if argument not in known.overrides]
     overrides: list[str] = list(known.overrides)
     multirun: bool = known.multirun
@@ -55,7 +57,25 @@ def check_arguments(arguments: Sequence[str], page: Page = run_page, *, own_fold
         from .resume_option import with_saved_config
 
         overrides = with_saved_config(overrides, multirun=multirun, own_folder=own_folder)
+    if _gives(overrides, "from_run"):
+        from .resume_option import with_config_of_run
+
+        overrides = with_config_of_run(overrides, trains=own_folder)
     return [*overrides, *flags]
+
+
+def _check_config_folder(known: Namespace) -> None:
+    """Refuse a config that Hydra would pass over: lwexp's own config.yaml comes first."""
+    for flag, folder in (("--config-dir", known.config_dir), ("--config-path", known.config_path)):
+        name = (known.config_name or "config").removesuffix(".yaml")
+        if folder is None or name != "config" or not (Path(folder) / "config.yaml").is_file():
+            continue
+        if (Path(folder) / "journal.lwexp").is_file():
+            why = f"is the folder of a run; from_run={folder} starts a new run from its config"
+            raise ConfigError(flag, folder, why)
+        if flag == "--config-dir" and known.config_name:
+            why = "has a config.yaml, but lwexp's own of that name is read; give yours another name"
+            raise ConfigError(flag, folder, why)
 
 
 def _print_page(text: str) -> None:

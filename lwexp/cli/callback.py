@@ -82,8 +82,9 @@ def _check(config: DictConfig) -> RunConfig:
     from lwexp.config.compose import settings
 
     checked = settings(config)
-    if checked.resume not in (None, "", "auto") and not _resumes_named_run(config):
-        raise ConfigError("resume", checked.resume, "can be given on the command line only")
+    for key, value in (("resume", checked.resume), ("from_run", checked.from_run)):
+        if value not in (None, "", "auto") and not _is_looked_up(config):
+            raise ConfigError(key, value, "can be given on the command line only")
     return checked
 
 
@@ -101,8 +102,12 @@ def _own_folder(config: DictConfig, task: Task | None) -> None:
         check_place(folder, config.resume)
 
 
-def _resumes_named_run(config: DictConfig) -> bool:
+def _is_looked_up(config: DictConfig) -> bool:
     return SAVED_REST in config.hydra.overrides.task
+
+
+def _resumes_named_run(config: DictConfig) -> bool:
+    return _is_looked_up(config) and config.from_run is None
 
 
 def _check_sweep(config: DictConfig) -> None:

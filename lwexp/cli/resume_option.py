@@ -1,4 +1,6 @@
-"""`resume=<run>` on the command line: that run's config becomes the start of what Hydra composes.
+"""`resume=<run>` and `from_run=<run>` on the command line: that run's config is the start of what Hydra composes.
+
+The first continues the run in its folder, the second starts a new one, or a sweep, in a folder of its own.
 
 The config of a run may come from somebody else, so it may set values but never run code: every `_target_` in it that
 the command line does not allow is refused. `experiment/saved_config.py` reads the file.
@@ -8,12 +10,12 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lwexp.config.defaults import CONF, defaults
-from lwexp.config.keys import GROUPS, leaves
+from lwexp.config.keys import GROUPS, OF_ONE_RUN, leaves
 from lwexp.config.overrides import SAVED, SAVED_REST, parse_overrides
 from lwexp.errors import ConfigError
 from lwexp.experiment.find import find_run
@@ -26,7 +28,7 @@ def with_saved_config(overrides: Sequence[str], *, multirun: bool, own_folder: b
     `own_folder`: Hydra's run folder becomes that of the run. Without `resume=`, or with resume=auto, `overrides` come
     back unchanged. Raises `ConfigError` for a run that does not exist and for a config that must not be taken.
     """
-    given = [override for override in overrides if _is_resume(override)]
+    given = [override for override in overrides if _gives(override, "resume")]
     value = _unquoted(given[-1].partition("=")[2]) if given else ""
     if value in ("", "null", "auto"):
         return list(overrides)
@@ -36,15 +38,48 @@ def with_saved_config(overrides: Sequence[str], *, multirun: bool, own_folder: b
         raise ConfigError("resume", value, "is one run, and -m starts many; resume=auto resumes each job's own")
     if own_folder and "hydra.run.dir" in values:
         raise ConfigError("hydra.run.dir", values["hydra.run.dir"], "a run is resumed in its own folder")
+    if values.get("from_run") is not None:
+        why = "starts a new run, and resume continues one; give one of them"
+        raise ConfigError("from_run", values["from_run"], why)
     folder = find_run(value, values)
-    saved = saved_config(folder)
+    saved = _allowed_part(saved_config(folder), values, chosen, folder)
+    if own_folder and "tracking.uri" not in values:
+        check_saved_address(saved, folder)
+    hydra = {"hydra": {"run": {"dir": str(folder)}, "output_subdir": None}} if own_folder else {}  # its first .hydra/
+    return [*_register(saved, {"resume": str(folder), **hydra}, folder, "resume"), *others]
+
+
+def with_config_of_run(overrides: Sequence[str], *, trains: bool) -> list[str]:
+    """The command line's `overrides` with `from_run=<run>` replaced by those that make Hydra take that run's config.
+
+    The overrides come on top. `trains`: the command uses the store that the config names. Raises `ConfigError` as
+    `with_saved_config` does.
+    """
+    given = [override for override in overrides if _gives(override, "from_run")]
+    value = _unquoted(given[-1].partition("=")[2]) if given else ""
+    if value in ("", "null"):
+        return list(overrides)
+    others = [override for override in overrides if override not in given]
+    values, chosen = parse_overrides(others)
+    folder = find_run(value, values, key="from_run")
+    saved = saved_config(folder, "from_run")
+    for key in OF_ONE_RUN:
+        saved.pop(key, None)
+    saved = _allowed_part(saved, values, chosen, folder)
+    if trains and "tracking.uri" not in values:
+        check_saved_address(saved, folder, Path.cwd())
+    return [*_register(saved, {"from_run": str(folder)}, folder, "from_run"), *others]
+
+
+def _allowed_part(
+    saved: dict[str, Any], values: Mapping[str, Any], chosen: Collection[str], folder: Path
+) -> dict[str, Any]:
+    """`saved` without the sections that the command line chooses. Raises `ConfigError` for code and lost secrets."""
     for section in chosen:
         saved.pop(section, None)
     _refuse_code(saved, values)
     _refuse_secrets(saved, values, folder)
-    if own_folder and "tracking.uri" not in values:
-        check_saved_address(saved, folder)
-    return [*_register(saved, folder, own_folder), *others]
+    return saved
 
 
 def _refuse_code(saved: Mapping[str, Any], given: Mapping[str, Any]) -> None:
@@ -68,19 +103,17 @@ def _refuse_secrets(saved: dict[str, Any], given: Mapping[str, Any], folder: Pat
             raise ConfigError(key, value, f"its secret is not saved in {folder.name}; give it again {again}")
 
 
-def _register(saved: Mapping[str, Any], folder: Path, own_folder: bool) -> list[str]:
-    """Make `saved` known to Hydra; returns the overrides by which it is composed, before those of the user."""
+def _register(saved: Mapping[str, Any], own: Mapping[str, Any], folder: Path, key: str) -> list[str]:
+    """Make `saved`, with `own` values in it, known to Hydra; returns the overrides by which it is composed."""
     from hydra.core.config_store import ConfigStore
     from omegaconf import OmegaConf
 
     if "${" in str(folder):
-        raise ConfigError("resume", folder, "a folder with ${ in its name cannot be written in a config")
+        raise ConfigError(key, folder, "a folder with ${ in its name cannot be written in a config")
     store = ConfigStore.instance()
     added = []
     rest = {key: value for key, value in saved.items() if key not in GROUPS}
-    rest["resume"] = str(folder)
-    if own_folder:
-        rest["hydra"] = {"run": {"dir": str(folder)}, "output_subdir": None}  # its first .hydra/ stays
+    rest |= own
     for group in (group for group in GROUPS if group in saved):
         node = OmegaConf.create(_complete(group, saved[group]))
         store.store(name="run", group=f"{group}/saved", package=group, node=node, provider="lwexp")
@@ -96,8 +129,8 @@ def _complete(group: str, section: Mapping[str, Any]) -> dict[str, Any]:
     return {**(defaults(file) if known else {}), **section}
 
 
-def _is_resume(override: str) -> bool:
-    return override.lstrip("+").partition("=")[0] == "resume" and "=" in override
+def _gives(override: str, key: str) -> bool:
+    return override.lstrip("+").partition("=")[0] == key and "=" in override
 
 
 def _unquoted(text: str) -> str:

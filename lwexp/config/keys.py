@@ -22,12 +22,14 @@ LAYERWISE = (
     "phases", "freeze", "freeze_mode", "freeze_stats",
     "unfreeze",
 )  # fmt: skip
+# Options that belong to one run or sweep, which a new run from its config does not take over
+OF_ONE_RUN = ("from_run", "sweep", "name", "notes")
 # Sections and keys that do not change the numbers of a training
 _HARMLESS_SECTIONS = ("tracking", "checkpoint", "preview", "sweep", "tags")
 _HARMLESS = (
     "name", "notes",
-    "resume", "progress", "device", "threads", "compile", "channels_last", "parallel", "data.workers", "data.cache",
-    "grouping.timeout",  # another plan is found by its groups
+    "resume", "from_run", "progress", "device", "threads", "compile", "channels_last", "parallel", "data.workers",
+    "data.cache", "grouping.timeout",  # another plan is found by its groups
 )  # fmt: skip
 
 

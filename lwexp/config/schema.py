@@ -223,6 +223,7 @@ class RunConfig(Section):
     nonfinite: Literal["stop", "skip"]
     progress: bool
     resume: str | None
+    from_run: str | None
     callbacks: dict[str, CallbackConfig]
     checkpoint: CheckpointConfig
     sweep: SweepConfig

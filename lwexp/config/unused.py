@@ -202,7 +202,7 @@ def _nothing_resumed(case: _Case) -> str | None:
 
 
 def _no_earlier_run(case: _Case) -> str | None:
-    return None if getattr(case.config, "from_run", None) else _nothing_resumed(case)
+    return None if case.config.from_run else _nothing_resumed(case)
 
 
 _RULES = (

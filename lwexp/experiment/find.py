@@ -19,27 +19,29 @@ _ID = re.compile(r"[0-9a-fA-F]{6,32}")
 _SKIPPED = {"mlartifacts", "checkpoints", ".hydra"}  # folders below outputs/ that hold no run's folder
 
 
-def find_run(value: str, given: Mapping[str, Any] | None = None) -> Path:
+def find_run(value: str, given: Mapping[str, Any] | None = None, key: str = "resume") -> Path:
     """The absolute folder of the run `value`: a path, or an MLflow run id or the first six or more of its digits.
 
-    An id is looked for in the runs below outputs/, then in the MLflow store that the options `given` name.
+    An id is looked for in the runs below outputs/, then in the MLflow store that the options `given` name. `key` is the
+    option that named it: `resume` needs the run's journal as well.
     """
     from lwexp.tracking import has_run
 
     path = Path(os.path.abspath(Path(value).expanduser()))  # noqa: PTH100 (resolve() would follow links)
     if path.is_dir():
-        if not has_run(path) and any((path / name).exists() for name in ("best.safetensors", "checkpoints")):
-            raise ConfigError("resume", value, "holds a run without its journal, which cannot be resumed")
+        trained = any((path / name).exists() for name in ("best.safetensors", "checkpoints"))
+        if key == "resume" and trained and not has_run(path):
+            raise ConfigError(key, value, "holds a run without its journal, which cannot be resumed")
         if not (path / "config.yaml").is_file():
             stopped = "holds a command that was stopped before its run started" if (path / ".hydra").is_dir() else None
-            raise ConfigError("resume", value, f"{stopped or 'holds no run'}; {_newest()}")
+            raise ConfigError(key, value, f"{stopped or 'holds no run'}; {_newest()}")
         return path
     if path.exists():
-        raise ConfigError("resume", value, f"is a file; give the run's folder; {_newest()}")
-    folder = find_by_id("resume", value, given or {}, _run_folders(), _newest())
+        raise ConfigError(key, value, f"is a file; give the run's folder; {_newest()}")
+    folder = find_by_id(key, value, given or {}, _run_folders(), _newest())
     if not (folder / "config.yaml").is_file():
         why = f"the run's folder {folder} is not on this machine; give its present path"
-        raise ConfigError("resume", value, why)
+        raise ConfigError(key, value, why)
     return folder
 
 

@@ -180,6 +180,7 @@ def _tags(experiment: Experiment, place: JobPlace, processes: int, *, in_sweep: 
     return {
         **({} if processes == 1 else {"lwexp.processes": f"{processes} ({experiment.config.parallel})"}),
         "lwexp.overrides": " ".join(place.overrides),
+        **({} if experiment.config.from_run is None else {"lwexp.from_run": experiment.config.from_run}),
         **plan_tags(experiment.plan, uniform=uniform),
         **place_tags(place.folder, place.base),
         **({"lwexp.arm": "uniform" if uniform else "layerwise"} if in_sweep else {}),

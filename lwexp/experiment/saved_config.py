@@ -35,26 +35,27 @@ def save_config(folder: Path, values: Mapping[str, Any]) -> None:
         raise RunError(f"{folder / FILE} cannot be written: {error.strerror or error}") from error
 
 
-def saved_config(folder: Path) -> dict[str, Any]:
+def saved_config(folder: Path, option: str = "resume") -> dict[str, Any]:
     """The plain values of the run in `folder`, without the options that each command gives again.
 
-    Raises `ConfigError` for a file that is not such a config, or that holds what Hydra would resolve or obey.
+    Raises `ConfigError`, on `option`, for a file that is not such a config, or that holds what Hydra would resolve or
+    obey.
     """
     try:
         values = load(folder / FILE)
     except Exception as error:  # the file's, YAML's and OmegaConf's errors have no common parent
-        raise ConfigError("resume", folder, f"its {FILE} cannot be read: {one_line(error)}") from None
+        raise ConfigError(option, folder, f"its {FILE} cannot be read: {one_line(error)}") from None
     if not isinstance(values, dict) or not values:
-        raise ConfigError("resume", folder, f"its {FILE} is not the config of a run")
+        raise ConfigError(option, folder, f"its {FILE} is not the config of a run")
     for key, value in leaves(values):
         if isinstance(value, str) and "${" in value:
-            raise ConfigError("resume", folder, f"its {FILE} refers to something else: {key}={value}")
+            raise ConfigError(option, folder, f"its {FILE} refers to something else: {key}={value}")
     for section in (values, *(values.get(group) for group in GROUPS)):
         if section is not None and not isinstance(section, Mapping):
-            raise ConfigError("resume", folder, f"its {FILE} is not the config of a run: a group is not a section")
+            raise ConfigError(option, folder, f"its {FILE} is not the config of a run: a group is not a section")
         for key in ("hydra", "defaults"):
             if section is not None and key in section:
-                raise ConfigError("resume", folder, f"its {FILE} has a part {key!r}, which no run writes")
+                raise ConfigError(option, folder, f"its {FILE} has a part {key!r}, which no run writes")
     for key in ("resume", "preview"):
         values.pop(key, None)
     if isinstance(values.get("checkpoint"), dict):
@@ -82,11 +83,14 @@ def code_in(values: Any, path: str = "") -> Iterator[tuple[str, str]]:
             yield key, key
 
 
-def check_saved_address(saved: Mapping[str, Any], folder: Path) -> None:
-    """Raise `ConfigError` where the command must name the store of the run in `folder`, whose config `saved` is."""
+def check_saved_address(saved: Mapping[str, Any], folder: Path, base: Path | None = None) -> None:
+    """Raise `ConfigError` where the command must name the store of the run in `folder`, whose config `saved` is.
+
+    `base`: where a relative address starts; None: where the run was started.
+    """
     uri = _saved_uri(saved)
     if uri is not None:
-        check_folders_address(uri, started_in(folder) or Path.cwd(), folder)
+        check_folders_address(uri, base or started_in(folder) or Path.cwd(), folder)
 
 
 def _saved_uri(saved: Mapping[str, Any]) -> str | None:

@@ -13,13 +13,14 @@ from lwexp import redaction
 from lwexp.config.compose import has_uniform_rates, settings
 from lwexp.config.hydra_errors import or_mistake
 from lwexp.config.keys import changes_numbers, is_layerwise
+from lwexp.config.overrides import user_overrides
 from lwexp.config.schema import RunConfig
 from lwexp.errors import LwexpError
 from lwexp.experiment.manifest import Arm, Point, SweepManifest
 
 from .merging import merge_unused
 from .points import expand, identity, split, values_of, varying_keys
-from .trust import Reference, check_secrets
+from .trust import Reference, check_secrets, quoted
 from .twins import Composed, Job, layerwise_part, missing_twins
 
 if TYPE_CHECKING:
@@ -50,6 +51,12 @@ class Planner:
     def set_aside(self, overrides: Iterable[str]) -> None:
         """Give `overrides`, which change no results, to every job without making them part of its point."""
         self._run_options += overrides
+
+    def own_words(self, arguments: Sequence[str]) -> list[str]:
+        """The command's `arguments` without those by which Hydra takes the config of `from_run`; all jobs have them."""
+        words = user_overrides(arguments)
+        self.set_aside(argument for argument in arguments if argument not in words)
+        return words
 
     def overrides_of(self, job: Job) -> list[str]:
         """What a job is composed from."""
@@ -126,12 +133,13 @@ class Planner:
         self, arguments: Sequence[str], points: Iterable[Point], swept: Sequence[str], before: SweepManifest | None
     ) -> SweepManifest:
         """The manifest of the sweep that the command's overrides `arguments` start or, with `before`, resume."""
-        hydra = self._config.hydra
+        hydra, origin = self._config.hydra, self._config.from_run
+        from_run = [] if origin is None else [f"from_run={quoted(str(origin))}"]
         typed = [str(o) for o in hydra.overrides.hydra if split(str(o))[0] not in ("hydra.sweep.dir", "hydra.mode")]
         return SweepManifest(
             points=tuple(points),
             swept=tuple(swept),
-            overrides=tuple(redaction.redact(argument) for argument in arguments),
+            overrides=tuple(redaction.redact(argument) for argument in [*from_run, *arguments]),
             hydra_overrides=tuple(redaction.redact_values(typed)),
             cwd=str(hydra.runtime.cwd) if before is None else before.cwd,
             config_dir=next((str(s.path) for s in hydra.runtime.config_sources if s.provider == "command-line"), ""),

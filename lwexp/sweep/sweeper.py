@@ -32,7 +32,7 @@ class GridSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> list[Outcome]:
         """Run the sweep of the command's overrides. Raises `SweepFailedError`, `ConfigError`."""
         with self._session.owned():
-            return self._sweep(self._session, arguments)
+            return self._sweep(self._session, self._session.planner.own_words(arguments))
 
     def _sweep(self, session: Session, arguments: list[str]) -> list[Outcome]:
         before = session.before()

@@ -59,7 +59,7 @@ class OptunaSweeper(Sweeper):
         """Run the search of the command's overrides. Raises `SweepFailedError`, `ConfigError`, `RunError`."""
 
         with self._session.owned():
-            return self._sweep(self._session, arguments)
+            return self._sweep(self._session, self._session.planner.own_words(arguments))
 
     def _sweep(self, session: Session, arguments: list[str]) -> list[Outcome]:
         from .planning import plan_search
