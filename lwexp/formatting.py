@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
+import io
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -135,6 +138,32 @@ def version() -> str:
 def version_line() -> str:
     """What `--version` prints."""
     return f"lwexp {version()}"
+
+
+_ASCII = {"…": "...", "\u00d7": "x", "→": "->", "\u2212": "-", "\u2013": "-", "±": "+-", "≤": "<=", "≥": ">=", "·": "-"}
+
+
+def fit_terminal() -> None:
+    """Have standard output and error write what their encoding lacks in its own characters, or as escapes."""
+
+    def replaced(error: UnicodeError) -> tuple[str, int]:
+        assert isinstance(error, UnicodeEncodeError)
+        odd = error.object[error.start : error.end]
+        shown = "".join(_ASCII.get(c, c.encode("unicode_escape", "surrogatepass").decode()) for c in odd)
+        return shown, error.end
+
+    codecs.register_error("lwexp", replaced)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict" and _lacks(stream.encoding):
+            stream.reconfigure(errors="lwexp")
+
+
+def _lacks(encoding: str) -> bool:
+    try:
+        "…".join(_ASCII).encode(encoding)
+    except (UnicodeEncodeError, LookupError):
+        return True
+    return False
 
 
 def _is_number(text: str) -> bool:

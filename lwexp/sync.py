@@ -11,6 +11,7 @@ from pathlib import Path
 from .config.command_options import Parser, tracking_config
 from .config.schema import MLflowConfig
 from .errors import ConfigError, LwexpError, RunError
+from .experiment.find import NO_RUNS
 from .redaction import redact_addresses
 from .tracking.contact import check_store
 from .tracking.redelivery import RecordedRun, delivery_address, find_journals, read_run, redeliver
@@ -47,7 +48,7 @@ def _sync(folders: Sequence[Path], config: MLflowConfig, renew: bool) -> int:
         if (renew or not run.delivered) and (config.uri is not None or run.record["where"] != "none")
     ]
     if not rest and not code:
-        print(f"nothing is left to deliver ({len(runs)} runs checked)" if runs else "there are no runs in outputs/")
+        print(f"nothing is left to deliver ({len(runs)} runs checked)" if runs else NO_RUNS)
     failures: dict[str, str | None] = {}  # by address: why the store cannot be used
     # the parents of sweeps first: their jobs need their ids
     for run in sorted(rest, key=lambda run: len(run.folder.parts)):

@@ -14,6 +14,7 @@ import pytest
 from mlflow import MlflowClient
 
 from lwexp.config.schema import NoTrackingConfig
+from lwexp.experiment.find import NO_RUNS
 from lwexp.sync import main
 from lwexp.tracking import start
 from lwexp.tracking.delivery_state import read_state
@@ -88,7 +89,7 @@ ALL = [(key, step) for key in "ab" for step in range(3)]
 
 def test_nothing_to_do(here: Path, left: Left, server: FakeMLflow, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
-    assert capsys.readouterr() == ("there are no runs in outputs/\n", "")
+    assert capsys.readouterr() == (f"{NO_RUNS}\n", "")
     left("outputs/a", server.uri)
     left("outputs/b")  # tracking=none: not to be delivered
     assert main([]) == 0

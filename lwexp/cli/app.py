@@ -12,6 +12,7 @@ from typing import Any
 from lwexp import redaction
 from lwexp.config.defaults import CONF
 from lwexp.distributed import launch
+from lwexp.formatting import fit_terminal
 from lwexp.host.signals import Interrupted, end_quietly, handle_in_command
 
 from .arguments import check_arguments
@@ -35,6 +36,7 @@ def main(task: Callable[[Any], Any], folder: str, page: Page) -> None:
     Exit codes: 0: success; 1: failed while running; 2: a mistake in the command or the config; 130, 143: interrupted.
     A traceback is shown only for errors of lwexp itself, or with HYDRA_FULL_ERROR=1.
     """
+    fit_terminal()
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     register(folder)
     import hydra

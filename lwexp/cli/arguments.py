@@ -14,6 +14,7 @@ from lwexp.errors import ConfigError, UnknownNameError
 from lwexp.formatting import version_line
 
 from .help_pages import Page, run_page
+from .words import check_flags, check_words
 
 
 def check_arguments(arguments: Sequence[str], page: Page = run_page, *, own_folder: bool) -> list[str]:
@@ -35,12 +36,14 @@ def check_arguments(arguments: Sequence[str], page: Page = run_page, *, own_fold
     parser.error = fail  # type: ignore[method-assign]
     known, unknown = parser.parse_known_intermixed_args(arguments)
     if unknown:
+        check_flags(unknown[0], arguments)
         flags = [flag for action in parser._actions for flag in action.option_strings]
         raise UnknownNameError("command line", unknown[0], flags, "no such flag (options are written key=value)")
     if known.help:
         topics = [override for override in known.overrides if "=" not in override]
         _print_page(page(topics, Path(known.config_dir) if known.config_dir else None))
         sys.exit(0)
+    check_words(known.overrides)
     _check_config_folder(known)
     flags = [argument for argument in arguments if argument not in known.overrides]
     overrides: list[str] = list(known.overrides)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from lwexp.errors import ConfigError, LwexpError, UnknownOptionError
-from lwexp.formatting import version_line
+from lwexp.formatting import fit_terminal, version_line
 
 from .defaults import defaults, documented
 from .schema import MLflowConfig
@@ -24,6 +24,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, prog: str, description: str, options: Sequence[str]) -> None:
         """`options` are the `tracking.*` keys that the command takes, explained at the end of its help."""
+        fit_terminal()
         known = documented("tracking/mlflow")
         lines = [(f"  {key}=…", known[key.partition(".")[2]][1]) for key in options]
         width = max(len(option) for option, _ in lines)

@@ -9,11 +9,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lwexp.errors import ConfigError, LwexpError, UnknownNameError, UnknownOptionError
-from lwexp.formatting import one_line
+from lwexp.formatting import few, one_line
 
 from .defaults import defaults
 from .interpolated import typed
-from .keys import IN_ORDER, with_one_mult
+from .keys import IN_ORDER, with_lists, with_one_mult
 from .overrides import key_of, keys_below
 from .schema import CallbackConfig, PhaseConfig, RunConfig
 from .section import OpenSection
@@ -36,6 +36,7 @@ def settings(config: DictConfig) -> RunConfig:
         if isinstance(entries, dict):
             given = keys_below(section, _task_overrides(config))
             values[section] = {key: entries[key] for key in sorted(entries, key=lambda k: str(k) not in given)}
+    _check_scheduler(values.get("policy"))
     checked = check(values)
     if checked.unfreeze.every_epochs and checked.unfreeze.every_steps:
         raise ConfigError("unfreeze", "every_epochs and every_steps", "give one of the two")
@@ -52,7 +53,7 @@ def plain(config: DictConfig) -> dict[str, Any]:
 
     own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     values = typed(OmegaConf.to_container(own, resolve=True), OmegaConf.to_container(own, resolve=False), RunConfig)
-    values = {str(key): value for key, value in values.items()}
+    values = with_lists({str(key): value for key, value in values.items()})
     folded, given = with_one_mult(values), set(map(key_of, _task_overrides(config)))
     if folded.get("mult") != values.get("mult") and "mult" in given:
         why = f"is another name of mult, which is {values['mult']}; give one of them"
@@ -259,6 +260,29 @@ def _check_sections(config: RunConfig) -> None:
         if key.startswith(("lwexp.", "mlflow.")):
             why = "names that begin so belong to lwexp and MLflow; name= and notes= set a run's name and description"
             raise ConfigError(f"tags.{key}", value, why)
+
+
+def _check_scheduler(policy: object) -> None:
+    """Of policy=torch: its options and those of the scheduler, which are one level below, are easily confused."""
+    if not isinstance(policy, Mapping) or policy.get("kind") != "torch":
+        return
+    from lwexp.core.policy import COMMON
+    from lwexp.core.torch_policy import schedulers_with, torch_scheduler
+
+    own = {"kind", "name", *COMMON, *(torch_scheduler.__kwdefaults__ or {})}
+    named = policy.get("name") not in (None, "???")
+    for key, value in policy.items():
+        takers = [] if key in own else schedulers_with(str(key))
+        if takers and not named:
+            chosen = f"policy.name={takers[0]} policy.options.{key}={value}"
+            why = f"is an option of the scheduler {few(takers, 3, ' or ')}, and none is named; write {chosen}"
+            raise ConfigError(f"policy.{key}", value, why)
+        if takers:
+            why = f"options of the scheduler are one level below; write policy.options.{key}={value}"
+            raise ConfigError(f"policy.{key}", value, why)
+    if not named:
+        why = "must be given: a class of torch.optim.lr_scheduler, such as StepLR, CosineAnnealingLR or OneCycleLR"
+        raise ConfigError("policy.name", "???", why)
 
 
 def _task_overrides(config: DictConfig) -> list[str]:

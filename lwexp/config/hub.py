@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,7 +54,8 @@ def find_on_hub(
         cached = isinstance(try_to_load_from_cache(name, file, revision=revision, repo_type=kind), str)
         if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
             raise OSError("HF_HUB_OFFLINE is set")
-        get_hf_file_metadata(hf_hub_url(name, file, revision=revision, repo_type=kind), timeout=SECONDS)
+        with quiet_hub():
+            get_hf_file_metadata(hf_hub_url(name, file, revision=revision, repo_type=kind), timeout=SECONDS)
     except HFValidationError:
         raise ConfigError(key, name, "is neither a folder here nor a name that the hub could have") from None
     except GatedRepoError:
@@ -74,17 +76,30 @@ def find_on_hub(
 
 
 @contextmanager
+def quiet_hub() -> Iterator[None]:
+    """Without the hub's lines about each failed attempt: an error says in one line what the last one met."""
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextmanager
 def quiet() -> Iterator[None]:
     """Without the reports and progress bars of `transformers`, which say what lwexp says in a line of its own."""
     from transformers.utils import logging as exported
 
-    logging: Any = exported  # without annotations
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    reports: Any = exported  # without annotations
+    level, bars = reports.get_verbosity(), reports.is_progress_bar_enabled()
+    reports.set_verbosity_error()
+    reports.disable_progress_bar()
     try:
-        yield
+        with quiet_hub():
+            yield
     finally:
-        logging.set_verbosity(level)
+        reports.set_verbosity(level)
         if bars:
-            logging.enable_progress_bar()
+            reports.enable_progress_bar()

@@ -7,6 +7,8 @@ from typing import Any
 
 from lwexp.core.decay import ALIASES
 
+# Options that are lists of texts: a single one may stand for a list of one
+LISTS_OF_TEXTS = ("freeze", "split_groups", "no_weight_decay", "checkpoint.allow_targets")
 # Sections that are one choice of a config group
 GROUPS = ("data", "model", "weights", "grouping", "decay", "optimizer", "policy", "tracking")
 # Mappings whose keys the user chose and in which the order counts
@@ -75,6 +77,24 @@ def has_mult(decay: Mapping[Any, Any]) -> bool:
     """
     name = decay.get("name")
     return ALIASES.get(str(name), name) == "linear" and decay.get("stem_lr") is None
+
+
+def with_lists(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The config `values` with a list of one in the place of a single text where texts are listed.
+
+    >>> with_lists({"freeze": "conv1", "no_weight_decay": True, "checkpoint": {"allow_targets": "my.Net"}})
+    {'freeze': ['conv1'], 'no_weight_decay': True, 'checkpoint': {'allow_targets': ['my.Net']}}
+    """
+    found = dict(values)
+    for key in LISTS_OF_TEXTS:
+        section, _, name = key.rpartition(".")
+        part = values.get(section) if section else values
+        if isinstance(part, Mapping) and isinstance(part.get(name), str) and part[name]:
+            if section:
+                found[section] = {**part, name: [part[name]]}
+            else:
+                found[name] = [part[name]]
+    return found
 
 
 def with_one_mult(values: Mapping[str, Any]) -> dict[str, Any]:

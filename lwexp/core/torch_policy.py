@@ -137,12 +137,7 @@ def _build(
     optimizer: Optimizer, name: str, options: Mapping[str, Any], lr: float, count: int | None, named: str, key: str
 ) -> lr_scheduler.LRScheduler:
     """The scheduler `name` of `optimizer`; `count`: its steps. `named`, `key`: of its name and its options."""
-    known = {
-        key: value
-        for key, value in vars(lr_scheduler).items()
-        if isinstance(value, type) and issubclass(value, lr_scheduler.LRScheduler) and not key.startswith("_")
-    }
-    known.pop("LRScheduler", None)
+    known = _schedulers()
     if name not in known:
         raise UnknownNameError(named, name, known, "no such class in torch.optim.lr_scheduler")
     scheduler = known[name]
@@ -212,6 +207,28 @@ def _spans(milestones: Any, parts: int, count: int | None, key: str) -> list[int
         raise ConfigError(key, milestones, f"{parts} schedulers need {parts - 1} of them")
     spans: list[int | None] = [end - start for start, end in pairwise([0, *milestones])]
     return [*spans, None if count is None else max(count - [0, *milestones][-1], 1)]
+
+
+def schedulers_with(option: str) -> list[str]:
+    """Names of torch's schedulers that take `option`.
+
+    >>> schedulers_with("T_0")
+    ['CosineAnnealingWarmRestarts']
+    """
+    found = {name: inspect.signature(kind).parameters for name, kind in _schedulers().items()}
+    return [name for name, parameters in found.items() if option in parameters and option != "optimizer"]
+
+
+def _schedulers() -> dict[str, type[lr_scheduler.LRScheduler]]:
+    """torch's schedulers by name."""
+    return {
+        key: value
+        for key, value in vars(lr_scheduler).items()
+        if isinstance(value, type)
+        and issubclass(value, lr_scheduler.LRScheduler)
+        and not key.startswith("_")
+        and key != "LRScheduler"
+    }
 
 
 def torch_lengths(options: Mapping[str, Any]) -> set[str]:

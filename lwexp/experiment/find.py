@@ -15,6 +15,7 @@ from lwexp.errors import ConfigError, LwexpError
 if TYPE_CHECKING:
     from lwexp.config.schema import MLflowConfig
 
+NO_RUNS = "there are no runs below outputs/ here; runs lie in outputs/ of the folder where they were started"
 _ID = re.compile(r"[0-9a-fA-F]{6,32}")
 _SKIPPED = {"mlartifacts", "checkpoints", ".hydra"}  # folders below outputs/ that hold no run's folder
 
@@ -93,7 +94,7 @@ def _original(folder: Path) -> Path:
 def _newest(count: int = 3) -> str:
     found = sorted(_run_folders(), key=lambda folder: (folder / "config.yaml").stat().st_mtime_ns, reverse=True)
     if not found:
-        return "there are no runs below outputs/"
+        return NO_RUNS
     return f"the newest {'runs are' if len(found) > 1 else 'run is'} {', '.join(map(str, found[:count]))}"
 
 

@@ -12,6 +12,7 @@ from timm.data.config import resolve_data_config
 from timm.models import get_deprecated_models, get_pretrained_cfg, is_model_pretrained
 from torch import nn
 
+from lwexp.config.hub import quiet_hub
 from lwexp.config.schema import ModelConfig
 from lwexp.errors import ConfigError, UnknownNameError
 
@@ -38,7 +39,8 @@ def timm_blueprint(config: ModelConfig, request: ModelRequest) -> Blueprint:
 
     def load(**arguments: Any) -> nn.Module:
         try:
-            return create(pretrained=True, **arguments)
+            with quiet_hub():
+                return create(pretrained=True, **arguments)
         except Exception as error:
             raise loading_failed(name, error, timm.list_pretrained(name.partition(".")[0])) from error
 

@@ -18,6 +18,7 @@ from lwexp.tracking import check_folders_address, has_run
 
 from .trust import ALLOW, check_secrets, check_written, compare, is_hydra, quoted
 
+_NO_SWEEPS = "there are no sweeps below outputs/ here; they lie where they were started"
 PHASE = "lwexp.phase"  # tag of a search's points
 
 
@@ -31,7 +32,11 @@ def find_sweep(value: str, typed: dict[str, Any]) -> Path:
         return path
     known = sorted(_sweep_folders(), key=lambda folder: (folder / FILE).stat().st_mtime_ns, reverse=True)
     shown = ", ".join(os.path.relpath(folder) for folder in known[:3])
-    newest = f"the newest are {shown}" if known else "there are no sweeps below outputs/"
+    newest = (
+        f"the newest are {shown}"
+        if known
+        else "there are no sweeps below outputs/ here; they lie where they were started"
+    )
     if path.exists():
         raise ConfigError("sweep.resume", value, f"holds no sweep; {newest}")
     folder = find_by_id("sweep.resume", value, typed, known, newest)

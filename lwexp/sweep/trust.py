@@ -165,7 +165,7 @@ def _store(config: DictConfig) -> str | None:
 
 def _listed(config: DictConfig) -> list[str]:
     names = OmegaConf.select(config, ALLOW)
-    return [str(name) for name in names] if OmegaConf.is_list(names) else []
+    return [str(name) for name in ([names] if isinstance(names, str) else names)] if names else []
 
 
 def _written_code(given: Sequence[str]) -> set[str]:

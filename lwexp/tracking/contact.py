@@ -47,7 +47,11 @@ def check_store(config: MLflowConfig, base: Path | None = None, *, create: bool 
     uri = address.resolve_uri(config, base or Path.cwd())
     key = address.uri_source(config)[0]
     if not create and address.is_missing(uri):
-        raise ConfigError(key, redact_addresses(uri), "there is no such database: no run has been tracked there yet")
+        why = "there is no such database: no run has been tracked there yet"
+        if config.uri is None and not os.environ.get("MLFLOW_TRACKING_URI", "").strip():
+            key = "tracking.uri"
+            why = "there are no runs here; runs lie in outputs/ of the folder where they were started: change to it"
+        raise ConfigError(key, redact_addresses(uri), why)
     if address.kind(uri) == "sqlite":
         _check_file(key, uri)
         return uri

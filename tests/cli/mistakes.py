@@ -53,7 +53,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     ),
     "torch_scheduler": (["policy=torch", "policy.name=StepLr"], r"policy\.name=StepLr: no such class .*StepLR"),
     "metric": (["policy=plateau", "policy.metric=val/acc"], r"policy\.metric=val/acc: no such metric; .*val/accuracy"),
-    "device": (["device=gpu"], r"device=gpu: cannot be used here; auto, cpu"),
+    "device": (["device=gpu"], r"device=gpu: no such device; did you mean cuda\? here there are auto, cpu"),
     "precision": (["precision=fp8"], r"precision=fp8: should be 'fp32', 'bf16' or 'fp16'"),
     "workers": (["data.workers=two"], r"data\.workers=two: should be a valid integer, or 'auto'"),
     "cache": ([*PHOTOS, "data.path=photos", "data.cache=x"], r"data\.cache=x: should be a valid boolean, or 'auto'"),

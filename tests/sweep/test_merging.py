@@ -45,5 +45,5 @@ def test_what_is_merged_is_said_and_run_once(lwexp_command: RunCommand, tmp_path
     names = [point.name for point in manifest.points]
     assert names == ["decay=linear mult=0.8", "decay=linear mult=0.9", "decay=cosine", "decay=linear mult=1"]
     assert len([*(tmp_path / "sweep").glob("*/best.safetensors")]) == 4
-    again = lwexp_command("run", *sweep)
+    again = lwexp_command("run", "sweep.resume=sweep")
     assert "4 jobs, 1 of them uniform twins (sweep.baseline), 4 finished before" in again.stdout
