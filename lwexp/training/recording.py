@@ -52,7 +52,12 @@ class MetricsLogger(Callback):
 
 
 class BestWeights(Callback):
-    """Keeps the weights of the best evaluation in best.safetensors."""
+    """Keeps the weights of the best evaluation in best.safetensors, and logs its metrics.
+
+    `best/<metric>` is logged at every evaluation, so the latest value is the best also of a run that was killed,
+    resumed with other rates, pruned or trained longer. `best/epoch` counts from 1; `best/step` is the step at which the
+    metrics of that evaluation are logged.
+    """
 
     def __init__(self, world: World, folder: Path) -> None:
         """`folder` is the run's."""
@@ -60,10 +65,12 @@ class BestWeights(Callback):
 
     def setup(self, learner: Learner, tracker: Tracker) -> None:
         """Keep the model at hand."""
-        self._model = learner.model
+        self._model, self._tracker = learner.model, tracker
 
     def evaluation_end(self, progress: Progress, metrics: Mapping[str, float]) -> None:
         """Keep better ones."""
+        step = progress.step - 1
         if not progress.best or rank(metrics) > rank(progress.best):
-            progress.best = dict(metrics)
+            progress.best = {**metrics, "best/epoch": progress.epoch + 1, "best/step": step}
             save_model(self._model, self._world, self._path)
+        self._tracker.log({f"best/{name.partition('/')[2]}": value for name, value in progress.best.items()}, step)
