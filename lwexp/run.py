@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 
 def run(config: DictConfig) -> float:
-    """One job of Hydra's: train and return the best validation accuracy, which a sweeper may maximize."""
+    """One job of Hydra's: train and return the best value of the monitored metric, for a sweeper."""
     from .sweep.composed_run import run_composed
 
-    return run_composed(config).accuracy
+    return run_composed(config).value
 
 
 def main() -> None:

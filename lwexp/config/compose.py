@@ -14,6 +14,7 @@ from lwexp.formatting import few, one_line
 from .defaults import defaults
 from .interpolated import typed
 from .keys import IN_ORDER, with_lists, with_one_mult
+from .monitored import monitored, with_monitor
 from .overrides import key_of, keys_below
 from .schema import CallbackConfig, PhaseConfig, RunConfig
 from .section import OpenSection
@@ -40,6 +41,7 @@ def settings(config: DictConfig) -> RunConfig:
     checked = check(values)
     if checked.unfreeze.every_epochs and checked.unfreeze.every_steps:
         raise ConfigError("unfreeze", "every_epochs and every_steps", "give one of the two")
+    monitored(checked.monitor, checked.monitor_mode)
     _check_sections(checked)
     return checked
 
@@ -47,7 +49,8 @@ def settings(config: DictConfig) -> RunConfig:
 def plain(config: DictConfig) -> dict[str, Any]:
     """The composed config as plain values, without Hydra's own part; what interpolations gave is typed.
 
-    The multiplier is `mult`, however it was given. Raises `ConfigError` for two different ones.
+    The multiplier is `mult`, however it was given. Raises `ConfigError` for two different ones. A plateau that names no
+    metric observes `monitor`.
     """
     from omegaconf import OmegaConf
 
@@ -58,7 +61,7 @@ def plain(config: DictConfig) -> dict[str, Any]:
     if folded.get("mult") != values.get("mult") and "mult" in given:
         why = f"is another name of mult, which is {values['mult']}; give one of them"
         raise ConfigError("decay.mult", folded["mult"], why)
-    return _with_stem_lr(folded, given)
+    return with_monitor(_with_stem_lr(folded, given))
 
 
 def callback(section: CallbackConfig, name: str) -> Any:

@@ -213,6 +213,8 @@ class RunConfig(Section):
     accumulate: Count
     clip_grad_norm: Positive | None
     loss: LossConfig
+    monitor: Annotated[str, Field(min_length=1)]
+    monitor_mode: Literal["auto", "min", "max"]
     device: str
     threads: Count | None
     precision: Literal["fp32", "bf16", "fp16"]

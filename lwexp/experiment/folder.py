@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 from lwexp.errors import ConfigError, RunError
 from lwexp.host.files import atomic_write, remove_temporaries
 from lwexp.host.lock import FOLDER_LOCK, OWNER, FolderLock
+from lwexp.tasks import task_of
 from lwexp.tracking import deliver_rest, has_run, run_status
+from lwexp.training.monitor import Monitor
 
 from .changes import changes, is_other_length
 from .data_record import FILE as DATA
@@ -61,8 +64,22 @@ def check_place(folder: Path, resume: str | None) -> None:
         raise ConfigError("resume", resume, "can be given on the command line only")
 
 
-def finished(config: RunConfig, values: Mapping[str, Any], folder: Path, base: Path) -> dict[str, float] | None:
-    """The metrics of the run in `folder` if it is finished; delivers what its store lacks.
+@dataclass(frozen=True)
+class Result:
+    """What a run has come to: the metrics of its best evaluation, and of the test split with those weights."""
+
+    metrics: Mapping[str, float]
+    monitor: Monitor  # by which it was the best
+    pruned: str | None = None  # why a search has ended it early
+
+    @property
+    def value(self) -> float:
+        """The monitored metric; NaN if it is not known any more."""
+        return self.metrics.get(self.monitor.metric, math.nan)
+
+
+def finished(config: RunConfig, values: Mapping[str, Any], folder: Path, base: Path) -> Result | None:
+    """The result of the run in `folder` if it is finished; delivers what its store lacks.
 
     None also for one that is to be trained longer. Raises `ConfigError` where `values` have other numbers than its own.
     """
@@ -76,27 +93,33 @@ def finished(config: RunConfig, values: Mapping[str, Any], folder: Path, base: P
         if longer:
             return None
     deliver_rest(config.tracking, folder, base)
+    result = read_result(folder)
+    monitor, value = result.monitor, result.value
+    log.info("the run in %s is finished, with a best %s of %s", folder, monitor.words, monitor.shown(value))
+    return result
+
+
+def save_result(folder: Path, result: Result) -> None:
+    """Write the run's result. Raises `RunError`."""
+    how = {"monitor": result.monitor.metric, "monitor_mode": result.monitor.mode}
+    _write(folder / _RESULT, json.dumps({**result.metrics, **how, **_given("pruned", result.pruned)}, indent=1))
+
+
+def read_result(folder: Path) -> Result:
+    """The result of the run in `folder`, also of an earlier version of lwexp; without metrics if it has none."""
     try:
-        metrics: dict[str, float] = json.loads((folder / _RESULT).read_text(encoding="utf-8"))
-        best = float(metrics["val/accuracy"])
-    except (OSError, ValueError, KeyError, TypeError):
-        metrics, best = {}, float("nan")
-    log.info("the run in %s is finished, with a best validation accuracy of %.2f%%", folder, 100 * best)
-    return metrics
+        found = dict(json.loads((folder / _RESULT).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        found = {}
+    metrics = {key: float(value) for key, value in found.items() if isinstance(value, (int, float))}
+    monitor, pruned = Monitor.of(task_of(metrics)), found.get("pruned")
+    if isinstance(found.get("monitor"), str):
+        monitor = Monitor(found["monitor"], "min" if found.get("monitor_mode") == "min" else "max")
+    return Result(metrics, monitor, None if pruned is None else str(pruned))
 
 
-def save_result(folder: Path, metrics: Mapping[str, float], pruned: str | None = None) -> None:
-    """Write the run's best evaluation and that of the test split; `pruned`: why a search has stopped it early."""
-    _write(folder / _RESULT, json.dumps({**metrics, **({"pruned": pruned} if pruned else {})}, indent=1))
-
-
-def pruned_in(folder: Path) -> str | None:
-    """Why a search has stopped the run in `folder` early, None if it has not."""
-    try:
-        found = json.loads((folder / _RESULT).read_text(encoding="utf-8")).get("pruned")
-    except (OSError, ValueError, AttributeError):
-        return None
-    return None if found is None else str(found)
+def _given(key: str, value: str | None) -> dict[str, str]:
+    return {} if value is None else {key: value}
 
 
 @dataclass

@@ -17,7 +17,7 @@ from lwexp.host.device import build_device
 from lwexp.host.resources import has_compiler
 
 from .cross_checks import check_layerwise, check_model, check_plan, check_schedule, check_steps
-from .planning import build_plan, build_schedule
+from .planning import build_monitor, build_plan, build_schedule
 from .preprocessing import choose_preprocessing
 from .unused_here import unused_here
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from lwexp.models.build import BuiltModel
     from lwexp.training.callbacks import Callback
     from lwexp.training.loss import TaskLoss
+    from lwexp.training.monitor import Monitor
 
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ class Experiment:
     schedule: Schedule
     steps_per_epoch: int
     steps: int
+    monitor: Monitor
 
 
 def make_experiment(
@@ -79,6 +81,7 @@ def make_experiment(
     if isinstance(config.weights, SourceTaskConfig):
         source = half_of_classes(source, "target", config.weights.split_seed)
     info = source.info
+    monitor = build_monitor(config, info.task)
     steps_per_epoch, steps = training_steps(config, info.sizes["train"], info.kind)
     draft = draft_model(
         config.model,
@@ -135,7 +138,7 @@ def make_experiment(
             plan, schedule = planned(built)
     plan.apply_freeze(built.module)
     preprocessing = choose_preprocessing(config, source, built, base, resumed)
-    return Experiment(config, source, built, preprocessing, plan, schedule, steps_per_epoch, steps)
+    return Experiment(config, source, built, preprocessing, plan, schedule, steps_per_epoch, steps, monitor)
 
 
 def _load_weights(config: RunConfig, built: BuiltModel, base: Path, *, report_loaded: bool = True) -> None:

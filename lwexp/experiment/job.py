@@ -16,12 +16,13 @@ from lwexp.distributed.world import World, join
 from lwexp.host.resources import set_threads
 from lwexp.tracking import has_run, prepare, started_in
 from lwexp.training.callbacks import Callback, Pruned
+from lwexp.training.monitor import ACCURACY, Monitor
 from lwexp.training.seeding import seed_everything
 from lwexp.training.trainer import Trainer
 
 from . import on_device, record
 from .cross_checks import check_processes
-from .folder import check_place, finished, own_folder, save_result
+from .folder import Result, check_place, finished, own_folder, save_result
 from .instantiate import Experiment, build_callbacks, download_once, make_experiment
 from .manifest import point_of
 from .place import JobPlace
@@ -39,10 +40,16 @@ class RunResult:
     metrics: Mapping[str, float]  # of the best evaluation, and of the test split with those weights
     run_id: str | None = None  # MLflow's, None without MLflow
     pruned: str | None = None  # why a search ended it early
+    monitor: Monitor = ACCURACY  # by which the best was found
+
+    @property
+    def value(self) -> float:
+        """The monitored metric of the best evaluation; NaN if it is not known any more."""
+        return self.metrics.get(self.monitor.metric, math.nan)
 
     @property
     def accuracy(self) -> float:
-        """The best validation accuracy; NaN if it is not known any more."""
+        """The validation accuracy of the best evaluation; NaN if it is not known."""
         return self.metrics.get("val/accuracy", math.nan)
 
 
@@ -74,9 +81,9 @@ def _run(config: RunConfig, place: JobPlace, callbacks: Mapping[str, Callback], 
     # a resumed run finds its store and its files again
     place = replace(place, folder=folder, base=on_rank_zero(lambda: started_in(folder)) or place.base)
     on_rank_zero(lambda: check_place(folder, config.resume or ("auto" if point_of(folder) is not None else None)))
-    metrics = on_rank_zero(lambda: finished(config, place.values, folder, place.base))
-    if metrics is not None:
-        return RunResult(folder, metrics)
+    result = on_rank_zero(lambda: finished(config, place.values, folder, place.base))
+    if result is not None:
+        return RunResult(folder, result.metrics, pruned=result.pruned, monitor=result.monitor)
     callbacks = {**on_all_ranks(lambda: build_callbacks(config)), **callbacks}
     answers = on_rank_zero(lambda: prepare(config.tracking, place.base))
 
@@ -109,27 +116,31 @@ def _run(config: RunConfig, place: JobPlace, callbacks: Mapping[str, Callback], 
             trainer = on_device.build_trainer(
                 learner, loaders, progress, config, place, tracker, files, callbacks, world, resumed=state
             )
-            result = _train(trainer, loaders.test, experiment, place)
+            done = _train(trainer, loaders.test, experiment, place)
     record.log_where(tracker, config, place)
-    return result
+    return done
 
 
 def _train(trainer: Trainer, test: EpochLoader | None, experiment: Experiment, place: JobPlace) -> RunResult:
     """Fit, then test the best weights."""
-    tracker, progress = trainer.tracker, trainer.progress
+    tracker, progress, monitor = trainer.tracker, trainer.progress, trainer.progress.monitor
     try:
         best = trainer.fit()
     except Pruned as pruned:
         tracker.tag({"lwexp.pruned": str(pruned)})
-        save_result(place.folder, progress.best, pruned=str(pruned))
+        save_result(place.folder, Result(progress.best, monitor, str(pruned)))
         log.info("%s was pruned %s", tracker.run_name, pruned)
-        return RunResult(place.folder, progress.best, tracker.run_id, str(pruned))
-    metrics, closing = dict(best), f"best validation accuracy {best['val/accuracy']:.2%}"
+        return RunResult(place.folder, progress.best, tracker.run_id, str(pruned), monitor)
+    metrics, closing = dict(best), f"best {monitor.words} {monitor.shown(monitor.value(best))}"
+    main = Monitor.of(experiment.source.info.task)
+    if main.metric != monitor.metric:
+        closing += f", {main.words} {main.shown(main.value(best))} there"
     if test is not None:
         tested = trainer.test(test)
         tracker.log(tested, progress.steps - 1)
         metrics |= tested
-        closing += f", test accuracy {tested['test/accuracy']:.2%} with those weights"
+        of_test = replace(main, metric=main.metric.replace("val/", "test/"))
+        closing += f", {of_test.words} {of_test.shown(of_test.value(tested))} with those weights"
     trainer.world.on_rank_zero(lambda: record.conclude(experiment, place, tracker, progress, metrics))
     log.info("%s: %s", tracker.run_name, closing)
-    return RunResult(place.folder, metrics, tracker.run_id)
+    return RunResult(place.folder, metrics, tracker.run_id, monitor=monitor)

@@ -100,7 +100,7 @@ def put_channels_last(module: nn.Module) -> None:
 def start_progress(experiment: Experiment) -> Progress:
     """Nothing is done yet."""
     seen_rates: list[list[float]] | None = [] if experiment.schedule.is_metric_driven else None
-    return Progress(experiment.steps, experiment.config.epochs, seen_rates=seen_rates)
+    return Progress(experiment.steps, experiment.config.epochs, seen_rates=seen_rates, monitor=experiment.monitor)
 
 
 def checkpoint_files(config: RunConfig, folder: Path) -> CheckpointFiles:

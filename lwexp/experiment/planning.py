@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lwexp.config.compose import base_weight_decay, choice, phase_choices, policy_choices, split_patterns
+from lwexp.config.monitored import monitored
 from lwexp.config.schema import RunConfig
 from lwexp.errors import NoLayerwiseRatesWarning, UnknownNameError
 from lwexp.tasks import METRICS, Task
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from lwexp.core.plan import Plan
     from lwexp.core.schedule import Schedule
     from lwexp.models.build import BuiltModel
+    from lwexp.training.monitor import Monitor
 
 
 def build_plan(config: RunConfig, built: BuiltModel) -> Plan:
@@ -58,6 +60,24 @@ def build_plan(config: RunConfig, built: BuiltModel) -> Plan:
     return replace(plan, model=config.model.label)
 
 
+def build_monitor(config: RunConfig, task: Task) -> Monitor:
+    """The metric that decides which evaluation is the best. Raises `UnknownNameError` for one that `task` has not."""
+    from lwexp.training.monitor import Monitor
+
+    named = monitored(config.monitor, config.monitor_mode)
+    if named is None:
+        return Monitor.of(task)
+    known = metrics_of(task)
+    if named[0] not in known:
+        raise UnknownNameError("monitor", named[0], known, "no such metric of an evaluation")
+    return Monitor(*named)
+
+
+def metrics_of(task: Task) -> list[str]:
+    """The metrics of an evaluation on the validation split."""
+    return [f"val/{name}" for name in METRICS[task]]
+
+
 def build_schedule(
     config: RunConfig, plan: Plan, steps: int, steps_per_epoch: int, task: Task = "classification"
 ) -> Schedule:
@@ -82,7 +102,7 @@ def build_schedule(
         momentum_policy=config.momentum_policy.model_dump(exclude_none=True, by_alias=True),
         **options,
     )
-    metrics = [f"val/{name}" for name in METRICS[task]]
+    metrics = metrics_of(task)
     for made in schedule.policies:
         if isinstance(made.shape, MetricPolicy) and made.shape.metric not in metrics:
             raise UnknownNameError(f"{made.settings.key}.metric", made.shape.metric, metrics, "no such metric")

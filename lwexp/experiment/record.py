@@ -23,7 +23,7 @@ from lwexp.training.loss import loss_name
 from lwexp.training.state import Progress
 
 from .data_record import save_data_record
-from .folder import save_result
+from .folder import Result, save_result
 from .instantiate import Experiment
 from .manifest import place_in_sweep, point_of
 from .model_record import FILE as MODEL
@@ -109,7 +109,7 @@ def conclude(
             tracker.artifact(path)
     tracker.artifact(folder / "best.safetensors")
     tracker.tag({NOTE_TAG: plan_note(experiment.plan, result_text(metrics), experiment.config.notes or "")})
-    save_result(folder, metrics)
+    save_result(folder, Result(metrics, progress.monitor))
 
 
 def log_where(tracker: Tracker, config: RunConfig, place: JobPlace) -> None:
@@ -162,7 +162,8 @@ def _resolved(experiment: Experiment) -> dict[str, Any]:
     """The settings whose value follows from others, as the run uses them."""
     config = experiment.config
     name = loss_name(config.loss.name, experiment.source.info.task)
-    return {"mult": config.mult or experiment.plan.mult, "loss": {**config.loss.model_dump(), "name": name}}
+    monitor = {"monitor": experiment.monitor.metric, "monitor_mode": experiment.monitor.mode}
+    return {"mult": config.mult or experiment.plan.mult, "loss": {**config.loss.model_dump(), "name": name}, **monitor}
 
 
 def _log_how_to_resume(place: JobPlace) -> None:

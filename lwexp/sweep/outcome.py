@@ -18,6 +18,7 @@ from lwexp.errors import RunError
 from lwexp.experiment.manifest import Point
 from lwexp.host.files import atomic_write, remove_temporaries
 from lwexp.host.lock import Lock
+from lwexp.training.monitor import Mode, Monitor
 
 FILE, LOCK = "job.json", "job.lock"
 Status = Literal["MISSING", "RUNNING", "FINISHED", "FAILED", "KILLED"]
@@ -26,17 +27,24 @@ LOST = "its process died unexpectedly"
 
 @dataclass
 class Outcome:
-    """How far a job has come. `value` is the best validation accuracy, `exit_code` that of its failure."""
+    """How far a job has come. `value` is the best of the monitored metric, `exit_code` that of its failure."""
 
     status: Status = "MISSING"
     value: float | None = None
     reason: str | None = None  # why it failed or was killed, on one line
+    metric: str = "val/accuracy"  # which is monitored
+    mode: Mode = "max"
     pruned: str | None = None  # why a search pruned it, which is not a failure
     exit_code: int = 0
     started: float = 0.0  # seconds since the Unix epoch
     seconds: float = 0.0  # all attempts together
     attempts: int = 0
     host: str = ""
+
+    @property
+    def monitor(self) -> Monitor:
+        """What `value` is of."""
+        return Monitor(self.metric, self.mode)
 
     @property
     def failed(self) -> bool:
@@ -88,10 +96,13 @@ class JobRecord:
         reason: str | None = None,
         pruned: str | None = None,
         code: int = 0,
+        monitor: Monitor | None = None,
     ) -> None:
         """Write the outcome."""
         self.outcome.status, self.outcome.value, self.outcome.reason = status, value, reason
         self.outcome.pruned, self.outcome.exit_code = pruned, code
+        if monitor is not None:
+            self.outcome.metric, self.outcome.mode = monitor.metric, monitor.mode
         self.outcome.seconds += time.monotonic() - self._began
         _write(self._folder, self.outcome)
 

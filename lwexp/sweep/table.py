@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
 
 from lwexp.experiment.manifest import Point
@@ -35,10 +36,10 @@ def text(outcomes: Mapping[Point, Outcome]) -> str:
     if len(rows) > _MOST:
         bad = [row for row in rows if row[1].status != "FINISHED"][: _MOST // 2]
         good = [row for row in rows if row[1].status == "FINISHED"]
-        good = sorted(good, key=lambda row: -(row[1].value or 0.0))[: _MOST - len(bad)]
+        good = sorted(good, key=lambda row: -_score(row[1]))[: _MOST - len(bad)]
         rest = f"\n… {len(rows) - len(bad) - len(good)} more, all in jobs.csv"
         rows = [*bad, *good]
-    titles = ["job", "point", "status", "validation", "time", "why"]
+    titles = ["job", "point", "status", _metric(outcomes, "validation"), "time", "why"]
     cells = [_cells(*row) for row in rows]
     if not any(row[-1] for row in cells):
         titles[-1] = ""
@@ -50,7 +51,9 @@ def as_csv(outcomes: Mapping[Point, Outcome], swept: Sequence[str]) -> str:
     """One row for each job."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["job", *swept, "arm", "baseline", "status", "val/accuracy", "seconds", "attempts", "host", "why"])
+    writer.writerow(
+        ["job", *swept, "arm", "baseline", "status", _metric(outcomes), "seconds", "attempts", "host", "why"]
+    )
     for point, outcome in outcomes.items():
         value = "" if outcome.value is None else repr(outcome.value)
         own = [point.values.get(key, "") for key in swept]
@@ -76,9 +79,19 @@ def duration(seconds: float) -> str:
 
 def _cells(point: Point, outcome: Outcome) -> tuple[str, ...]:
     name = f"{point.name} (uniform twin)" if point.baseline else point.name
-    value = "" if outcome.value is None else f"{outcome.value:.2%}"
+    value = "" if outcome.value is None else outcome.monitor.shown(outcome.value)
     seconds = duration(outcome.seconds) if outcome.seconds else ""
     return str(point.number), name, _status(outcome), value, seconds, outcome.pruned or outcome.reason or ""
+
+
+def _metric(outcomes: Mapping[Point, Outcome], default: str | None = None) -> str:
+    """The monitored metric of the jobs; `default` for that of classes."""
+    found = next((o.metric for o in outcomes.values() if o.value is not None), Outcome.metric)
+    return default if default is not None and found == Outcome.metric else found
+
+
+def _score(outcome: Outcome) -> float:
+    return -math.inf if outcome.value is None else outcome.monitor.score(outcome.value)
 
 
 def _status(outcome: Outcome) -> str:
@@ -88,6 +101,6 @@ def _status(outcome: Outcome) -> str:
 def _result(outcome: Outcome) -> str:
     what = _status(outcome)
     if outcome.status == "FINISHED":
-        value = "" if outcome.value is None else f", validation accuracy {outcome.value:.2%}"
+        value = "" if outcome.value is None else f", {outcome.monitor.words} {outcome.monitor.shown(outcome.value)}"
         return f"{what}{value}, {duration(outcome.seconds)}"
     return f"{what}: {outcome.reason}"

@@ -28,7 +28,7 @@ from omegaconf import DictConfig, OmegaConf
 from lwexp import redaction
 from lwexp.config.compose import plain
 from lwexp.errors import LwexpError, RunError
-from lwexp.experiment.folder import pruned_in
+from lwexp.experiment.folder import read_result
 from lwexp.experiment.preload import MODULES
 from lwexp.host.lock import FOLDER_LOCK, Lock
 from lwexp.host.signals import Interrupted, end_quietly, handle_in_command, held_back, report_stop, take_signals
@@ -79,7 +79,8 @@ def run_in_sweep(task: Task, config: DictConfig) -> Any:
             record.end(status, reason=reason, code=code)
             record_failure(config, folder, status, reason)
             raise
-        record.end("FINISHED", value=value, pruned=pruned_in(folder))
+        result = read_result(folder)
+        record.end("FINISHED", value=value, pruned=result.pruned, monitor=result.monitor)
         return value
 
 
@@ -224,7 +225,7 @@ def _train(order: _Order) -> Any:
     HydraConfig.instance().set_config(OmegaConf.create({"hydra": hydra}))
     configure_log(hydra.job_logging, hydra.verbose)
     _quiet_console()
-    return run_composed(OmegaConf.create(order.config), draw_in_process=True).accuracy
+    return run_composed(OmegaConf.create(order.config), draw_in_process=True).value
 
 
 def _quiet_console() -> None:

@@ -1,9 +1,9 @@
-"""Evaluation of a model on a split: loss, accuracy and macro F1, and which of two results is better."""
+"""Evaluation of a model on a split: loss, accuracy and macro F1."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 
 import torch
@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from lwexp.data import Batch, EpochSampler, call, to_device
 from lwexp.distributed.world import SINGLE, World
-from lwexp.tasks import MAIN, task_of
 
 from .loss import BatchWeight, summed
 
@@ -87,10 +86,3 @@ def macro_f1(target: Tensor, predicted: Tensor) -> float:
 def _macro_f1(counts: Tensor) -> float:
     correct, occurring = counts[:, counts[1] > 0]
     return float((2 * correct.double() / occurring).mean())
-
-
-def rank(metrics: Mapping[str, float]) -> tuple[float, float]:
-    """Sort key of an evaluation, higher is better: the main metric of its task, then a low loss."""
-    loss, main = metrics["val/loss"], MAIN[task_of(metrics)]
-    value = metrics[f"val/{main.name}"] * (1 if main.mode == "max" else -1)
-    return value if math.isfinite(value) else -math.inf, -loss if math.isfinite(loss) else -math.inf

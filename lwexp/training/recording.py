@@ -12,7 +12,6 @@ from lwexp.tracking import Tracker
 
 from .callbacks import Callback
 from .checkpoint.checkpointer import save_model
-from .evaluation import rank
 from .state import Learner, Progress, StepResult
 
 
@@ -70,7 +69,7 @@ class BestWeights(Callback):
     def evaluation_end(self, progress: Progress, metrics: Mapping[str, float]) -> None:
         """Keep better ones."""
         step = progress.step - 1
-        if not progress.best or rank(metrics) > rank(progress.best):
+        if not progress.best or progress.monitor.is_better(metrics, progress.best):
             progress.best = {**metrics, "best/epoch": progress.epoch + 1, "best/step": step}
             save_model(self._model, self._world, self._path)
         self._tracker.log({f"best/{name.partition('/')[2]}": value for name, value in progress.best.items()}, step)

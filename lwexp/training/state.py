@@ -13,6 +13,8 @@ from lwexp.core.plan import Plan
 from lwexp.core.scheduler import PlanScheduler
 from lwexp.distributed.parallel import ParallelModel
 
+from .monitor import ACCURACY, Monitor
+
 Precision = Literal["fp32", "bf16", "fp16"]
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -67,7 +69,8 @@ class Progress:
     epoch: int = 0
     batches: int = 0  # used so far in this epoch
     skipped: int = 0  # consecutive steps skipped for non-finite values
-    best: dict[str, float] = field(default_factory=dict)  # metrics of the best evaluation
+    best: dict[str, float] = field(default_factory=dict)  # metrics of the best evaluation, best/epoch and best/step
+    monitor: Monitor = ACCURACY  # which evaluation is the best
     seen_rates: list[list[float]] | None = None  # [steps, groups], only where the policy is metric-driven
 
     @property

@@ -53,6 +53,15 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     ),
     "torch_scheduler": (["policy=torch", "policy.name=StepLr"], r"policy\.name=StepLr: no such class .*StepLR"),
     "metric": (["policy=plateau", "policy.metric=val/acc"], r"policy\.metric=val/acc: no such metric; .*val/accuracy"),
+    "monitor": (
+        ["monitor=val/acuracy"],
+        r"monitor=val/acuracy: no such metric .*did you mean val/accuracy",
+    ),
+    "monitor_test": (["monitor=test/loss"], r"monitor=test/loss: no such metric of an evaluation; .*val/loss"),
+    "monitor_mode": (
+        ["monitor_mode=min"],
+        r"monitor_mode=min: is the direction of monitor, .*name the metric",
+    ),
     "device": (["device=gpu"], r"device=gpu: no such device; did you mean cuda\? here there are auto, cpu"),
     "precision": (["precision=fp8"], r"precision=fp8: should be 'fp32', 'bf16' or 'fp16'"),
     "workers": (["data.workers=two"], r"data\.workers=two: should be a valid integer, or 'auto'"),

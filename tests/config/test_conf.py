@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from lwexp import make_plan
+from lwexp.config.monitored import with_monitor
 from lwexp.core.decay import ALIASES, DECAYS
 from lwexp.core.grouping import GROUPINGS
 from lwexp.core.make_plan import DEFAULT_MULT
@@ -234,7 +235,7 @@ def test_groupings_defaults_are_those_of_its_function(name: str) -> None:
 
 @pytest.mark.parametrize("name", POLICIES)
 def test_policys_defaults_are_those_of_its_function(name: str) -> None:
-    values = written(f"policy/{name}.yaml")
+    values = with_monitor({"policy": written(f"policy/{name}.yaml")})["policy"]  # which fills in what is observed
     del values["kind" if "kind" in values else "name"]
     shared = defaults(common)
     shared["warmup"] = "hold" if name == "warmup_exponential" else "linear"

@@ -69,16 +69,17 @@ def check_same(found: Any, expected: Any) -> None:
 
 
 def rows(folder: Path) -> dict[str, float]:
-    """The metric rows of a run's journal by `<key> <step>`; each was written once."""
+    """The metric rows of a run's journal by `<key> <step>`, without those that came later; each was written once."""
     written = [entry.value for entry in Reader(folder / "journal.lwexp").entries() if entry.kind == "rows"]
     pairs = [(f"{key} {row.step}", value) for row in written for key, value in zip(row.keys, row.values, strict=True)]
     assert len(dict(pairs)) == len(pairs)
-    return dict(pairs)
+    return {key: value for key, value in pairs if not key.startswith("best/")}
 
 
 def result(folder: Path) -> dict[str, float]:
+    """The metrics in the run's result, without what came later."""
     found: dict[str, float] = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    return found
+    return {key: value for key, value in found.items() if not key.startswith(("best/", "monitor"))}
 
 
 def test_a_run_of_before_goes_on_as_it_did_then(recorded: Path, lwexp_here: RunHere) -> None:

@@ -162,7 +162,8 @@ def test_what_a_run_leaves_in_mlflow(lwexp_here: RunHere, store: Store, tmp_path
         assert [step for step, _ in store.history(run, f"test/{metric}")] == [5]
     expected = {f"{split}/{metric}" for split in ("val", "test") for metric in ("loss", "accuracy", "macro_f1")}
     rates = {"lr/00_head", "lr/00_head.bias", "lr/01_lstm"}
-    assert run.data.metrics.keys() == expected | rates | {"train/loss"}
+    best = {f"best/{name}" for name in ("loss", "accuracy", "macro_f1", "epoch", "step")}
+    assert run.data.metrics.keys() == expected | rates | best | {"train/loss"}
 
     params = run.data.params
     assert json.loads(params["lr_overrides"]) == {"head.bias": 0.01}

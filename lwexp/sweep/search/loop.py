@@ -98,6 +98,6 @@ def _report(study: Study, trial: Trial, outcomes: Sequence[Outcome]) -> None:
     elif any(outcome.pruned for outcome in outcomes):
         study.prune(trial.number)
     elif len(values) < len(trial.jobs):
-        study.fail(trial.number, "its run has no validation accuracy")
+        study.fail(trial.number, f"its run has no {outcomes[0].metric}")
     else:
         study.complete(trial.number, fmean(values))

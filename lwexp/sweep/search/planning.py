@@ -6,12 +6,13 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from optuna.distributions import CategoricalDistribution
 
 from lwexp.config.compose import has_uniform_rates
 from lwexp.config.keys import changes_numbers, is_layerwise
+from lwexp.config.monitored import monitored
 from lwexp.config.schema import RunConfig
 from lwexp.errors import ConfigError, LwexpError
 from lwexp.experiment.manifest import Point
@@ -20,6 +21,7 @@ from lwexp.sweep.points import split, values_of, varying_keys
 from lwexp.sweep.twins import Job, missing_twins, uniform_twin
 
 from .loop import Arm
+from .pruning import DIRECTIONS
 from .settings import SearchSettings
 from .space import Space, parse_space, quoted
 from .study import Study, make_pruner, make_sampler, open_storage, pruner_options
@@ -101,7 +103,7 @@ def make_arms(plan: SearchPlan, folder: Path) -> list[Arm]:
         return Study(
             storage,
             name,
-            direction=settings.direction,
+            direction=settings.direction or direction_of(config),
             sampler=make_sampler(settings.sampler.name, settings.sampler.options, seed),
             pruner=_pruner(settings),
             owner=folder.name if shared else None,
@@ -116,6 +118,12 @@ def make_arms(plan: SearchPlan, folder: Path) -> list[Arm]:
         own = study(f"{name}-uniform", None if seed is None else seed + 1)  # drawn independently
         arms.append(Arm(own, rival, settings.uniform_trials, plan.keys, uniform=True))
     return arms
+
+
+def direction_of(config: RunConfig) -> Literal["maximize", "minimize"]:
+    """Where the monitored metric of the runs is good; that of the data's task is known to the runs only."""
+    named = monitored(config.monitor, config.monitor_mode)
+    return "maximize" if named is None else DIRECTIONS[named[1]]
 
 
 def repeats(plan: SearchPlan, arms: Sequence[Arm], planner: Planner, points: Sequence[Point]) -> list[Point]:

@@ -44,7 +44,7 @@ class SearchSettings(Section):
     n_jobs: Count | None
     params: dict[str, Any] | None
     seeds: Annotated[list[Seed], Field(min_length=1)] | None
-    direction: Literal["maximize", "minimize"]
+    direction: Literal["maximize", "minimize"] | None
     sampler: SamplerSettings
     pruner: PrunerSettings
     uniform_trials: Annotated[int, Field(ge=0)]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from lwexp.training.monitor import Monitor
+
 from .loop import Arm
 
 _SHOWN = 3
@@ -29,18 +31,19 @@ def as_json(arms: Sequence[Arm]) -> list[dict[str, Any]]:
     ]
 
 
-def text(arms: Sequence[Arm]) -> str:
-    """A few lines for each arm."""
-    return "\n".join(line for arm in as_json(arms) for line in _lines(arm))
+def text(arms: Sequence[Arm], monitor: Monitor) -> str:
+    """A few lines for each arm; objectives are those of `monitor`."""
+    return "\n".join(line for arm in as_json(arms) for line in _lines(arm, monitor))
 
 
-def _lines(arm: dict[str, Any]) -> list[str]:
+def _lines(arm: dict[str, Any], monitor: Monitor) -> list[str]:
     counts = ", ".join(f"{count} {word}" for word, count in arm["trials"].items() if count)
     lines = [f"study {arm['study']} over {', '.join(arm['searched'])}: {counts or 'no trial'}"]
     for place, found in enumerate(arm["best"]):
         values = " ".join(f"{key}={value}" for key, value in found["values"].items())
         word = "best" if place == 0 else "next"
-        lines.append(f"  {word}: {values}  validation accuracy {found['objective']:.2%} (trial {found['trial']})")
+        objective = f"{monitor.words} {monitor.shown(found['objective'])}"
+        lines.append(f"  {word}: {values}  {objective} (trial {found['trial']})")
     if arm["importance"]:
         parts = ", ".join(f"{key} {part:.2f}" for key, part in arm["importance"].items())
         lines.append(f"  share of the variance explained: {parts}")

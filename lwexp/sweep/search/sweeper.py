@@ -103,8 +103,10 @@ class OptunaSweeper(Sweeper):
         from .summary import as_json, text
 
         path = self._session.folder / "search.json"
+        outcomes = self._session.monitor.outcomes().values()
+        monitor = next((outcome.monitor for outcome in outcomes if outcome.value is not None), Outcome().monitor)
         path.write_text(redaction.redact(json.dumps(as_json(arms), indent=1)), encoding="utf-8")
-        print(f"\n{redaction.redact(text(arms))}\n", flush=True)
+        print(f"\n{redaction.redact(text(arms, monitor))}\n", flush=True)
         self._session.keep(path)
 
 
