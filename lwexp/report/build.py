@@ -12,7 +12,7 @@ from lwexp.errors import ConfigError, RunError
 from lwexp.formatting import printable
 
 from .analysis import Analysis, analyze
-from .conclusions import conclusions, headline, progress
+from .conclusions import conclusions, main_sentence, progress
 from .files import write_report
 from .runs import SweepReader
 from .settings import reasons
@@ -20,8 +20,6 @@ from .tables import legend, terminal_table
 
 _ROWS, _LISTED = 40, 20  # in the terminal
 _NARROWEST = 60  # characters
-
-__all__ = ["Report", "headline", "make_report"]
 
 
 @dataclass(frozen=True)
@@ -71,6 +69,11 @@ def make_report(
         except (RunError, ConfigError) as error:
             problem = str(error)
     return Report(short_text(found), folder, files, attach and problem is None, problem, found)
+
+
+def headline(report: Report) -> str:
+    """The sentence that matters most: which rates lead, by how much, and whether that can be claimed."""
+    return main_sentence(report.analysis)
 
 
 def short_text(found: Analysis) -> str:

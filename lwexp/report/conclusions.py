@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from lwexp.formatting import few
 
@@ -12,15 +11,11 @@ from .analysis import Analysis, Contest
 from .settings import Setting, reasons
 from .statistics import POWER, Comparison, lowest_p, seeds_needed
 
-if TYPE_CHECKING:
-    from .build import Report
-
 _LISTED = 6
 
 
-def headline(report: Report | Analysis) -> str:
+def main_sentence(found: Analysis) -> str:
     """The sentence that matters most: which rates lead, by how much, and whether that can be claimed."""
-    found = report if isinstance(report, Analysis) else report.analysis
     if len(found.contests) > 1:
         return (
             f"The runs have {len(found.contests)} different data, which are not compared with each other: "
@@ -31,7 +26,7 @@ def headline(report: Report | Analysis) -> str:
 
 def conclusions(found: Analysis) -> list[str]:
     """The sentences, the most important first."""
-    said = [headline(found)]
+    said = [main_sentence(found)]
     for one in found.contests:
         own = [] if len(found.contests) == 1 else [_headline(found, one)]
         name = f"{_words(one.data)}: " if own else ""

@@ -73,7 +73,7 @@ class Window:
         self.high = min(high + room, float(max(ends.max(initial=high), high)))
         margin = 0.04 * (self.high - self.low or room)
         self.limits = self.low - margin, self.high + margin
-        self.clipped = False  # whether an interval that was drawn goes on
+        self.clipped = False  # whether an interval is longer than drawn
 
     def interval(
         self, axes: Axes, place: float, ends: tuple[float, float], *, vertical: bool = False, **style: Any
@@ -94,7 +94,7 @@ class Window:
     @property
     def note(self) -> str:
         """For the axis's title: what arrows mean, where there are some."""
-        return " (arrow: the interval goes on)" if self.clipped else ""
+        return " (arrow: the interval is longer)" if self.clipped else ""
 
 
 def log_spaced(values: Floats) -> bool:

@@ -72,7 +72,7 @@ class Comparison(Summary):
 
 
 def summarize(values: Floats, confidence: float = 0.95, limits: Limits = UNLIMITED) -> Summary:
-    """The interval of the mean of `values` [n], which lie within `limits`; NaN is left out.
+    """The interval of the mean of `values` [n], which lie within `limits`; NaN is omitted.
 
     With h = t(n - 1) · sd / √n it is mean ± h, cut at the limits. Where both limits are finite it is instead
     low + (high - low) · expit(logit(p) ± h / ((high - low) · p · (1 - p))), with p = (mean - low) / (high - low): the

@@ -98,7 +98,7 @@ def headings(found: Analysis) -> list[tuple[str, str]]:
 def terminal_table(found: Analysis, width: int, at_most: int) -> str:
     """A row for each of `at_most` settings, those with the most seeds first, in lines of at most `width` characters.
 
-    Where the space does not suffice, columns are left out and names cut in the middle, the verdict never.
+    Where the space does not suffice, columns are omitted and names cut in the middle, the verdict never.
     """
     metric = found.metric
     titles = ["setting", "seeds", "val", "test", "(sd)", "difference", found.interval_name, "verdict"]

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from lwexp.report.analysis import Analysis, analyze
-from lwexp.report.conclusions import conclusions, headline, progress
+from lwexp.report.conclusions import conclusions, main_sentence, progress
 from lwexp.report.tables import terminal_table
 from tests.helpers.report_sweeps import Job, as_sweep, seeds
 
@@ -61,23 +61,27 @@ def test_three_seeds_can_claim_nothing_and_the_report_says_what_would() -> None:
      "Nothing can be claimed: mult=0.9 and uniform rates share no seed with a metric on test."),
 ], ids=["one seed", "no uniform", "uniform alone", "no difference", "other base", "no metric", "no test"])  # fmt: skip
 def test_where_nothing_can_be_claimed_the_first_sentence_says_why(jobs: list[Job], said: str) -> None:
-    assert headline(analyze(as_sweep(jobs))) == said
+    assert main_sentence(analyze(as_sweep(jobs))) == said
 
 
 def test_the_first_sentence_says_that_uniform_rates_lead_or_are_better() -> None:
     worse = [value - 0.05 for value in UNIFORM]
     found, _ = concluded([*seeds(UNIFORM, True, mult="1"), *seeds(worse, mult="0.9"), *seeds([0.7] * 6, mult="0.5")])
-    assert headline(found) == (
+    assert main_sentence(found) == (
         "Uniform rates are better than mult=0.9, the best layer-wise setting, by 5.00 points in test accuracy "
         "(6 seeds, p = 0.0312 corrected for 2 comparisons)."
     )
     found, _ = concluded([*seeds(UNIFORM[:2], True, mult="1"), *seeds([0.89, 0.9], mult="0.9")])
-    assert headline(found).startswith("Uniform rates lead mult=0.9 by 2.00 points in test accuracy (95 % interval -")
-    assert headline(found).endswith("2 seeds, p = 0.5), but nothing can be claimed from 2 seeds: it takes 6.")
+    assert main_sentence(found).startswith(
+        "Uniform rates lead mult=0.9 by 2.00 points in test accuracy (95 % interval -"
+    )
+    assert main_sentence(found).endswith("2 seeds, p = 0.5), but nothing can be claimed from 2 seeds: it takes 6.")
     noise = [0.9, 0.92, 0.92, 0.87, 0.92, 0.9]
     found, _ = concluded([*seeds(UNIFORM, True, mult="1"), *seeds(noise, mult="0.9")])
-    assert headline(found).startswith("Uniform rates lead mult=0.9 by 0.17 points in test accuracy (95 % interval ")
-    assert headline(found).endswith("), but no difference can be claimed.")
+    assert main_sentence(found).startswith(
+        "Uniform rates lead mult=0.9 by 0.17 points in test accuracy (95 % interval "
+    )
+    assert main_sentence(found).endswith("), but no difference can be claimed.")
 
 
 def test_only_what_was_done_is_said() -> None:
@@ -125,8 +129,10 @@ def test_with_several_base_rates_the_best_of_both_arms_are_compared() -> None:
         *seeds(lower, True, mult="1.0", lr="0.1"), *seeds(UNIFORM, True, mult="1.0", lr="0.01"),
         *seeds(BETTER, mult="0.9", lr="0.1"), *seeds(lower, mult="0.9", lr="0.01"),
     ])  # fmt: skip
-    assert headline(found).startswith("mult=0.9 lr=0.1 is better than uniform lr=0.01 by 1.83 points in test accuracy")
-    assert headline(found).endswith("corrected for 4 comparisons).")
+    assert main_sentence(found).startswith(
+        "mult=0.9 lr=0.1 is better than uniform lr=0.01 by 1.83 points in test accuracy"
+    )
+    assert main_sentence(found).endswith("corrected for 4 comparisons).")
     assert "Chosen on validation, lr chosen for both of 2 layer-wise settings and 2 uniform: mult=0.9 lr=0.1 " in text
     assert "At the same lr: mult=0.9 lr=0.1 is better than uniform lr=0.1 by 6.83 points" in text
     assert found.best_difference is not None
