@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lwexp.errors import ConfigError, LwexpError, UnknownNameError, UnknownOptionError
+from lwexp.errors import ConfigError, LwexpError, UnknownNameError
 from lwexp.formatting import few, one_line
 
 from .defaults import defaults
@@ -16,8 +15,9 @@ from .interpolated import typed
 from .keys import IN_ORDER, with_lists, with_one_mult
 from .monitored import monitored, with_monitor
 from .overrides import key_of, keys_below
-from .schema import CallbackConfig, PhaseConfig, RunConfig
+from .schema import PhaseConfig, RunConfig
 from .section import OpenSection
+from .targets import import_with, named_partial
 from .validation import check
 
 if TYPE_CHECKING:
@@ -62,16 +62,6 @@ def plain(config: DictConfig) -> dict[str, Any]:
         why = f"is another name of mult, which is {values['mult']}; give one of them"
         raise ConfigError("decay.mult", folded["mult"], why)
     return with_monitor(_with_stem_lr(folded, given))
-
-
-def callback(section: CallbackConfig, name: str) -> Any:
-    """The object that `callbacks.<name>` describes. Raises `ConfigError` for what its class refuses."""
-    found = _import_with(str(section.target), section.options, f"callbacks.{name}", "class")
-    try:
-        return found(**section.options)
-    except Exception as error:  # a class of the user's may raise anything
-        why = f"cannot be made: {one_line(error, kind=True)}"
-        raise ConfigError(f"callbacks.{name}", section.target, why) from error
 
 
 def choice(section: OpenSection, group: str, options_apart: bool = False) -> tuple[Any, dict[str, Any]]:
@@ -168,7 +158,7 @@ def _own(target: str, options: dict[str, Any], group: str, options_apart: bool) 
         from lwexp.core.policy import COMMON
 
         shared = {name: options.pop(name) for name in list(options) if name in COMMON}
-    found = _import_with(target, options, group, "class or function")
+    found = import_with(target, options, group, "class or function")
     # null is "not given": keys of the choice that `_target_` replaces
     options = {name: value for name, value in options.items() if value is not None or name in _parameters(found)}
     if isinstance(found, type):
@@ -178,30 +168,11 @@ def _own(target: str, options: dict[str, Any], group: str, options_apart: bool) 
             raise ConfigError(key, target, one_line(error, kind=True)) from error
     if options_apart:
         return found, options
-    return (_named_partial(found, options) if options else found), shared
-
-
-def _import_with(target: str, options: Mapping[str, Any], section: str, what: str) -> Callable[..., Any]:
-    """What `target` names, whose arguments `options` must be."""
-    from .targets import import_object
-
-    found = import_object(target, f"{section}._target_", what)
-    parameters = inspect.signature(found).parameters
-    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        for name, value in options.items():
-            if name not in parameters and value is not None:
-                raise UnknownOptionError(f"{section}.{name}", value, parameters, f"{target} has no such argument")
-    return found
+    return (named_partial(found, options) if options else found), shared
 
 
 def _parameters(found: Callable[..., Any]) -> set[str]:
     return set(inspect.signature(found).parameters)
-
-
-def _named_partial(function: Callable[..., Any], options: Mapping[str, Any]) -> Callable[..., Any]:
-    bound = functools.partial(function, **options)
-    functools.update_wrapper(bound, function)
-    return bound
 
 
 def _with_stem_lr(values: dict[str, Any], given: Collection[str]) -> dict[str, Any]:
@@ -256,7 +227,7 @@ def _check_sections(config: RunConfig) -> None:
         for key, written in found.items():
             make_policy(*policy_of(written, key), lr=config.lr, steps=10**12, key=key)
     for name, callback in config.callbacks.items():
-        _import_with(str(callback.target), callback.options, f"callbacks.{name}", "class")
+        import_with(str(callback.target), callback.options, f"callbacks.{name}", "class")
     if config.optimizer.name is None:
         raise ConfigError("optimizer.name", None, "must be given")
     for key, value in config.tags.items():

@@ -6,16 +6,23 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from .section import Count, Fraction, Section, Workers
+from .section import Count, Fraction, NonNegative, OpenSection, Section, Workers
 
 Level = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Spread = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+
+
+class TransformConfig(OpenSection):
+    """A callable of the user's own, from a PIL image to a PIL image; other keys are arguments of its class."""
+
+    target: str = Field(alias="_target_")
 
 
 class ImagesConfig(Section):
     """What all sets of images have: their size, normalization, how they are split, augmented and loaded.
 
     `mean` and `std` of values in [0, 1]: one number, or one for each channel. None: as `Preprocessing` is chosen.
+    `mixup`, `cutmix`: the alpha of the beta distribution that says how much is mixed; 0: nothing is.
     """
 
     image_size: Annotated[int, Field(ge=8, le=16384)] | None
@@ -23,7 +30,13 @@ class ImagesConfig(Section):
     std: Spread | Annotated[list[Spread], Field(min_length=1)] | None = None
     interpolation: Literal["bilinear", "bicubic"] | None = None
     split_seed: Annotated[int, Field(ge=0)]
-    augment: bool
+    augment: bool | str
+    augment_options: dict[str, Any] = Field(default_factory=dict)
+    erasing: Level = 0.0
+    transforms: list[TransformConfig] = Field(default_factory=list)
+    mixup: NonNegative = 0.0
+    cutmix: NonNegative = 0.0
+    sampler: Literal["shuffle", "balanced"] = "shuffle"
     workers: Workers
 
 
@@ -71,6 +84,7 @@ class TextConfig(Section):
     val_fraction: Annotated[float, Field(gt=0, lt=1)]
     test_fraction: Fraction
     split_seed: Annotated[int, Field(ge=0)]
+    sampler: Literal["shuffle", "balanced"] = "shuffle"
     workers: Workers
 
     @property

@@ -215,6 +215,7 @@ class RunConfig(Section):
     loss: LossConfig
     monitor: Annotated[str, Field(min_length=1)]
     monitor_mode: Literal["auto", "min", "max"]
+    tta: Literal["none", "flip", "five_crop", "ten_crop"]
     device: str
     threads: Count | None
     precision: Literal["fp32", "bf16", "fp16"]

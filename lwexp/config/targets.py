@@ -5,17 +5,20 @@ By hand, since `hydra.utils.get_object` says neither which part of the path is m
 
 from __future__ import annotations
 
+import functools
 import importlib
+import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from torch import nn
-
-from lwexp.errors import ConfigError, nearest
+from lwexp.errors import ConfigError, UnknownOptionError, nearest
 from lwexp.formatting import one_line
+
+from .schema import CallbackConfig
+from .section import OpenSection
 
 
 def import_object(path: str, key: str, what: str) -> Callable[..., Any]:
@@ -46,6 +49,45 @@ def import_object(path: str, key: str, what: str) -> Callable[..., Any]:
                 raise ConfigError(key, path, f"no module {prefix} is installed or in the current folder") from None
             names = [name for name in dir(found) if not name.startswith("_")]
             raise ConfigError(key, path, f"{before} has no {part}; {nearest(part, names)}") from None
+    from torch import nn
+
     if isinstance(found, (ModuleType, nn.Module)) or not callable(found):
         raise ConfigError(key, path, f"is a {type(found).__name__}, not a {what}")
     return found  # type: ignore[no-any-return]
+
+
+def import_with(target: str, options: Mapping[str, Any], section: str, what: str) -> Callable[..., Any]:
+    """What `target` names, whose arguments `options` must be."""
+    found = import_object(target, f"{section}._target_", what)
+    parameters = inspect.signature(found).parameters
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        for name, value in options.items():
+            if name not in parameters and value is not None:
+                raise UnknownOptionError(f"{section}.{name}", value, parameters, f"{target} has no such argument")
+    return found
+
+
+def named_partial(function: Callable[..., Any], options: Mapping[str, Any]) -> Callable[..., Any]:
+    """`function` with its `options` bound, under its own name."""
+    bound = functools.partial(function, **options)
+    functools.update_wrapper(bound, function)
+    return bound
+
+
+def callback(section: CallbackConfig, name: str) -> Any:
+    """The object that `callbacks.<name>` describes. Raises `ConfigError` for what its class refuses."""
+    return build(section, f"callbacks.{name}", "class")
+
+
+def build(section: OpenSection, key: str, what: str) -> Any:
+    """The object that the section at `key` describes: an instance, or a function with its options bound.
+
+    `what` says in an error what was wanted. Raises `ConfigError` for what a class refuses.
+    """
+    found = import_with(str(section.target), section.options, key, what)
+    if not isinstance(found, type):
+        return named_partial(found, section.options) if section.options else found
+    try:
+        return found(**section.options)
+    except Exception as error:  # a class of the user's may raise anything
+        raise ConfigError(key, section.target, f"cannot be made: {one_line(error, kind=True)}") from error

@@ -8,17 +8,21 @@ own module (`digits.py`, `image_folder.py`, `torchvision_sets.py`, `text.py`).
 
 from __future__ import annotations
 
+from .augmentation import Augmentation, OwnTransform, make_augmentation
 from .cache import CacheSettings
 from .images import Batch, CorruptImageError, Inputs, SampleDataset
 from .info import DataInfo, TargetScale
 from .keys import SampleKey
 from .loading import EpochLoader, EpochSampler, call, eval_loader, to_device, train_loader, workers_note
+from .mixing import Mixing
 from .opening import open_data
 from .source import DataSource, Splits, half_of_classes
 from .tokens import Tokens
 from .transforms import Preprocessing, standard_preprocessing
+from .views import Views
 
 __all__ = [
+    "Augmentation",
     "Batch",
     "CacheSettings",
     "CorruptImageError",
@@ -27,15 +31,19 @@ __all__ = [
     "EpochLoader",
     "EpochSampler",
     "Inputs",
+    "Mixing",
+    "OwnTransform",
     "Preprocessing",
     "SampleDataset",
     "SampleKey",
     "Splits",
     "TargetScale",
     "Tokens",
+    "Views",
     "call",
     "eval_loader",
     "half_of_classes",
+    "make_augmentation",
     "open_data",
     "standard_preprocessing",
     "to_device",

@@ -6,23 +6,29 @@ import math
 from collections.abc import Sequence
 from importlib.metadata import distribution
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from lwexp.config.augment_options import Style, WarpOptions
+
+from .augmentation import Augmentation
 from .cache import CacheSettings
 from .contents import Contents
-from .images import SampleDataset
+from .images import PILDataset, PILStore, SampleDataset
 from .keys import SampleKey, uniforms
 from .source import DataSource, Split
 from .splits import stratified_cut
-from .transforms import Preprocessing, Style, decoded_channels
+from .transforms import Preprocessing, decoded_channels
 
 if TYPE_CHECKING:
+    from PIL.Image import Image as PILImage
+
     from lwexp.config.data_schema import DigitsConfig
 
 FILE = "sklearn/datasets/data/digits.csv.gz"  # where scikit-learn keeps the images
@@ -30,9 +36,7 @@ IMAGE_SIZE = 32  # smallest side for the usual networks, which halve it five tim
 
 # Augmentation: largest rotation in degrees, shift as a fraction of the side (one pixel of 32), and change of scale.
 # More costs accuracy in the few steps of a short run: these images are centered already.
-MAX_DEGREES = 3.0
-MAX_SHIFT = 1 / 32
-MAX_ZOOM = 0.03
+WARP = WarpOptions(degrees=3.0, shift=1 / 32, zoom=0.03)
 
 
 def open_digits(config: DigitsConfig) -> DataSource:
@@ -91,27 +95,51 @@ class TensorStore:
         preprocessing: Preprocessing,
         *,
         style: Style,
-        augment: bool,
+        augment: Augmentation | None,
         seed: int,
         cache: CacheSettings | None = None,
     ) -> SampleDataset:
-        """The images at `positions`, resized in memory; `style` and `cache` do not apply."""
+        """The images at `positions`, resized in memory; `style` and `cache` do not apply.
+
+        What augments them besides small movements takes one image after the other.
+        """
+        if augment is not None and not augment.is_plain:
+            store = _OneByOne(self._images)
+            how: dict[str, Any] = {"style": style, "augment": augment, "seed": seed, "cache": None}
+            return PILDataset(store, positions, labels, preprocessing, **how)
         size = preprocessing.image_size
         images = functional.interpolate(
             self._images[positions].float(), (size, size), mode=preprocessing.interpolation, antialias=True
         )
         resized = images.round().clamp(0, 255).to(torch.uint8)
         decoded_channels(resized.shape[1], preprocessing.channels)
-        return TensorDataset(resized, labels, preprocessing, augment, seed)
+        strength = 0.0 if augment is None else 0.5 if augment.name == "light" else 1.0
+        return TensorDataset(resized, labels, preprocessing, strength, seed)
+
+
+class _OneByOne(PILStore):
+    """Gray images in memory, as PIL images."""
+
+    warp = WARP
+
+    def __init__(self, images: Tensor) -> None:
+        super().__init__(1)
+        self._images = images
+
+    def load(self, position: int, channels: int) -> PILImage:
+        """Image number `position`, gray."""
+        return Image.fromarray(self._images[position, 0].numpy())
 
 
 class TensorDataset(SampleDataset):
     """Resized images in memory; a batch is augmented at once, about ten times as fast as one by one."""
 
-    def __init__(self, images: Tensor, labels: Tensor, preprocessing: Preprocessing, augment: bool, seed: int) -> None:
-        """`images`: uint8 [n, C, size, size]."""
+    def __init__(
+        self, images: Tensor, labels: Tensor, preprocessing: Preprocessing, strength: float, seed: int
+    ) -> None:
+        """`images`: uint8 [n, C, size, size]; `strength`: of the augmentation, as a fraction of the usual; 0: none."""
         super().__init__(labels)
-        self._images, self._augment, self._seed = images, augment, seed
+        self._images, self._strength, self._seed = images, strength, seed
         self._channels = preprocessing.channels
         # (x / 255 - mean) / std as one multiplication and one addition
         std = torch.tensor(preprocessing.std).view(1, -1, 1, 1)
@@ -121,14 +149,16 @@ class TensorDataset(SampleDataset):
     def inputs(self, keys: Sequence[SampleKey]) -> Tensor:
         """Augmented if enabled, repeated to the model's channels, normalized: [keys, channels, size, size]."""
         batch = self._images[[key.sample for key in keys]].float()
-        if self._augment:
-            batch = jitter(batch, uniforms(self._seed, keys, 4))
+        if self._strength:
+            batch = jitter(batch, uniforms(self._seed, keys, 4), self._strength)
         batch = batch.expand(-1, self._channels, -1, -1)
         return (batch * self._factor).add_(self._offset)
 
 
-def jitter(images: Tensor, uniform: Sequence[NDArray[np.float64]]) -> Tensor:
+def jitter(images: Tensor, uniform: Sequence[NDArray[np.float64]], strength: float = 1.0) -> Tensor:
     """Rotate, scale and shift each image a little, by four arrays of n random numbers in [0, 1).
+
+    `strength`: fraction of the usual amounts.
 
     Images and result are [n, C, H, W]; pixels from outside are 0, the background.
 
@@ -136,7 +166,7 @@ def jitter(images: Tensor, uniform: Sequence[NDArray[np.float64]]) -> Tensor:
     else is one multiplication or addition per element (a batched matrix product, as in `affine_grid`, may round
     differently for another batch).
     """
-    matrices = torch.from_numpy(np.stack(_inverse_affine(*uniform))).float().view(2, 3, -1)
+    matrices = torch.from_numpy(np.stack(_inverse_affine(*uniform, strength=strength))).float().view(2, 3, -1)
     of_x, of_y, offset = matrices.permute(1, 2, 0).contiguous()[..., None, None]  # each [n, 2, 1, 1]
     height, width = images.shape[-2:]
     x = (torch.arange(width) * 2 + 1) / width - 1  # pixel centers; the image spans [-1, 1]
@@ -146,12 +176,17 @@ def jitter(images: Tensor, uniform: Sequence[NDArray[np.float64]]) -> Tensor:
 
 
 def _inverse_affine(
-    turn: NDArray[np.float64], zoom: NDArray[np.float64], right: NDArray[np.float64], down: NDArray[np.float64]
+    turn: NDArray[np.float64],
+    zoom: NDArray[np.float64],
+    right: NDArray[np.float64],
+    down: NDArray[np.float64],
+    *,
+    strength: float,
 ) -> tuple[NDArray[np.float64], ...]:
     """Inverse affine maps, from result to source: rows of 2×3 matrices; the image spans [-1, 1]."""
-    angles = math.radians(MAX_DEGREES) * (2 * turn - 1)
-    scale = 1 + MAX_ZOOM * (2 * zoom - 1)
-    x, y = 2 * MAX_SHIFT * (2 * right - 1), 2 * MAX_SHIFT * (2 * down - 1)
+    angles = strength * math.radians(WARP.degrees) * (2 * turn - 1)
+    scale = 1 + strength * WARP.zoom * (2 * zoom - 1)
+    x, y = strength * 2 * WARP.shift * (2 * right - 1), strength * 2 * WARP.shift * (2 * down - 1)
     cosine = np.array([math.cos(angle) for angle in angles.tolist()]) / scale
     sine = np.array([math.sin(angle) for angle in angles.tolist()]) / scale
     return (cosine, sine, -(cosine * x + sine * y), -sine, cosine, -(cosine * y - sine * x))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -13,12 +15,14 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from lwexp.config.augment_options import Style, WarpOptions
 from lwexp.errors import ConfigError
 
+from .augmentation import Augmentation
 from .cache import CacheSettings, Pixels, open_cache
 from .contents import Contents
 from .keys import SampleKey, sample_seed
-from .transforms import Preprocessing, Style, decoded_channels, image_transform
+from .transforms import Preprocessing, decoded_channels, image_transform
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
@@ -118,7 +122,7 @@ class SampleStore(Protocol):
         preprocessing: Any,
         *,
         style: Any,
-        augment: bool,
+        augment: Augmentation | None,
         seed: int,
         cache: CacheSettings | None,
     ) -> SampleDataset:
@@ -171,6 +175,7 @@ class PILStore:
     """Images that are decoded one by one, by a subclass's `load`."""
 
     threads = 1  # that may call `load` concurrently
+    warp: WarpOptions | None = None  # how far characters are moved; None: the usual
 
     def __init__(self, channels: int) -> None:
         """`channels`: 3 for color, 1 for gray."""
@@ -195,7 +200,7 @@ class PILStore:
         preprocessing: Preprocessing,
         *,
         style: Style,
-        augment: bool,
+        augment: Augmentation | None,
         seed: int,
         cache: CacheSettings | None = None,
     ) -> SampleDataset:
@@ -214,7 +219,7 @@ class PILDataset(SampleDataset):
         preprocessing: Preprocessing,
         *,
         style: Style,
-        augment: bool,
+        augment: Augmentation | None,
         seed: int,
         cache: CacheSettings | None,
     ) -> None:
@@ -223,7 +228,7 @@ class PILDataset(SampleDataset):
         self._store, self._seed = store, seed
         self._positions: list[int] = positions.tolist()
         self._channels = decoded_channels(store.channels, preprocessing.channels)
-        self._transform = image_transform(preprocessing, style, augment)
+        self._transform = image_transform(preprocessing, style, augment, channels=self._channels, warp=store.warp)
         self._cache = (
             None
             if cache is None
@@ -245,10 +250,14 @@ class PILDataset(SampleDataset):
         read = self._decode if self._cache is None else self._cache.__getitem__
         images = [read(key.sample) for key in keys]
         if self._transform.random is not None:
-            with torch.random.fork_rng(devices=[]):
+            with torch.random.fork_rng(devices=[]), _others_restored(self._transform.seeds_all):
                 for i, key in enumerate(keys):
+                    number = sample_seed(self._seed, *key)
                     # torch.manual_seed would seed CUDA's generators as well
-                    torch.default_generator.manual_seed(sample_seed(self._seed, *key))
+                    torch.default_generator.manual_seed(number)
+                    if self._transform.seeds_all:
+                        random.seed(number)
+                        np.random.seed(number % 2**32)
                     images[i] = _pixels(self._transform.random(_image(images[i])))
         return self._transform.finish(torch.from_numpy(np.stack(images)))
 
@@ -256,6 +265,16 @@ class PILDataset(SampleDataset):
         """The image after the deterministic part of preprocessing."""
         image = self._store.load(self._positions[index], self._channels)
         return _pixels(image if self._transform.fixed is None else self._transform.fixed(image))
+
+
+@contextmanager
+def _others_restored(needed: bool) -> Iterator[None]:
+    """Restore the generators of `random` and NumPy at the end of the block, if `needed`."""
+    before = (random.getstate(), np.random.get_state()) if needed else None
+    yield
+    if before is not None:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
 
 
 def _pixels(image: PILImage) -> Pixels:

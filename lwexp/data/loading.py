@@ -16,8 +16,10 @@ from lwexp.distributed.launch import read_launch
 from lwexp.host.resources import usable_cores
 from lwexp.host.signals import ignore_in_worker
 
+from .balance import balanced_order
 from .images import Batch, Inputs, SampleDataset
 from .keys import SampleKey, order_seed
+from .mixing import MixedKeys, Mixing, mixed_keys
 
 if TYPE_CHECKING:
     from .source import Splits
@@ -50,15 +52,27 @@ def workers_note(splits: Splits, device: torch.device | str) -> str:
     return "; ".join(f"{', '.join(names)}: {what}" for what, names in found.items())
 
 
-class EpochSampler(Sampler[list[SampleKey]]):
+class EpochSampler(Sampler[list[SampleKey] | MixedKeys]):
     """Batches of sample keys; a key contains the epoch, so that workers know it."""
 
-    def __init__(self, count: int, batch_size: int, seed: int | None, shard: BatchShard = WHOLE_BATCH) -> None:
+    def __init__(
+        self,
+        count: int,
+        batch_size: int,
+        seed: int | None,
+        shard: BatchShard = WHOLE_BATCH,
+        balance: Tensor | None = None,
+        mixes: bool = False,
+    ) -> None:
         """With a `seed`: reshuffled every epoch, full batches only. Without: in order, all `count` samples.
+
+        `balance`: the labels, int64 [count]: an epoch has as many samples, but all classes equally often. `mixes`:
+        `Mixing` follows, which needs `MixedKeys`.
 
         Yields `shard` of each batch; of a last batch that is too small for all shards, its first sample.
         """
         self._count, self._batch_size, self._seed, self.shard = count, batch_size, seed, shard
+        self._balance, self._mixes = balance, mixes
         self._epoch = self._start = 0
 
     @property
@@ -79,30 +93,39 @@ class EpochSampler(Sampler[list[SampleKey]]):
         """Return the number of batches of the next iteration."""
         return max(0, self.batches_per_epoch - self._start)
 
-    def __iter__(self) -> Iterator[list[SampleKey]]:
+    def __iter__(self) -> Iterator[list[SampleKey] | MixedKeys]:
         """Yield the batches of the epoch, from its start or from the batch that was set."""
         epoch, size = self._epoch, self._batch_size
         starts = range(self._start * size, self.batches_per_epoch * size, size)
         order: Sequence[int] = range(self._count)
         if self._seed is not None:
             generator = torch.Generator().manual_seed(order_seed(self._seed, epoch))
+            if self._balance is not None:
+                keys = balanced_order(self._balance, epoch, generator)
+                return self._parts(keys[start : start + size] for start in starts)
             order = torch.randperm(self._count, generator=generator).tolist()
-        batches = ([SampleKey(epoch, index) for index in order[start : start + size]] for start in starts)
-        return batches if self.shard == WHOLE_BATCH else map(self._own_shard, batches)
+        return self._parts([SampleKey(epoch, index) for index in order[start : start + size]] for start in starts)
 
-    def _own_shard(self, batch: list[SampleKey]) -> list[SampleKey]:
+    def _parts(self, batches: Iterator[list[SampleKey]]) -> Iterator[list[SampleKey] | MixedKeys]:
+        return batches if self.shard == WHOLE_BATCH and not self._mixes else map(self._own_shard, batches)
+
+    def _own_shard(self, batch: list[SampleKey]) -> list[SampleKey] | MixedKeys:
         first, last = self.shard.bounds(len(batch))
-        return batch[first:last] or batch[:1]
+        if first == last:
+            first, last = 0, 1
+        return mixed_keys(batch, first, last) if self._mixes else batch[first:last]
 
 
 class _Batches(Dataset[Batch]):
     """Batches by their keys, so that samples are processed together where possible."""
 
-    def __init__(self, dataset: SampleDataset, channels_last: bool) -> None:
-        self._dataset, self._channels_last = dataset, channels_last
+    def __init__(self, dataset: SampleDataset, channels_last: bool, mixing: Mixing | None) -> None:
+        self._dataset, self._channels_last, self._mixing = dataset, channels_last, mixing
 
-    def __getitem__(self, keys: Sequence[SampleKey]) -> Batch:
-        inputs, labels = self._dataset.batch(keys)
+    def __getitem__(self, keys: Sequence[SampleKey] | MixedKeys) -> Batch:
+        inputs, labels = self._dataset.batch(keys.keys if isinstance(keys, MixedKeys) else keys)
+        if isinstance(keys, MixedKeys) and self._mixing is not None and isinstance(inputs, Tensor):
+            inputs, labels = self._mixing(inputs, labels, keys)
         if self._channels_last and isinstance(inputs, Tensor) and inputs.ndim == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         return inputs, labels
@@ -132,15 +155,16 @@ class EpochLoader(DataLoader[Batch]):
         workers: Workers,
         device: torch.device | str,
         channels_last: bool,
+        mixing: Mixing | None = None,
     ) -> None:
         """`workers`: processes that prepare batches (0: none). Memory is pinned only for a CUDA `device`.
 
-        `channels_last`: memory format of the images, whose shape stays [B, C, H, W].
+        `channels_last`: memory format of the images, whose shape stays [B, C, H, W]. `mixing`: of images and labels.
         """
         self.epoch_sampler = sampler
         workers = worker_count(workers, dataset, device)
         super().__init__(
-            _Batches(dataset, channels_last),
+            _Batches(dataset, channels_last, mixing),
             batch_size=None,  # an item is a batch
             sampler=sampler,
             num_workers=workers,
@@ -179,9 +203,15 @@ def train_loader(
     device: torch.device | str,
     channels_last: bool = False,
     shard: BatchShard = WHOLE_BATCH,
+    balance: Tensor | None = None,
+    mixing: Mixing | None = None,
 ) -> EpochLoader:
-    """Shuffled full batches, or `shard` of each, without a smaller last one. Call `set_epoch` before each epoch."""
-    return EpochLoader(dataset, EpochSampler(len(dataset), batch_size, seed, shard), workers, device, channels_last)
+    """Shuffled full batches, or `shard` of each, without a smaller last one. Call `set_epoch` before each epoch.
+
+    `balance`: the labels, int64 [samples], if all classes shall be equally frequent; `mixing`: of images and labels.
+    """
+    sampler = EpochSampler(len(dataset), batch_size, seed, shard, balance, mixes=mixing is not None)
+    return EpochLoader(dataset, sampler, workers, device, channels_last, mixing)
 
 
 def eval_loader(

@@ -10,16 +10,18 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lwexp.config.augment_options import Style
 from lwexp.errors import ConfigError
 from lwexp.tasks import Task
 
+from .augmentation import Augmentation
 from .cache import CacheSettings
 from .contents import Contents
 from .images import SampleDataset, SampleStore
 from .info import DataInfo, TargetScale
 from .keys import order_seed
 from .tokens import Tokens
-from .transforms import Preprocessing, Style
+from .transforms import Preprocessing
 
 SplitName = Literal["train", "val", "test"]
 SPLIT_NAMES: tuple[SplitName, ...] = ("train", "val", "test")
@@ -95,19 +97,26 @@ class DataSource:
         return {name: size for store in stores.values() for name, size in store.contents().items()}
 
     def datasets(
-        self, preprocessing: Preprocessing | None, augment: bool, seed: int, cache: CacheSettings | None = None
+        self,
+        preprocessing: Preprocessing | None,
+        augment: Augmentation | bool | None,
+        seed: int,
+        cache: CacheSettings | None = None,
+        evaluated: Preprocessing | None = None,
     ) -> Splits:
-        """Map-style datasets. Only "train" is augmented, by `seed`; for texts, `preprocessing` is None.
+        """Map-style datasets. Only "train" is augmented (True: as usual), by `seed`; `preprocessing` of texts is None.
 
-        `cache`: where decoded images are kept, which does not change them; None: not at all.
+        `cache`: where decoded images are kept, which does not change them; None: not at all. `evaluated`: the
+        preprocessing of the other splits, if it is another one.
         """
+        how = (Augmentation() if augment else None) if isinstance(augment, bool) else augment
         made = {
             name: split.store.dataset(
                 split.positions,
                 split.labels,
-                preprocessing,
+                preprocessing if name == "train" or evaluated is None else evaluated,
                 style=self._style,
-                augment=augment and name == "train",
+                augment=how if name == "train" else None,
                 seed=seed,
                 cache=cache,
             )

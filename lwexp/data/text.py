@@ -118,7 +118,7 @@ class TextStore:
         preprocessing: Any,
         *,
         style: Any,
-        augment: bool,
+        augment: Any,
         seed: int,
         cache: CacheSettings | None = None,
     ) -> SampleDataset:

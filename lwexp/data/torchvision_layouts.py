@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .transforms import Style
+from lwexp.config.augment_options import Style
 
 Arguments = Mapping[str, Any]
 

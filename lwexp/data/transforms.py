@@ -9,21 +9,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
+from lwexp.config.augment_options import Style, WarpOptions
 from lwexp.errors import ConfigError
+
+from .augmentation import Augmentation, Erase, steps
 
 if TYPE_CHECKING:
     from .info import DataInfo
 
-Style = Literal["photograph", "character"]
-"""Which augmentation an image allows: a photograph crops and flips, a character (digit, letter, sign) does not."""
-
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-
-# Characters: largest rotation (degrees), shift (fraction of the side) and change of scale. A 6 stays a 6.
-MAX_DEGREES = 10.0
-MAX_SHIFT = 0.1
-MAX_ZOOM = 0.1
 
 
 @dataclass(frozen=True)
@@ -98,14 +93,16 @@ def decoded_channels(available: int, wanted: int) -> int:
 class ImageTransform:
     """From a PIL image to the model's input, in three parts.
 
-    `fixed` (deterministic) and `random` (uses only torch's global CPU generator) map PIL images to PIL images; None if
-    there is nothing to do. `identity` is a text of all that the result of `fixed` depends on, besides the image.
+    `fixed` (deterministic) and `random` map PIL images to PIL images; None if there is nothing to do. `random` uses
+    torch's global CPU generator, and with `seeds_all` those of `random` and NumPy.
+    `identity` is a text of all that the result of `fixed` depends on, besides the image.
     """
 
     fixed: Any | None
     random: Any | None
     identity: str
     preprocessing: Preprocessing
+    seeds_all: bool = False
 
     def finish(self, images: Tensor) -> Tensor:
         """Pixels, uint8 [n, H, W, C], normalized and repeated to the model's channels: float32 [n, channels, H, W]."""
@@ -115,26 +112,51 @@ class ImageTransform:
         return values.expand(-1, to.channels, -1, -1).sub(mean).div_(std)
 
 
-def image_transform(preprocessing: Preprocessing, style: Style, augment: bool) -> ImageTransform:
-    """The `torchvision.transforms.v2` steps for images of `style`.
+def image_transform(
+    preprocessing: Preprocessing,
+    style: Style,
+    augment: Augmentation | None,
+    *,
+    channels: int = 3,
+    warp: WarpOptions | None = None,
+) -> ImageTransform:
+    """The `torchvision.transforms.v2` steps for images of `style` with `channels`, augmented by `augment`.
 
     Photographs: random resized crop and horizontal flip (He et al., 2016), else resize and center crop.
-    Characters: resized to the square, with small random rotations, shifts and changes of scale.
+    Characters: resized to the square, with small random rotations, shifts and changes of scale, at most `warp`.
+    The user's own transforms get a photograph as it is decoded where nothing else augments it.
     """
     from torchvision.transforms import InterpolationMode
     from torchvision.transforms import v2 as exported
 
     v2: Any = exported  # untyped exports
     size, mode = preprocessing.image_size, InterpolationMode(preprocessing.interpolation)
-    fixed = random = None
-    if style == "photograph" and augment:
-        random = v2.Compose([v2.RandomResizedCrop(size, interpolation=mode, antialias=True), v2.RandomHorizontalFlip()])
-    elif style == "photograph":
+    if style == "photograph":
         shorter_side = math.floor(size / preprocessing.crop_pct)
-        fixed = v2.Compose([v2.Resize(shorter_side, interpolation=mode, antialias=True), v2.CenterCrop(size)])
+        whole = v2.Compose([v2.Resize(shorter_side, interpolation=mode, antialias=True), v2.CenterCrop(size)])
     else:
-        fixed = v2.Resize((size, size), interpolation=mode, antialias=True)
-        if augment:
-            zoom = (1 - MAX_ZOOM, 1 + MAX_ZOOM)
-            random = v2.RandomAffine(MAX_DEGREES, (MAX_SHIFT, MAX_SHIFT), zoom, interpolation=mode)
-    return ImageTransform(fixed, random, str(fixed), preprocessing)
+        whole = v2.Resize((size, size), interpolation=mode, antialias=True)
+    if augment is None:
+        return ImageTransform(whole, None, str(whole), preprocessing)
+    fill = preprocessing.mean[:channels] if len(preprocessing.mean) >= channels else preprocessing.mean * channels
+    random = steps(augment, style, size, mode, fill, warp)
+    if augment.transforms:
+        random.append(Fit(whole, size))
+    if augment.erasing:
+        random.append(Erase(augment.erasing, fill))
+    decoded = style == "photograph" and (augment.name != "none" or bool(augment.transforms))
+    fixed = None if decoded else whole
+    seeds_all = bool(augment.transforms)
+    return ImageTransform(fixed, v2.Compose(random), str(fixed), preprocessing, seeds_all)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Brings an image of another size to `size` pixels by `whole`, as in an evaluation."""
+
+    whole: Any
+    size: int
+
+    def __call__(self, image: Any) -> Any:
+        """The image itself where it has that size."""
+        return image if image.size == (self.size, self.size) else self.whole(image)

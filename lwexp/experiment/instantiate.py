@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lwexp.config.compose import callback
 from lwexp.config.data_schema import ImageFolderConfig, TextConfig, TorchvisionConfig
 from lwexp.config.schema import PretrainedConfig, RunConfig, SourceTaskConfig, WeightsFileConfig
+from lwexp.config.targets import callback
 from lwexp.config.unused import Command, given_options, unused_notes
 from lwexp.errors import ConfigError
 from lwexp.host.device import build_device
@@ -19,6 +19,7 @@ from lwexp.host.resources import has_compiler
 from .cross_checks import check_layerwise, check_model, check_plan, check_schedule, check_steps
 from .planning import build_monitor, build_plan, build_schedule
 from .preprocessing import choose_preprocessing
+from .training_batches import check_batches
 from .unused_here import unused_here
 
 if TYPE_CHECKING:
@@ -114,8 +115,8 @@ def make_experiment(
         if notes:
             plan = replace(plan, notes=(*plan.notes, *notes))
             schedule = replace(schedule, plan=plan)
-        build_loss(config, source)
-        choose_preprocessing(config, source, built, base, resumed)
+        preprocessing = choose_preprocessing(config, source, built, base, resumed)
+        check_batches(config, source, build_loss(config, source), preprocessing)
         return plan, schedule
 
     if device == "meta":

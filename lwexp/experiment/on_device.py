@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from torch import nn
 
 from lwexp.config.schema import MLflowConfig, RunConfig
 from lwexp.core.scheduler import PlanScheduler
-from lwexp.data import EpochLoader, eval_loader, train_loader, workers_note
+from lwexp.data import EpochLoader, Inputs, Views, call, eval_loader, train_loader, workers_note
 from lwexp.distributed.parallel import parallelize
 from lwexp.distributed.world import World
 from lwexp.tracking import Tracker
@@ -25,17 +25,19 @@ from lwexp.training.trainer import Trainer, TrainerOptions
 from .instantiate import Experiment, build_loss, build_optimizer, cache_settings
 from .manifest import point_of
 from .place import JobPlace
+from .training_batches import augmentation, balance, evaluated, mixing
 
 log = logging.getLogger(__name__)
 
 
 @dataclass
 class Loaders:
-    """The batches of each split."""
+    """The batches of each split, and how images of an evaluation become scores."""
 
     train: EpochLoader
     val: EpochLoader
     test: EpochLoader | None
+    scores_of: Callable[[Any, Inputs], torch.Tensor] = call
 
     def __enter__(self) -> Loaders:
         """Stop the workers at the end of the block."""
@@ -52,7 +54,10 @@ def open_loaders(experiment: Experiment, base: Path, device: torch.device, world
     """The batches of `experiment`, of each this rank's shard; relative paths start at `base`."""
     config, source = experiment.config, experiment.source
     cache = cache_settings(config, base, experiment.steps / experiment.steps_per_epoch)
-    data = source.datasets(experiment.preprocessing, config.data.augment, config.seed, cache)
+    data = source.datasets(
+        experiment.preprocessing, augmentation(config, source), config.seed, cache,
+        evaluated(config, experiment.preprocessing),
+    )  # fmt: skip
     if experiment.preprocessing is not None:
         log.info("images: %s", experiment.preprocessing)
     if config.data.workers == "auto":
@@ -62,9 +67,12 @@ def open_loaders(experiment: Experiment, base: Path, device: torch.device, world
         "channels_last": config.channels_last, "shard": world.shard,
     }  # fmt: skip
     return Loaders(
-        train_loader(data.train, seed=config.seed, **loading),
+        train_loader(
+            data.train, seed=config.seed, balance=balance(config, source), mixing=mixing(config, source), **loading
+        ),
         eval_loader(data.val, **loading),
         eval_loader(data.test, **loading) if data.test is not None else None,
+        call if config.tta == "none" else Views(config.tta, experiment.built.image_size),
     )
 
 
@@ -162,6 +170,7 @@ def build_trainer(
             sync_batchnorm=config.sync_batchnorm,
             rates_every=config.tracking.rates_every if isinstance(config.tracking, MLflowConfig) else 1,
             progress_bar=config.progress,
+            scores_of=loaders.scores_of,
             config=place.values,
         ),
         resumed=resumed,

@@ -29,7 +29,9 @@ from lwexp.training.state import Learner, Progress
 from lwexp.training.trainer import Trainer, TrainerOptions
 
 from .instantiate import Experiment, cache_settings, open_whole_data
+from .training_batches import augmentation
 
+_UNUSED = {"mixup", "cutmix", "sampler"}  # options of the data that apply to the run alone
 log = logging.getLogger(__name__)
 
 
@@ -78,7 +80,7 @@ def _pretrain(experiment: Experiment, device: torch.device, path: Path, base: Pa
         built.module.to(device)
         passes = float(config.weights.epochs)
         cache = cache_settings(config, base, passes)
-        data = source.datasets(experiment.preprocessing, config.data.augment, seed, cache)
+        data = source.datasets(experiment.preprocessing, augmentation(config, source), seed, cache)
         size = min(config.batch_size, source.info.sizes["train"])
         loading: dict[str, Any] = {"batch_size": size, "workers": config.data.workers, "device": device}
         train = train_loader(data.train, seed=seed, **loading)
@@ -111,7 +113,7 @@ def _key(config: RunConfig) -> str:
     assert isinstance(config.weights, SourceTaskConfig)
     parts = {
         "model": config.model.model_dump(),
-        "data": config.data.model_dump(exclude={"workers", "cache"}),
+        "data": config.data.model_dump(exclude={"workers", "cache", *_UNUSED}),
         "weights": config.weights.model_dump(),
         "batch_size": config.batch_size,
         "precision": config.precision,

@@ -47,7 +47,7 @@ class ImageInput:
 
     @cached_property
     def _steps(self) -> ImageTransform:
-        return image_transform(self.preprocessing, self.style, augment=False)
+        return image_transform(self.preprocessing, self.style, augment=None)
 
     def collate(self, inputs: Sequence[Tensor]) -> Inputs:
         """Several inputs as one batch, [N, channels, size, size]."""

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor, nn
 
-from lwexp.data import Batch, EpochSampler, call, to_device
+from lwexp.data import Batch, EpochSampler, Inputs, call, to_device
 from lwexp.distributed.world import SINGLE, World
 
 from .loss import BatchWeight, summed
@@ -29,12 +29,14 @@ def evaluate(
     context: AbstractContextManager[object],
     world: World = SINGLE,
     each: EachBatch | None = None,
+    scores_of: Callable[[nn.Module, Inputs], Tensor] = call,
 ) -> dict[str, float]:
     """Mean loss, accuracy and macro F1 over a split, as `<split>/loss`, …
 
     The mean does not depend on how the split is cut into batches: it divides by the class weights of all its samples.
     `batches` come in the order of `sampler`; where several processes evaluate, each has its shard of every batch.
-    Forward passes run in `context`. `each` gets this process's part of every batch, on the device.
+    Forward passes, `scores_of(model, inputs)`, run in `context`. `each` gets this process's part of every
+    batch, on the device.
     """
     model.eval()
     weigh, sizes = BatchWeight(loss), sampler.batch_sizes()
@@ -42,7 +44,7 @@ def evaluate(
     with context:
         for batch, size in zip(batches, sizes, strict=True):
             inputs, labels = to_device(batch, device)
-            scores = call(model, inputs)
+            scores = scores_of(model, inputs)
             first, last = sampler.shard.bounds(size)  # an empty shard still gets one sample, which does not count
             weights.append(weigh(batch[1][: last - first]))
             losses.append(summed(loss, scores, labels, weights[-1]) if last > first else scores.new_zeros(()))

@@ -48,8 +48,9 @@ def loss_name(name: str, task: Task) -> str:
 class TaskLoss(nn.Module):
     """A `torch.nn` loss on the outputs of a model, [N, classes], and the targets of its task.
 
-    Classification: labels int64 [N]. Several labels: 0 or 1 for each, float32 [N, classes]. Regression: numbers in
-    their own unit, float32 [N, classes], which `scale` standardizes as `TargetScale` says.
+    Classification: labels int64 [N], or mixed ones, float32 [N, classes]. Several labels: 0 or 1 for each, float32
+    [N, classes]. Regression: numbers in their own unit, float32 [N, classes], which `scale` standardizes as
+    `TargetScale` says.
     """
 
     scale: torch.Tensor | None
@@ -90,12 +91,22 @@ class TaskLoss(nn.Module):
         if self.name in _LOG_PROBABILITIES:
             scores = functional.log_softmax(scores, dim=1)
         targets = labels
-        if self.task == "classification" and self.name in _ONE_HOT:
+        if self.task == "classification" and self.name in _ONE_HOT and not labels.is_floating_point():
             targets = functional.one_hot(labels, self.classes).float()
         elif self.scale is not None:
             targets = (labels - self.scale[0]) / self.scale[1]
         value: torch.Tensor = self.loss(scores, targets)
         return value
+
+
+def takes_soft_labels(loss: TaskLoss) -> bool:
+    """Whether `loss` compares scores with a probability for each class, as of mixed images."""
+    example = torch.full((2, loss.classes), 1 / loss.classes)
+    try:
+        loss(torch.zeros(2, loss.classes), example)
+    except Exception:  # of the loss's own kind
+        return False
+    return True
 
 
 class BatchWeight:
@@ -113,8 +124,8 @@ class BatchWeight:
         self._weights = None if weights is None else weights.detach().double().cpu()
 
     def __call__(self, labels: torch.Tensor) -> float:
-        """The weight of a batch with `labels`, int64 [N] on the CPU."""
-        if not self._is_weighted:
+        """The weight of a batch with `labels`, int64 [N], or float32 [N, classes], on the CPU."""
+        if not self._is_weighted or labels.is_floating_point():  # of mixed labels, torch's mean is over the samples
             return float(len(labels))
         counted = labels[labels != self._ignored]
         return float(len(counted) if self._weights is None else self._weights[counted].sum())

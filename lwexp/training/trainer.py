@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lwexp.core.dtensor import shard_like
 from lwexp.core.optim.fused import takes_found_inf
-from lwexp.data import EpochLoader
+from lwexp.data import EpochLoader, Inputs, call
 from lwexp.distributed.parallel import broadcast_tensors
 from lwexp.distributed.world import SINGLE, World
 from lwexp.host.signals import Requests
@@ -51,6 +52,7 @@ class TrainerOptions:
     rates_every: int = 1  # optimizer steps between two records of all rates
     progress_bar: bool = True
     defer: bool | None = None  # read a step's numbers one step late; None: on a GPU
+    scores_of: Callable[[Any, Inputs], Tensor] = call  # of an evaluation: model and inputs to scores
     config: Mapping[str, Any] = field(default_factory=dict)  # plain values that checkpoints keep for a comparison
 
 
@@ -172,6 +174,7 @@ class Trainer:
             context=self._inference(),
             world=self.world,
             each=each,
+            scores_of=self.options.scores_of,
         )
         return self.world.on_rank_zero(lambda: metrics)
 

@@ -22,18 +22,22 @@ from tests.helpers.processes import StartCommand
 
 LONG = [*RUN[:3], "batch_size=32", "epochs=3", "max_steps=70", "progress=false", "tracking=none", "model.dropout=0.2",
         "checkpoint.every_steps=3", "device=cpu"]  # fmt: skip
+MIXED = ["data.augment=randaugment", "data.erasing=0.3", "data.mixup=0.2", "data.cutmix=1", "data.sampler=balanced",
+         "data.workers=1"]  # fmt: skip
 DISTURBED = {
     "augmented": ["policy=cosine", "policy.warmup_steps=10"],
+    "mixed": MIXED,
     "workers": ["data.workers=2"],
     "unfreezing": ["unfreeze.every_steps=20", "grouping=per_parameter", "optimizer=adamw", "no_weight_decay=true"],
     "plateau": ["policy=plateau", "policy.patience=0", "accumulate=2", "max_steps=40"],
 }
 
 
+@pytest.mark.parametrize("batches", [[], MIXED], ids=["plain", "mixed"])
 def test_interrupted_in_the_middle_of_an_epoch_it_ends_with_the_same_numbers(
-    lwexp_here: RunHere, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    batches: list[str], lwexp_here: RunHere, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    options = [*RUN, "unfreeze.every_steps=2", "model.dropout=0.2"]
+    options = [*RUN, "unfreeze.every_steps=2", "model.dropout=0.2", *batches]
     assert lwexp_here("run", *options, "hydra.run.dir=whole").code == 0
     real = JournalTracker.log
 
