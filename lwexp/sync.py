@@ -1,4 +1,4 @@
-"""`python -m lwexp.sync`: deliver to MLflow what earlier runs could not: store down, process killed."""
+"""`python -m lwexp.sync`: deliver what earlier runs could not: store down, process killed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,16 @@ from .errors import ConfigError, LwexpError, RunError
 from .experiment.find import NO_RUNS
 from .redaction import redact_addresses
 from .tracking.contact import check_store
-from .tracking.redelivery import RecordedRun, delivery_address, find_journals, read_run, redeliver
+from .tracking.mirror import NAMES, how_to_look
+from .tracking.redelivery import (
+    RecordedRun,
+    delivery_address,
+    find_journals,
+    read_run,
+    redeliver,
+    rest_of_mirrors,
+    write_mirror,
+)
 
 _WORD_SECONDS = 8.0  # between two lines about what is waited for
 _OPTIONS = ["tracking.uri", "tracking.timeout", "tracking.flush_timeout"]
@@ -47,7 +56,8 @@ def _sync(folders: Sequence[Path], config: MLflowConfig, renew: bool) -> int:
         for run in runs
         if (renew or not run.delivered) and (config.uri is not None or run.record["where"] != "none")
     ]
-    if not rest and not code:
+    mirrored = [(run, kind) for run in runs if not run.running for kind in rest_of_mirrors(run)]
+    if not rest and not mirrored and not code:
         print(f"nothing is left to deliver ({len(runs)} runs checked)" if runs else NO_RUNS)
     failures: dict[str, str | None] = {}  # by address: why the store cannot be used
     # the parents of sweeps first: their jobs need their ids
@@ -56,7 +66,20 @@ def _sync(folders: Sequence[Path], config: MLflowConfig, renew: bool) -> int:
             code = max(code, _deliver(run, config, failures, renew))
         except LwexpError as error:
             code = max(code, _print_error(error))
+    for run, kind in mirrored:
+        code = max(code, _mirror(run, kind))
     return code
+
+
+def _mirror(run: RecordedRun, kind: str) -> int:
+    """Write the rest of one mirror and print one line about it; returns 0, or 1 if something is left."""
+    name = f"{run.record['run_name']} ({os.path.relpath(run.folder)})"
+    state = write_mirror(run, kind)
+    if state.problem is not None:
+        print(f"lwexp-sync: {name}: {NAMES[kind]}: {redact_addresses(state.problem)}", file=sys.stderr)
+        return 1
+    print(f"{name}: {NAMES[kind]} has {state.rows} metric rows: {how_to_look(kind, state.where)}")
+    return 0
 
 
 def _deliver(run: RecordedRun, config: MLflowConfig, failures: dict[str, str | None], renew: bool) -> int:

@@ -38,6 +38,10 @@ def as_lwexp_error(error: BaseException, arguments: Sequence[str]) -> LwexpError
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
         group, _, name = str(error.missing_cfg_file).removesuffix(".yaml").rpartition("/")
         return UnknownNameError(group or "config", name, list(error.options), "no such choice")
+    missing = re.search(r"Could not load '(\w+)/([^']+)'", str(error))
+    if isinstance(error, MissingConfigException) and missing:  # in a list of choices
+        choices = [path.stem for path in (CONF / missing[1]).glob("*.yaml")]
+        return UnknownNameError(missing[1], missing[2], choices, "no such choice")
     if isinstance(error, OverrideParseException):
         return unparsed(error.override, _known_keys())
     if isinstance(error, ConfigCompositionException):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from .data_schema import DataConfig
 from .section import Count, Fraction, NonNegative, OpenSection, Positive, Section
@@ -63,7 +63,26 @@ class SourceTaskConfig(Section):
     split_seed: Annotated[int, Field(ge=0)]
 
 
-class MLflowConfig(Section):
+class TensorBoardConfig(Section):
+    """Event files for TensorBoard, in the run's folder."""
+
+
+class WandbConfig(Section):
+    """A run of Weights & Biases; `mode` null means WANDB_MODE, else online where the user is logged in."""
+
+    project: Annotated[str, Field(min_length=1)]
+    entity: str | None
+    mode: Literal["online", "offline"] | None
+
+
+class TrackingConfig(Section):
+    """What all records have; None: not recorded there."""
+
+    tensorboard: TensorBoardConfig | None = None
+    wandb: WandbConfig | None = None
+
+
+class MLflowConfig(TrackingConfig):
     """The MLflow store: `uri` null means MLFLOW_TRACKING_URI, else sqlite:///outputs/mlflow.db.
 
     `experiment` null means MLFLOW_EXPERIMENT_NAME or MLFLOW_EXPERIMENT_ID, else lwexp.
@@ -77,10 +96,18 @@ class MLflowConfig(Section):
     rates_every: Count
 
 
-class NoTrackingConfig(Section):
-    """No tracking at all."""
+class NoTrackingConfig(TrackingConfig):
+    """No MLflow."""
 
-    name: Literal["none"]
+    name: Literal["none"] = "none"
+    flush_timeout: NonNegative = 0.0
+    rates_every: Count = 1
+
+
+def _tracker(values: Any) -> Any:
+    """Which of the two: TensorBoard and W&B have no name, so that `tracking=[mlflow,wandb]` keeps MLflow's."""
+    name = values.get("name", "none") if isinstance(values, dict) else getattr(values, "name", None)
+    return name if isinstance(name, str) else None
 
 
 class LossConfig(Section):
@@ -180,7 +207,9 @@ class RunConfig(Section):
     weights: Annotated[
         ScratchConfig | PretrainedConfig | WeightsFileConfig | SourceTaskConfig, Field(discriminator="name")
     ]
-    tracking: Annotated[MLflowConfig | NoTrackingConfig, Field(discriminator="name")]
+    tracking: Annotated[
+        Annotated[MLflowConfig, Tag("mlflow")] | Annotated[NoTrackingConfig, Tag("none")], Discriminator(_tracker)
+    ]
 
     name: Annotated[str, Field(min_length=1, max_length=250)] | None
     tags: dict[str, str | bool | int | float]

@@ -116,7 +116,7 @@ def _siblings(loc: tuple[int | str, ...], schema: type[BaseModel]) -> list[str]:
         elif isinstance(part, str):
             field = section.model_fields[part]
             members = _sections(field.annotation)
-            section = {_tag_of(m): m for m in members} if field.discriminator else members[0]
+            section = {_tag_of(m): m for m in members} if len(members) > 1 else members[0]
     return [field.alias or name for name, field in section.model_fields.items()]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lwexp.config.schema import MLflowConfig, RunConfig
+from lwexp.config.schema import RunConfig
 from lwexp.core.scheduler import PlanScheduler
 from lwexp.data import EpochLoader, Inputs, Views, call, eval_loader, train_loader, workers_note
 from lwexp.distributed.parallel import parallelize
@@ -168,7 +168,7 @@ def build_trainer(
             compile=config.compile,
             freeze_stats=config.freeze_stats,
             sync_batchnorm=config.sync_batchnorm,
-            rates_every=config.tracking.rates_every if isinstance(config.tracking, MLflowConfig) else 1,
+            rates_every=config.tracking.rates_every,
             progress_bar=config.progress,
             scores_of=loaders.scores_of,
             config=place.values,

@@ -18,6 +18,7 @@ from .delivery import DELIVERY_LOCK, DELIVERY_OWNER, RUN_LOCK
 from .delivery_state import FILE as STATE
 from .delivery_state import read_state
 from .journal import FILE, Reader, has_journal, rewrite_run, run_record
+from .mirror import recorded_mirrors, state_file
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +60,8 @@ def separate(folder: Path, original: Path) -> str:
             raise RunError(f"another process is running in {folder}")
         before = read_state(folder)
         try:
-            for name in (STATE, DELIVERY_OWNER):  # first: killed after this, the run is still a copy
+            # first: killed after this, the run is still a copy
+            for name in (STATE, DELIVERY_OWNER, *map(state_file, recorded_mirrors(folder))):
                 (folder / name).unlink(missing_ok=True)
             rewrite_run(folder, change)
         except OSError as error:

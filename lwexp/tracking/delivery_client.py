@@ -15,6 +15,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -62,7 +63,7 @@ class DeliveryClient:
         self.restart_seconds = 5.0  # between two starts
         self._process: _Process | _SharedProcess | None = None
         self._former: list[_Process | _SharedProcess] = []  # still running, with an earlier environment
-        self._requests: dict[str, dict[str, Any]] = {}  # by folder: what is to be delivered
+        self._requests: dict[tuple[str, str | None], dict[str, Any]] = {}  # by folder and mirror (None: MLflow)
         self._environment: dict[str, str] = {}
         self._pid = os.getpid()
         self._started = 0.0
@@ -109,24 +110,33 @@ class DeliveryClient:
         with self._guard:
             key = str(folder.absolute())  # the process may have been started in another folder
             trusted = uri != os.environ.get(FOLDERS_URI)
-            self._requests[key] = {
-                "folder": key, "uri": uri, "patience": patience, "again": True, "trusted": trusted,
-            }  # fmt: skip
-            started = self._process
-            self.start()
-            if self._process is started:  # a new process has received all requests
-                self._send(self._requests[key])
+            self._request({"folder": key, "uri": uri, "patience": patience, "again": True, "trusted": trusted})
+
+    def mirror(self, folder: Path, kind: str, options: Mapping[str, Any]) -> None:
+        """Write the run in `folder` to the mirror `kind` from now on."""
+        with self._guard:
+            key = str(folder.absolute())
+            self._request({"folder": key, "mirror": kind, "options": dict(options), "again": True})
+
+    def _request(self, request: dict[str, Any]) -> None:
+        self._requests[request["folder"], request.get("mirror")] = request
+        started = self._process
+        self.start()
+        if self._process is started:  # a new process has received all requests
+            self._send(request)
 
     def wake(self, folder: Path) -> None:
         """Deliver what the run in `folder` has written now, without waiting for a full batch."""
         with self._guard:
-            request = self._requests.get(str(folder.absolute()))
-            if request is not None:
-                self._send({**request, "again": False})
+            for (name, _), request in self._requests.items():
+                if name == str(folder.absolute()):
+                    self._send({**request, "again": False})
 
     def forget(self, folder: Path) -> None:
         """Drop the request for the run in `folder`, which is complete."""
-        self._requests.pop(str(folder.absolute()), None)
+        with self._guard:
+            for key in [key for key in self._requests if key[0] == str(folder.absolute())]:
+                del self._requests[key]
 
     def keep_alive(self) -> None:
         """Start the process again if it has died."""

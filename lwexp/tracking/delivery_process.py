@@ -17,30 +17,44 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from .delivery import Delivery
+from .delivery import RUN_LOCK, Delivery
+from .mirror import Mirror
 from .store import import_quietly
+
+_Key = tuple[str, str | None]  # folder of the run, kind of the mirror (None: MLflow)
+
+
+def _key(request: dict[str, Any]) -> _Key:
+    return request["folder"], request.get("mirror")
+
+
+def _delivery(request: dict[str, Any], wake: threading.Event) -> Delivery | Mirror:
+    folder = Path(request["folder"])
+    if "mirror" in request:
+        return Mirror(folder, request["mirror"], request["options"], RUN_LOCK, wake)
+    return Delivery(folder, request["uri"], patience=request["patience"], wake=wake, trusted=request["trusted"])
 
 
 class DeliveryServer:
-    """Runs one thread for each run that is being delivered."""
+    """Runs one thread for each run that is being delivered, and one for each of its mirrors."""
 
     def __init__(self) -> None:
         """Deliver nothing yet."""
         self._lock = threading.Lock()
-        self._wakes: dict[str, threading.Event] = {}
-        self._next: dict[str, dict[str, Any]] = {}  # requests for runs that are being delivered
+        self._wakes: dict[_Key, threading.Event] = {}
+        self._next: dict[_Key, dict[str, Any]] = {}  # requests for runs that are being delivered
         self._threads: list[threading.Thread] = []
 
     def handle(self, request: dict[str, Any]) -> None:
         """Start a delivery, or end the pause of the running one; with `again`, repeat it once it is complete."""
-        folder = request["folder"]
+        key = _key(request)
         with self._lock:
-            if folder in self._wakes:
+            if key in self._wakes:
                 if request["again"]:
-                    self._next[folder] = request
-                self._wakes[folder].set()
+                    self._next[key] = request
+                self._wakes[key].set()
                 return
-            wake = self._wakes[folder] = threading.Event()
+            wake = self._wakes[key] = threading.Event()
             self._threads = [thread for thread in self._threads if thread.is_alive()]
             self._threads.append(threading.Thread(target=self._deliver, args=(request, wake)))
             self._threads[-1].start()
@@ -55,21 +69,19 @@ class DeliveryServer:
             thread.join()
 
     def _deliver(self, request: dict[str, Any], wake: threading.Event) -> None:
-        folder = request["folder"]
+        key = _key(request)
         while True:
-            delivery = Delivery(
-                Path(folder), request["uri"], patience=request["patience"], wake=wake, trusted=request["trusted"]
-            )
+            delivery = _delivery(request, wake)
             try:
                 delivery.run()
             except Exception as error:  # reported by the training process, which reads the delivery state
                 delivery.fail(error)
                 traceback.print_exc()
             with self._lock:
-                if folder not in self._next:
-                    del self._wakes[folder]
+                if key not in self._next:
+                    del self._wakes[key]
                     return
-                request = self._next.pop(folder)
+                request = self._next.pop(key)
 
 
 def main() -> None:

@@ -22,6 +22,7 @@ from .delivery import DELIVERY_LOCK, DELIVERY_OWNER, RUN_LOCK, Delivery, stuck
 from .delivery_state import FILE as STATE
 from .delivery_state import DeliveryState, read_state
 from .journal import FILE, RESERVE, Reader
+from .mirror import Mirror, MirrorState, lock_file, read_mirror, recorded_mirrors, state_file
 from .trust import check_own_files, why_untrusted
 
 _PROGRESS_SECONDS = 2.0
@@ -112,6 +113,24 @@ def delivery_address(run: RecordedRun, config: MLflowConfig) -> tuple[str, bool]
             "tracking.uri", where, f"only the folder {os.path.relpath(run.folder)} names it; {trust}: {again}"
         )
     return uri, False
+
+
+def rest_of_mirrors(run: RecordedRun) -> list[str]:
+    """The mirrors of a run that lack something."""
+    states = {kind: read_mirror(run.folder, kind) for kind in recorded_mirrors(run.folder)}
+    return [kind for kind, state in states.items() if state.position < run.length or state.problem is not None]
+
+
+def write_mirror(run: RecordedRun, kind: str) -> MirrorState:
+    """Write what the mirror `kind` of `run` lacks. Only files are written: a folder may come from somebody else."""
+    check_own_files(run.folder, (state_file(kind), lock_file(kind)))
+    options = {"entity": None, **recorded_mirrors(run.folder)[kind], "mode": "offline"}
+    mirror = Mirror(run.folder, kind, options, RUN_LOCK)
+    try:
+        mirror.run()
+    except Exception as error:
+        mirror.fail(error)
+    return mirror.state
 
 
 def redeliver(

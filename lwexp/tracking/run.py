@@ -29,6 +29,7 @@ from .delivery_state import read_state
 from .journal import FILE as JOURNAL
 from .journal import run_record
 from .keys import NOTE_TAG, param_values
+from .mirror import mirrors_of, packages, recorded_mirrors
 from .tracker import JournalTracker
 
 log = logging.getLogger(__name__)
@@ -42,7 +43,10 @@ def prepare(
     A store that does not answer is a warning, which ends with `hint`: the run continues without it. Raises
     `ConfigError` for an address that cannot be used.
     """
+    packages(config)
     if isinstance(config, NoTrackingConfig):
+        if mirrors_of(config):
+            courier.start()
         return True
     answers = True
     try:
@@ -86,13 +90,15 @@ def start(
             remove_temporaries(folder, of=DELIVERY_STATE)
     original = original_of(folder)
     copied = {} if original is None else {"lwexp.copy_of": separate(folder, original)}
-    tracker = JournalTracker(folder, run_name, uri, config.flush_timeout if isinstance(config, MLflowConfig) else 0.0)
+    mirrors = mirrors_of(config)
+    tracker = JournalTracker(folder, run_name, uri, config.flush_timeout, mirrors)
     try:
         if tracker.journal.run is not None:
             tracker.run_name = tracker.journal.run["run_name"]
             # a run that failed before its config was known has no params yet
             missing = {} if tracker.journal.run["params"] else param_values(params)
             resumed = {"time_ms": time.time_ns() // 1_000_000, "where": tracker.where, "params": missing}
+            resumed |= {"mirrors": mirrors} if mirrors or recorded_mirrors(folder) else {}
             tracker.journal.write("resumed", {**resumed, "folder": str(folder.absolute())})
             if missing or copied:
                 tracker.tag({**({NOTE_TAG: description, **tags} if missing else {}), **copied})
@@ -114,6 +120,7 @@ def start(
                 "tags": {key: redact(value) for key, value in {**own, **tags}.items()},
                 "params": param_values(params),
                 "time_ms": time.time_ns() // 1_000_000,
+                **({"mirrors": mirrors} if mirrors else {}),
             }
             tracker.journal.write("run", record)
         tracker.begin(at_once=answers)
@@ -149,7 +156,7 @@ def deliver_rest(
     if state.status is not None and state.position >= (folder / JOURNAL).stat().st_size:
         return
     uri = resolve_uri(config, base or Path.cwd()) if isinstance(config, MLflowConfig) else None
-    tracker = JournalTracker(folder, "", uri, config.flush_timeout if isinstance(config, MLflowConfig) else 0.0)
+    tracker = JournalTracker(folder, "", uri, config.flush_timeout, mirrors_of(config))
     tracker.run_name = (tracker.journal.run or {"run_name": ""})["run_name"]
     tracker.begin(at_once=False)
     tracker.finish(status, reason)
@@ -158,7 +165,7 @@ def deliver_rest(
 def open_hint(config: MLflowConfig | NoTrackingConfig, base: Path | None = None) -> str:
     """Two lines: the command that opens MLflow's page on this store, with lwexp and with MLflow alone."""
     if isinstance(config, NoTrackingConfig):
-        return "tracking=none: nothing was sent to MLflow"
+        return "nothing was sent to MLflow"
     uri = resolve_uri(config, base or Path.cwd())
     elsewhere = address.uri_source(config)[1] == address.DEFAULT_URI and base not in (None, Path.cwd())
     shown = uri if elsewhere else config.uri

@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from lwexp.errors import ConfigError, RunError
 from lwexp.host.lock import Lock
@@ -19,6 +20,7 @@ from .delivery import RUN_LOCK, end_entry
 from .delivery_client import courier
 from .delivery_state import DeliveryState, clear_failure, read_state
 from .journal import Journal
+from .mirror import NAMES, how_to_look, read_mirror
 
 KILLED_SECONDS = 10.0  # Slurm gives 30 s between SIGTERM and SIGKILL
 LOCK_SECONDS = 10.0  # data workers and a delivery that closes the run may hold the folder a little longer
@@ -33,14 +35,21 @@ log = logging.getLogger(__name__)
 class JournalTracker:
     """One run, written to its journal. Only the start and the end wait for the store."""
 
-    def __init__(self, folder: Path, run_name: str, uri: str | None, flush_timeout: float) -> None:
-        """Lock and open the journal in `folder`; with `uri` None it is written and not delivered.
+    def __init__(
+        self,
+        folder: Path,
+        run_name: str,
+        uri: str | None,
+        flush_timeout: float,
+        mirrors: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
+        """Lock and open the journal in `folder`; with `uri` None MLflow gets nothing. `mirrors`: kind -> options.
 
         `flush_timeout`: seconds without an answer after which `finish` stops waiting for the store. Raises `RunError`
         for a folder that is in use or cannot be written.
         """
         self.run_name, self.where = run_name, redact(uri) if uri is not None else "none"
-        self.folder, self._uri, self._patience = folder, uri, flush_timeout
+        self.folder, self._uri, self._patience, self._mirrors = folder, uri, flush_timeout, mirrors or {}
         self._lock = Lock(folder / RUN_LOCK)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -57,6 +66,7 @@ class JournalTracker:
         self._next_retry = time.monotonic() + _RETRY_SECONDS
         self._problem: str | None = None  # as last logged
         self._answered_before = 0.0  # when the store had last answered before that
+        self._stopped: set[str] = set()  # mirrors
         self._finished = False
 
     @property
@@ -105,6 +115,8 @@ class JournalTracker:
 
         Raises `ConfigError` or `RunError` for a store that refuses the run.
         """
+        for kind, options in self._mirrors.items():
+            courier.mirror(self.folder, kind, options)
         if self._uri is None:
             return
         clear_failure(self.folder)
@@ -137,8 +149,10 @@ class JournalTracker:
         if self.journal.status is None:
             end_entry(self.journal, status, redact(reason) if reason else None)
         try:
+            at_most = KILLED_SECONDS if status == "KILLED" else float("inf")
             if self._uri is not None:
-                self._await_delivery(KILLED_SECONDS if status == "KILLED" else float("inf"))
+                self._await_delivery(at_most)
+            self._await_mirrors(at_most)
         finally:
             self.close()
 
@@ -175,6 +189,30 @@ class JournalTracker:
             time.sleep(0.02)
             courier.keep_alive()
 
+    def _await_mirrors(self, at_most: float) -> None:
+        """Wait until each mirror has everything; log where it is, or why it is not there."""
+        end, begin = self.journal.sync() if self._mirrors else 0, time.monotonic()
+        if self._uri is None:  # else all were woken already, and MLflow's delivery may be complete
+            courier.wake(self.folder)
+        for kind in self._mirrors:
+            seen, moved = read_mirror(self.folder, kind), time.monotonic()
+            while (state := read_mirror(self.folder, kind)).position < end and state.problem is None:
+                now = time.monotonic()
+                seen, moved = (seen, moved) if state == seen else (state, now)
+                if now - moved >= self._patience or now - begin >= at_most or courier.given_up:
+                    break
+                time.sleep(0.02)
+                courier.keep_alive()
+            if state.position >= end and state.problem is None:
+                look = how_to_look(kind, state.where)
+                log.info("%s has %d metric rows of run %s: %s", NAMES[kind], state.rows, self.run_name, look)
+            else:
+                log.warning(
+                    "run %s: %d of %d metric rows not written to %s (%s); nothing is lost: python -m lwexp.sync %s",
+                    self.run_name, self.journal.rows_written - state.rows, self.journal.rows_written, NAMES[kind],
+                    state.problem or "no progress", self.folder,
+                )  # fmt: skip
+
     def _log_delivered(self, state: DeliveryState) -> None:
         if state.rows:
             log.info("%d metric rows of run %s delivered to %s", state.rows, self.run_name, self.where)
@@ -204,9 +242,11 @@ class JournalTracker:
 
     def _check_delivery(self) -> None:
         """Keep the delivery process alive; log once when the store fails, and when it answers again."""
+        if self._uri is not None or self._mirrors:
+            courier.keep_alive()
+        self._check_mirrors()
         if self._uri is None:
             return
-        courier.keep_alive()
         state = read_state(self.folder)
         problem = courier.last_failure(state.pid) or state.problem
         if state.refused is not None and time.monotonic() >= self._next_retry:
@@ -220,6 +260,14 @@ class JournalTracker:
                 return  # it has not been asked again yet
             log.info("tracking store %s answers again", self.where)
         self._problem = problem
+
+    def _check_mirrors(self) -> None:
+        """Log once why a mirror stopped."""
+        for kind in self._mirrors:
+            problem = read_mirror(self.folder, kind).problem
+            if problem is not None and kind not in self._stopped:
+                self._stopped.add(kind)
+                log.warning("%s: %s; the run continues, its metrics wait in its folder", NAMES[kind], problem)
 
     def _check_open(self, what: str) -> None:
         if self._finished or self.journal.status is not None:

@@ -45,7 +45,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "policy": (["policy=cosin"], r"policy=cosin: no such choice; did you mean cosine\?"),
     "weights": (["weights=pretraind"], r"weights=pretraind: no such choice; did you mean pretrained\?"),
     "data": (["data=digit"], r"data=digit: no such choice; did you mean digits\?"),
-    "tracking": (["tracking=wandb"], r"tracking=wandb: no such choice; choices: mlflow, none"),
+    "tracking": (["tracking=comet"], r"tracking=comet: no such choice; choices: mlflow, none, tensorboard, wandb"),
     "optimizer": (["optimizer=addam"], r"optimizer=addam: no such optimizer; did you mean .*adam"),
     "loss": (
         ["loss.name=CrossEntropy"],
