@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+NBSP = "\u00a0"  # a blank at which `wrapped` breaks no line
 
 
 def one_line(error: BaseException | str, limit: int | None = 200, *, kind: bool = False) -> str:
@@ -95,6 +96,24 @@ def metric_text(name: str, value: float) -> str:
     """
     words = name.replace("_", " ").replace(" f1", " F1")
     return f"{words} {value:.2%}".replace("%", " %") if words.endswith("accuracy") else f"{words} {value:.4f}"
+
+
+def wrapped(text: str, width: int, indent: int = 0) -> str:
+    """`text` in lines of at most `width` characters where its blanks allow it; all but the first are indented.
+
+    At a `NBSP`, which becomes a blank, no line ends.
+
+    >>> print(wrapped("data:  images of cats and dogs", 20, 7))
+    data:  images of
+           cats and dogs
+    """
+    import textwrap
+
+    filled = textwrap.wrap(
+        text, max(width, 20), subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False,
+        replace_whitespace=False, drop_whitespace=True,
+    )  # fmt: skip
+    return "\n".join(filled).replace(NBSP, " ")
 
 
 def cell(value: T, *, numbers: bool = False) -> T | str:

@@ -13,6 +13,7 @@ from lwexp import redaction
 from lwexp.config.defaults import CONF
 from lwexp.distributed import launch
 from lwexp.formatting import fit_terminal
+from lwexp.host.console import console
 from lwexp.host.signals import Interrupted, end_quietly, handle_in_command
 
 from .arguments import check_arguments
@@ -26,6 +27,25 @@ _OPEN = (
     "momentum_policy",
 )  # fmt: skip
 
+# Flags of commands that only print something, in a form that other programs read
+_ASKS = frozenset(
+    [
+        "-h",
+        "--help",
+        "--hydra-help",
+        "-c",
+        "--cfg",
+        "-i",
+        "--info",
+        "-sc",
+        "--shell-completion",
+        "--version",
+        "--package",
+        "-p",
+        "--resolve",
+    ]
+)
+
 
 @redaction.redacted_output()
 def main(task: Callable[[Any], Any], folder: str, page: Page) -> None:
@@ -37,6 +57,8 @@ def main(task: Callable[[Any], Any], folder: str, page: Page) -> None:
     A traceback is shown only for errors of lwexp itself, or with HYDRA_FULL_ERROR=1.
     """
     fit_terminal()
+    if launch.is_rank_zero() and not _ASKS.intersection(argument.partition("=")[0] for argument in sys.argv[1:]):
+        console.start("loading PyTorch")
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     register(folder)
     import hydra
@@ -76,6 +98,7 @@ def main(task: Callable[[Any], Any], folder: str, page: Page) -> None:
         code = known.exit_code
         refuse(known)
     finally:
+        console.stop()
         end_quietly(code)
         if not wants_traceback:
             os.environ.pop("HYDRA_FULL_ERROR", None)

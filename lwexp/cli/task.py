@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from lwexp import redaction
 from lwexp.distributed import launch
 from lwexp.errors import LwexpError
+from lwexp.host.console import console
 from lwexp.host.signals import STOP, held_back
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ class Task:
 
 def refuse(error: LwexpError) -> NoReturn:
     """End the process with the error's line and code; of several ranks only rank 0 prints it."""
+    console.stop()
     if launch.is_rank_zero():
         print(redaction.redact(f"error: {error}"), file=sys.stderr)
     else:

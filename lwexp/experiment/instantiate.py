@@ -13,10 +13,12 @@ from lwexp.config.schema import PretrainedConfig, RunConfig, SourceTaskConfig, W
 from lwexp.config.targets import callback
 from lwexp.config.unused import Command, given_options, unused_notes
 from lwexp.errors import ConfigError
+from lwexp.host.console import console
 from lwexp.host.device import build_device
 from lwexp.host.resources import has_compiler
 
 from .cross_checks import check_layerwise, check_model, check_plan, check_schedule, check_steps
+from .naming import data_label, weights_text
 from .planning import build_monitor, build_plan, build_schedule
 from .preprocessing import choose_preprocessing
 from .training_batches import check_batches
@@ -78,6 +80,7 @@ def make_experiment(
     from lwexp.data import half_of_classes
     from lwexp.models.build import draft_model
 
+    console.now(f"reading the data, {data_label(config.data.model_dump(by_alias=True))}")
     source = open_whole_data(config, base)
     if isinstance(config.weights, SourceTaskConfig):
         source = half_of_classes(source, "target", config.weights.split_seed)
@@ -96,6 +99,7 @@ def make_experiment(
     )
 
     def planned(built: BuiltModel) -> tuple[Plan, Schedule]:
+        console.now(f"planning the rates of {config.model.label}")
         plan = build_plan(config, built)
         check_plan(config, plan)
         if device != "meta" and not resumed:
@@ -130,6 +134,7 @@ def make_experiment(
             with torch.random.fork_rng(devices=[]):  # a seed means the same weights with and without this
                 _load_weights(config, draft.tried, base, report_loaded=False)
                 found = planned(draft.tried)
+        console.now(f"building {config.model.label}, its weights {weights_text(config)}")
         built = draft.allocate()
         _load_weights(config, built, base)
         if found is not None and found[0].fits(built.module):

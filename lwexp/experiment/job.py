@@ -13,6 +13,7 @@ from lwexp.config.schema import RunConfig
 from lwexp.config.unused import Command
 from lwexp.data import EpochLoader
 from lwexp.distributed.world import World, join
+from lwexp.host.console import console
 from lwexp.host.resources import set_threads
 from lwexp.tracking import has_run, prepare, started_in
 from lwexp.training.callbacks import Callback, Pruned
@@ -28,6 +29,7 @@ from .manifest import point_of
 from .place import JobPlace
 from .restore import look, restore_run
 from .source_task import start_from_source_task
+from .summary import summary
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +101,9 @@ def _run(config: RunConfig, place: JobPlace, callbacks: Mapping[str, Callback], 
             command=command, processes=world.size,
         )
     )  # fmt: skip
+    log.info("%s\n", summary(experiment, device, world.size, width=console.width))
     log.info("%s\n", experiment.plan)
+    console.now("preparing the training")
 
     with on_all_ranks(lambda: on_device.open_loaders(experiment, place.base, device, world)) as loaders:
         learner = on_all_ranks(lambda: on_device.build_learner(experiment, device, world))
@@ -141,6 +145,7 @@ def _train(trainer: Trainer, test: EpochLoader | None, experiment: Experiment, p
         metrics |= tested
         of_test = replace(main, metric=main.metric.replace("val/", "test/"))
         closing += f", {of_test.words} {of_test.shown(of_test.value(tested))} with those weights"
+    console.now("writing the results")
     trainer.world.on_rank_zero(lambda: record.conclude(experiment, place, tracker, progress, metrics))
     log.info("%s: %s", tracker.run_name, closing)
     return RunResult(place.folder, metrics, tracker.run_id, monitor=monitor)

@@ -8,8 +8,8 @@ from typing import Any
 
 from lwexp.config.defaults import CONF, defaults, load
 from lwexp.config.keys import GROUPS, USER_KEYED, changes_numbers, flatten
-from lwexp.config.schema import RunConfig
-from lwexp.formatting import one_line
+from lwexp.config.schema import PretrainedConfig, RunConfig, SourceTaskConfig, WeightsFileConfig
+from lwexp.formatting import one_line, printable
 
 LONGEST = 120  # characters of a name
 _LONGEST_VALUE = 32
@@ -50,6 +50,18 @@ def data_label(data: Mapping[str, Any]) -> str:
         if data.get(key):
             return PurePath(str(data[key])).name or str(data[key])
     return str(data.get("name"))
+
+
+def weights_text(config: RunConfig) -> str:
+    """Where the weights at the start are from."""
+    weights, label = config.weights, printable(config.model.label)
+    if isinstance(weights, PretrainedConfig):
+        return f"published with {label}" + (f", {printable(weights.tag)}" if weights.tag else "")
+    if isinstance(weights, WeightsFileConfig):
+        return printable(weights.path)
+    if isinstance(weights, SourceTaskConfig):
+        return f"of a source task: {weights.epochs} epochs on the other half of the classes"
+    return f"random, seed {config.seed}"
 
 
 def _data(values: Mapping[str, Any]) -> list[str]:

@@ -58,8 +58,6 @@ def open_loaders(experiment: Experiment, base: Path, device: torch.device, world
         experiment.preprocessing, augmentation(config, source), config.seed, cache,
         evaluated(config, experiment.preprocessing),
     )  # fmt: skip
-    if experiment.preprocessing is not None:
-        log.info("images: %s", experiment.preprocessing)
     if config.data.workers == "auto":
         log.info("data: %s", workers_note(data, device))
     loading: dict[str, Any] = {
@@ -171,6 +169,7 @@ def build_trainer(
             rates_every=config.tracking.rates_every,
             progress_bar=config.progress,
             scores_of=loaders.scores_of,
+            title=point.name if (point := point_of(place.folder)) is not None else "",
             config=place.values,
         ),
         resumed=resumed,

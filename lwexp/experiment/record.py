@@ -13,6 +13,7 @@ from lwexp.config.keys import USER_KEYED, flatten
 from lwexp.config.schema import RunConfig
 from lwexp.distributed.world import World
 from lwexp.formatting import metric_text
+from lwexp.host.console import console
 from lwexp.plots.plan import draw_plan, draw_recorded
 from lwexp.record.describe import place_tags, plan_note, plan_tags, save_plan
 from lwexp.record.ending import end_of
@@ -93,9 +94,11 @@ def describe(experiment: Experiment, place: JobPlace, tracker: Tracker, progress
     for path in (folder / "config.yaml", folder / MODEL, save_plan(experiment.plan, folder)):
         tracker.artifact(path)
     if progress.seen_rates is None:
-        for path in draw_plan(
-            experiment.plan, experiment.schedule, experiment.steps, folder, in_process=place.draw_in_process
-        ):
+        with console.doing("drawing the plan's rates"):
+            paths = draw_plan(
+                experiment.plan, experiment.schedule, experiment.steps, folder, in_process=place.draw_in_process
+            )
+        for path in paths:
             tracker.artifact(path)
 
 

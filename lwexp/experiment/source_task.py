@@ -101,7 +101,7 @@ def _pretrain(experiment: Experiment, device: torch.device, path: Path, base: Pa
             Progress(steps, config.weights.epochs),
             folder=Path(folder),
             tracker=NoTracker("source task"),
-            options=TrainerOptions(progress_bar=config.progress),
+            options=TrainerOptions(progress_bar=config.progress, title="source task"),
         )
         best = trainer.fit()
         shutil.move(Path(folder) / "best.safetensors", path)

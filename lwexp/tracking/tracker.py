@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lwexp.errors import ConfigError, RunError
+from lwexp.host.console import console
 from lwexp.host.lock import Lock
 from lwexp.redaction import redact
 
@@ -24,7 +25,7 @@ from .mirror import NAMES, how_to_look, read_mirror
 
 KILLED_SECONDS = 10.0  # Slurm gives 30 s between SIGTERM and SIGKILL
 LOCK_SECONDS = 10.0  # data workers and a delivery that closes the run may hold the folder a little longer
-_WORD_SECONDS = 8.0  # between two lines about what is waited for
+_WORD_SECONDS = 4.0  # between two lines about what is waited for
 _CHECK_SECONDS = 1.0
 _RETRY_SECONDS = 30.0  # after which a store that refused is asked again
 _FIRST_SECONDS = 60.0  # MLflow creates the tables of a new database, which takes seconds
@@ -124,6 +125,12 @@ class JournalTracker:
         if not at_once:
             self._problem, self._answered_before = "does not answer", 0.0  # already logged
             return
+        with console.doing(f"waiting for the tracking store {self.where} to create the run"):
+            self._await_start()
+        self._check_delivery()
+
+    def _await_start(self) -> None:
+        """Wait for the store's first answer."""
         deadline = time.monotonic() + _FIRST_SECONDS
         while time.monotonic() < deadline:
             state = read_state(self.folder)
@@ -136,7 +143,6 @@ class JournalTracker:
                 break
             time.sleep(0.02)
             courier.keep_alive()
-        self._check_delivery()
 
     def finish(self, status: Status, reason: str | None = None) -> None:
         """Write the end, and wait until everything is delivered; log what is not.
@@ -151,7 +157,8 @@ class JournalTracker:
         try:
             at_most = KILLED_SECONDS if status == "KILLED" else float("inf")
             if self._uri is not None:
-                self._await_delivery(at_most)
+                with console.doing(f"delivering run {self.run_name} to {self.where}"):
+                    self._await_delivery(at_most)
             self._await_mirrors(at_most)
         finally:
             self.close()

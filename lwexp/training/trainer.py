@@ -18,6 +18,7 @@ from lwexp.core.optim.fused import takes_found_inf
 from lwexp.data import EpochLoader, Inputs, call
 from lwexp.distributed.parallel import broadcast_tensors
 from lwexp.distributed.world import SINGLE, World
+from lwexp.host.console import console
 from lwexp.host.signals import Requests
 from lwexp.tracking import Tracker
 
@@ -51,6 +52,7 @@ class TrainerOptions:
     sync_batchnorm: bool = True
     rates_every: int = 1  # optimizer steps between two records of all rates
     progress_bar: bool = True
+    title: str = ""  # in front of what is shown while it trains
     defer: bool | None = None  # read a step's numbers one step late; None: on a GPU
     scores_of: Callable[[Any, Inputs], Tensor] = call  # of an evaluation: model and inputs to scores
     config: Mapping[str, Any] = field(default_factory=dict)  # plain values that checkpoints keep for a comparison
@@ -87,13 +89,15 @@ class Trainer:
         self.folder, self.tracker, self.world, self.options = folder, tracker, world, options or TrainerOptions()
         self.resumed = resumed
         accumulate, clips = self.options.accumulate, self.options.clip_grad_norm is not None
+        steps_per_epoch = -(-len(train) // accumulate)
+        self.log = EpochLog(progress, steps_per_epoch, self.options.title)
         own: list[Callback] = [
             MetricsLogger(progress, self.options.rates_every),
             BestWeights(world, folder),
-            EpochLog(),
+            self.log,
         ]
         if self.options.progress_bar and world.is_rank_zero:
-            own.append(ProgressBar(train, accumulate))
+            own.append(ProgressBar(train, accumulate, self.options.title))
         self.callbacks = Callbacks(own, callbacks or {})
         self.callbacks.setup(learner, tracker)
         guard = NonFiniteGuard(self.options.nonfinite, learner, progress, clips, checkpoints)
@@ -109,7 +113,7 @@ class Trainer:
         """Train to the last step; returns the metrics of the best evaluation, whose weights are in best.safetensors."""
         learner, progress = self.learner, self.progress
         self.checkpointer.start(self.resumed)
-        with self.signals, self.callbacks:
+        with self.signals, self.callbacks, console.doing(self.log.text, own_bar=self.options.progress_bar):
             self.callbacks.fit_start(progress)
             while not progress.done:
                 train_mode(learner.model, learner.plan.frozen_names if self.options.freeze_stats else ())
@@ -164,18 +168,20 @@ class Trainer:
         self.callbacks.evaluation_start(split)
         if self.world.size > 1 and not self.options.sync_batchnorm:
             broadcast_tensors(self.learner.model.buffers())  # evaluate what is saved
-        metrics = evaluate(
-            self.learner.model,
-            (found.batches[0] for found in self.feed(loader, 1)),
-            loader.epoch_sampler,
-            self.learner.loss,
-            split,
-            device=self.learner.device,
-            context=self._inference(),
-            world=self.world,
-            each=each,
-            scores_of=self.options.scores_of,
-        )
+        name = {"val": "validation"}.get(split, split)
+        with console.doing(f"{self.log.title}evaluating the {name} split"):
+            metrics = evaluate(
+                self.learner.model,
+                (found.batches[0] for found in self.feed(loader, 1)),
+                loader.epoch_sampler,
+                self.learner.loss,
+                split,
+                device=self.learner.device,
+                context=self._inference(),
+                world=self.world,
+                each=each,
+                scores_of=self.options.scores_of,
+            )
         return self.world.on_rank_zero(lambda: metrics)
 
     def test(self, loader: EpochLoader, split: str = "test", each: EachBatch | None = None) -> dict[str, float]:

@@ -35,7 +35,7 @@ def weights_file(tmp_path: Path) -> Path:
 def line(outcome: Outcome) -> str:
     """What the run says of its preprocessing."""
     assert outcome.code == 0, outcome.err
-    found = re.findall(r"^images: (.*)$", outcome.out, re.MULTILINE)
+    found = re.findall(r"^images: +(.*)$", outcome.out, re.MULTILINE)
     assert len(found) == 1, outcome.out
     return str(found[0])
 
