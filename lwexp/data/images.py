@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -22,14 +22,13 @@ from .augmentation import Augmentation
 from .cache import CacheSettings, Pixels, open_cache
 from .contents import Contents
 from .keys import SampleKey, sample_seed
+from .standalone import as_mode, upright
 from .transforms import Preprocessing, decoded_channels, image_transform
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
 _UNREADABLE = ": cannot read the image "
-# what `ImageOps.exif_transpose` would write again without the orientation, which fails for broken EXIF
-_EXIF = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
 
 
 class CorruptImageError(ConfigError):
@@ -67,43 +66,6 @@ def read_image(path: Path, channels: int) -> PILImage:
     with Image.open(path) as image:
         image.load()
         return as_mode(upright(image), channels)
-
-
-def upright(image: PILImage) -> PILImage:
-    """`image`, turned in place by its EXIF orientation, also where the rest of its EXIF is broken."""
-    image.getexif()  # kept by `image`
-    for name in _EXIF:
-        image.info.pop(name, None)
-    ImageOps.exif_transpose(image, in_place=True)
-    return image
-
-
-def as_mode(image: PILImage, channels: int) -> PILImage:
-    """Convert `image` to 8-bit RGB (`channels` = 3) or gray (1).
-
-    Transparent parts become white. 16-bit gray is scaled from [0, 65535]; 32-bit integers and floats from the smallest
-    of [0, 1] (floats), [0, 255], [0, 65535] that holds all values (Pillow alone would clip them at 255).
-    """
-    target = "RGB" if channels == 3 else "L"
-    if image.mode.startswith(("I", "F")):
-        image = _eight_bits(image)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        image = Image.alpha_composite(white, image)
-    return image if image.mode == target else image.convert(target)
-
-
-def _eight_bits(image: PILImage) -> PILImage:
-    values = np.asarray(image).astype(np.float64)
-    top = float(values.max(initial=0.0))
-    if image.mode.startswith("I;16"):
-        full = 65535.0
-    elif image.mode == "F" and top <= 1:
-        full = 1.0
-    else:
-        full = 255.0 if top <= 255 else 65535.0
-    return Image.fromarray((values * (255.0 / full)).round().clip(0, 255).astype(np.uint8))
 
 
 Inputs = Tensor | dict[str, Tensor]

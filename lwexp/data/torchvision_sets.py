@@ -20,9 +20,10 @@ from lwexp.formatting import one_line
 
 from .cache import stats_of
 from .contents import Contents, files_of, labels_digest, sizes_of
-from .images import CorruptImageError, PILStore, as_mode
+from .images import CorruptImageError, PILStore
 from .source import SPLIT_NAMES, DataSource, Split, SplitName
 from .splits import stratified_cut
+from .standalone import as_mode
 from .torchvision_labels import classes_of, labels_of, stable_order
 from .torchvision_layouts import LAYOUTS, Arguments, SetLayout
 

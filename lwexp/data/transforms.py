@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from torch import Tensor
 
 from lwexp.config.augment_options import Style, WarpOptions
 from lwexp.errors import ConfigError
 
 from .augmentation import Augmentation, Erase, steps
+from .standalone import evaluation_steps, normalized
 
 if TYPE_CHECKING:
     from .info import DataInfo
@@ -107,9 +106,7 @@ class ImageTransform:
     def finish(self, images: Tensor) -> Tensor:
         """Pixels, uint8 [n, H, W, C], normalized and repeated to the model's channels: float32 [n, channels, H, W]."""
         to = self.preprocessing
-        values = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format).mul_(1 / 255)
-        mean, std = (torch.tensor(numbers).view(-1, 1, 1) for numbers in (to.mean, to.std))
-        return values.expand(-1, to.channels, -1, -1).sub(mean).div_(std)
+        return normalized(images, to.channels, to.mean, to.std)
 
 
 def image_transform(
@@ -131,11 +128,7 @@ def image_transform(
 
     v2: Any = exported  # untyped exports
     size, mode = preprocessing.image_size, InterpolationMode(preprocessing.interpolation)
-    if style == "photograph":
-        shorter_side = math.floor(size / preprocessing.crop_pct)
-        whole = v2.Compose([v2.Resize(shorter_side, interpolation=mode, antialias=True), v2.CenterCrop(size)])
-    else:
-        whole = v2.Resize((size, size), interpolation=mode, antialias=True)
+    whole = evaluation_steps(style, size, preprocessing.interpolation, preprocessing.crop_pct)
     if augment is None:
         return ImageTransform(whole, None, str(whole), preprocessing)
     fill = preprocessing.mean[:channels] if len(preprocessing.mean) >= channels else preprocessing.mean * channels

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from lwexp.data import Inputs, Preprocessing, Tokens
-from lwexp.data.images import as_mode, read_image, upright
+from lwexp.data.images import read_image
+from lwexp.data.standalone import as_mode, upright
 from lwexp.data.transforms import ImageTransform, decoded_channels, image_transform
 
 if TYPE_CHECKING:
