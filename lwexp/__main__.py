@@ -11,6 +11,8 @@ from .formatting import version_line
 COMMANDS = {
     "run": "train one model, or with -m a sweep of many",
     "preview": "print and draw a run's plan without training",
+    "predict": "predict images or texts with the network of a run",
+    "export": "write the network of a run for other programs: ONNX, torch.export",
     "report": "what can be concluded from a sweep",
     "ui": "open MLflow's page on the results",
     "sync": "deliver to MLflow what earlier runs could not",

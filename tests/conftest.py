@@ -132,8 +132,7 @@ def lwexp_here(
         GlobalHydra.instance().clear()
         capfd.readouterr()
         try:
-            import_module(f"lwexp.{name}").main()
-            code = 0
+            code = import_module(f"lwexp.{name}").main() or 0
         except SystemExit as stop:
             code = int(stop.code or 0)
         finally:

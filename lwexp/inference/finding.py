@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from lwexp.errors import ConfigError
@@ -17,8 +17,11 @@ CONFIG, RESULT = "config.yaml", "result.json"
 _SKIPPED = {"mlartifacts", "checkpoints", ".hydra"}  # folders below outputs/ that hold no run's folder
 
 
-def find(value: str, key: str = "run") -> Path:
-    """The absolute folder of the run `value`; of a sweep, that of its best run. Raises `ConfigError` on `key`."""
+def find(value: str, given: Mapping[str, str] | None = None, key: str = "run") -> Path:
+    """The absolute folder of the run `value`; of a sweep, that of its best run. Raises `ConfigError` on `key`.
+
+    `given`: the options that name the store, for an id that no folder below outputs/ has.
+    """
     path = Path(os.path.abspath(Path(value).expanduser()))  # noqa: PTH100 (resolve() would follow links)
     if path.is_dir():
         return _run_in(path, value, key)
@@ -30,7 +33,7 @@ def find(value: str, key: str = "run") -> Path:
         if not whole:
             raise ConfigError(key, value, _newest())
         return _run_in(whole[0].absolute(), value, key)
-    folder = find_by_id(key, value, {}, folders, _newest())
+    folder = find_by_id(key, value, given or {}, folders, _newest())
     if not folder.is_dir():
         raise ConfigError(key, value, f"the run's folder {folder} is not on this machine; give its present path")
     return _run_in(folder, value, key)

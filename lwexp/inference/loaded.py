@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -65,6 +65,14 @@ class LoadedRun:
         """Side of the images in pixels; None for texts."""
         return self.record.image_size or None
 
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one image's tensor. Raises `ConfigError` where it is not known."""
+        if isinstance(self.transform, ImageInput):
+            to = self.transform.preprocessing
+            return to.channels, to.image_size, to.image_size
+        raise ConfigError("run", self.folder, f"the shape of its {self.kind}s is not known")
+
     def collate(self, inputs: Sequence[Tensor]) -> Inputs:
         """Several results of `transform` as one batch; a DataLoader's `collate_fn` for inputs alone."""
         return self.transform.collate(inputs)
@@ -106,17 +114,19 @@ def load(
     weights: Literal["best", "last"] = "best",
     device: str = "cpu",
     allow_targets: Sequence[str] = (),
+    options: Mapping[str, str] | None = None,
 ) -> LoadedRun:
     """The network of `run`, ready for use: `model, transform, classes = load("outputs/runs/…")`.
 
     `run`: a run's or a sweep's folder, an MLflow run id or the first six or more of its digits, or "latest"; of a sweep
     the run with the best validation is taken. `weights`: those of the best validation, or of the last step. The data
     are not needed. A network of the user's own is built only if `allow_targets` names it, because a folder may come
-    from somebody else. Raises `ConfigError` and `RunError`.
+    from somebody else. `options`: such as {"tracking.uri": …}, for an id of another store. Raises `ConfigError`,
+    `RunError`.
     """
     if weights not in WEIGHTS:
         raise ConfigError("weights", weights, f"must be {' or '.join(WEIGHTS)}")
-    folder = find(str(run))
+    folder = find(str(run), options)
     check_code(folder, allow_targets)
     record = model_record(folder)
     path = folder / WEIGHTS[weights]
@@ -142,7 +152,9 @@ def check_code(folder: Path, allowed: Sequence[str]) -> None:
     refused = [name for name in code_of(folder) if name not in allowed]
     if refused:
         names = ", ".join(refused)
-        why = f"the run in {folder} would execute {names}; allow it where you trust the folder"
+        why = (
+            f"the run in {folder} would execute {names}; where you trust it: allow_targets, --allow-target {refused[0]}"
+        )
         raise ConfigError("allow_targets", f"[{','.join(allowed)}]", why)
 
 

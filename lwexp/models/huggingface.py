@@ -245,7 +245,8 @@ def from_recorded(values: Mapping[str, Any], auto_class: str) -> nn.Module:
     try:
         if auto_class not in (name for name in dir(transformers) if name.startswith("AutoModel")):
             raise ValueError(f"transformers has no {auto_class}")
-        config = transformers.CONFIG_MAPPING[str(values["model_type"])].from_dict(dict(values))
+        own = {key: value for key, value in values.items() if not (key == "loss_type" and value is None)}  # it warns
+        config = transformers.CONFIG_MAPPING[str(values["model_type"])].from_dict(own)
         return _create(getattr(transformers, auto_class), config, None)
     except ConfigError:
         raise

@@ -187,7 +187,7 @@ def test_what_a_run_leaves_in_mlflow(lwexp_here: RunHere, store: Store, tmp_path
     assert tags["lwexp.version.torch"] == version("torch")
     assert {f"lwexp.version.{package}" for package in ("lwexp", "timm", "torchvision", "mlflow")} <= tags.keys()
 
-    assert store.files(run) == {"config.yaml", "plan.csv", "best.safetensors", *PICTURES}
+    assert store.files(run) == {"config.yaml", "inference.json", "plan.csv", "best.safetensors", *PICTURES}
     assert store.text(run, "plan.csv") == plan.to_csv()
     config = OmegaConf.create(store.text(run, "config.yaml"))
     assert "hydra" not in config

@@ -1,0 +1,83 @@
+"""The folder of a run's MLflow model, without MLflow's own files: the exported program, its facts, the serving code.
+
+    model/network/model.pt2, inference.json, tokenizer/   what `mlflow.pytorch` and `lwexp_model` load
+    model/lwexp_model/__init__.py, standalone.py          copies of `serving.py` and `lwexp/data/standalone.py`
+
+`lwexp.tracking.models` adds MLflow's files when it delivers the folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lwexp.data import standalone
+from lwexp.errors import RunError
+
+from . import serving
+from .exporting import export_program
+from .inputs import TextInput
+from .loaded import LoadedRun, load
+
+FOLDER, NETWORK, PACKAGE = "model", "network", "lwexp_model"  # as `lwexp.tracking.models` expects them
+_IMPORT = "from lwexp.data.standalone import"
+
+
+def package(folder: Path, allow_targets: tuple[str, ...] = (), into: Path | None = None) -> tuple[Path, dict[str, Any]]:
+    """Write the best network of the run in `folder` to `into`/model, and return that folder and what MLflow must know.
+
+    `into`: by default `folder` itself. Raises `RunError` where the network cannot be exported.
+    """
+    return package_loaded(load(folder, allow_targets=allow_targets), into or folder)
+
+
+def package_loaded(run: LoadedRun, into: Path) -> tuple[Path, dict[str, Any]]:
+    """See `package`."""
+    exported = export_program(run)
+    path = into / FOLDER
+    try:
+        shutil.rmtree(path, ignore_errors=True)
+        network = path / NETWORK
+        network.mkdir(parents=True)
+        torch.export.save(exported.program, network / serving.PROGRAM)
+        (network / serving.FACTS).write_text(json.dumps(asdict(run.record), indent=1), encoding="utf-8")
+        if isinstance(run.transform, TextInput):
+            run.transform.tokens.tokenizer.save_pretrained(network / serving.TOKENIZER)
+        _copy_code(path / PACKAGE)
+        digest = hashlib.sha256(run.weights.read_bytes()).hexdigest()
+    except OSError as error:
+        raise RunError(f"{path} cannot be written: {error.strerror or error}") from error
+    return path, {
+        "id": digest[:32],
+        "task": run.task,
+        "kind": run.kind,
+        "classes": list(run.classes),
+        "requirements": _requirements(run),
+        "torch": version("torch"),
+    }
+
+
+def _copy_code(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    text = Path(str(serving.__file__)).read_text(encoding="utf-8")
+    assert text.count(_IMPORT) == 1
+    (folder / "__init__.py").write_text(text.replace(_IMPORT, "from .standalone import"), encoding="utf-8")
+    shutil.copyfile(str(standalone.__file__), folder / "standalone.py")
+
+
+def _requirements(run: LoadedRun) -> list[str]:
+    names = ["torch", "numpy", "pandas", "pillow", *(["transformers"] if run.kind == "text" else ["torchvision"])]
+    found = []
+    for name in names:
+        try:
+            found.append(f"{name}=={version(name).partition('+')[0]}")
+        except PackageNotFoundError:
+            found.append(name)
+    return found
