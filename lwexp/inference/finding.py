@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -10,10 +9,11 @@ from pathlib import Path
 
 from lwexp.errors import ConfigError
 from lwexp.experiment.find import find_by_id
+from lwexp.experiment.folder import read_result
 from lwexp.experiment.manifest import FILE as SWEEP
 from lwexp.experiment.manifest import read_manifest
 
-CONFIG, RESULT = "config.yaml", "result.json"
+CONFIG = "config.yaml"
 _SKIPPED = {"mlartifacts", "checkpoints", ".hydra"}  # folders below outputs/ that hold no run's folder
 
 
@@ -40,14 +40,15 @@ def find(value: str, given: Mapping[str, str] | None = None, key: str = "run") -
 
 
 def best_of(sweep: Path, key: str = "run") -> Path:
-    """The folder of the sweep's run with the best validation. Raises `ConfigError` where none has one."""
+    """The folder of the sweep's run with the best monitored metric. Raises `ConfigError` where none has one."""
     manifest = read_manifest(sweep)
     points = manifest.points if manifest is not None else ()
-    found = {point: _validation(point.folder_in(sweep)) for point in points}
-    known = [point for point, value in found.items() if not math.isnan(value)]
+    found = {point: read_result(point.folder_in(sweep)) for point in points}
+    known = {point: result for point, result in found.items() if result.pruned is None and not math.isnan(result.value)}
     if not known:
-        raise ConfigError(key, sweep, "is a sweep in which no run has been evaluated yet")
-    return max(known, key=lambda point: (found[point], -point.number)).folder_in(sweep)
+        raise ConfigError(key, sweep, "is a sweep in which no run has finished yet")
+    sign = -1 if next(iter(known.values())).monitor.mode == "min" else 1
+    return max(known, key=lambda point: (sign * known[point].value, -point.number)).folder_in(sweep)
 
 
 def _run_in(path: Path, value: str, key: str) -> Path:
@@ -56,14 +57,6 @@ def _run_in(path: Path, value: str, key: str) -> Path:
     if not (path / CONFIG).is_file():
         raise ConfigError(key, value, f"holds no run; {_newest()}")
     return path
-
-
-def _validation(folder: Path) -> float:
-    """The best validation accuracy of the finished run in `folder`; NaN where there is none."""
-    try:
-        return float(json.loads((folder / RESULT).read_text(encoding="utf-8"))["val/accuracy"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return math.nan
 
 
 def _folders() -> Iterator[Path]:
