@@ -138,7 +138,7 @@ def _text(value: Any) -> str:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without the exporters' warnings and log messages, whose reason an error of ours repeats."""
-    levels = {name: logging.getLogger(name).level for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")}
+    levels = {name: logging.getLogger(name).level for name in ("torch.onnx", "onnxscript", "onnx_ir", "transformers")}
     for name in levels:
         logging.getLogger(name).setLevel(logging.ERROR)
     try:

@@ -43,7 +43,8 @@ def test_texts_of_any_length_go_through_a_file_of_torch(lwexp_here: RunHere, to:
     if to == "torch_export":
         found: Any = torch.export.load("net", extra_files=extra).module()
     else:
-        found = torch.jit.load("net", _extra_files=extra)  # type: ignore[no-untyped-call]
+        with pytest.warns(FutureWarning, match="deprecated"):
+            found = torch.jit.load("net", _extra_files=extra)  # type: ignore[no-untyped-call]
     facts = json.loads(extra["lwexp.json"])
     assert facts["classes"] == ["bad", "good"]
     assert facts["max_length"] == 16
