@@ -73,7 +73,7 @@ THIRD_PARTY: dict[str, set[str]] = {  # packages or modules that may import it
     "matplotlib": {"plots", "report"},
     "timm": {*NETWORKS, "integrations.timm", "core.optim.registry", "core.depth.description"},
     "torchvision": NETWORKS,
-    "transformers": {*NETWORKS, "integrations.transformers"},
+    "transformers": {*NETWORKS, "integrations.transformers", "inference.serving"},  # the last works without lwexp
     "accelerate": {"integrations.accelerate"},
     "lightning": {"integrations.lightning"},
     "fastai": {"integrations.fastai"},

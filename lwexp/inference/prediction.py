@@ -1,4 +1,4 @@
-"""Predictions for many images or texts: batch after batch, with what cannot be read left out and named."""
+"""Predictions for many images or texts: batch after batch, what cannot be read is named."""
 
 from __future__ import annotations
 

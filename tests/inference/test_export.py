@@ -33,6 +33,7 @@ def test_an_onnx_file_computes_the_same_for_any_batch_and_says_its_classes(lwexp
     assert json.loads(stored["preprocessing"])["image_size"] == 8
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.load.* is deprecated:FutureWarning")
 @pytest.mark.parametrize("to", ["torch_export", "torchscript"])
 def test_texts_of_any_length_go_through_a_file_of_torch(lwexp_here: RunHere, to: str) -> None:
     reviews(Path("reviews.csv"))
@@ -43,8 +44,7 @@ def test_texts_of_any_length_go_through_a_file_of_torch(lwexp_here: RunHere, to:
     if to == "torch_export":
         found: Any = torch.export.load("net", extra_files=extra).module()
     else:
-        with pytest.warns(FutureWarning, match="deprecated"):
-            found = torch.jit.load("net", _extra_files=extra)  # type: ignore[no-untyped-call]
+        found = torch.jit.load("net", _extra_files=extra)  # type: ignore[no-untyped-call]
     facts = json.loads(extra["lwexp.json"])
     assert facts["classes"] == ["bad", "good"]
     assert facts["max_length"] == 16
