@@ -14,6 +14,7 @@ COMMANDS = {
     "predict": "predict images or texts with the network of a run",
     "export": "write the network of a run for other programs: ONNX, torch.export",
     "report": "what can be concluded from a sweep",
+    "evaluate": "how good a run's network is, class by class, also on other data",
     "ui": "open MLflow's page on the results",
     "sync": "deliver to MLflow what earlier runs could not",
 }

@@ -52,17 +52,9 @@ ALLOWED: dict[str, set[str]] = {  # from the ground up; a module may also import
     # the public interface
     "lwexp": {"__main__", "errors", "formatting", "core", "plots", "record", "training", "inference", "cli"},
 }  # fmt: skip
-COMMANDS = {
-    "__main__",
-    "run",
-    "preview",
-    "ui",
-    "sync",
-    "predict",
-    "export",
-    "report.__main__",
-    "report.command",
-}  # they may import anything
+COMMANDS = {  # they may import anything
+    "__main__", "run", "preview", "ui", "sync", "predict", "export", "evaluate", "report.__main__", "report.command",
+}  # fmt: skip
 HYDRA = {"cli", "config", "sweep", *COMMANDS}
 NETWORKS = {"models", "data", "config.hub"}
 THIRD_PARTY: dict[str, set[str]] = {  # packages or modules that may import it

@@ -78,19 +78,46 @@ def open_image_folder(config: ImageFolderConfig) -> DataSource:
     )
 
 
+def open_labeled_folder(config: ImageFolderConfig) -> tuple[tuple[str, ...], dict[SplitName, Split]]:
+    """All labeled images of `data.path` as they are, to evaluate a model on: class names, and splits.
+
+    Unlike for a training, there may be test/ alone, and a single class; without splits, all images are "train".
+    """
+    skipped = Skipped()
+    folders = _split_folders(config.path, skipped, needs_train=False)
+    found = {name: _classes(config.path, folders[name], "test", skipped) for name in SPLIT_NAMES if name in folders}
+    if said := skipped.described(str(Path(config.path).expanduser())):
+        log.log(logging.INFO if skipped.is_expected else logging.WARNING, "%s=%s: %s", KEY, config.path, said)
+    classes = tuple(sorted({name for images in found.values() for name in images}))
+    files: list[str] = []
+    store, splits = FileStore(config.path, files), {}
+    for split, images in found.items():
+        start = len(files)
+        files.extend(file for name in classes for file in images.get(name, []))
+        labels = [label for label, name in enumerate(classes) for _ in images.get(name, [])]
+        splits[split] = Split(store, torch.arange(start, len(files)), torch.tensor(labels, dtype=torch.int64))
+    return classes, splits
+
+
 class FileStore(PILStore):
     """Image files by position; `root` is the user's path, `files` are full paths."""
 
     threads = usable_cores()  # Pillow releases the GIL while it decodes
+    named_by = "file"
 
     def __init__(self, root: str, files: list[str]) -> None:
         """Reads nothing."""
         super().__init__(channels=3)
         self._root, self._files = root, files
+        self._start = os.path.join(Path(root).expanduser(), "")  # noqa: PTH118
 
     def identity(self, positions: Sequence[int]) -> str:
         """The files with their sizes and modification times."""
         return stats_of(self._files[position] for position in positions)
+
+    def name(self, position: int) -> str:
+        """The file, relative to the user's path."""
+        return self._files[position].removeprefix(self._start)
 
     def contents(self) -> Contents:
         """Names and sizes of the files."""
@@ -105,7 +132,7 @@ class FileStore(PILStore):
             raise CorruptImageError.of(KEY, self._root, _relative(self._root, path), error) from error
 
 
-def _split_folders(path: str, skipped: Skipped) -> dict[SplitName, Path]:
+def _split_folders(path: str, skipped: Skipped, *, needs_train: bool = True) -> dict[SplitName, Path]:
     """The folder of each split; for class folders directly below `path`, that of "train" alone."""
     root = Path(path).expanduser()
     if not root.exists():
@@ -127,11 +154,15 @@ def _split_folders(path: str, skipped: Skipped) -> dict[SplitName, Path]:
         skipped.system += [name.name for name in root.iterdir() if is_system(name.name)]
         skipped.outside += [name for name in _names(path, root) if Path(name).suffix.lower() in image_suffixes()]
         return folders
-    if folders and "train" not in folders:
+    if folders and "train" not in folders and not needs_train:
+        if all(_subfolders(path, folder, Skipped()) for folder in folders.values()):
+            return folders
+    elif folders and "train" not in folders:
         names = ", ".join(sorted(folder.name for folder in folders.values()))
         raise ConfigError(KEY, path, f"has {names} but no train folder; {LAYOUT}")
     if not below:
-        raise ConfigError(KEY, path, f"has no folders of images; {LAYOUT}")
+        other = "" if needs_train else "; images without classes are for lwexp.predict"
+        raise ConfigError(KEY, path, f"has no folders of images; {LAYOUT}{other}")
     return {"train": root}
 
 

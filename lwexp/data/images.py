@@ -102,6 +102,7 @@ class SampleDataset(Dataset[tuple[Tensor, int]]):
 
     slow = False  # whether workers are useful
     how = "in memory"  # how samples are made, for messages
+    named_by = "sample"  # what `name` gives: "file", "text", or "sample", its number
 
     def __init__(self, labels: Tensor) -> None:
         """`labels`: int64 [n]."""
@@ -110,6 +111,10 @@ class SampleDataset(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         """Return the number of samples."""
         return len(self._labels)
+
+    def name(self, index: int) -> str:
+        """What a user finds sample `index` by: its file, a text itself, else its number in the split."""
+        return str(index)
 
     def __getitem__(self, key: int | SampleKey) -> tuple[Tensor, int]:
         """One sample and its label."""
@@ -138,6 +143,7 @@ class PILStore:
 
     threads = 1  # that may call `load` concurrently
     warp: WarpOptions | None = None  # how far characters are moved; None: the usual
+    named_by = "sample"  # as of `SampleDataset`
 
     def __init__(self, channels: int) -> None:
         """`channels`: 3 for color, 1 for gray."""
@@ -150,6 +156,10 @@ class PILStore:
     def identity(self, positions: Sequence[int]) -> str:
         """A text that changes when one of the images at `positions` does. Raises `OSError` for a missing file."""
         raise TypeError(f"{type(self).__name__} does not say what its images depend on")
+
+    def name(self, position: int) -> str:
+        """What a user finds the image by."""
+        return str(position)
 
     def contents(self) -> Contents:
         """What the images are read from."""
@@ -206,6 +216,12 @@ class PILDataset(SampleDataset):
         self.slow = self._cache is None or self._transform.random is not None
         kept = "decoded one by one" if self._cache is None else f"decoded in {self._cache.path.name}"
         self.how = f"{kept}, augmented one by one" if self._cache and self._transform.random else kept
+
+        self.named_by = store.named_by
+
+    def name(self, index: int) -> str:
+        """The file, or the number in the whole set."""
+        return self._store.name(self._positions[index])
 
     def inputs(self, keys: Sequence[SampleKey]) -> Tensor:
         """Decoded, augmented, normalized: [keys, channels, size, size]. Restores the global generator."""

@@ -161,7 +161,7 @@ class EpochLoader(DataLoader[Batch]):
 
         `channels_last`: memory format of the images, whose shape stays [B, C, H, W]. `mixing`: of images and labels.
         """
-        self.epoch_sampler = sampler
+        self.epoch_sampler, self.samples = sampler, dataset
         workers = worker_count(workers, dataset, device)
         super().__init__(
             _Batches(dataset, channels_last, mixing),

@@ -86,6 +86,15 @@ class DataSource:
         """Which augmentation its images allow, and how they are cut to a square; None for texts."""
         return self._style
 
+    @property
+    def split_names(self) -> tuple[SplitName, ...]:
+        """The splits that there are."""
+        return tuple(self._splits)
+
+    def split(self, name: SplitName) -> Split:
+        """One of them."""
+        return self._splits[name]
+
     def labels(self, split: SplitName) -> Tensor:
         """The labels of `split`, as `Split` has them."""
         return self._splits[split].labels.clone()

@@ -34,14 +34,9 @@ def open_text(config: TextConfig, model: str | None = None) -> DataSource:
     The tokenizer is `data.tokenizer`, else that of `model` (a hub name or folder), else built from the training texts.
     Raises `ConfigError` for data that are missing, empty or inconsistent.
     """
-    if (config.path is None) == (config.dataset is None):
-        raise ConfigError("data.path", config.path, "give either data.path or data.dataset")
-    if config.path is not None:
-        key, value, tables = "data.path", config.path, read_files(config.path, config.text, config.label)
-        names = None
-    else:
-        key, value = "data.dataset", str(config.dataset)
-        tables, names = read_library(config, value)
+    tables, names = read_tables(config)
+    key = "data.path" if config.path is not None else "data.dataset"
+    value = str(config.path or config.dataset)
     classes, labels = _classes(key, value, tables, names)
     texts: list[str] = []
     positions: dict[SplitName, Tensor] = {}
@@ -61,6 +56,17 @@ def open_text(config: TextConfig, model: str | None = None) -> DataSource:
     store = TextStore(texts, tokens, contents)
     splits = {name: Split(store, where, whole[where]) for name, where in positions.items()}
     return DataSource(splits, classes=classes, channels=0, image_size=None, style=None, tokens=tokens, cut=cut)
+
+
+def read_tables(
+    config: TextConfig, *, needs_train: bool = True
+) -> tuple[dict[SplitName, LabeledTexts], list[str] | None]:
+    """The labeled texts of each split that `config` names, and the names of the labels where these are indices."""
+    if (config.path is None) == (config.dataset is None):
+        raise ConfigError("data.path", config.path, "give either data.path or data.dataset")
+    if config.path is not None:
+        return read_files(config.path, config.text, config.label, needs_train=needs_train), None
+    return read_library(config, str(config.dataset))
 
 
 def _cut_missing(positions: dict[SplitName, Tensor], labels: Tensor, config: TextConfig) -> list[SplitName]:
@@ -129,6 +135,8 @@ class TextStore:
 class TextDataset(SampleDataset):
     """Token ids: made on first access, kept up to `KEPT_TOKENS`, and padded to the longest of a batch."""
 
+    named_by = "text"
+
     def __init__(self, store: TextStore, positions: Tensor, labels: Tensor) -> None:
         """See `TextStore.dataset`."""
         super().__init__(labels)
@@ -136,6 +144,10 @@ class TextDataset(SampleDataset):
         self._positions: list[int] = positions.tolist()
         self._kept: dict[int, Tensor] = {}
         self._room = KEPT_TOKENS
+
+    def name(self, index: int) -> str:
+        """The text."""
+        return self._store.texts[self._positions[index]]
 
     def inputs(self, keys: Sequence[SampleKey]) -> Sequence[Tensor]:
         """Each int64 [its tokens]."""

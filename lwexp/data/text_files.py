@@ -34,15 +34,15 @@ class LabeledTexts:
     labels: list[str]
 
 
-def read_files(path: str, text: str, label: str) -> dict[SplitName, LabeledTexts]:
+def read_files(path: str, text: str, label: str, *, needs_train: bool = True) -> dict[SplitName, LabeledTexts]:
     """The texts of each split under `path`; a single file is "train". `text`, `label`: column names.
 
     Raises `ConfigError` for what is missing, empty or unreadable, with the file and line.
     """
-    return {name: _read_file(path, file, text, label) for name, file in _split_files(path).items()}
+    return {name: _read_file(path, file, text, label) for name, file in _split_files(path, needs_train).items()}
 
 
-def _split_files(path: str) -> dict[SplitName, Path]:
+def _split_files(path: str, needs_train: bool) -> dict[SplitName, Path]:
     root = Path(path).expanduser()
     if not root.exists():
         raise ConfigError(KEY, path, f"there is no such file or folder (looked for {root.absolute()})")
@@ -58,7 +58,7 @@ def _split_files(path: str) -> dict[SplitName, Path]:
         if split in found:
             raise ConfigError(KEY, path, f"both {found[split].name} and {file.name} could be the {split} split")
         found[split] = file
-    if "train" not in found:
+    if "train" not in found and (needs_train or not found):
         names = f"train, val and test with the ending {', '.join(SUFFIXES)}"
         raise ConfigError(KEY, path, f"has no train file; expected files named {names}")
     return {name: found[name] for name in SPLIT_NAMES if name in found}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lwexp.config.data_schema import ImageFolderConfig, TextConfig, TorchvisionConfig
-from lwexp.config.schema import PretrainedConfig, RunConfig, SourceTaskConfig, WeightsFileConfig
+from lwexp.config.schema import NetworkConfig, PretrainedConfig, RunConfig, SourceTaskConfig, WeightsFileConfig
 from lwexp.config.targets import callback
 from lwexp.config.unused import Command, given_options, unused_notes
 from lwexp.errors import ConfigError
@@ -163,12 +163,12 @@ def _load_weights(config: RunConfig, built: BuiltModel, base: Path, *, report_lo
             log.info("%s", report)
 
 
-def open_whole_data(config: RunConfig, base: Path) -> DataSource:
+def open_whole_data(config: RunConfig | NetworkConfig, base: Path) -> DataSource:
     """The data with all its classes."""
     from lwexp.data import open_data
 
     model = config.model.name if config.model.source == "huggingface" else None
-    return open_data(_based(config.data, base), model)
+    return open_data(based(config.data, base), model)
 
 
 def download_once(config: RunConfig, base: Path, world: World) -> None:
@@ -241,7 +241,7 @@ def check_machine(config: RunConfig) -> None:
         raise ConfigError("compile", True, "needs a C++ compiler; there is none, and CXX names none")
 
 
-def _based(data: Any, base: Path) -> Any:
+def based(data: Any, base: Path) -> Any:
     """The data section with its folder relative to where the command was started."""
     if isinstance(data, ImageFolderConfig):
         return data.model_copy(update={"path": str(base / Path(data.path).expanduser())})

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from lwexp.config.schema import RunConfig
 from lwexp.config.unused import Command
-from lwexp.data import EpochLoader
 from lwexp.distributed.world import World, join
 from lwexp.host.console import console
 from lwexp.host.resources import set_threads
@@ -23,6 +22,7 @@ from lwexp.training.trainer import Trainer
 
 from . import on_device, record
 from .cross_checks import check_processes
+from .final_evaluation import evaluate_best
 from .folder import Result, check_place, finished, own_folder, save_result
 from .instantiate import Experiment, build_callbacks, download_once, make_experiment
 from .manifest import point_of
@@ -120,13 +120,13 @@ def _run(config: RunConfig, place: JobPlace, callbacks: Mapping[str, Callback], 
             trainer = on_device.build_trainer(
                 learner, loaders, progress, config, place, tracker, files, callbacks, world, resumed=state
             )
-            done = _train(trainer, loaders.test, experiment, place)
+            done = _train(trainer, loaders, experiment, place)
     record.log_where(tracker, config, place)
     return done
 
 
-def _train(trainer: Trainer, test: EpochLoader | None, experiment: Experiment, place: JobPlace) -> RunResult:
-    """Fit, then test the best weights."""
+def _train(trainer: Trainer, loaders: on_device.Loaders, experiment: Experiment, place: JobPlace) -> RunResult:
+    """Fit, then evaluate the best weights."""
     tracker, progress, monitor = trainer.tracker, trainer.progress, trainer.progress.monitor
     try:
         best = trainer.fit()
@@ -139,10 +139,10 @@ def _train(trainer: Trainer, test: EpochLoader | None, experiment: Experiment, p
     main = Monitor.of(experiment.source.info.task)
     if main.metric != monitor.metric:
         closing += f", {main.words} {main.shown(main.value(best))} there"
-    if test is not None:
-        tested = trainer.test(test)
-        tracker.log(tested, progress.steps - 1)
-        metrics |= tested
+    tested = evaluate_best(trainer, loaders, experiment, place)
+    tracker.log(tested, progress.steps - 1)
+    metrics |= tested
+    if loaders.test is not None:
         of_test = replace(main, metric=main.metric.replace("val/", "test/"))
         closing += f", {of_test.words} {of_test.shown(of_test.value(tested))} with those weights"
     console.now("writing the results")

@@ -163,7 +163,7 @@ def test_what_a_run_leaves_in_mlflow(lwexp_here: RunHere, store: Store, tmp_path
     expected = {f"{split}/{metric}" for split in ("val", "test") for metric in ("loss", "accuracy", "macro_f1")}
     rates = {"lr/00_head", "lr/00_head.bias", "lr/01_lstm"}
     best = {f"best/{name}" for name in ("loss", "accuracy", "macro_f1", "epoch", "step")}
-    assert run.data.metrics.keys() == expected | rates | best | {"train/loss"}
+    assert run.data.metrics.keys() == expected | rates | best | {"train/loss", "test/top5", "test/ece"}
 
     params = run.data.params
     assert json.loads(params["lr_overrides"]) == {"head.bias": 0.01}
@@ -187,7 +187,14 @@ def test_what_a_run_leaves_in_mlflow(lwexp_here: RunHere, store: Store, tmp_path
     assert tags["lwexp.version.torch"] == version("torch")
     assert {f"lwexp.version.{package}" for package in ("lwexp", "timm", "torchvision", "mlflow")} <= tags.keys()
 
-    assert store.files(run) == {"config.yaml", "inference.json", "plan.csv", "best.safetensors", *PICTURES}
+    assert store.files(run) == {
+        "config.yaml",
+        "plan.csv",
+        "best.safetensors",
+        "inference.json",
+        "evaluation",
+        *PICTURES,
+    }
     assert store.text(run, "plan.csv") == plan.to_csv()
     config = OmegaConf.create(store.text(run, "config.yaml"))
     assert "hydra" not in config

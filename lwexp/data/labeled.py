@@ -1,0 +1,100 @@
+"""Labeled data to evaluate a model on: as they are, nothing is cut off for validation and no class must be there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from lwexp.config.data_schema import DataConfig, ImageFolderConfig, TextConfig
+from lwexp.errors import ConfigError, nearest
+from lwexp.formatting import few
+
+from .images import PILStore, SampleDataset
+from .opening import open_data
+from .source import DataSource, Split, SplitName
+from .text import TextStore, read_tables
+from .tokens import Tokens
+from .transforms import Preprocessing, Style
+
+
+@dataclass(frozen=True)
+class LabeledData:
+    """Splits of labeled samples; `classes` are the names of their labels."""
+
+    classes: tuple[str, ...]
+    splits: Mapping[SplitName, Split]
+
+    def chosen(self, wanted: SplitName | None) -> SplitName:
+        """The split `wanted`, else the test split, the validation split, or all. Raises `ConfigError`."""
+        if wanted is not None and wanted not in self.splits:
+            raise ConfigError("--split", wanted, f"the data have {few(list(self.splits))} only")
+        order: tuple[SplitName, ...] = ("test", "val", "train")
+        return wanted if wanted is not None else next(name for name in order if name in self.splits)
+
+    def dataset(
+        self, split: Split, preprocessing: Preprocessing | None, style: Style | None, channels: int
+    ) -> SampleDataset:
+        """The samples of `split` with a model's preprocessing; `channels`: of the images that it was trained on."""
+        if channels == 1 and isinstance(split.store, PILStore):
+            split.store.channels = 1  # what was trained on gray images sees gray ones
+        how = {"style": style, "augment": False, "seed": 0, "cache": None}
+        return split.store.dataset(split.positions, split.labels, preprocessing, **how)  # type: ignore[arg-type]
+
+
+def open_labeled(config: DataConfig, tokens: Tokens | None) -> LabeledData:
+    """The data of `config`; `tokens` are the model's own, for texts. Raises `ConfigError` and `RunError`."""
+    if isinstance(config, ImageFolderConfig):
+        from .image_folder import open_labeled_folder
+
+        return LabeledData(*open_labeled_folder(config))
+    if isinstance(config, TextConfig):
+        if tokens is None:
+            raise ConfigError("data", "text", "the run reads images, not texts")
+        return _open_texts(config, tokens)
+    return as_labeled(open_data(config))
+
+
+def as_labeled(source: DataSource) -> LabeledData:
+    """The splits of an opened source as they are."""
+    return LabeledData(source.info.classes, {name: source.split(name) for name in source.split_names})
+
+
+def match_classes(key: str, found: tuple[str, ...], known: tuple[str, ...], split: Split, *, skip: bool) -> Split:
+    """`split`, whose labels index `found`, with labels that index the model's classes `known`, by their names.
+
+    Samples of a class that the model does not know are skipped if `skip`, else they are a `ConfigError` on `key`.
+    """
+    if split.labels.ndim == 2:  # several labels, or numbers: a column for each
+        absent = [name for name in known if name not in found]
+        if absent:
+            raise ConfigError(key, few(absent), f"the data lack what the model predicts; {nearest(absent[0], found)}")
+        return Split(split.store, split.positions, split.labels[:, [found.index(name) for name in known]])
+    index = {name: number for number, name in enumerate(known)}
+    new = torch.tensor([index.get(name, -1) for name in found], dtype=torch.int64)[split.labels]
+    unknown = [found[label] for label in sorted(set(split.labels[new < 0].tolist()))]
+    if unknown and not skip:
+        are = "are classes" if len(unknown) > 1 else "is a class"
+        hint = f"{nearest(unknown[0], known)}; --skip-unknown leaves their samples aside"
+        raise ConfigError(key, few(unknown), f"{are} that the model does not know; {hint}")
+    if not (new >= 0).any():
+        raise ConfigError(
+            key, few(unknown), f"no sample is of a class that the model knows; {nearest(unknown[0], known)}"
+        )
+    return split.only(new >= 0, new[new >= 0])
+
+
+def _open_texts(config: TextConfig, tokens: Tokens) -> LabeledData:
+    tables, names = read_tables(config, needs_train=False)
+    found = sorted({label for table in tables.values() for label in table.labels})
+    classes = tuple(names or found)
+    index = {label: number for number, label in enumerate([str(i) for i in range(len(names))] if names else found)}
+    texts = [text for table in tables.values() for text in table.texts]
+    store, start = TextStore(texts, tokens, {}), 0
+    splits: dict[SplitName, Split] = {}
+    for split, table in tables.items():
+        labels = torch.tensor([index[label] for label in table.labels], dtype=torch.int64)
+        splits[split] = Split(store, torch.arange(start, start + len(labels)), labels)
+        start += len(labels)
+    return LabeledData(classes, splits)

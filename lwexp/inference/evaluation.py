@@ -1,0 +1,173 @@
+"""Evaluating a run on labeled data: its own test split, or any other data with its classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lwexp.config.data_schema import DataConfig
+from lwexp.config.defaults import CONF, defaults
+from lwexp.config.schema import NetworkConfig
+from lwexp.config.validation import validate
+from lwexp.data import TargetScale, call, eval_loader, half_of_classes, to_device
+from lwexp.data.labeled import LabeledData, as_labeled, match_classes, open_labeled
+from lwexp.data.source import SPLIT_NAMES
+from lwexp.errors import ConfigError, UnknownNameError, UnknownOptionError
+from lwexp.experiment.evaluation_files import Evaluated
+from lwexp.experiment.instantiate import based, open_whole_data
+from lwexp.experiment.saved_config import code_in, saved_config
+from lwexp.tracking import started_in
+from lwexp.training.details import Details, details_of
+from lwexp.training.predictions import PredictionKeeper
+
+from .inputs import TextInput
+from .loaded import LoadedRun
+
+# Keys of the data section that say which samples there are; all others are the model's own
+_PLACES = {
+    "name", "path", "dataset", "subset", "root", "download", "options", "text", "label", "split_seed", "val_fraction",
+    "test_fraction", "workers", "split", "splits", "image", "target", "targets", "labels", "_target_",
+}  # fmt: skip
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The result: numbers, the samples, and a name for its files; `missing`: classes of the model without samples."""
+
+    details: Details
+    data: Evaluated
+    name: str
+    missing: tuple[str, ...]
+    skipped: int = 0  # samples of classes that the model does not know
+
+
+def evaluate_run(
+    run: LoadedRun,
+    options: Mapping[str, Any],
+    *,
+    choice: str | None = None,
+    split: str | None = None,
+    skip_unknown: bool = False,
+    allow_targets: Sequence[str] = (),
+    base: Path | None = None,
+    progress: Callable[[int, int], None] = lambda done, count: None,
+) -> Evaluation:
+    """Evaluate `run` on its own test split (else its validation split), or on the data that the options name.
+
+    `choice` is the data's kind, one of `conf/data/`, by default that of the run; `options` are dotted keys such as
+    `data.path` and `batch_size`. Of other data the split "test" is taken, else "val", else all; `split` names another.
+    `progress(done, count)` is called after each batch. Raises `ConfigError` and `RunError`.
+    """
+    wanted = next((name for name in SPLIT_NAMES if name == split), None)
+    if wanted is None and split is not None:
+        raise UnknownNameError("--split", split, SPLIT_NAMES, "no such split")
+    saved = saved_config(run.folder)
+    section = {key.removeprefix("data."): value for key, value in options.items() if key.startswith("data.")}
+    batch_size = _batch_size({**saved, **options})
+    is_own = choice is None and not set(section) - {"workers"}
+    if is_own:
+        _check_code(saved, allow_targets)
+    config = _data_config(saved, choice, section)
+    place = (started_in(run.folder) if choice is None and "path" not in section else None) or base or Path.cwd()
+    tokens = run.transform.tokens if isinstance(run.transform, TextInput) else None
+    data = _own_data(saved, config, place) if is_own else open_labeled(based(config, place), tokens)
+    chosen = data.chosen(wanted)
+    key = next((f"data.{name}" for name in ("path", "dataset") if getattr(config, name, None)), "data")
+    whole = data.splits[chosen]
+    part = match_classes(key, data.classes, run.classes, whole, skip=skip_unknown)
+    if run.kind == "text" and tokens is not None and hasattr(part.store, "tokens"):
+        part.store.tokens = tokens
+    preprocessing = getattr(run.transform, "preprocessing", None)
+    samples = data.dataset(part, preprocessing, run.record.style, run.record.channels)  # type: ignore[arg-type]
+    loader = eval_loader(samples, batch_size=batch_size, workers=config.workers, device=run.device)
+    keeper, done = PredictionKeeper(run.record.task, _scale(run)), 0
+    dtype = _AUTOCAST.get(str(saved.get("precision")))
+    try:
+        with torch.inference_mode(), torch.autocast(run.device.type, dtype=dtype, enabled=dtype is not None):
+            for batch in loader:
+                inputs, labels = to_device(batch, run.device)
+                keeper(call(run.model, inputs), labels, done)
+                done += len(labels)
+                progress(done, len(samples))
+    finally:
+        loader.close()
+    details = details_of(run.record.task, run.classes, keeper.gather())
+    alone = len(data.splits) == 1 and chosen == "train"
+    where = "" if is_own else _short_name(config)
+    name = " ".join(part for part in (where, "" if alone else chosen) if part)
+    present = set(part.labels.tolist()) if part.labels.ndim == 1 else set(range(len(run.classes)))
+    missing = tuple(name for label, name in enumerate(run.classes) if label not in present)
+    title = Evaluated(name, samples, preprocessing, run.kind)
+    return Evaluation(details, title, name.replace(" ", "_"), missing, len(whole.labels) - len(part.labels))
+
+
+def _own_data(saved: Mapping[str, Any], config: DataConfig, base: Path) -> LabeledData:
+    """The run's own splits."""
+    sections = validate(NetworkConfig, {"model": saved.get("model"), "data": config.model_dump(by_alias=True)})
+    source = open_whole_data(sections, base)
+    weights = saved.get("weights") or {}
+    if weights.get("name") == "source_task":
+        source = half_of_classes(source, "target", int(weights.get("split_seed", 0)))
+    return as_labeled(source)
+
+
+def _data_config(saved: Mapping[str, Any], choice: str | None, section: Mapping[str, Any]) -> DataConfig:
+    """The checked data section: that of the run, or of `choice`, with the keys that are given in `section`."""
+    choices = sorted(path.stem for path in (CONF / "data").glob("*.yaml"))
+    own = dict(saved.get("data") or {})
+    name = choice or str(own.get("name"))
+    if name not in choices:
+        raise UnknownNameError("data", name, choices, "no such data")
+    known = defaults(f"data/{name}")
+    for key, value in section.items():
+        if key.partition(".")[0] not in known:
+            raise UnknownOptionError(f"data.{key}", value, [f"data.{each}" for each in known])
+        if key.partition(".")[0] not in _PLACES:
+            raise ConfigError(f"data.{key}", value, "an evaluation takes the run's own")
+    values = {**known, **(own if choice is None else {}), **_nested(section)}
+    if values.get("path", "") == "???":
+        raise ConfigError("data.path", "???", "must be given")
+    found: NetworkConfig = validate(NetworkConfig, {"model": saved.get("model"), "data": values})
+    return found.data
+
+
+def _nested(section: Mapping[str, Any]) -> dict[str, Any]:
+    """`options.size` as a key of the mapping `options`."""
+    found: dict[str, Any] = {}
+    for key, value in section.items():
+        first, _, rest = key.partition(".")
+        if rest:
+            found[first] = {**(found.get(first) or {}), rest: value}
+        else:
+            found[first] = value
+    return found
+
+
+def _batch_size(values: Mapping[str, Any]) -> int:
+    size = values.get("batch_size", 64)
+    if type(size) is not int or size < 1:
+        raise ConfigError("batch_size", size, "must be a whole number above 0")
+    return size
+
+
+def _check_code(saved: Mapping[str, Any], allowed: Sequence[str]) -> None:
+    refused = [name for _, name in code_in({"data": saved.get("data")}) if name not in allowed]
+    if refused:
+        why = f"the run's data would execute {', '.join(refused)}; allow it where you trust the folder"
+        raise ConfigError("--allow-target", ", ".join(allowed) or None, why)
+
+
+def _scale(run: LoadedRun) -> TargetScale | None:
+    scale = run.record.scale
+    return None if scale is None else TargetScale(tuple(scale["mean"]), tuple(scale["std"]))
+
+
+def _short_name(config: DataConfig) -> str:
+    """A short name of the data for titles and files."""
+    where = getattr(config, "path", None) or getattr(config, "dataset", None) or config.name
+    return Path(str(where)).name or config.name
