@@ -181,6 +181,9 @@ def test_run_on_two_processes_keeps_one_record_of_what_one_would_do(
     assert one.keys() == two.keys()
     for name in one:
         torch.testing.assert_close(two[name], one[name], rtol=0, atol=1e-6)
+    rows = [(tmp_path / where / "evaluation/predictions.csv").read_text().splitlines() for where in ("one", "two/run")]
+    one_sample, two_samples = ([row.split(",")[:2] for row in table] for table in rows)
+    assert one_sample == two_samples, "samples of both processes in the order of the split, with their classes"
     made = {path.name for path in (tmp_path / "two").iterdir()}
     assert made == {"run", "outputs"}, "the other process makes no folder"
 

@@ -10,6 +10,8 @@ from torchmetrics.functional import calibration_error as library_ece
 from torchmetrics.functional.classification import multiclass_accuracy, multilabel_f1_score
 
 from lwexp.data import TargetScale
+from lwexp.distributed.batch_shard import BatchShard
+from lwexp.distributed.world import World
 from lwexp.training.details import ClassDetails, LabelDetails, NumberDetails, details_of
 from lwexp.training.predictions import ClassPredictions, OutputPredictions, PredictionKeeper
 
@@ -101,6 +103,30 @@ def test_batches_of_any_size_in_any_order_give_the_same_predictions(scored) -> N
     for other in (parts, backward.gather()):
         assert isinstance(whole, ClassPredictions)
         assert all(np.array_equal(a, b) for a, b in zip(vars(whole).values(), vars(other).values(), strict=True))
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_shards_of_several_processes_are_put_back_in_order(scored, ranks: int) -> None:
+    scores, labels = scored
+    parts: list[object] = []
+
+    class Together(World):
+        """Each rank's part as it calls; the last one gets all."""
+
+        def all_gather(self, value: object) -> list[object]:  # type: ignore[override]
+            parts.append(value)
+            return parts
+
+    for rank in range(ranks):
+        keeper = PredictionKeeper()
+        for start in range(0, 300, 64):
+            size = min(64, 300 - start) if start < 256 else 1  # the last batch is too small for all ranks
+            first, last = BatchShard(rank, ranks).bounds(size)
+            if last > first:
+                keeper(scores[start + first : start + last], labels[start + first : start + last], start + first)
+        found = keeper.gather(Together())
+    expected = kept(scores[:257], labels[:257])
+    assert all(np.array_equal(a, b) for a, b in zip(vars(expected).values(), vars(found).values(), strict=True))
 
 
 @pytest.mark.parametrize("classes", [3, 9])
