@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from lwexp.config.augment_options import Style
 from lwexp.config.data_schema import DataConfig, ImageFolderConfig, TextConfig
 from lwexp.errors import ConfigError, nearest
 from lwexp.formatting import few
@@ -16,7 +17,7 @@ from .opening import open_data
 from .source import DataSource, Split, SplitName
 from .text import TextStore, read_tables
 from .tokens import Tokens
-from .transforms import Preprocessing, Style
+from .transforms import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class LabeledData:
         """The samples of `split` with a model's preprocessing; `channels`: of the images that it was trained on."""
         if channels == 1 and isinstance(split.store, PILStore):
             split.store.channels = 1  # what was trained on gray images sees gray ones
-        how = {"style": style, "augment": False, "seed": 0, "cache": None}
+        how = {"style": style, "augment": None, "seed": 0, "cache": None}
         return split.store.dataset(split.positions, split.labels, preprocessing, **how)  # type: ignore[arg-type]
 
 

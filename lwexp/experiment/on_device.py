@@ -56,7 +56,7 @@ def open_loaders(experiment: Experiment, base: Path, device: torch.device, world
     cache = cache_settings(config, base, experiment.steps / experiment.steps_per_epoch)
     data = source.datasets(
         experiment.preprocessing, augmentation(config, source), config.seed, cache,
-        evaluated(config, experiment.preprocessing),
+        evaluated(config.tta, experiment.preprocessing),
     )  # fmt: skip
     if config.data.workers == "auto":
         log.info("data: %s", workers_note(data, device))

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from lwexp.data import DataSource
+    from lwexp.data.views import TTA
     from lwexp.training.loss import TaskLoss
 
 
@@ -52,9 +53,9 @@ def balance(config: RunConfig, source: DataSource) -> Tensor | None:
     return source.labels("train")
 
 
-def evaluated(config: RunConfig, preprocessing: Preprocessing | None) -> Preprocessing | None:
+def evaluated(tta: TTA, preprocessing: Preprocessing | None) -> Preprocessing | None:
     """The preprocessing of an evaluation whose views are cut from larger images."""
-    if preprocessing is None or config.tta not in ("five_crop", "ten_crop"):
+    if preprocessing is None or tta not in ("five_crop", "ten_crop"):
         return preprocessing
     larger = int(preprocessing.image_size / preprocessing.crop_pct)
     return replace(preprocessing, image_size=larger, crop_pct=1.0)

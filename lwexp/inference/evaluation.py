@@ -16,10 +16,12 @@ from lwexp.config.validation import validate
 from lwexp.data import TargetScale, call, eval_loader, half_of_classes, to_device
 from lwexp.data.labeled import LabeledData, as_labeled, match_classes, open_labeled
 from lwexp.data.source import SPLIT_NAMES
+from lwexp.data.views import Views
 from lwexp.errors import ConfigError, UnknownNameError, UnknownOptionError
 from lwexp.experiment.evaluation_files import Evaluated
 from lwexp.experiment.instantiate import based, open_whole_data
 from lwexp.experiment.saved_config import code_in, saved_config
+from lwexp.experiment.training_batches import evaluated
 from lwexp.tracking import started_in
 from lwexp.training.details import Details, details_of
 from lwexp.training.predictions import PredictionKeeper
@@ -83,7 +85,10 @@ def evaluate_run(
     if run.kind == "text" and tokens is not None and hasattr(part.store, "tokens"):
         part.store.tokens = tokens
     preprocessing = getattr(run.transform, "preprocessing", None)
-    samples = data.dataset(part, preprocessing, run.record.style, run.record.channels)  # type: ignore[arg-type]
+    tta: Any = saved.get("tta", "none")
+    seen = evaluated(tta, preprocessing)
+    samples = data.dataset(part, seen, run.record.style, run.record.channels)  # type: ignore[arg-type]
+    call_model = call if tta == "none" else Views(tta, run.record.image_size)
     loader = eval_loader(samples, batch_size=batch_size, workers=config.workers, device=run.device)
     keeper, done = PredictionKeeper(run.record.task, _scale(run)), 0
     dtype = _AUTOCAST.get(str(saved.get("precision")))
@@ -91,7 +96,7 @@ def evaluate_run(
         with torch.inference_mode(), torch.autocast(run.device.type, dtype=dtype, enabled=dtype is not None):
             for batch in loader:
                 inputs, labels = to_device(batch, run.device)
-                keeper(call(run.model, inputs), labels, done)
+                keeper(call_model(run.model, inputs), labels, done)
                 done += len(labels)
                 progress(done, len(samples))
     finally:
@@ -102,7 +107,7 @@ def evaluate_run(
     name = " ".join(part for part in (where, "" if alone else chosen) if part)
     present = set(part.labels.tolist()) if part.labels.ndim == 1 else set(range(len(run.classes)))
     missing = tuple(name for label, name in enumerate(run.classes) if label not in present)
-    title = Evaluated(name, samples, preprocessing, run.kind)
+    title = Evaluated(name, samples, seen, run.kind)
     return Evaluation(details, title, name.replace(" ", "_"), missing, len(whole.labels) - len(part.labels))
 
 

@@ -89,8 +89,9 @@ class PredictionKeeper:
                     values = scores * std + mean
             return labels.float().reshape(len(labels), -1), values.reshape(len(scores), -1)
         best = scores.argmax(dim=1, keepdim=True)  # first also among equals: it is what the accuracy counts
-        probabilities = scores.softmax(dim=1)
-        order = scores.nan_to_num(nan=-torch.inf, posinf=torch.finfo(scores.dtype).max)
-        ranked = order.scatter(1, best, torch.inf).topk(min(TOP, scores.shape[1]), dim=1).indices
-        of_true = probabilities.gather(1, labels[:, None]).squeeze(1)
-        return labels, ranked, probabilities.gather(1, ranked), of_true
+        ranked = scores.topk(min(TOP, scores.shape[1]), dim=1).indices
+        ranked = ranked.gather(1, (ranked == best).int().argsort(dim=1, descending=True, stable=True))
+        ranked[:, :1] = best
+        chosen = torch.cat([ranked, labels[:, None]], dim=1)
+        probabilities = (scores.gather(1, chosen) - scores.logsumexp(dim=1, keepdim=True)).exp()
+        return labels, ranked, probabilities[:, :-1], probabilities[:, -1]
