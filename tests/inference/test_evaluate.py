@@ -11,6 +11,7 @@ import pytest
 from mlflow import MlflowClient
 from PIL import Image
 
+from lwexp.evaluate import main
 from tests.helpers.commands import RunHere
 from tests.run.runs import SMALL, UNTRACKED
 
@@ -47,8 +48,8 @@ def metrics(path: Path) -> dict[str, float]:
 
 
 def one_line(lwexp_here: RunHere, *arguments: str) -> str:
+    assert main(arguments) == 2
     outcome = lwexp_here("evaluate", *arguments)
-    assert outcome.code == 2, outcome
     assert outcome.err.count("\n") == 1, outcome.err
     assert outcome.err.startswith("lwexp-evaluate: ")
     return outcome.err
