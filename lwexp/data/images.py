@@ -236,7 +236,8 @@ class PILDataset(SampleDataset):
                     if self._transform.seeds_all:
                         random.seed(number)
                         np.random.seed(number % 2**32)
-                    images[i] = _pixels(self._transform.random(_image(images[i])))
+                    image = Image.fromarray(images[i] if self._channels == 3 else images[i][:, :, 0])
+                    images[i] = _pixels(self._transform.random(image))
         return self._transform.finish(torch.from_numpy(np.stack(images)))
 
     def _decode(self, index: int) -> Pixels:
@@ -258,7 +259,3 @@ def _others_restored(needed: bool) -> Iterator[None]:
 def _pixels(image: PILImage) -> Pixels:
     pixels = np.array(image)
     return pixels if pixels.ndim == 3 else pixels[:, :, None]
-
-
-def _image(pixels: Pixels) -> PILImage:
-    return Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[:, :, 0])
