@@ -23,7 +23,7 @@ from lwexp.training.checkpoint.files import CheckpointFiles
 from lwexp.training.loss import loss_name
 from lwexp.training.state import Progress
 
-from .data_record import save_data_record
+from .data_record import datasets_of, save_data_record
 from .folder import Result, save_result
 from .instantiate import Experiment
 from .manifest import place_in_sweep, point_of
@@ -91,6 +91,7 @@ def ended_with_the_block(tracker: Tracker, place: JobPlace, files: CheckpointFil
 def describe(experiment: Experiment, place: JobPlace, tracker: Tracker, progress: Progress) -> None:
     """Record what is known before the first step; a metric-driven policy has no table of rates yet."""
     folder = place.folder
+    tracker.inputs(datasets_of(experiment.source, place.values["data"], place.base))
     for path in (folder / "config.yaml", folder / MODEL, save_plan(experiment.plan, folder)):
         tracker.artifact(path)
     if progress.seen_rates is None:

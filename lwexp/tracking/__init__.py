@@ -11,6 +11,7 @@ from .address import resolve_uri
 from .base import NoTracker, Status, Tracker
 from .contact import check_store
 from .copies import original_of
+from .inputs import DatasetRecord
 from .journal import has_journal as has_run
 from .journal import run_status
 from .keys import safe_key, safe_keys
@@ -19,7 +20,7 @@ from .tracker import JournalTracker
 from .trust import check_folders_address, why_untrusted
 
 __all__ = [
-    "JournalTracker", "NoTracker", "Status", "Tracker", "absolute_uri", "check_folders_address",
+    "DatasetRecord", "JournalTracker", "NoTracker", "Status", "Tracker", "absolute_uri", "check_folders_address",
     "check_store", "deliver_rest", "has_run", "open_hint", "original_of", "prepare", "resolve_uri", "run_status",
     "safe_key", "safe_keys", "start", "started_in", "why_untrusted",
 ]  # fmt: skip

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
+
+from .inputs import DatasetRecord
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -27,6 +29,9 @@ class Tracker(Protocol):
 
     def tag(self, tags: Mapping[str, str]) -> None:
         """Set tags of the run."""
+
+    def inputs(self, datasets: Sequence[DatasetRecord]) -> None:
+        """Log the data that the run uses."""
 
     def position(self) -> int:
         """Sync the record to disk; returns its length in bytes."""
@@ -52,6 +57,9 @@ class NoTracker:
         """Do nothing."""
 
     def tag(self, tags: Mapping[str, str]) -> None:
+        """Do nothing."""
+
+    def inputs(self, datasets: Sequence[DatasetRecord]) -> None:
         """Do nothing."""
 
     def position(self) -> int:

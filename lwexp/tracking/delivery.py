@@ -26,6 +26,7 @@ from .address import kind
 from .artifacts import RefusedError, artifact_path, check_destination, is_refusal, size
 from .contact import ANSWER_SECONDS, SLOWEST, UnreachableError, error_line, within
 from .delivery_state import DeliveryState, read_state
+from .inputs import dataset_input
 from .journal import FILE as JOURNAL
 from .journal import Entry, Journal, Reader, Rows, has_journal, recorded_address
 from .keys import ID_TAG, PARENT_TAG, REASON_TAG, cut, param_values, tag_values
@@ -202,6 +203,11 @@ class Delivery:
             self._tag(value)
         elif entry.kind == "artifact":
             self._copy(value["path"], value["folder"])
+        elif entry.kind == "params":
+            self._params(value)
+        elif entry.kind == "inputs":
+            datasets = [dataset_input(each) for each in value["datasets"]]
+            self._attempt(lambda client: client.log_inputs(self._run_id, datasets))
         elif entry.kind == "resumed":
             self._attempt(lambda client: client.update_run(self._run_id, "RUNNING"))
             self._attempt(self._delete_reason)

@@ -23,12 +23,12 @@ from lwexp.host.files import replacing
 
 from .keys import free_key, safe_key
 
-Kind = Literal["run", "keys", "rows", "tags", "artifact", "resumed", "end"]
+Kind = Literal["run", "keys", "rows", "tags", "artifact", "resumed", "end", "inputs", "params"]
 FILE = "journal.lwexp"
 
 _HEADER = b"lwexp journal 1\n"
 _MARK = b"\xf1\x7a"
-_KINDS: tuple[Kind, ...] = ("run", "keys", "rows", "tags", "artifact", "resumed", "end")
+_KINDS: tuple[Kind, ...] = ("run", "keys", "rows", "tags", "artifact", "resumed", "end", "inputs", "params")
 _NUMBERS = {kind: number for number, kind in enumerate(_KINDS)}
 _HEAD = struct.Struct("<2sBI")  # mark, kind, length of the content
 _CHECK = struct.Struct("<I")

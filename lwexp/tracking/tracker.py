@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,9 @@ from .base import Status
 from .delivery import RUN_LOCK, end_entry
 from .delivery_client import courier
 from .delivery_state import DeliveryState, clear_failure, read_state
+from .inputs import DatasetRecord
 from .journal import Journal
+from .keys import param_values
 from .mirror import NAMES, how_to_look, read_mirror
 
 KILLED_SECONDS = 10.0  # Slurm gives 30 s between SIGTERM and SIGKILL
@@ -106,6 +108,17 @@ class JournalTracker:
         self._check_open("a tag")
         if tags:
             self.journal.write("tags", {key: redact(str(value)) for key, value in tags.items()})
+
+    def inputs(self, datasets: Sequence[DatasetRecord]) -> None:
+        """Log the data that the run uses; the same ones twice count once."""
+        self._check_open("its data")
+        self.journal.write("inputs", {"datasets": [dataset.entry() for dataset in datasets]})
+
+    def params(self, params: Mapping[str, Any]) -> None:
+        """Log params; MLflow refuses another value of one that is there."""
+        self._check_open("params")
+        if params:
+            self.journal.write("params", param_values(params))
 
     def position(self) -> int:
         """Sync the journal to disk; returns its length in bytes."""
