@@ -34,9 +34,9 @@ def check_arguments(arguments: Sequence[str], page: Page = run_page, *, own_fold
         raise ConfigError("command line", " ".join(arguments), f"{message}; see --help")
 
     parser.error = fail  # type: ignore[method-assign]
+    check_flags(arguments, {flag for action in parser._actions for flag in action.option_strings})
     known, unknown = parser.parse_known_intermixed_args(arguments)
     if unknown:
-        check_flags(unknown[0], arguments)
         flags = [flag for action in parser._actions for flag in action.option_strings]
         raise UnknownNameError("command line", unknown[0], flags, "no such flag (options are written key=value)")
     if known.help:

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from lwexp.config.defaults import documented
 from lwexp.config.keys import GROUPS
 from lwexp.errors import ConfigError
 
 
-def check_flags(flag: str, arguments: Sequence[str]) -> None:
-    """Raise `ConfigError` if the unknown `flag` is the name of an option, with or without its value."""
-    name, equals, value = flag.lstrip("-").partition("=")
-    name = name.replace("-", "_")
-    if not _is_option(name):
-        return
-    typed = flag
-    place = arguments.index(flag) + 1 if flag in arguments else len(arguments)
-    if not equals and place < len(arguments) and "=" not in arguments[place] and not arguments[place].startswith("-"):
-        value = arguments[place]
-        typed = f"{flag} {value}"
-    raise _mistyped(typed, name, value)
+def check_flags(arguments: Sequence[str], flags: Collection[str]) -> None:
+    """Raise `ConfigError` for the name of an option that is written as a flag, with or without its value.
+
+    `flags` are those that there are; Python's parser would take `--mult` for a short form of `--multirun`.
+    """
+    for flag, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        name, equals, value = flag.lstrip("-").partition("=")
+        name = name.replace("-", "_")
+        if not flag.startswith("--") or flag.partition("=")[0] in flags or not _is_option(name):
+            continue
+        if not equals and following and "=" not in following and not following.startswith("-"):
+            raise _mistyped(f"{flag} {following}", name, following)
+        raise _mistyped(flag, name, value)
 
 
 def check_words(words: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from tests.cli.mistakes import SMALL
 from tests.experiment.resumed_runs import one_line
-from tests.helpers.commands import ROOT, RunHere
+from tests.helpers.commands import ROOT, RunCommand, RunHere
 
 WRITE = "options are written key=value, without dashes or blanks"
 
@@ -23,6 +23,7 @@ WRITE = "options are written key=value, without dashes or blanks"
     ("--batch-size 32 seed=1", f"command line=--batch-size 32: {WRITE}: batch_size=32"),
     ("--model resnet18", f"command line=--model resnet18: {WRITE}: model=resnet18"),
     ("--policy.min_lr 1e-4", f"command line=--policy.min_lr 1e-4: {WRITE}: policy.min_lr=1e-4"),
+    ("--mult 0.9", f"command line=--mult 0.9: {WRITE}: mult=0.9"),
     ("--lr", f"command line=--lr: {WRITE}: lr=…"),
     ("lr 0.01", f"command line=lr 0.01: {WRITE}: lr=0.01"),
     ("seed=1 lr= 0.01", f"command line=lr= 0.01: {WRITE}: lr=0.01"),
@@ -45,7 +46,7 @@ def test_the_answer_is_what_to_type(words: str, line: str, lwexp_here: RunHere, 
     assert not (tmp_path / "outputs").exists()
 
 
-@pytest.mark.parametrize("words", ["--multirn", "mult", "--mult"])
+@pytest.mark.parametrize("words", ["--multirn", "mult", "--nothing=1"])
 def test_what_is_no_option_stays_an_unknown_word(words: str, lwexp_here: RunHere) -> None:
     assert one_line(lwexp_here("run", words)).startswith(("command line=", "override=mult"))
 
@@ -71,11 +72,10 @@ def test_a_single_pattern_is_a_list_of_one(lwexp_here: RunHere, tmp_path: Path) 
     (["run", "from_run=abcdef"], "there are no runs below outputs/ here; runs lie in outputs/ of the folder where"),
     (["run", "sweep.resume=abcdef"], "there are no sweeps below outputs/ here; they lie where they were started"),
 ])  # fmt: skip
-def test_a_folder_without_runs_says_where_they_lie(command: list[str], says: str, start_command_cold: object) -> None:
-    done = start_command_cold(*command)  # type: ignore[operator]
-    out, err = done.communicate()
-    assert says in out + err
-    assert "Traceback" not in err
+def test_a_folder_without_runs_says_where_they_lie(command: list[str], says: str, lwexp_command: RunCommand) -> None:
+    done = lwexp_command(*command)
+    assert says in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("command", ["run", "preview", "ui", "report", "sync"])
