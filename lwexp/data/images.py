@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import random
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,7 +19,7 @@ from lwexp.errors import ConfigError
 from .augmentation import Augmentation
 from .cache import CacheSettings, Pixels, open_cache
 from .contents import Contents
-from .keys import SampleKey, sample_seed
+from .keys import SampleKey, seeding
 from .standalone import as_mode, upright
 from .transforms import Preprocessing, decoded_channels, image_transform
 
@@ -127,11 +125,20 @@ class SampleDataset(Dataset[tuple[Tensor, int]]):
 
     def batch(self, keys: Sequence[SampleKey]) -> Batch:
         """The samples of `keys` as one batch."""
+        inputs, labels = self.prepare(keys)
+        return self.finish(inputs), labels
+
+    def prepare(self, keys: Sequence[SampleKey]) -> Batch:
+        """The part of `batch` that a worker does: what `finish` still has to complete, and labels."""
         return self.collate(self.inputs(keys)), torch.tensor([self._labels[key.sample] for key in keys])
 
     def inputs(self, keys: Sequence[SampleKey]) -> Tensor | Sequence[Tensor]:
         """The inputs of `keys`: a list, or one tensor if all have the same shape."""
         raise TypeError(f"{type(self).__name__} does not say how its inputs are made")
+
+    def finish(self, inputs: Inputs) -> Inputs:
+        """The inputs that `prepare` began, on the same device."""
+        return inputs
 
     def collate(self, inputs: Tensor | Sequence[Tensor]) -> Inputs:
         """The result of `inputs` as a model's input."""
@@ -224,36 +231,34 @@ class PILDataset(SampleDataset):
         return self._store.name(self._positions[index])
 
     def inputs(self, keys: Sequence[SampleKey]) -> Tensor:
-        """Decoded, augmented, normalized: [keys, channels, size, size]. Restores the global generator."""
+        """Decoded, augmented, normalized: [keys, channels, size, size]."""
+        return self._transform.finish(self._pixels(keys))
+
+    def prepare(self, keys: Sequence[SampleKey]) -> Batch:
+        """Pixels, uint8 [keys, size, size, channels of the images], and labels."""
+        return self._pixels(keys), torch.tensor([self._labels[key.sample] for key in keys])
+
+    def finish(self, inputs: Inputs) -> Inputs:
+        """Normalized."""
+        assert isinstance(inputs, Tensor)
+        return self._transform.finish(inputs)
+
+    def _pixels(self, keys: Sequence[SampleKey]) -> Tensor:
+        """Decoded and augmented. Restores the global generators."""
         read = self._decode if self._cache is None else self._cache.__getitem__
         images = [read(key.sample) for key in keys]
         if self._transform.random is not None:
-            with torch.random.fork_rng(devices=[]), _others_restored(self._transform.seeds_all):
+            with seeding(self._seed, others=self._transform.seeds_all) as seed:
                 for i, key in enumerate(keys):
-                    number = sample_seed(self._seed, *key)
-                    # torch.manual_seed would seed CUDA's generators as well
-                    torch.default_generator.manual_seed(number)
-                    if self._transform.seeds_all:
-                        random.seed(number)
-                        np.random.seed(number % 2**32)
+                    seed(key)
                     image = Image.fromarray(images[i] if self._channels == 3 else images[i][:, :, 0])
                     images[i] = _pixels(self._transform.random(image))
-        return self._transform.finish(torch.from_numpy(np.stack(images)))
+        return torch.from_numpy(np.stack(images))
 
     def _decode(self, index: int) -> Pixels:
         """The image after the deterministic part of preprocessing."""
         image = self._store.load(self._positions[index], self._channels)
         return _pixels(image if self._transform.fixed is None else self._transform.fixed(image))
-
-
-@contextmanager
-def _others_restored(needed: bool) -> Iterator[None]:
-    """Restore the generators of `random` and NumPy at the end of the block, if `needed`."""
-    before = (random.getstate(), np.random.get_state()) if needed else None
-    yield
-    if before is not None:
-        random.setstate(before[0])
-        np.random.set_state(before[1])
 
 
 def _pixels(image: PILImage) -> Pixels:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 _MASK = 2**64 - 1
@@ -32,6 +35,30 @@ def sample_seed(seed: int, epoch: int, sample: int) -> int:
 def order_seed(seed: int, epoch: int) -> int:
     """The seed of the sample order of `epoch`, independent of the seeds of its samples."""
     return sample_seed(seed, epoch, _ORDER)
+
+
+@contextmanager
+def seeding(seed: int, *, others: bool) -> Iterator[Callable[[SampleKey], None]]:
+    """In the block, a function that seeds torch's CPU generator for a sample; restores it at the end.
+
+    `others`: also the generators of `random` and NumPy, from which a user's code may draw.
+    """
+
+    def seed_for(key: SampleKey) -> None:
+        number = sample_seed(seed, *key)
+        torch.default_generator.manual_seed(number)  # torch.manual_seed would seed CUDA's generators as well
+        if others:
+            random.seed(number)
+            np.random.seed(number % 2**32)
+
+    before = (random.getstate(), np.random.get_state()) if others else None
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield seed_for
+    finally:
+        if before is not None:
+            random.setstate(before[0])
+            np.random.set_state(before[1])
 
 
 def uniforms(seed: int, keys: Sequence[SampleKey], count: int) -> list[NDArray[np.float64]]:

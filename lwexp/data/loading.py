@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -116,22 +116,26 @@ class EpochSampler(Sampler[list[SampleKey] | MixedKeys]):
         return mixed_keys(batch, first, last) if self._mixes else batch[first:last]
 
 
-class _Batches(Dataset[Batch]):
+class _Prepared(NamedTuple):
+    """A batch as a worker sends it: of decoded images the pixels, a quarter of the bytes of the model's input."""
+
+    inputs: Inputs
+    labels: Tensor
+    keys: MixedKeys | None
+
+
+class _Batches(Dataset[_Prepared]):
     """Batches by their keys, so that samples are processed together where possible."""
 
-    def __init__(self, dataset: SampleDataset, channels_last: bool, mixing: Mixing | None) -> None:
-        self._dataset, self._channels_last, self._mixing = dataset, channels_last, mixing
+    def __init__(self, dataset: SampleDataset) -> None:
+        self._dataset = dataset
 
-    def __getitem__(self, keys: Sequence[SampleKey] | MixedKeys) -> Batch:
-        inputs, labels = self._dataset.batch(keys.keys if isinstance(keys, MixedKeys) else keys)
-        if isinstance(keys, MixedKeys) and self._mixing is not None and isinstance(inputs, Tensor):
-            inputs, labels = self._mixing(inputs, labels, keys)
-        if self._channels_last and isinstance(inputs, Tensor) and inputs.ndim == 4:
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
-        return inputs, labels
+    def __getitem__(self, keys: Sequence[SampleKey] | MixedKeys) -> _Prepared:
+        mixed = keys if isinstance(keys, MixedKeys) else None
+        return _Prepared(*self._dataset.prepare(mixed.keys if mixed else keys), mixed)  # type: ignore[arg-type]
 
 
-def _as_it_is(batch: Batch) -> Batch:
+def _as_it_is(batch: _Prepared) -> _Prepared:
     return batch
 
 
@@ -161,10 +165,11 @@ class EpochLoader(DataLoader[Batch]):
 
         `channels_last`: memory format of the images, whose shape stays [B, C, H, W]. `mixing`: of images and labels.
         """
-        self.epoch_sampler, self.samples = sampler, dataset
+        self.epoch_sampler, self.samples, self._mixing = sampler, dataset, mixing
+        self._device, self._channels_last = torch.device(device), channels_last
         workers = worker_count(workers, dataset, device)
         super().__init__(
-            _Batches(dataset, channels_last, mixing),
+            _Batches(dataset),  # type: ignore[arg-type]  # an item becomes a batch in `_finish`
             batch_size=None,  # an item is a batch
             sampler=sampler,
             num_workers=workers,
@@ -175,6 +180,22 @@ class EpochLoader(DataLoader[Batch]):
             generator=torch.Generator(),  # otherwise each iterator draws from the global generator
         )
         _open.add(self)
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # an iterator of torch's own class
+        """Yield the batches of the epoch that was set; decoded images are on the device already."""
+        return map(self._finish, super().__iter__())
+
+    def _finish(self, prepared: Any) -> Batch:
+        """A model's input from what a worker has sent, with labels on the CPU."""
+        inputs, labels, keys = prepared
+        if isinstance(inputs, Tensor) and inputs.dtype == torch.uint8:  # then the GPU normalizes
+            inputs = inputs.to(self._device, non_blocking=self._device.type == "cuda")
+        inputs = self.samples.finish(inputs)
+        if keys is not None and self._mixing is not None and isinstance(inputs, Tensor):
+            inputs, labels = self._mixing(inputs, labels, keys)
+        if self._channels_last and isinstance(inputs, Tensor) and inputs.ndim == 4:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        return inputs, labels
 
     def close(self) -> None:
         """Stop the workers now; in a reference cycle with a traceback, torch would later wait 5 s for each.

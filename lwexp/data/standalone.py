@@ -75,5 +75,7 @@ def evaluation_steps(style: str | None, size: int, interpolation: str, crop_pct:
 def normalized(images: Tensor, channels: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Pixels, uint8 [n, H, W, C], as (x - mean) / std of x in [0, 1]: float32 [n, `channels`, H, W], gray repeated."""
     values = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format).mul_(1 / 255)
-    means, stds = (torch.tensor(list(numbers)).view(-1, 1, 1) for numbers in (mean, std))
+    means, stds = (torch.tensor(list(numbers), device=values.device).view(-1, 1, 1) for numbers in (mean, std))
+    if values.shape[1] == channels:
+        return values.sub_(means).div_(stds)  # in place: new memory costs more than the arithmetic
     return values.expand(-1, channels, -1, -1).sub(means).div_(stds)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lwexp.data import DataSource, EpochSampler, SampleKey, eval_loader, standard_preprocessing, to_device, train_loader
-from tests.helpers.data_sources import GRAY, digits, folder, torchvision_set
+from tests.helpers.data_sources import COLOR, GRAY, digits, folder, torchvision_set, write_images
 
 pytestmark = [
     # on a machine with one core torch advises against two workers; whether they give the same data is the point here
@@ -146,3 +146,24 @@ def test_memory_is_pinned_for_cuda_only() -> None:
     for device, pinned in (("cpu", False), ("cuda:0", True)):
         assert train_loader(train, batch_size=4, seed=0, workers=0, device=device).pin_memory is pinned
         assert eval_loader(train, batch_size=4, workers=0, device=torch.device(device)).pin_memory is pinned
+
+
+def test_workers_send_pixels_and_the_batch_is_as_that_of_the_dataset(tmp_path: Path) -> None:
+    """A quarter of the bytes; the values are those of single samples, bit for bit."""
+    write_images(tmp_path / "photos" / "a", 6)
+    write_images(tmp_path / "photos" / "b", 6)
+    source = folder(tmp_path / "photos")
+    train = source.datasets(COLOR, augment=True, seed=3).train
+    prepared, _ = train.prepare([SampleKey(0, i) for i in range(4)])
+    assert isinstance(prepared, torch.Tensor)
+    assert prepared.dtype == torch.uint8
+    for workers in (0, 1):
+        loader = train_loader(train, batch_size=4, seed=3, workers=workers, device="cpu", channels_last=True)
+        loader.set_epoch(1)
+        keys = [key for batch in loader.epoch_sampler for key in batch]
+        batches = list(loader)
+        loader.close()
+        images = torch.cat([images for images, _ in batches])
+        assert images.dtype == torch.float32
+        assert batches[0][0].is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(images, torch.stack([train[key][0] for key in keys[: len(images)]]))
