@@ -33,6 +33,11 @@ def run_name(config: RunConfig, values: Mapping[str, Any]) -> str:
     return shortened([one_line(part) for part in parts], LONGEST)
 
 
+def own_tags(config: RunConfig) -> dict[str, str]:
+    """The user's tags as MLflow keeps them, texts."""
+    return {key: str(value).lower() if isinstance(value, bool) else str(value) for key, value in config.tags.items()}
+
+
 def shortened(parts: list[str], longest: int) -> str:
     """As many of `parts` as fit; an ellipsis stands for the others."""
     whole = " ".join(parts)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lwexp.config.keys import USER_KEYED, flatten
 from lwexp.config.schema import RunConfig
 from lwexp.distributed.world import World
 from lwexp.formatting import metric_text
@@ -29,7 +27,8 @@ from .instantiate import Experiment
 from .manifest import place_in_sweep, point_of
 from .model_record import FILE as MODEL
 from .model_record import save_model_record
-from .naming import run_name
+from .naming import own_tags, run_name
+from .params import flat_params
 from .place import JobPlace
 from .saved_config import resume_command, save_config
 
@@ -124,11 +123,6 @@ def log_where(tracker: Tracker, config: RunConfig, place: JobPlace) -> None:
         log.info("tracked in %s as %s\n%s", tracker.where, tracker.run_id, hint)
 
 
-def own_tags(config: RunConfig) -> dict[str, str]:
-    """The user's tags as MLflow keeps them, texts."""
-    return {key: str(value).lower() if isinstance(value, bool) else str(value) for key, value in config.tags.items()}
-
-
 def result_text(metrics: Mapping[str, float]) -> str:
     """The result of a run as the first lines of its description.
 
@@ -145,21 +139,6 @@ def result_text(metrics: Mapping[str, float]) -> str:
             which = " with the weights of the best evaluation" if split == "test" else ""
             lines.append(", ".join([f"**{split} {first}**", *more]) + which)
     return "\n\n".join(lines)
-
-
-def flat_params(values: Mapping[str, Any]) -> dict[str, str]:
-    """The resolved config with dotted keys; lists and mappings of the user's own keys as JSON.
-
-    What MLflow shows elsewhere, a run's name, tags and notes, is not among them.
-
-    >>> flat_params({"lr": 0.1, "decay": {"name": "explicit", "rates": {"fc": 1.0}}, "notes": "tried again"})
-    {'lr': '0.1', 'decay.name': 'explicit', 'decay.rates': '{"fc": 1.0}'}
-    """
-    values = {key: value for key, value in values.items() if key not in ("name", "tags", "notes")}
-    return {
-        key: json.dumps(value) if isinstance(value, (Mapping, list)) else str(value)
-        for key, value in flatten(values, keep=USER_KEYED).items()
-    }
 
 
 def _resolved(experiment: Experiment) -> dict[str, Any]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from lwexp import redaction
 from lwexp.experiment.manifest import Point
+from lwexp.formatting import few
+from lwexp.host.console import console, duration
 
 from . import table
 from .outcome import Outcome, outcomes_in
@@ -28,6 +31,8 @@ class Monitor:
         self.points: tuple[Point, ...] = ()
         self.expected = 0  # jobs in all, as far as a search can say before it has drawn them
         self._folder, self._parent, self._threaded = folder, parent, threaded
+        self._running: list[str] = []  # names of jobs
+        self._started, self._before = time.monotonic(), 0  # jobs that had ended then
         self._reported: dict[int, str] = {}  # the last status by the job's number
 
     @property
@@ -42,6 +47,15 @@ class Monitor:
     def skip_known(self) -> None:
         """Take the present outcomes as reported."""
         self._reported = {point.number: outcome.status for point, outcome in self.outcomes().items()}
+        self._before = sum(status in _ENDED for status in self._reported.values())
+
+    def text(self) -> str:
+        """What the sweep does, for the console."""
+        done = sum(status in _ENDED for status in self._reported.values())
+        new, took = done - self._before, time.monotonic() - self._started
+        left = f", {duration(took / new * (self.total - done))} left" if new > 0 and self.total > done else ""
+        names = few([name for name in self._running if name], 2)
+        return f"{done} of {self.total} jobs done{left}{f', running {names}' if names else ''}"
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -70,6 +84,7 @@ class Monitor:
         While the launcher is `running`, killed jobs are not reported: a cluster may restart them.
         """
         outcomes = self.outcomes()
+        self._running = [point.name for point, outcome in outcomes.items() if outcome.status == "RUNNING"]
         for point, outcome in outcomes.items():
             if outcome.status == self._reported.get(point.number) or (outcome.status == "KILLED" and running):
                 continue
@@ -77,6 +92,7 @@ class Monitor:
             if outcome.status in _ENDED:
                 done = sum(status in _ENDED for status in self._reported.values())
                 stream = sys.stderr if outcome.failed else sys.stdout
-                print(redaction.redact(table.line(point, outcome, done, self.total)), file=stream, flush=True)
+                with console.writing():
+                    print(redaction.redact(table.line(point, outcome, done, self.total)), file=stream, flush=True)
         if self._parent is not None:
             self._parent.show(list(outcomes.values()), self.total)

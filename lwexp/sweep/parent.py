@@ -13,38 +13,54 @@ from typing import TYPE_CHECKING
 
 from lwexp import redaction
 from lwexp.config.compose import plain
-from lwexp.config.schema import MLflowConfig
+from lwexp.config.schema import MLflowConfig, RunConfig
 from lwexp.errors import LwexpError
 from lwexp.experiment.manifest import FILE, SweepManifest, place_in_sweep, point_of
+from lwexp.experiment.naming import own_tags
+from lwexp.formatting import escaped, few
 from lwexp.tracking import (
     JournalTracker,
     Status,
+    amend,
     deliver_rest,
     has_run,
+    logged_params,
     open_hint,
     prepare,
     resolve_uri,
     run_status,
     start,
 )
+from lwexp.tracking.keys import NOTE_TAG
 
+from .best import Best
 from .outcome import Outcome
 from .points import split
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+_SHOWN_ELSEWHERE = ("name", "tags", "notes")
+
 
 class Parent:
     """The parent run: created before the first job, updated as jobs end, ended after the last."""
 
-    def __init__(self, tracking: MLflowConfig, folder: Path, base: Path, manifest: SweepManifest) -> None:
-        """Start or resume the run of the sweep in `folder`. Raises `ConfigError`, `RunError`."""
-        typed = " ".join(manifest.overrides)
+    def __init__(self, config: RunConfig, folder: Path, base: Path, manifest: SweepManifest) -> None:
+        """Start or resume the run of the sweep in `folder`; `config` is what its jobs have in common.
+
+        Raises `ConfigError`, `RunError`.
+        """
+        tracking, typed = config.tracking, " ".join(manifest.overrides)
+        assert isinstance(tracking, MLflowConfig)
         # the swept keys first: MLflow truncates names in its list
-        own = [override for override in manifest.overrides if split(override)[0] in manifest.swept]
-        name = " ".join([*own, *(override for override in manifest.overrides if override not in own)]) or "sweep"
+        telling = [each for each in manifest.overrides if split(each)[0].partition(".")[0] not in _SHOWN_ELSEWHERE]
+        own = [override for override in telling if split(override)[0] in manifest.swept]
+        given = " ".join([*own, *(override for override in telling if override not in own)])
+        name = config.name or given or "sweep"
         self._shown: tuple[int, ...] = ()
+        self._first: list[str] = []  # of the description
+        self._command, self._notes = f"Sweep: `python -m lwexp.run -m {typed}`", config.notes or ""
         self._tracking, self._base = tracking, base
         self._tracker: JournalTracker = start(
             tracking,
@@ -52,12 +68,13 @@ class Parent:
             base=base,
             run_name=name,
             tags={
+                **own_tags(config),
                 "lwexp.overrides": typed,
                 "lwexp.kind": "sweep",
                 "lwexp.folder": str(folder),
                 "lwexp.swept": json.dumps(manifest.swept),
             },
-            description=f"Sweep: `python -m lwexp.run -m {typed}`",
+            description=self._description(),
             params={},
             answers=prepare(tracking, base),
         )
@@ -83,10 +100,36 @@ class Parent:
             return
         self._shown = tuple(counts.values())
         progress = f"{finished} of {total} finished" + (f", {failed} failed" if failed else "")
-        started = self._tracker.journal.run["time_ms"] if self._tracker.journal.run else 0
-        seconds = int(time.time() - started / 1000)  # a step that grows even when failed jobs run again
-        self._tracker.log({f"sweep/{name}": float(count) for name, count in counts.items()}, seconds)
+        self._tracker.log({f"sweep/{name}": float(count) for name, count in counts.items()}, self._seconds())
         self._tracker.tag({"lwexp.progress": progress + (f", {running} running" if running else "")})
+
+    def conclude(self, best: Best | None) -> None:
+        """Log the best setting with its metrics and params; the description begins with it."""
+        if best is None:
+            return
+        tracker = self._tracker
+        tracker.log(best.metrics, self._seconds())
+        before = logged_params(tracker.folder)
+        other = sorted(key for key, value in best.params.items() if before.get(key, value) != value)
+        tracker.params({key: value for key, value in best.params.items() if key not in before})
+        stale = f"Params cannot change in MLflow: {few(other)} are of an earlier best setting." if other else ""
+        self._first = [best.text, stale]
+        tracker.tag({NOTE_TAG: self._description()})
+
+    def claim(self, sentence: str) -> None:
+        """Add what the report claims to the description; the run has ended, and the report was made from it."""
+        if not self._first or not sentence:
+            return
+        self._first.insert(1, escaped(sentence))
+        amend(self._tracking, self._tracker.folder, self._base, {NOTE_TAG: self._description()})
+
+    def _description(self) -> str:
+        return "\n\n".join(text for text in (*self._first, self._notes, self._command) if text)
+
+    def _seconds(self) -> int:
+        """Since the start: a step that grows even when failed jobs run again."""
+        started = self._tracker.journal.run["time_ms"] if self._tracker.journal.run else 0
+        return int(time.time() - started / 1000)
 
     def keep(self, path: Path) -> None:
         """Attach a file to the run."""
@@ -97,13 +140,18 @@ class Parent:
         where = f"tracked in {self._tracker.where} as {self.run_id}\n" if self.run_id is not None else ""
         return where + open_hint(self._tracking, self._base)
 
-    def report(self) -> str:
-        """The output of `lwexp.report` on the sweep, which has ended; in a subprocess, since it imports mlflow."""
+    def report(self) -> tuple[str, str]:
+        """The output of `lwexp.report` on the sweep, and its main sentence; in a subprocess, since it imports mlflow.
+
+        The sentence is the second paragraph of what it prints; empty where it fails.
+        """
         command = [sys.executable, "-m", "lwexp.report", str(self.run_id)]
         # an address may hold a password, and other users see a command line
         environment = {**os.environ, "MLFLOW_TRACKING_URI": resolve_uri(self._tracking, self._base)}
         done = subprocess.run(command, cwd=self._base, env=environment, capture_output=True, text=True, check=False)
-        return "\n".join(part for part in (done.stdout.strip(), done.stderr.strip()) if part)
+        said = done.stdout.strip().split("\n\n")
+        claim = " ".join(said[1].split()) if done.returncode == 0 and len(said) > 2 else ""
+        return "\n".join(part for part in (done.stdout.strip(), done.stderr.strip()) if part), claim
 
     def end(self, status: Status, reason: str | None = None) -> None:
         """End the run."""

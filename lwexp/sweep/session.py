@@ -21,10 +21,12 @@ from lwexp.errors import RunError
 from lwexp.experiment.find import shown_path
 from lwexp.experiment.manifest import Point, SweepManifest, read_manifest
 from lwexp.experiment.saved_config import allow_targets, name_store
+from lwexp.host.console import console
 from lwexp.host.lock import FolderLock
 from lwexp.tracking.delivery_client import courier
 
 from . import table
+from .best import best_of
 from .launchers.base import is_basic
 from .monitor import Monitor
 from .outcome import Outcome
@@ -86,6 +88,7 @@ class Session:
 
     def before(self) -> SweepManifest | None:
         """The manifest of the sweep to resume; meanwhile other processes import what the first job needs."""
+        console.now("composing the jobs of the sweep")
         if self._records.tracking is not None:
             courier.start()
         if self.config.sweep.isolate and is_basic(self.config.hydra.launcher):
@@ -106,11 +109,12 @@ class Session:
         manifest.save(self.folder)
         records = self._records
         if records.tracking is not None:
-            self._parent = Parent(records.tracking, self.folder, records.base, manifest)
+            self._parent = Parent(settings(self.config), self.folder, records.base, manifest)
             records.adopt_copies(manifest.points)
         self.monitor = Monitor(self.folder, self._parent, threaded=self.config.sweep.isolate)
         self.manifest, self.monitor.points = manifest, manifest.points
-        print(announcement, flush=True)
+        with console.writing():
+            print(announcement, flush=True)
         if resumed:
             self.monitor.skip_known()
         for point, error in mistakes.items():
@@ -136,7 +140,7 @@ class Session:
                 self._parent.update_manifest(self.folder, self.manifest)
         for point, error in self.planner.mistakes(new).items():
             self._records.refuse(point, error)
-        with self.monitor.watching():
+        with console.doing(self.monitor.text), self.monitor.watching():
             return self._runner.run(points)
 
     def keep(self, path: Path) -> None:
@@ -151,20 +155,30 @@ class Session:
             path.write_text(redaction.redact(table.as_csv(outcomes, self.manifest.swept)), encoding="utf-8")
         except OSError as error:  # a full disk: print the table and end the parent run all the same
             print(f"{path} cannot be written: {error.strerror or error}", file=sys.stderr)
-        print(f"\n{redaction.redact(table.text(outcomes))}\n")
+        print(f"\n{redaction.redact(table.text(outcomes, console.width))}\n")
         print(f"{table.summary(outcomes)}, in {table.duration(time.monotonic() - self._started)}", flush=True)
         text = f"{len(failed)} of {len(outcomes)} jobs did not finish"
         if self._parent is not None:
             if path.is_file():
                 self._parent.keep(path)
-            self._parent.end("FAILED" if failed else "FINISHED", text if failed else None)
             comparable = len(outcomes) > 1 and any(outcome.status == "FINISHED" for outcome in outcomes.values())
+            self._parent.conclude(best_of(outcomes, self.folder))
+            self._parent.end("FAILED" if failed else "FINISHED", text if failed else None)
             if self.config.sweep.report and comparable and self._parent.run_id is not None:
-                print(f"{self._parent.report()}\n", flush=True)
+                self._report(self._parent)
             print(self._parent.where_to_look(), flush=True)
         if failed:
             print(self._resume_hint(), flush=True)
             raise SweepFailedError(text, 2 if all(outcome.exit_code == 2 for outcome in failed) else 1)
+
+    @staticmethod
+    def _report(parent: Parent) -> None:
+        """Print the report of the sweep, whose main sentence the parent run's description says as well."""
+        with console.doing("writing the report of the sweep"):
+            report, claim = parent.report()
+        with console.writing():
+            print(f"{report}\n", flush=True)
+        parent.claim(claim)
 
     def _resume_hint(self) -> str:
         shown = self.config.sweep.resume or shown_path(self.folder, Path.cwd())  # absolute, wherever it was started

@@ -29,8 +29,8 @@ def summary(outcomes: Mapping[Point, Outcome]) -> str:
     return f"{len(outcomes)} jobs: {', '.join(parts)}"
 
 
-def text(outcomes: Mapping[Point, Outcome]) -> str:
-    """The table; if it is long, the jobs that did not finish, then the best."""
+def text(outcomes: Mapping[Point, Outcome], width: int = 1_000_000) -> str:
+    """The table, in `width` columns but for reasons; if it is long, the jobs that did not finish, then the best."""
     rows = list(outcomes.items())
     rest = ""
     if len(rows) > _MOST:
@@ -43,6 +43,10 @@ def text(outcomes: Mapping[Point, Outcome]) -> str:
     cells = [_cells(*row) for row in rows]
     if not any(row[-1] for row in cells):
         titles[-1] = ""
+    others = sum(
+        max(map(len, column)) + 2 for k, column in enumerate(zip(titles, *cells, strict=True)) if k not in (1, 5)
+    )
+    cells = [(number, shortened(name, width - others), *rest) for number, name, *rest in cells]
     lines = aligned(titles, cells, left=(1, 2), ragged=True)
     return "\n".join(lines) + rest
 
@@ -75,6 +79,17 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def shortened(name: str, width: int) -> str:
+    """`name` in `width` columns, at least 16: without its middle where it is longer, since both ends tell jobs apart.
+
+    >>> shortened("mult=0.8 lr=0.01 seed=0", 18), shortened("mult=0.8", 18)
+    ('mult=0.8 …1 seed=0', 'mult=0.8')
+    """
+    width = max(width, 16)
+    half = (width - 1) // 2
+    return name if len(name) <= width else f"{name[: width - 1 - half]}…{name[-half:]}"
 
 
 def _cells(point: Point, outcome: Outcome) -> tuple[str, ...]:

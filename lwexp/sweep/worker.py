@@ -15,7 +15,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -29,7 +29,9 @@ from lwexp import redaction
 from lwexp.config.compose import plain
 from lwexp.errors import LwexpError, RunError
 from lwexp.experiment.folder import read_result
+from lwexp.experiment.manifest import point_of
 from lwexp.experiment.preload import MODULES
+from lwexp.host.console import console
 from lwexp.host.lock import FOLDER_LOCK, Lock
 from lwexp.host.signals import Interrupted, end_quietly, handle_in_command, held_back, report_stop, take_signals
 from lwexp.tracking.delivery_client import courier
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 
 Task = Callable[[Any], Any]
 _ORPHAN_SECONDS = 60.0  # for a job to end after its step when its launcher was killed
+_SHOWS = "shows"  # what a job sends before its answer, which is a list or an error
 _POLL_SECONDS = 0.5  # between two returns to Python's own loop: Ray interrupts its tasks without a signal
 
 
@@ -96,6 +99,8 @@ class _Order:
     hydra: Any
     environment: dict[str, str]
     cwd: str
+    alone: bool  # no other job runs beside it, so it may use the terminal
+    name: str
     delivery: Any  # one process delivers for all jobs of this launcher: importing mlflow takes seconds
 
 
@@ -113,6 +118,8 @@ def _run_isolated(config: DictConfig, folder: Path) -> Any:
         hydra=OmegaConf.to_container(HydraConfig.instance().cfg, resolve=True),
         environment=dict(os.environ),
         cwd=str(Path.cwd()),
+        alone=alone,
+        name=point.name if (point := point_of(folder)) is not None else "",
         delivery=courier.share() if OmegaConf.select(config, "tracking.name") == "mlflow" else None,
     )
     # daemon=False: it may have data workers. It ends by itself when this process is gone
@@ -120,7 +127,8 @@ def _run_isolated(config: DictConfig, folder: Path) -> Any:
     with held_back():
         process.start()
     theirs.close()
-    answer = _answer(process, ours, reports_signals=alone)
+    with ExitStack() as shown:
+        answer = _answer(process, ours, lambda: shown.enter_context(console.left_to_another()), reports_signals=alone)
     if answer is None:
         raise _KilledError(_death(process.exitcode))
     if isinstance(answer, BaseException):
@@ -128,8 +136,10 @@ def _run_isolated(config: DictConfig, folder: Path) -> Any:
     return answer[0]
 
 
-def _answer(process: Any, connection: Connection, *, reports_signals: bool) -> Any:
+def _answer(process: Any, connection: Connection, started: Callable[[], Any], *, reports_signals: bool) -> Any:
     """The answer of the job's process, None if it died before. If this process is interrupted, so is the job's.
+
+    `started` is called when that process shows what it does on the terminal.
 
     `reports_signals`: the interrupt is reported here and not by the launcher.
     """
@@ -138,6 +148,11 @@ def _answer(process: Any, connection: Connection, *, reports_signals: bool) -> A
             while not connection.poll(_POLL_SECONDS):
                 pass
             answer = connection.recv()
+            if answer == _SHOWS:
+                started()
+                while not connection.poll(_POLL_SECONDS):
+                    pass
+                answer = connection.recv()
         except EOFError:
             answer = None
         process.join()
@@ -193,6 +208,9 @@ def _serve(order: _Order, connection: Connection) -> None:
     _end_with_the_launcher()
     handle_in_command(launched=True)
     take_signals()
+    if order.alone:
+        console.start(f"{order.name or 'job'}: preparing the training", lines=False)
+        connection.send(_SHOWS)
     try:
         answer: Any = [_train(order)]
     except (KeyboardInterrupt, Interrupted) as stopped:
@@ -202,6 +220,7 @@ def _serve(order: _Order, connection: Connection) -> None:
     except BaseException as error:
         print(redaction.redact(traceback.format_exc()), file=sys.stderr)
         answer = JobFailedError(failure_reason(error))
+    console.stop()
     sys.stdout.flush()
     end_quietly(0)
     with suppress(OSError):  # the launcher is gone

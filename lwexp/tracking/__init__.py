@@ -13,14 +13,14 @@ from .contact import check_store
 from .copies import original_of
 from .inputs import DatasetRecord
 from .journal import has_journal as has_run
-from .journal import run_status
+from .journal import logged_params, run_status
 from .keys import safe_key, safe_keys
-from .run import deliver_rest, open_hint, prepare, start, started_in
+from .run import amend, deliver_rest, open_hint, prepare, start, started_in
 from .tracker import JournalTracker
 from .trust import check_folders_address, why_untrusted
 
 __all__ = [
-    "DatasetRecord", "JournalTracker", "NoTracker", "Status", "Tracker", "absolute_uri", "check_folders_address",
-    "check_store", "deliver_rest", "has_run", "open_hint", "original_of", "prepare", "resolve_uri", "run_status",
-    "safe_key", "safe_keys", "start", "started_in", "why_untrusted",
+    "DatasetRecord", "JournalTracker", "NoTracker", "Status", "Tracker", "absolute_uri", "amend",
+    "check_folders_address", "check_store", "deliver_rest", "has_run", "logged_params", "open_hint", "original_of", "prepare", "resolve_uri",
+    "run_status", "safe_key", "safe_keys", "start", "started_in", "why_untrusted",
 ]  # fmt: skip

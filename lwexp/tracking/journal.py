@@ -311,6 +311,17 @@ def has_journal(folder: Path) -> bool:
     return run_record(folder) is not None
 
 
+def logged_params(folder: Path) -> dict[str, str]:
+    """The params of the run in `folder`; of several values of one the first, which MLflow keeps."""
+    path, found = folder / FILE, dict[str, str]()
+    if path.is_file():
+        for entry in Reader(path).entries():
+            if entry.kind in ("run", "resumed", "params"):
+                own = entry.value if entry.kind == "params" else entry.value.get("params", {})
+                found = {**own, **found}
+    return found
+
+
 def run_status(folder: Path) -> str | None:
     """The final status of the run in `folder`; None while it is open, or if its process died."""
     path = folder / FILE

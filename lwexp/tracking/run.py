@@ -9,10 +9,12 @@ import shlex
 import time
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from lwexp.config.schema import MLflowConfig, NoTrackingConfig
+from lwexp.errors import RunError
 from lwexp.host.files import remove_temporaries
 from lwexp.host.lock import Lock
 from lwexp.redaction import redact, redact_addresses
@@ -160,6 +162,23 @@ def deliver_rest(
     tracker.run_name = (tracker.journal.run or {"run_name": ""})["run_name"]
     tracker.begin(at_once=False)
     tracker.finish(status, reason)
+
+
+def amend(config: MLflowConfig | NoTrackingConfig, folder: Path, base: Path | None, tags: Mapping[str, str]) -> None:
+    """Add tags to the run in `folder`, which has ended; they are delivered as all of it is, at the latest by a sync.
+
+    Does nothing where the disk is full or another process has the run.
+    """
+    uri = resolve_uri(config, base or Path.cwd()) if isinstance(config, MLflowConfig) else None
+    try:
+        tracker = JournalTracker(folder, "", uri, config.flush_timeout if isinstance(config, MLflowConfig) else 0.0)
+    except RunError:
+        return
+    tracker.run_name = (tracker.journal.run or {"run_name": ""})["run_name"]
+    with suppress(RunError):
+        tracker.journal.write("tags", {key: redact(value) for key, value in tags.items()})
+    tracker.begin(at_once=False)
+    tracker.finish(tracker.journal.status or "FINISHED", quiet=True)  # type: ignore[arg-type]
 
 
 def open_hint(config: MLflowConfig | NoTrackingConfig, base: Path | None = None) -> str:

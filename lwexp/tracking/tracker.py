@@ -70,7 +70,7 @@ class JournalTracker:
         self._problem: str | None = None  # as last logged
         self._answered_before = 0.0  # when the store had last answered before that
         self._stopped: set[str] = set()  # mirrors
-        self._finished = False
+        self._finished = self._quiet = False
 
     @property
     def run_id(self) -> str | None:
@@ -157,14 +157,15 @@ class JournalTracker:
             time.sleep(0.02)
             courier.keep_alive()
 
-    def finish(self, status: Status, reason: str | None = None) -> None:
-        """Write the end, and wait until everything is delivered; log what is not.
+    def finish(self, status: Status, reason: str | None = None, *, quiet: bool = False) -> None:
+        """Write the end, and wait until everything is delivered; log what is not, and unless `quiet` what is.
 
         Stops waiting for a store that has not answered for `flush_timeout` seconds, and after 10 seconds for a run
         that was killed. A second call does nothing. If it is interrupted, the delivery continues without this process.
         """
         if self._finished:
             return
+        self._quiet = quiet
         if self.journal.status is None:
             end_entry(self.journal, status, redact(reason) if reason else None)
         try:
@@ -234,7 +235,7 @@ class JournalTracker:
                 )  # fmt: skip
 
     def _log_delivered(self, state: DeliveryState) -> None:
-        if state.rows:
+        if state.rows and not self._quiet:
             log.info("%d metric rows of run %s delivered to %s", state.rows, self.run_name, self.where)
         for name, why in state.not_kept.items():
             log.warning(
