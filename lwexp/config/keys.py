@@ -33,6 +33,11 @@ _HARMLESS = (
     "resume", "from_run", "progress", "device", "threads", "compile", "channels_last", "parallel", "data.workers",
     "data.cache", "grouping.timeout",  # another plan is found by its groups
 )  # fmt: skip
+# Keys that say which examples a run has and how they are split; scores on different ones cannot be compared
+_DATA = (
+    "data", "dataset", "data.name", "data.path", "data.dataset", "data.subset", "data.text", "data.label",
+    "data.split_seed", "data.val_fraction", "data.test_fraction", "data.target", "data.options",
+)  # fmt: skip
 
 
 def is_layerwise(key: str) -> bool:
@@ -42,6 +47,15 @@ def is_layerwise(key: str) -> bool:
     [True, True, True, False, False]
     """
     return key.partition(".")[0] in LAYERWISE
+
+
+def is_data(key: str) -> bool:
+    """Whether the option `key` says which examples a run is trained and tested on.
+
+    >>> [is_data(key) for key in ("data", "data.path", "data.options.download", "data.augment", "lr")]
+    [True, True, True, False, False]
+    """
+    return key in _DATA or key.startswith("data.options.")
 
 
 def changes_numbers(key: str) -> bool:

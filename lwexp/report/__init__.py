@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 from .command import main
 
 if TYPE_CHECKING:
-    from .build import Report, make_report
+    from .build import Report, headline, make_report
 
-__all__ = ["Report", "main", "make_report"]
+__all__ = ["Report", "headline", "main", "make_report"]
 
 
 def __getattr__(name: str) -> Any:
     """Import scipy and matplotlib only when a report is made, so that mistakes and `--help` are answered at once."""
-    if name in ("Report", "make_report"):
+    if name in ("Report", "headline", "make_report"):
         from . import build
 
         return getattr(build, name)

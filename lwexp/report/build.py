@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,13 +11,15 @@ from lwexp.config.schema import MLflowConfig
 from lwexp.errors import ConfigError, RunError
 from lwexp.formatting import printable
 
-from .analysis import Analysis, analyze, reasons
-from .conclusions import conclusions, progress
+from .analysis import Analysis, analyze
+from .conclusions import conclusions, main_sentence, progress
 from .files import write_report
 from .runs import SweepReader
-from .tables import settings_table
+from .settings import reasons
+from .tables import legend, terminal_table
 
 _ROWS, _LISTED = 40, 20  # in the terminal
+_NARROWEST = 60  # characters
 
 
 @dataclass(frozen=True)
@@ -67,13 +71,28 @@ def make_report(
     return Report(short_text(found), folder, files, attach and problem is None, problem, found)
 
 
+def headline(report: Report) -> str:
+    """The sentence that matters most: which rates lead, by how much, and whether that can be claimed."""
+    return main_sentence(report.analysis)
+
+
 def short_text(found: Analysis) -> str:
-    """Table and conclusions for a terminal, and the reasons of runs that failed."""
-    lines = [f"sweep {printable(found.sweep.name)} ({found.sweep.id[:8]}): {progress(found)}", ""]
-    lines += [settings_table(found, short=True).text(_ROWS), "", *map(printable, conclusions(found))]
+    """Conclusions and table for a terminal, and the reasons of runs that failed."""
+    width = max(shutil.get_terminal_size((80, 24)).columns, _NARROWEST)
+    first, *others = map(printable, conclusions(found))
+    name = printable(found.sweep.name)
+    what = f"sweep {name} ({found.sweep.id[:8]})" if found.sweep.id else name
+    lines = [*_wrapped(f"{what}: {progress(found)}", width), "", *_wrapped(first, width)]
+    lines += ["", terminal_table(found, width, _ROWS), *_wrapped(legend(found), width)]
+    for sentence in others:
+        lines += ["", *_wrapped(sentence, width)]
     lost = [(run, why) for setting in found.settings for run, why in setting.excluded if run.why and not run.pruned]
     if lost:
         lines += ["", "excluded:", *(f"  {printable(f'{run.name}: {why}: {run.why}')}" for run, why in lost[:_LISTED])]
     if len(lost) > _LISTED:
         lines.append(f"  … {len(lost) - _LISTED} more, all in runs.csv")
     return "\n".join(lines)
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)

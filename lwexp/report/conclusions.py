@@ -1,76 +1,38 @@
-"""The conclusions of a report in sentences, and the format of their numbers."""
+"""The conclusions of a report in sentences, what matters most first."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from lwexp.formatting import few
 
-from .analysis import Analysis, Setting, reasons
-from .statistics import POWER, Comparison, Summary, fewest_seeds, lowest_p, seeds_needed
+from .analysis import Analysis, Contest
+from .settings import Setting, reasons
+from .statistics import POWER, Comparison, lowest_p, seeds_needed
 
-_SHARES = ("accuracy", "macro_f1")  # in percent
 _LISTED = 6
 
 
-class Numbers:
-    """The format of a metric's values: shares in percent with two decimals, others with four digits."""
-
-    def __init__(self, metric: str, confidence: float) -> None:
-        """`metric` without the split, `confidence` of all intervals."""
-        self.percent = metric in _SHARES
-        self.unit = " %" if self.percent else ""
-        self.interval_name = f"{100 * confidence:g} % interval"
-
-    def value(self, value: float) -> str:
-        """Without a unit.
-
-        >>> Numbers("accuracy", 0.95).value(0.97125), Numbers("loss", 0.95).value(0.123456)
-        ('97.12', '0.1235')
-        """
-        if math.isnan(value):
-            return "-"
-        return f"{100 * value:.2f}" if self.percent else f"{value:.4g}"
-
-    def difference(self, value: float) -> str:
-        """With its sign.
-
-        >>> Numbers("accuracy", 0.95).difference(-0.0125)
-        '-1.25'
-        """
-        return "-" if math.isnan(value) else f"{100 * value:+.2f}" if self.percent else f"{value:+.4g}"
-
-    def spread(self, found: Summary) -> str:
-        """Mean, and standard deviation where there is one."""
-        return self.value(found.mean) + ("" if math.isnan(found.sd) else f" ({self.value(found.sd)})")
-
-    def interval(self, found: Summary) -> str:
-        """`low to high`, empty where there is none."""
-        return "" if math.isnan(found.low) else f"{self.value(found.low)} to {self.value(found.high)}"
-
-    def change(self, low: float, high: float) -> str:
-        """The interval of a difference."""
-        return "" if math.isnan(low) else f"{self.difference(low)} to {self.difference(high)}"
-
-
-def p_text(p: float) -> str:
-    """A p value.
-
-    >>> p_text(0.03125), p_text(0.00001), p_text(1.0)
-    ('0.0312', '<0.001', '1')
-    """
-    return "-" if math.isnan(p) else "<0.001" if p < 0.001 else f"{p:.3g}"
-
-
-def plural(count: int, what: str) -> str:
-    """`1 seed`, `2 seeds`."""
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
+def main_sentence(found: Analysis) -> str:
+    """The sentence that matters most: which rates lead, by how much, and whether that can be claimed."""
+    if len(found.contests) > 1:
+        return (
+            f"The runs have {len(found.contests)} different data, which are not compared with each other: "
+            f"{few([_words(one.data) for one in found.contests], _LISTED)}."
+        )
+    return _headline(found, found.contests[0])
 
 
 def conclusions(found: Analysis) -> list[str]:
     """The sentences, the most important first."""
-    return [*_verdict(found), *_others(found), *_best_of_both(found), *_cautions(found)]
+    said = [main_sentence(found)]
+    for one in found.contests:
+        own = [] if len(found.contests) == 1 else [_headline(found, one)]
+        name = f"{_words(one.data)}: " if own else ""
+        said += [name + each for each in (*own, *_choice(found, one), *_seeds(found, one), *_others(found, one))]
+        said += [name + each for each in _own_twin(found, one)]
+    return [*said, *_cautions(found)]
 
 
 def progress(found: Analysis) -> str:
@@ -89,132 +51,231 @@ def progress(found: Analysis) -> str:
     return ", ".join(parts)
 
 
-def _verdict(found: Analysis) -> Iterator[str]:
-    """The setting chosen on validation, and its difference to uniform rates on test."""
-    best, numbers = found.best, Numbers(found.metric, found.confidence)
+def p_text(p: float) -> str:
+    """A p value.
+
+    >>> p_text(0.03125), p_text(0.00001), p_text(1.0)
+    ('0.0312', '<0.001', '1')
+    """
+    return "-" if math.isnan(p) else "<0.001" if p < 0.001 else f"{p:.3g}"
+
+
+def plural(count: int, what: str) -> str:
+    """`1 seed`, `2 seeds`."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def _headline(found: Analysis, contest: Contest) -> str:
+    best, other = contest.best, contest.best_uniform
     if best is None:
-        arm = "layer-wise" if found.uniform else "finished"
-        yield f"No difference can be claimed: the sweep has no {arm} run to compare."
-        return
-    twin = found.twin(best)
-    reached = f"it reaches {numbers.value(best.test.mean)}{numbers.unit} on test ({plural(best.test.n, 'seed')})"
-    yield (
-        f"Best layer-wise setting on validation: {best.label}, {numbers.value(best.validation.mean)}{numbers.unit}; "
-        f"{reached if best.test.n else 'it has no test metric'}."
-    )
-    if twin is None:
-        yield (
-            "No difference can be claimed: there is no uniform run to compare with "
-            "(sweep.baseline=true adds one for each seed)."
-        )
-        return
-    comparison = best.test_difference
-    if comparison is None or comparison.n == 0:
-        yield f"No difference can be claimed: {best.label} and {twin.label} share no seed with a test metric."
-        return
-    if comparison.n == 1:
-        yield (
-            f"No difference can be claimed: with one seed ({numbers.difference(comparison.mean)} on test against "
-            f"{twin.label}) the luck of a seed and the effect of the rates cannot be told apart. "
-            f"At least {fewest_seeds(found.level)} seeds are needed for the exact test."
-        )
-        return
-    yield _claim(found, comparison, twin)
-    yield from _seeds(found, comparison)
-
-
-def _claim(found: Analysis, comparison: Comparison, twin: Setting) -> str:
-    numbers, outcome = Numbers(found.metric, found.confidence), found.outcome(comparison)
-    points = "points" if numbers.percent else found.metric
-    measured = (
-        f"{numbers.difference(comparison.mean)} {points} on test, {numbers.interval_name} "
-        f"{numbers.change(comparison.low, comparison.high)}, {plural(comparison.n, 'seed')}"
-    )
-    corrected = "" if comparison.compared == 1 else f", corrected for {comparison.compared} comparisons"
-    if outcome:
-        better = "better" if outcome > 0 else "worse"
+        return _uniform_alone(found, contest)
+    if other is None and contest.uniform:
+        had = f"{best.label} has {_reached(found, best)}"
+        return f"Nothing can be claimed: no run with uniform rates has a finite metric; {had}."
+    if other is None:
         return (
-            f"It is {better} than {twin.label}: {measured}; exact test p = {p_text(comparison.p_adjusted)}{corrected}."
+            f"{best.label}{_leads(contest)} with {_reached(found, best)}, but no run has uniform rates: nothing can be "
+            "claimed of layer-wise rates (sweep.baseline=true adds a uniform run for each seed)."
         )
-    said = f"No difference to {twin.label} can be claimed: {measured}; exact test p = {p_text(comparison.p_adjusted)}"
-    aside = (
-        " The interval leaves out 0, but it takes the differences for normal, which so few seeds cannot show."
-        if comparison.low * comparison.high > 0 and comparison.n < fewest_seeds(found.level)
-        else ""
-    )
-    return f"{said}{corrected}.{aside}"
+    comparison = _compared(found, contest)
+    if comparison is None:
+        keys = _differing(best, other)
+        return (
+            f"Nothing can be claimed: {best.label} and {_name(other, contest)} differ in {few(keys, _LISTED)} as well. "
+            "It takes a uniform run with the same values (sweep.baseline=true adds one for each seed)."
+        )
+    if comparison.n == 0:
+        return (
+            f"Nothing can be claimed: {best.label} and {_name(other, contest)} share no seed with a metric on "
+            f"{found.split}."
+        )
+    return _comparison(found, contest, best, other, comparison)
 
 
-def _seeds(found: Analysis, comparison: Comparison) -> Iterator[str]:
-    """How many seeds it would take, where nothing can be claimed."""
-    if found.outcome(comparison):
+def _comparison(found: Analysis, contest: Contest, best: Setting, other: Setting, comparison: Comparison) -> str:
+    """Who is better, or leads, by how much, and what can be claimed of it."""
+    lead, outcome = found.leads(comparison), found.outcome(comparison)
+    uniform = _name(other, contest)
+    winner, loser = (best.label, uniform) if lead >= 0 else (uniform, _best_name(contest))
+    gap = found.metric.amount(comparison.mean, found.split)
+    measured = _measured(found, comparison)
+    verb = "are" if winner == "uniform rates" else "is"
+    winner = _capital(winner)
+    if outcome:
+        return f"{winner} {verb} better than {loser} by {gap} ({measured})."
+    leads = "lead" if verb == "are" else "leads"
+    ahead = f"{winner} {leads} {loser} by {gap}"
+    if not lead:
+        ahead = f"{best.label} and {uniform} have the same {found.split} {found.metric.name}"
+    if comparison.n >= found.fewest_seeds:
+        return f"{ahead} ({measured}), but no difference can be claimed."
+    seeds = plural(comparison.n, "seed")
+    return f"{ahead} ({measured}), but nothing can be claimed from {seeds}: it takes {found.fewest_seeds}."
+
+
+def _measured(found: Analysis, comparison: Comparison) -> str:
+    """Interval, seeds and p value of a difference, in the direction of the leader."""
+    low, high = comparison.low, comparison.high
+    if comparison.mean < 0:
+        low, high = -high, -low
+    parts = [] if math.isnan(low) else [f"{found.interval_name} {found.metric.change(low, high)}"]
+    parts.append(plural(comparison.n, "seed"))
+    if comparison.n > 1:
+        corrected = "" if comparison.compared == 1 else f" corrected for {comparison.compared} comparisons"
+        parts.append(f"p = {p_text(comparison.p_adjusted)}{corrected}")
+    return ", ".join(parts)
+
+
+def _uniform_alone(found: Analysis, contest: Contest) -> str:
+    other = contest.best_uniform
+    if other is None:
+        return "Nothing can be claimed: no finished run has a finite metric on validation."
+    if len(contest.uniform) == 1:
+        return f"Only uniform rates were run, with {_reached(found, other)}: there is nothing to compare them with."
+    return f"Only uniform rates were run: {other.label} is the best on validation, with {_reached(found, other)}."
+
+
+def _choice(found: Analysis, contest: Contest) -> Iterator[str]:
+    """Which settings were chosen on validation, and what was chosen with them."""
+    best, other = contest.best, contest.best_uniform
+    if best is None or other is None:
         return
-    fewest = fewest_seeds(found.level)
-    if comparison.n < fewest:
+    keys = sorted({key for setting in contest.uniform for key in _differing(setting, other)})
+    tried = f"{plural(len(contest.layerwise), 'layer-wise setting')} and {len(contest.uniform)} uniform"
+    if len(contest.layerwise) > 1 or len(contest.uniform) > 1:
+        chosen = f"{few(keys, _LISTED)} chosen for both" if keys else "the best"
+        yield (
+            f"Chosen on validation, {chosen} of {tried}: {best.label} with {_reached(found, best)}; "
+            f"{other.label} with {_reached(found, other)}."
+        )
+    else:
+        yield f"{best.label} has {_reached(found, best)}; {other.label} has {_reached(found, other)}."
+
+
+def _own_twin(found: Analysis, contest: Contest) -> Iterator[str]:
+    """The best setting against uniform rates at its own values, where the best uniform setting has others."""
+    best = contest.best
+    if best is None or contest.best_difference is None or len(contest.uniform) < 2:
+        return
+    twin, part = found.twin(best), found.difference(best)
+    if twin is not None and part is not None and part.n:
+        said = _comparison(found, contest, best, twin, part)
+        yield f"At the same {few(_differing(twin, contest.best_uniform or twin), _LISTED)}: {said}"
+
+
+def _seeds(found: Analysis, contest: Contest) -> Iterator[str]:
+    """How many seeds it would take, where nothing can be claimed."""
+    comparison = _compared(found, contest)
+    if comparison is None or comparison.n < 2 or found.outcome(comparison):
+        return
+    if comparison.n < found.fewest_seeds:
         yield (
             f"With {comparison.n} seeds the exact test cannot fall below p = {p_text(lowest_p(comparison.n))}, however "
-            f"large the difference; it takes at least {fewest} seeds to claim anything."
+            "large the difference."
         )
+        if comparison.low * comparison.high > 0:
+            yield "The interval leaves out 0, but it takes the differences for normal, which so few seeds cannot show."
     needed = seeds_needed(comparison.mean, comparison.sd, found.level / comparison.together)
     if needed is None:
         size = "none was seen" if comparison.mean == 0 else "over 1,000 would be needed"
         yield f"Seeds needed to find a difference of the observed size: {size}."
     elif needed > comparison.n:
+        several = " The best of several looks larger than it is, so rather more." if len(contest.layerwise) > 1 else ""
         yield (
             f"If the true difference is as large as the observed one, about {needed} seeds would find it with "
-            f"{100 * POWER:.0f} % chance. The best of several looks larger than it is, so rather more."
+            f"{100 * POWER:.0f} % chance.{several}"
         )
 
 
-def _others(found: Analysis) -> Iterator[str]:
+def _others(found: Analysis, contest: Contest) -> Iterator[str]:
     """Other settings for which the test shows a difference."""
-    numbers = Numbers(found.metric, found.confidence)
+    best = contest.best
+    headlined = best is not None and contest.best_difference is None
     for sign, word in ((1, "better"), (-1, "worse")):
-        others = [s for s in found.layerwise if s is not found.best and found.outcome(s.test_difference) == sign]
+        others = [
+            (setting, part)
+            for setting in contest.layerwise
+            if (part := found.difference(setting)) is not None
+            and found.outcome(part) == sign
+            and not (headlined and setting is best)
+        ]
         if others:
-            named = [f"{s.label} ({numbers.difference(s.test_difference.mean)})" for s in others if s.test_difference]
-            yield f"Also {word} than uniform rates on test: {few(named, _LISTED)}."
-
-
-def _best_of_both(found: Analysis) -> Iterator[str]:
-    """The best setting of each arm, each with its own base rate."""
-    if len(found.uniform) < 2 or found.best is None or found.best_uniform is None:
-        return
-    numbers, other, difference = Numbers(found.metric, found.confidence), found.best_uniform, found.best_difference
-    tried = f"{plural(len(found.layerwise), 'layer-wise setting')} and {len(found.uniform)} uniform ones were tried"
-    if difference is None:
-        yield f"{other.label} is also the best uniform setting on validation: both have their best base rate ({tried})."
-        return
-    measured = (
-        f"on test {found.best.label} differs from {other.label}, the best uniform setting on validation, by "
-        f"{numbers.difference(difference.mean)} ({numbers.interval_name} "
-        f"{numbers.change(difference.low, difference.high) or 'unknown'}, {plural(difference.n, 'seed')})"
-    )
-    verdict = {1: "layer-wise rates are better", -1: "layer-wise rates are worse", 0: "no difference can be claimed"}
-    yield (
-        f"With the base rate tuned for both arms ({tried}): {measured}; {verdict[found.outcome(difference)]}, exact "
-        f"test p = {p_text(difference.p_adjusted)}, corrected for {difference.compared} comparisons."
-    )
+            named = [f"{setting.label} ({found.metric.difference(part.mean)})" for setting, part in others]
+            at = " at the same values of all else" if len(contest.uniform) > 1 else ""
+            also = "Also " if best is not None and found.outcome(_compared(found, contest)) == sign else ""
+            text = f"{also}{word} than uniform rates on {found.split}{at}: {few(named, _LISTED)}."
+            yield _capital(text)
 
 
 def _cautions(found: Analysis) -> Iterator[str]:
     """Limits of the data behind the numbers."""
+    yield from found.sweep.cautions
+    if not found.on_test and any(setting.validation.n for setting in found.settings):
+        yield "No run has a test metric, so validation is compared: on it the best weights of each run look too good."
     failed = [s for s in found.settings if any(why in ("failed", "killed") for _, why in s.excluded)]
     if failed:
         yield (
             f"Failed runs are in no mean, which favors settings that fail: "
             f"{', '.join(s.label for s in failed[:_LISTED])}{' and more' if len(failed) > _LISTED else ''}."
         )
-    if found.too_few_seeds:
-        some = plural(len(found.too_few_seeds), "setting")
+    too_few = [setting for one in found.contests for setting in one.too_few_seeds]
+    if too_few:
+        some = plural(len(too_few), "setting")
         yield (
             f"{some} with less than half of the seeds of others could not be chosen as the best. Settings that a "
             "search repeated were chosen by its seed, which favors them there."
         )
     if found.sweep.status == "RUNNING" or any("running" in why for s in found.settings for _, why in s.excluded):
         yield "The sweep is not complete: these numbers may change."
-    if found.best is not None and len(found.layerwise) > 1 and found.best.test.n > 1:
+    if any(one.best and len(one.layerwise) > 1 and found.summary(one.best).n > 1 for one in found.contests):
         yield (
             "The setting was chosen on validation with the same trainings, so lucky seeds help it on test as well; the "
             "corrected test covers that, the mean itself is slightly too good. New seeds would be unbiased."
         )
+
+
+def _compared(found: Analysis, contest: Contest) -> Comparison | None:
+    """The best layer-wise setting against the best uniform one; None where they differ in more than their rates.
+
+    With several uniform settings the others values were chosen for both, so that they can be compared all the same.
+    """
+    if contest.best is None:
+        return None
+    if contest.best_difference is None:
+        return found.difference(contest.best)
+    return contest.best_difference if len(contest.uniform) > 1 else None
+
+
+def _reached(found: Analysis, setting: Setting) -> str:
+    """`92.50 % on validation and 92.10 % on test`."""
+    parts = [(setting.validation, "validation"), (setting.test, "test")]
+    said = [f"{found.metric.value(part.mean)}{found.metric.unit} on {split}" for part, split in parts if part.n]
+    return f"{found.metric.name} {' and '.join(said)}" if said else "no metric"
+
+
+def _leads(contest: Contest) -> str:
+    return " is the best layer-wise setting on validation," if len(contest.layerwise) > 1 else " was run,"
+
+
+def _name(uniform: Setting, contest: Contest) -> str:
+    return "uniform rates" if len(contest.uniform) == 1 else uniform.label
+
+
+def _best_name(contest: Contest) -> str:
+    assert contest.best is not None
+    return f"{contest.best.label}, the best layer-wise setting," if len(contest.layerwise) > 1 else contest.best.label
+
+
+def _differing(one: Setting, other: Setting) -> list[str]:
+    """The keys of the base in which they differ."""
+    mine, others = dict(one.base), dict(other.base)
+    return sorted(key for key in mine.keys() | others.keys() if mine.get(key) != others.get(key))
+
+
+def _words(pairs: Sequence[tuple[str, str]]) -> str:
+    return " ".join(f"{key}={value}" for key, value in pairs)
+
+
+def _capital(text: str) -> str:
+    """A sentence's beginning, except for the name of a setting."""
+    return text[0].upper() + text[1:] if "=" not in text.split(" ", maxsplit=1)[0] else text

@@ -18,9 +18,10 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from lwexp.config.keys import is_layerwise
 from lwexp.plots.axes import FONT, LEGEND_LIMIT, label_steps, legend, new_figure, readable
 
-from .analysis import Analysis, Setting
+from .analysis import Analysis
 from .arms import number, same
-from .scale import SMALL, Scale, log_spaced, pale_grid
+from .scale import SMALL, Scale, Window, log_spaced, pale_grid
+from .settings import Setting
 from .statistics import Floats
 
 MOST_ROWS = 40
@@ -35,23 +36,28 @@ def draw_settings(found: Analysis) -> Figure:
     scale = Scale(found)
     shown = _shown(found, scale)
     count = sum(scale.summary(setting).n > 0 for setting in found.settings)
-    about = f"{scale.name}, each seed, mean and {scale.numbers.interval_name}"
+    about = f"{scale.name}, each seed, mean and {found.interval_name}"
     about += f"; the {len(shown)} best of {count} settings" if len(shown) < count else ""
     figure, axes = new_figure(found.sweep.name, about, max(0.27 * len(shown) + 1.7, 2.8))
     right = None
-    if any(setting.test_difference is not None and setting.test_difference.n for setting in shown) and scale.on_test:
+    if any((part := found.difference(setting)) is not None and part.n for setting in shown):
         axes.remove()
         axes, right = figure.subplots(1, 2, sharey=True, width_ratios=[1.15, 1])
     places = range(len(shown))
     handles, labels = _uniform_band(axes, found, scale, vertical=True)
+    window = Window(
+        (value for setting in shown for value in scale.seeds(setting)),
+        (scale.ends(scale.summary(setting)) for setting in shown),
+    )
     for place, setting in zip(places, shown, strict=True):
-        color = _color(found, setting)
-        summary = scale.summary(setting)
+        color, summary = _color(found, setting), scale.summary(setting)
         axes.plot(scale.seeds(setting), [place] * len(setting.runs), "o", color=color, alpha=0.3, markersize=3.5)
-        _interval(axes, place, [value * scale.factor for value in (summary.low, summary.mean, summary.high)], color)
+        window.interval(axes, place, scale.ends(summary), color=color, linewidth=1.8)
+        _mean(axes, scale.factor * summary.mean, place, color)
+    axes.set_xlim(*window.limits)
     axes.set_yticks(places, labels=[readable(_marked(found, s), 38) for s in shown], **SMALL)
     axes.set_ylim(len(shown) - 0.4, -0.6)
-    axes.set_xlabel(f"{scale.name}{scale.unit}", fontfamily=FONT, fontsize=9)
+    axes.set_xlabel(f"{scale.name}{scale.unit}{window.note}", fontfamily=FONT, fontsize=9)
     pale_grid(axes, "x")
     if handles:
         legend(axes, handles, labels)
@@ -61,21 +67,25 @@ def draw_settings(found: Analysis) -> Figure:
 
 
 def _draw_differences(axes: Axes, found: Analysis, scale: Scale, shown: Sequence[Setting]) -> None:
-    for place, setting in enumerate(shown):
-        part = setting.test_difference
-        if part is None or not part.n:
-            continue
+    compared = [(place, setting, part) for place, setting in enumerate(shown) if (part := found.difference(setting))]
+    compared = [(place, setting, part) for place, setting, part in compared if part.n]
+    each = {place: scale.differences(setting, found.twin(setting)) for place, setting, _ in compared}
+    ends = [pair for *_, part in compared for pair in (scale.ends(part), scale.ends_of_all(part))]
+    window = Window((0.0, *(value for values in each.values() for value in values)), ends)
+    for place, _, part in compared:
         color = _VERDICT[found.outcome(part)]
-        values = [scale.factor * value for value in (part.low, part.mean, part.high, part.low_all, part.high_all)]
+        axes.plot(each[place], [place] * len(each[place]), "o", color=color, alpha=0.3, markersize=3.5)
         if part.together > 1:
-            axes.plot(values[3:], [place, place], color=color, linewidth=0.9)
-        _interval(axes, place, values[:3], color, width=3.0)
+            window.interval(axes, place, scale.ends_of_all(part), color=color, linewidth=0.9)
+        window.interval(axes, place, scale.ends(part), color=color, linewidth=3.0)
+        _mean(axes, scale.factor * part.mean, place, color)
     axes.axvline(0, color=_UNIFORM, linewidth=1)
-    unit = ", points" if scale.numbers.percent else ""
-    axes.set_xlabel(f"paired difference to uniform{unit}", fontfamily=FONT, fontsize=9)
+    axes.set_xlim(*window.limits)
+    unit = ", points" if found.metric.percent else ""
+    axes.set_xlabel(f"difference to uniform, seed by seed{unit}{window.note}", fontfamily=FONT, fontsize=9)
     axes.tick_params(axis="y", length=0)
     pale_grid(axes, "x")
-    seen = {found.outcome(s.test_difference) for s in shown if s.test_difference is not None and s.test_difference.n}
+    seen = {found.outcome(part) for *_, part in compared}
     words = {1: "better", 0: "no claim", -1: "worse"}
     handles = [
         Line2D([], [], color=_VERDICT[key], marker="o", markersize=5, linewidth=3) for key in words if key in seen
@@ -101,11 +111,16 @@ def draw_by_value(found: Analysis) -> Figure | None:
         lines.setdefault(_without(setting, key), []).append(setting)
     if len(lines) > LEGEND_LIMIT:
         return None
-    about = f"{scale.name} by {key}, mean and {scale.numbers.interval_name}"
+    about = f"{scale.name} by {key}, mean and {found.interval_name}"
     figure, axes = new_figure(found.sweep.name, about, 4.4)
     handles, labels = _uniform_band(axes, found, scale, vertical=False) if is_layerwise(key) else ([], [])
     places = np.array(sorted({float(dict(s.key)[key]) for line in lines.values() for s in line}))
     log = log_spaced(places)
+    drawn = [setting for line in lines.values() for setting in line]
+    window = Window(
+        (value for setting in (*drawn, *found.uniform) for value in scale.seeds(setting)),
+        (scale.ends(scale.summary(setting)) for setting in drawn),
+    )
     colors = iter(_COLORS)
     for row, (name, line) in enumerate(lines.items()):
         color, dash = _UNIFORM if name == "uniform" else next(colors), "--" if line[0].uniform else "-"
@@ -115,10 +130,11 @@ def draw_by_value(found: Analysis) -> Figure | None:
         at = at * (places[-1] / places[0]) ** shift if log else at + shift * (places[-1] - places[0])
         sums = [scale.summary(setting) for setting in line]
         order = np.argsort(at)
-        mean, low, high = (scale.factor * np.array([getattr(s, n) for s in sums]) for n in ("mean", "low", "high"))
+        mean = scale.factor * np.array([one.mean for one in sums])
         style: dict[str, Any] = {"color": color, "marker": "o", "markersize": 5, "linewidth": 1.3, "linestyle": dash}
         axes.plot(at[order], mean[order], **style)
-        axes.vlines(at, low, high, color=color, linewidth=1.3)
+        for place, one in zip(at, sums, strict=True):
+            window.interval(axes, place, scale.ends(one), vertical=True, color=color, linewidth=1.3)
         handles.append(Line2D([], [], **style))
         labels.append(readable(name or "layer-wise", 30))
     if log:
@@ -127,7 +143,8 @@ def draw_by_value(found: Analysis) -> Figure | None:
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.6g}"))
     axes.set_xlabel(readable(key, 60), parse_math=False, fontfamily=FONT, fontsize=9)
-    axes.set_ylabel(f"{scale.name}{scale.unit}", fontfamily=FONT, fontsize=9)
+    axes.set_ylim(*window.limits)
+    axes.set_ylabel(f"{scale.name}{scale.unit}{window.note}", fontfamily=FONT, fontsize=9)
     axes.tick_params(labelsize=8.5, labelfontfamily=FONT)
     pale_grid(axes, "both")
     legend(axes, handles, labels, loc="upper left", bbox_to_anchor=(1.01, 1.0), ncols=1)
@@ -144,14 +161,15 @@ def draw_curves(found: Analysis) -> Figure | None:
     drawn = [setting for setting in found.settings if len(curves[setting][0])]
     if not drawn:
         return None
-    about = (
-        f"validation {found.metric}: mean over seeds, band: one standard deviation up and down; right: the last half"
-    )
+    about = f"validation {found.metric.name}: mean over seeds, band: one standard deviation up and down"
+    about += "; right: the last half"
     figure, first = new_figure(found.sweep.name, about, 4.4)
     first.remove()
     whole, late = figure.subplots(1, 2)
-    sign = 1 if found.lower_is_better else -1
-    ranked = sorted((s for s in drawn if not s.uniform), key=lambda s: (s is not found.best, sign * s.validation.mean))
+    sign = 1 if found.metric.lower_is_better else -1
+    ranked = sorted(
+        (s for s in drawn if not s.uniform), key=lambda s: (s not in found.marked, sign * s.validation.mean)
+    )
     named = drawn
     if len(drawn) > LEGEND_LIMIT:
         named = [s for s in (found.best_uniform, *ranked[:4]) if s in drawn]
@@ -164,11 +182,12 @@ def draw_curves(found: Analysis) -> Figure | None:
             axes.plot(steps, mean, **styles[setting], **dots, zorder=3 if setting in named else 1)
             if setting in named:
                 color = styles[setting]["color"]
-                axes.fill_between(steps, mean - sd, mean + sd, color=color, alpha=0.12, linewidth=0, zorder=2)
+                low, high = (np.clip(ends, *scale.limits) for ends in (mean - sd, mean + sd))
+                axes.fill_between(steps, low, high, color=color, alpha=0.12, linewidth=0, zorder=2)
         label_steps(axes)
         axes.tick_params(axis="y", labelsize=8.5, labelfontfamily=FONT)
         pale_grid(axes, "both")
-    whole.set_ylabel(f"validation {found.metric}{scale.unit}", fontfamily=FONT, fontsize=9)
+    whole.set_ylabel(f"validation {found.metric.name}{scale.unit}", fontfamily=FONT, fontsize=9)
     handles = [Line2D([], [], **styles[setting]) for setting in named]
     labels = [readable(_marked(found, setting), 26) for setting in named]
     if len(named) < len(drawn):
@@ -206,8 +225,8 @@ def _curve(setting: Setting, factor: float) -> tuple[Floats, Floats, Floats]:
 def _shown(found: Analysis, scale: Scale) -> list[Setting]:
     """Settings with a value, no more than fit: the best by validation, in the order of their values."""
     able = [setting for setting in found.settings if scale.summary(setting).n]
-    sign = 1 if found.lower_is_better else -1
-    ranked = sorted(able, key=lambda s: (s not in (found.best, found.best_uniform), sign * s.validation.mean))
+    sign = 1 if found.metric.lower_is_better else -1
+    ranked = sorted(able, key=lambda s: (s not in found.marked, sign * s.validation.mean))
     kept = ranked[:MOST_ROWS]
     return [setting for setting in able if setting in kept]
 
@@ -225,19 +244,16 @@ def _uniform_band(axes: Axes, found: Analysis, scale: Scale, vertical: bool) -> 
     return [(Patch(facecolor="0.9"), Line2D([], [], color=_UNIFORM, linewidth=1, linestyle="--"))], [readable(name, 40)]
 
 
-def _interval(axes: Axes, place: float, values: Sequence[float], color: str, width: float = 1.8) -> None:
-    low, mean, high = values
-    if np.isfinite(low):
-        axes.plot([low, high], [place, place], color=color, linewidth=width, solid_capstyle="butt")
-    axes.plot(mean, place, "o", color=color, markersize=6, markeredgecolor="white", markeredgewidth=0.8)
+def _mean(axes: Axes, value: float, place: float, color: str) -> None:
+    axes.plot(value, place, "o", color=color, markersize=6, markeredgecolor="white", markeredgewidth=0.8, zorder=4)
 
 
 def _color(found: Analysis, setting: Setting) -> str:
-    return _UNIFORM if setting.uniform else _BEST if setting is found.best else _OTHER
+    return _UNIFORM if setting.uniform else _BEST if setting in found.marked else _OTHER
 
 
 def _marked(found: Analysis, setting: Setting) -> str:
-    return f"{setting.label} *" if setting in (found.best, found.best_uniform) else setting.label
+    return f"{setting.label} *" if setting in found.marked else setting.label
 
 
 def _apart(places: Floats, log: bool) -> list[float]:

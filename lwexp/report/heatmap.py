@@ -17,10 +17,11 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from lwexp.plots.axes import FONT, new_figure, readable
 
-from .analysis import Analysis, ordered
+from .analysis import Analysis
 from .arms import number, same
 from .runs import SweepRun
 from .scale import SMALL, Scale, log_spaced, pale_grid
+from .settings import ordered
 
 MOST_FACETS = 6
 _FRAME = "#D55E00"
@@ -62,7 +63,7 @@ def draw_heatmap(found: Analysis) -> Figure | None:
     first.remove()
     grid = figure.subplots(lines, columns, squeeze=False)
     norm = Normalize(min(means.values()), max(means.values()))
-    colors = colormaps["viridis_r" if found.lower_is_better else "viridis"]
+    colors = colormaps["viridis_r" if found.metric.lower_is_better else "viridis"]
     for axes, facet in itertools.zip_longest(grid.flat, facets):
         if facet is None:
             axes.remove()
@@ -72,7 +73,7 @@ def draw_heatmap(found: Analysis) -> Figure | None:
         if scattered:
             _draw_points(axes, part, means, (norm, colors), framed)
         else:
-            _draw_cells(axes, part, means, (norm, colors), framed, ".2f" if scale.numbers.percent else ".4g")
+            _draw_cells(axes, part, means, (norm, colors), framed, ".2f" if scale.metric.percent else ".4g")
         axes.set_xlabel(readable(across, 40), parse_math=False, fontfamily=FONT, fontsize=9)
         axes.set_ylabel(readable(down, 40), parse_math=False, fontfamily=FONT, fontsize=9)
         if facet:
@@ -113,7 +114,7 @@ def _rest(run: SweepRun, keys: Sequence[str]) -> str:
 def _best_cell(found: Analysis, keys: tuple[str, str]) -> _CellKey | None:
     """Where in the heatmap the best setting on validation is."""
     able = [setting for setting in (found.best, found.best_uniform) if setting is not None]
-    sign = 1 if found.lower_is_better else -1
+    sign = 1 if found.metric.lower_is_better else -1
     best = min(able, key=lambda setting: sign * setting.validation.mean, default=None)
     if best is None:
         return None

@@ -76,6 +76,7 @@ class Sweep:
     total: int  # jobs in its plan
     runs: list[SweepRun] = field(repr=False)
     searched: int = 0  # trials of a search, excluded because their best settings were repeated
+    cautions: tuple[str, ...] = ()  # what limits a comparison of its runs, in sentences
 
     @property
     def label(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,10 @@ from matplotlib.axes import Axes
 
 from lwexp.plots.axes import FONT
 
-from .analysis import Analysis, Setting
-from .conclusions import Numbers
+from .analysis import Analysis
 from .runs import SweepRun
-from .statistics import Floats, Summary
+from .settings import Setting
+from .statistics import Comparison, Floats, Summary
 
 SMALL: dict[str, Any] = {"fontsize": 8, "parse_math": False, "fontfamily": FONT}
 
@@ -22,11 +23,10 @@ class Scale:
 
     def __init__(self, found: Analysis) -> None:
         """Test where any setting has been tested."""
-        self.numbers = Numbers(found.metric, found.confidence)
-        self.on_test = any(setting.test.n for setting in found.settings)
-        self.factor = 100.0 if self.numbers.percent else 1.0
-        self.name = f"{'test' if self.on_test else 'validation'} {found.metric}"
-        self.unit = ", %" if self.numbers.percent else ""
+        self.metric, self.on_test = found.metric, found.on_test
+        self.factor = found.metric.factor
+        self.name = f"{found.split} {found.metric.name}"
+        self.unit = found.metric.in_unit
 
     def summary(self, setting: Setting) -> Summary:
         """Of the split, unscaled."""
@@ -39,6 +39,62 @@ class Scale:
     def seeds(self, setting: Setting) -> Floats:
         """`value` of each run."""
         return np.array([self.value(run) for run in setting.runs.values()])
+
+    def differences(self, setting: Setting, other: Setting | None) -> Floats:
+        """Of their runs with the same seed, as the axis has it."""
+        runs = other.runs if other is not None else {}
+        both = [(self.value(run), self.value(runs[seed])) for seed, run in setting.runs.items() if seed in runs]
+        return np.array([one - twin for one, twin in both if np.isfinite(one - twin)])
+
+    def ends(self, found: Summary) -> tuple[float, float]:
+        """Of an interval, as the axis has it."""
+        return self.factor * found.low, self.factor * found.high
+
+    def ends_of_all(self, found: Comparison) -> tuple[float, float]:
+        """Of the interval that holds together with others."""
+        return self.factor * found.low_all, self.factor * found.high_all
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """The possible values, as the axis has them."""
+        return self.factor * self.metric.low, self.factor * self.metric.high
+
+
+class Window:
+    """The part of an axis that is drawn: where the data are and what surrounds them, not where intervals end."""
+
+    def __init__(self, points: Iterable[float], intervals: Iterable[tuple[float, float]]) -> None:
+        """Of `points` all are shown; of `intervals` so much as lies within the points' span on either side of them."""
+        shown = np.array([value for value in points if np.isfinite(value)] or [0.0])
+        ends = np.array([pair for pair in intervals if np.isfinite(pair[0])]).ravel()
+        low, high = float(shown.min()), float(shown.max())
+        room = (high - low) or 0.05 * abs(high) or 1.0
+        self.low = max(low - room, float(min(ends.min(initial=low), low)))
+        self.high = min(high + room, float(max(ends.max(initial=high), high)))
+        margin = 0.04 * (self.high - self.low or room)
+        self.limits = self.low - margin, self.high + margin
+        self.clipped = False  # whether an interval is longer than drawn
+
+    def interval(
+        self, axes: Axes, place: float, ends: tuple[float, float], *, vertical: bool = False, **style: Any
+    ) -> None:
+        """A line from end to end, at `place` of the other axis; an arrow where it leaves the window."""
+        if not np.isfinite(ends[0]):
+            return
+        low, high = self.limits
+        inside = [max(ends[0], low), min(ends[1], high)]
+        places = [place, place]
+        axes.plot(*((places, inside) if vertical else (inside, places)), solid_capstyle="butt", **style)
+        for end, limit, mark in ((ends[0], low, "v" if vertical else "<"), (ends[1], high, "^" if vertical else ">")):
+            if (end < low) if limit == low else (end > high):
+                at = (place, limit) if vertical else (limit, place)
+                axes.plot(*at, mark, color=style["color"], markersize=6, clip_on=False, zorder=5)
+                self.clipped = True
+
+    @property
+    def note(self) -> str:
+        """For the axis's title: what arrows mean, where there are some."""
+        return " (arrow: the interval is longer)" if self.clipped else ""
 
 
 def log_spaced(values: Floats) -> bool:

@@ -5,18 +5,22 @@ rates seed by seed. With few seeds the differences cannot be known to be normal.
 test that is exact for any number of seeds, flipping the signs of the differences (Fisher 1935; Good 2005, ch. 3). When
 several settings are compared, the greatest of their statistics is the reference, so that the chance of any false claim
 stays below the level (Westfall and Young 1993; Romano and Wolf 2005, doi:10.1198/016214504000000539).
+
+The interval of a mean accuracy is a t interval on the logit scale, so it stays within 0 and 100 % and is longer to the
+far side (as `svyciprop(method="logit")` of R's package survey; Agresti 2013, Categorical Data Analysis, section 3.1).
+That of a difference is the paired t interval, without what the intervals of its two means leave no room for.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats  # type: ignore[import-untyped]
+from scipy import special, stats  # type: ignore[import-untyped]
 
 Floats = NDArray[np.float64]
 
@@ -28,9 +32,16 @@ _BLOCK = 1 << 22  # numbers held at a time
 _TIE = 1e-9  # sums of unit columns that are equal on paper differ in their last bits
 
 
+Limits = tuple[float, float]
+UNLIMITED: Limits = (-math.inf, math.inf)
+
+
 @dataclass(frozen=True)
 class Summary:
-    """Mean, standard deviation and t interval of `n` values; what cannot be known from so few is NaN."""
+    """Mean, standard deviation and interval of `n` values; what cannot be known from them is NaN.
+
+    There is no interval where all values are equal: their spread is not 0, it has not been seen.
+    """
 
     n: int
     mean: float
@@ -60,26 +71,49 @@ class Comparison(Summary):
     compared: int
 
 
-def summarize(values: Floats, confidence: float = 0.95) -> Summary:
-    """The t interval of the mean of `values` [n] without NaN: mean ± t(n - 1) · sd / √n.
+def summarize(values: Floats, confidence: float = 0.95, limits: Limits = UNLIMITED) -> Summary:
+    """The interval of the mean of `values` [n], which lie within `limits`; NaN is omitted.
+
+    With h = t(n - 1) · sd / √n it is mean ± h, cut at the limits. Where both limits are finite it is instead
+    low + (high - low) · expit(logit(p) ± h / ((high - low) · p · (1 - p))), with p = (mean - low) / (high - low): the
+    t interval on the logit scale by the delta method.
 
     >>> summarize(np.array([1.0, 2.0, 3.0]))  # doctest: +ELLIPSIS
     Summary(n=3, mean=2.0, sd=1.0, low=-0.484..., high=4.484...)
+    >>> summarize(np.array([0.97, 0.99]), limits=(0.0, 1.0))  # doctest: +ELLIPSIS
+    Summary(n=2, mean=0.98, sd=0.014..., low=0.069..., high=0.999...)
     """
     values = values[~np.isnan(values)]
     n = len(values)
     mean = float(values.mean()) if n else math.nan
     sd = float(values.std(ddof=1)) if n > 1 else math.nan
-    half = _quantile((1 + confidence) / 2, n - 1) * sd / math.sqrt(n) if n > 1 else math.nan
-    return Summary(n, mean, sd, mean - half, mean + half)
+    if n < 2 or np.ptp(values) <= _TIE * max(1.0, abs(mean)):
+        return Summary(n, mean, sd, math.nan, math.nan)
+    half = _quantile((1 + confidence) / 2, n - 1) * sd / math.sqrt(n)
+    low, high = limits
+    if not math.isinf(high - low):
+        share = (mean - low) / (high - low)
+        center, half = special.logit(share), half / ((high - low) * share * (1 - share))
+        ends = [low + (high - low) * float(special.expit(center + sign * half)) for sign in (-1, 1)]
+        return Summary(n, mean, sd, *ends)
+    return Summary(n, mean, sd, max(mean - half, low), min(mean + half, high))
 
 
-def compare(differences: Floats, confidence: float = 0.95, together: int | None = None) -> list[Comparison]:
-    """One comparison for each column of `differences` [seeds, settings]; NaN where a setting lacks a seed.
+def compare(
+    values: Floats,
+    others: Floats | float = 0.0,
+    *,
+    confidence: float = 0.95,
+    together: int | None = None,
+    limits: Limits = UNLIMITED,
+) -> list[Comparison]:
+    """One comparison for each column of `values` - `others`, both [seeds, settings]; NaN where a seed is missing.
 
     p values are corrected for all columns; intervals hold at once for the first `together` of them, by default all. A
-    column with fewer than two seeds is not counted, and its p values are NaN.
+    column with fewer than two seeds is not counted, and its p values are NaN. All values lie within `limits`.
     """
+    differences = values - others
+    values, others = (np.where(np.isnan(differences), math.nan, part) for part in (values, others))
     tested = (~np.isnan(differences)).sum(axis=0) >= 2
     compared, simultaneous = int(tested.sum()), int(tested[:together].sum())
     p, p_adjusted = np.full((2, differences.shape[1]), math.nan)
@@ -87,15 +121,35 @@ def compare(differences: Floats, confidence: float = 0.95, together: int | None 
         p[tested], p_adjusted[tested] = sign_flip(differences[:, tested])
     found = []
     for k, column in enumerate(differences.T):
-        every = summarize(column, 1 - (1 - confidence) / max(simultaneous, 1))
+        every, one = (
+            _difference(column, values[:, k], others[:, k], share, limits)
+            for share in (1 - (1 - confidence) / max(simultaneous, 1), confidence)
+        )
         found.append(
             Comparison(
-                **vars(summarize(column, confidence)), low_all=every.low, high_all=every.high, p=float(p[k]),
+                **vars(one), low_all=every.low, high_all=every.high, p=float(p[k]),
                 p_sign=_sign_test(column) if tested[k] else math.nan, p_adjusted=float(p_adjusted[k]),
                 together=simultaneous, compared=compared,
             )
         )  # fmt: skip
     return found
+
+
+def _difference(column: Floats, values: Floats, others: Floats, confidence: float, limits: Limits) -> Summary:
+    """The t interval of a mean difference, cut at what the intervals of the two means allow."""
+    found = summarize(column, confidence)
+    if math.isnan(found.low) or limits == UNLIMITED:
+        return found
+    (low, high), (other_low, other_high) = (_ends(summarize(v, confidence, limits), limits) for v in (values, others))
+    return replace(
+        found,
+        low=min(max(found.low, low - other_high), found.mean),
+        high=max(min(found.high, high - other_low), found.mean),
+    )
+
+
+def _ends(found: Summary, limits: Limits) -> Limits:
+    return limits if math.isnan(found.low) else (found.low, found.high)
 
 
 def sign_flip(differences: Floats) -> tuple[Floats, Floats]:

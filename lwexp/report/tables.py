@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from lwexp.formatting import aligned, cell, escaped, printable
 
-from .analysis import Analysis, Setting
-from .conclusions import Numbers, p_text
+from .analysis import Analysis
+from .conclusions import p_text
+from .settings import Setting
 from .statistics import Comparison
 
 VERDICTS = {1: "better", -1: "worse", 0: "no claim"}
@@ -28,12 +30,10 @@ class Table:
         kept = [k for k in range(len(self.titles)) if k == 0 or any(row[k] for row in self.rows)]
         return Table([self.titles[k] for k in kept], [[printable(row[k]) for k in kept] for row in self.rows])
 
-    def text(self, at_most: int) -> str:
-        """In columns, the first aligned to the left, for a terminal; `at_most` rows."""
-        table = Table(self.titles, self.rows[:at_most]).filled()
-        lines = aligned(table.titles, table.rows)
-        more = len(self.rows) - at_most
-        return "\n".join([*lines, *([f"… {more} more, all in report.csv"] if more > 0 else [])])
+    def without(self, title: str) -> Table:
+        """Without the column of this title."""
+        kept = [k for k, other in enumerate(self.titles) if other != title]
+        return Table([self.titles[k] for k in kept], [[row[k] for k in kept] for row in self.rows])
 
     def markdown(self) -> str:
         """As a Markdown table."""
@@ -42,36 +42,102 @@ class Table:
         return "\n".join(f"| {' | '.join(map(escaped, line))} |" for line in [table.titles, rule, *table.rows])
 
 
-def settings_table(found: Analysis, short: bool = False) -> Table:
-    """A row per setting, the best marked with `*`; `short` for a terminal, settings with the most seeds first."""
-    numbers = Numbers(found.metric, found.confidence)
-    unit = ", %" if numbers.percent else ""
-    validation, test = f"val {found.metric}{unit}", f"test {found.metric}{unit}"
-    titles = ["setting", "seeds", f"{validation} (sd)", f"{test} (sd)", numbers.interval_name, "to uniform"]
-    titles += [numbers.interval_name, "all at once", "p", "p corrected", "verdict", "head rate", "stem rate"]
+def settings_table(found: Analysis) -> Table:
+    """A row per setting, what matters most on the left; the best on validation are marked with `*`."""
+    metric, interval = found.metric, found.interval_name
+    titles = ["setting", "verdict", "difference", interval, "p"]
+    titles += [f"test{metric.in_unit} (sd)", f"test {interval}", f"validation{metric.in_unit} (sd)", "seeds"]
     rows = []
-    settings = sorted(found.settings, key=lambda s: -len(s.runs)) if short else found.settings
-    for setting in settings:
-        runs = len({run.seed for run, _ in setting.excluded} | setting.runs.keys())
-        seeds = str(len(setting.runs)) if runs == len(setting.runs) else f"{len(setting.runs)} of {runs}"
-        marked = " *" if setting in (found.best, found.best_uniform) else ""
-        rates = [f"{rate:.3g}" for rate in setting.rates or ()] or ["", ""]
-        values = [numbers.spread(setting.validation), numbers.spread(setting.test), numbers.interval(setting.test)]
-        rows.append([f"{setting.label}{marked}", seeds, *values, *_difference(found, setting, numbers), *rates])
-    if short:
-        shown = [0, 1, 2, 3, 5, 6, 9, 10]
-        return Table([titles[k] for k in shown], [[row[k] for k in shown] for row in rows])
+    for setting in found.settings:
+        part = found.difference(setting)
+        values = [metric.spread(setting.test) if setting.test.n else "", metric.interval(setting.test)]
+        values += [metric.spread(setting.validation), _seeds(setting)]
+        rows.append([_marked(found, setting), *_difference(found, part), *values])
     return Table(titles, rows)
+
+
+def more_table(found: Analysis) -> Table:
+    """A row per setting: what `settings_table` leaves out."""
+    metric = found.metric
+    titles = ["setting", f"validation {found.interval_name}", "all at once", "p alone", "head rate", "stem rate"]
+    rows = []
+    for setting in found.settings:
+        part = found.difference(setting)
+        together = metric.change(part.low_all, part.high_all) if part and part.together > 1 else ""
+        alone = p_text(part.p) if part and part.n > 1 else ""
+        rates = [f"{rate:.3g}" for rate in setting.rates or ()] or ["", ""]
+        rows.append([_marked(found, setting), metric.interval(setting.validation), together, alone, *rates])
+    return Table(titles, rows)
+
+
+def headings(found: Analysis) -> list[tuple[str, str]]:
+    """What the headings of `settings_table` and `more_table` mean, each in a line."""
+    metric, split = found.metric, found.split
+    unit = ", in points" if metric.percent else ""
+    claim = f"p is at most {found.level:g}"
+    said = [
+        ("*", "the best layer-wise and the best uniform setting on validation"),
+        ("verdict", f"better or worse than uniform rates: {claim}; no claim: {split} {metric.name} does not show it"),
+        ("difference", f"to uniform rates, seed by seed on {split}: mean{unit}"),
+        (found.interval_name, "where the mean over all possible seeds is to be expected"),
+        ("p", "chance of so great a difference where rates do not matter, corrected for all that is compared"),
+        ("(sd)", "standard deviation over seeds"),
+        ("all at once", "intervals that hold together, for all settings"),
+        ("p alone", "the same as p for this setting alone"),
+        ("head rate, stem rate", "planned rate of the first and of the last group"),
+    ]
+    shown = {title for table in (settings_table(found), more_table(found)) for title in table.filled().titles}
+    optional = {"verdict", "difference", "p", "all at once", "p alone"}
+    return [
+        (title, text)
+        for title, text in said
+        if (title not in optional or title in shown) and ("rate" not in title or "head rate" in shown)
+    ]
+
+
+def terminal_table(found: Analysis, width: int, at_most: int) -> str:
+    """A row for each of `at_most` settings, those with the most seeds first, in lines of at most `width` characters.
+
+    Where the space does not suffice, columns are omitted and names cut in the middle, the verdict never.
+    """
+    metric = found.metric
+    titles = ["setting", "seeds", "val", "test", "(sd)", "difference", found.interval_name, "verdict"]
+    rows = []
+    for setting in sorted(found.settings, key=lambda setting: -len(setting.runs)):
+        verdict, difference, interval, _ = _difference(found, found.difference(setting))
+        means = [metric.value(part.mean) if part.n else "" for part in (setting.validation, setting.test)]
+        summary = found.summary(setting)
+        sd = "" if math.isnan(summary.sd) else f"({metric.value(summary.sd)})"
+        rows.append([_marked(found, setting), _seeds(setting), *means, sd, difference, interval, verdict])
+    table = Table(titles, rows[:at_most]).filled()
+    for title in ("(sd)", "val", "seeds", found.interval_name):
+        if _width(table) > width and max(len(row[0]) for row in table.rows) > width - _width(table, 1):
+            table = table.without(title)
+    space = max(width - _width(table, 1), 12)
+    table = Table(table.titles, [[_short(row[0], space), *row[1:]] for row in table.rows])
+    more = len(rows) - at_most
+    lines = aligned(table.titles, table.rows)
+    return "\n".join([*lines, *([f"… {more} more, all in report.csv"] if more > 0 else [])])
+
+
+def legend(found: Analysis) -> str:
+    """What the columns of `terminal_table` hold."""
+    metric, split = found.metric, found.split
+    points = " in points" if metric.percent else ""
+    compared = f"; difference: to uniform rates seed by seed on {split}{points}" if found.uniform else ""
+    spread = " and (standard deviation)" if any(found.summary(s).n > 1 for s in found.settings) else ""
+    return f"* best on validation; {metric.name}{metric.in_unit}: mean over seeds{spread}{compared}"
 
 
 def runs_table(found: Analysis) -> Table:
     """A row per run, excluded ones with the reason."""
-    numbers = Numbers(found.metric, found.confidence)
-    titles = ["run", "setting", "seed", "status", f"val {found.metric}", f"test {found.metric}", "excluded", "reason"]
+    metric = found.metric
+    titles = ["run", "setting", "seed", "status", f"validation {metric.name}", f"test {metric.name}"]
+    titles += ["excluded", "reason"]
     rows = []
     for setting in found.settings:
         for run, why in [*((run, "") for run in setting.runs.values()), *setting.excluded]:
-            values = [numbers.value(run.validation), numbers.value(run.test)]
+            values = [metric.value(run.validation), metric.value(run.test)]
             rows.append([run.name, setting.label, run.seed, run.status, *values, why, run.why])
     return Table(titles, rows)
 
@@ -87,11 +153,11 @@ def settings_csv(found: Analysis) -> str:
     rows = []
     for setting in found.settings:
         values = dict(setting.shown)
-        claim = VERDICTS[found.outcome(setting.test_difference)] if setting.test_difference else ""
+        claim = _difference(found, found.difference(setting))[0]
         rates = setting.rates or ("", "")
         row: list[object] = [setting.label, "uniform" if setting.uniform else "layerwise"]
         row += [values.get(key, "") for key in keys]
-        row += [int(setting in (found.best, found.best_uniform)), len(setting.excluded), claim, *rates]
+        row += [int(setting in found.marked), len(setting.excluded), claim, *rates]
         row += [_number(getattr(part, name)) for part in (setting.validation, setting.test) for name in summary]
         for part in (setting.validation_difference, setting.test_difference):
             row += [_number(getattr(part, name)) if part is not None else "" for name in difference]
@@ -112,14 +178,35 @@ def runs_csv(found: Analysis) -> str:
     return _csv(titles, rows)
 
 
-def _difference(found: Analysis, setting: Setting, numbers: Numbers) -> list[str]:
-    part: Comparison | None = setting.test_difference
+def _marked(found: Analysis, setting: Setting) -> str:
+    return f"{setting.label} *" if setting in found.marked else setting.label
+
+
+def _seeds(setting: Setting) -> str:
+    runs = len({run.seed for run, _ in setting.excluded} | setting.runs.keys())
+    return str(len(setting.runs)) if runs == len(setting.runs) else f"{len(setting.runs)} of {runs}"
+
+
+def _difference(found: Analysis, part: Comparison | None) -> list[str]:
+    """Verdict, difference, interval, p."""
     if part is None or not part.n:
-        return [""] * 6
-    verdict = VERDICTS[found.outcome(part)]
-    p = [p_text(part.p), p_text(part.p_adjusted), verdict] if part.n > 1 else [""] * 3
-    together = numbers.change(part.low_all, part.high_all) if part.together > 1 else ""
-    return [numbers.difference(part.mean), numbers.change(part.low, part.high), together, *p]
+        return [""] * 4
+    verdict, p = (VERDICTS[found.outcome(part)], p_text(part.p_adjusted)) if part.n > 1 else ("", "")
+    return [verdict or VERDICTS[0], found.metric.difference(part.mean), found.metric.change(part.low, part.high), p]
+
+
+def _width(table: Table, first: int = 0) -> int:
+    """Of its lines in characters; with `first`=1 without the first column's text."""
+    columns = list(zip(table.titles, *table.rows, strict=True))
+    return sum(max(map(len, column)) for column in columns[first:]) + 2 * (len(columns) - 1)
+
+
+def _short(text: str, at_most: int) -> str:
+    """`text`, cut in the middle."""
+    if len(text) <= at_most:
+        return text
+    end = (at_most - 1) // 2
+    return f"{text[: at_most - 1 - end]}…{text[-end:]}"
 
 
 def _number(value: float) -> str:

@@ -103,7 +103,7 @@ def _analyze(truth: Truth, found: Analysis) -> Found:
     one = Found()
     parts = [(setting, setting.test_difference, effect(setting.key)) for setting in found.layerwise]
     compared = [(part, true) for _, part, true in parts if part is not None and part.n > 1]
-    one.together = all(part.low_all <= true <= part.high_all for part, true in compared)
+    one.together = all(part.low_all <= true <= part.high_all for part, true in compared if not math.isnan(part.low))
     one.false = any(found.outcome(part) not in (0, np.sign(true)) for part, true in compared)
     first, part, true = next(item for item in parts if dict(item[0].key)["mult"] == "0.99")
     level = truth.rates[int(dict(first.key)["lr"]) - 1]
@@ -122,7 +122,7 @@ def _analyze(truth: Truth, found: Analysis) -> Found:
 
 
 def _within(found: Summary, true: float) -> float:
-    return found.low <= true <= found.high if found.n > 1 else math.nan
+    return found.low <= true <= found.high if not math.isnan(found.low) else math.nan
 
 
 def main(sweeps: int) -> None:
