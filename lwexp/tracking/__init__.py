@@ -21,6 +21,7 @@ from .trust import check_folders_address, why_untrusted
 
 __all__ = [
     "DatasetRecord", "JournalTracker", "NoTracker", "Status", "Tracker", "absolute_uri", "amend",
-    "check_folders_address", "check_store", "deliver_rest", "has_run", "logged_params", "open_hint", "original_of", "prepare", "resolve_uri",
-    "run_status", "safe_key", "safe_keys", "start", "started_in", "why_untrusted",
+    "check_folders_address", "check_store", "deliver_rest", "has_run", "logged_params", "open_hint",
+    "original_of", "prepare", "resolve_uri", "run_status", "safe_key", "safe_keys", "start", "started_in",
+    "why_untrusted",
 ]  # fmt: skip
