@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from torch import Tensor
 
 from lwexp.formatting import cell
 from lwexp.host.files import atomic_write
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 FOLDER = "evaluation"  # in the run's folder, and of the run's artifacts
 LISTED = 100  # mistakes in their table
+MATRIX = 3000  # classes at most of a confusion matrix, which has their square as cells
 _OF_BEFORE = ("*.png", "*.csv", "*.json")  # what an earlier evaluation may have left
 
 
@@ -46,7 +48,7 @@ def write_evaluation(details: Details, data: Evaluated, folder: Path) -> list[Pa
 
     Numbers in tables are shares in [0, 1]; a cell is empty where nothing is defined. The files: `metrics.json`,
     `per_class.csv`, `predictions.csv`, `mistakes.csv`, `mistakes.png` (images), and of a classification
-    `confusion.csv` and `confusion.png`, of several labels `labels.png`, of numbers `errors.png`.
+    `confusion.csv` and (up to `MATRIX` classes) `confusion.png`, of several labels `labels.png`, of numbers `errors.png`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for pattern in _OF_BEFORE:
@@ -56,8 +58,7 @@ def write_evaluation(details: Details, data: Evaluated, folder: Path) -> list[Pa
     atomic_write(folder / "metrics.json", json.dumps(_finite(details.metrics()), indent=1), durable=False)
     tables = {"per_class.csv": per_class(details), "predictions.csv": _predictions(details, data, names)}
     if isinstance(details, ClassDetails):
-        rows = ([name, *row] for name, row in zip(details.classes, details.confusion.tolist(), strict=True))
-        tables["confusion.csv"] = ["true \\ predicted", *details.classes], rows
+        tables["confusion.csv"] = _confusion(details)
     mistakes = _mistakes(details)
     tables["mistakes.csv"] = (
         [
@@ -87,6 +88,16 @@ def per_class(details: Details) -> tuple[list[str], list[list[Any]]]:
     if isinstance(details, LabelDetails):
         columns, titles = [*columns, *details.counts.values()], ["label", *titles[1:], *details.counts]
     return titles, [list(row) for row in zip(details.classes, *(c.tolist() for c in columns), strict=True)]
+
+
+def _confusion(details: ClassDetails) -> tuple[list[str], Iterable[list[Any]]]:
+    """The matrix; of very many classes only the mistakes that occur, a row for each pair."""
+    names = details.classes
+    if len(names) > MATRIX:
+        rows = [[names[true], names[predicted], count] for true, predicted, count in details.confusions()]
+        return ["true", "predicted", "samples"], rows
+    matrix = ([name, *row] for name, row in zip(names, details.confusion.tolist(), strict=True))
+    return ["true \\ predicted", *names], matrix
 
 
 def _predictions(details: Details, data: Evaluated, names: Sequence[str]) -> tuple[list[str], Iterable[list[Any]]]:
@@ -159,17 +170,17 @@ def _draw(details: Details, data: Evaluated, mistakes: Sequence[_Mistake], names
     from lwexp.plots.mistakes import SHOWN, Mistake, draw_mistakes
     from lwexp.plots.outputs import draw_errors, draw_labels
 
-    if isinstance(details, ClassDetails):
+    if isinstance(details, ClassDetails) and len(details.classes) <= MATRIX:
         title = f"{data.title}, {len(details.classes)} classes, accuracy {details.accuracy:.2%}"
         draw_confusion(details.confusion, details.classes, details.confusions(25), title, folder / "confusion.png")
     elif isinstance(details, LabelDetails):
         title = f"{data.title}, {len(details.classes)} labels at a probability of 0.5"
         draw_labels(details.counts, details.classes, title, folder / "labels.png")
-    else:
+    elif isinstance(details, NumberDetails):
         true, predicted = details.predictions.true, details.predictions.predicted
         titles = [f"{name}: RMSE {rmse:.4g}" for name, rmse in zip(details.classes, details.rmse.tolist(), strict=True)]
         draw_errors(true, predicted, titles, data.title, folder / "errors.png")
-    if data.kind == "image" and mistakes:
+    if data.kind == "image" and mistakes and _is_image(data):
         shown = [
             Mistake(
                 _pixels(data, m.sample),
@@ -184,6 +195,12 @@ def _draw(details: Details, data: Evaluated, mistakes: Sequence[_Mistake], names
             "the largest errors" if isinstance(details, NumberDetails) else f"{what} mistake{'s' if count > 1 else ''}"
         )
         draw_mistakes(shown, f"{data.title}, {what}", folder / "mistakes.png")
+
+
+def _is_image(data: Evaluated) -> bool:
+    """Whether samples are [C, H, W]: those of a user's own data may be anything."""
+    first = data.samples[0][0]
+    return isinstance(first, Tensor) and first.ndim == 3
 
 
 def _pixels(data: Evaluated, sample: int) -> NDArray[np.uint8]:
@@ -204,7 +221,7 @@ def _write_table(path: Path, titles: Sequence[str], rows: Iterable[Sequence[Any]
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([cell(title) for title in titles])
     for row in rows:
-        writer.writerow([_blank(value) if isinstance(value, float) else cell(value, numbers=True) for value in row])
+        writer.writerow([value if type(value) is int else _written(value) for value in row])
     atomic_write(path, text.getvalue(), durable=False)
 
 
@@ -212,8 +229,11 @@ def _short(value: float) -> str:
     return f"{value:.6g}"
 
 
-def _blank(value: float) -> str:
-    return "" if np.isnan(value) else _short(value)
+def _written(value: Any) -> Any:
+    """`value` for a cell, which is empty where a number is not defined."""
+    if isinstance(value, float):
+        return "" if np.isnan(value) else _short(value)
+    return cell(value, numbers=True)
 
 
 def _finite(metrics: dict[str, float]) -> dict[str, float | None]:

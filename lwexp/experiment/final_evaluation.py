@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import TYPE_CHECKING
 
 from lwexp.formatting import one_line
@@ -37,7 +38,8 @@ def evaluate_best(trainer: Trainer, loaders: Loaders, experiment: Experiment, pl
     details = details_of(info.task, info.classes, predictions)
     if info.task == "classification":
         prefix = "best" if split == "val" else "test"
-        more = {f"{prefix}/{name}": value for name, value in details.metrics().items() if name in _MORE}
+        found = details.metrics()
+        more = {f"{prefix}/{name}": found[name] for name in _MORE if math.isfinite(found.get(name, math.nan))}
     else:
         more = {}
     trainer.world.on_rank_zero(lambda: _keep(details, loader, split, trainer, experiment, place))
@@ -56,3 +58,4 @@ def _keep(
         log.warning("the evaluation in %s is not complete: %s", folder, one_line(error, kind=True))
     if folder.is_dir():
         trainer.tracker.artifact(folder, FOLDER)
+        log.info("%s split, class by class: %s", {"val": "validation"}.get(split, split), folder)

@@ -35,23 +35,27 @@ class ClassDetails:
     def confusion(self) -> Labels:
         """How many samples of each class were predicted as which, int64 [classes, classes]: rows are true classes."""
         count = len(self.classes)
-        pairs = self.predictions.true * count + self.predictions.predicted
-        return np.bincount(pairs, minlength=count * count).reshape(count, count)
+        return np.bincount(self._pairs, minlength=count * count).reshape(count, count)
+
+    @property
+    def _pairs(self) -> Labels:
+        return self.predictions.true * len(self.classes) + self.predictions.predicted
 
     @cached_property
     def correct(self) -> Labels:
         """Samples of each class that were predicted as it."""
-        return self.confusion.diagonal()
+        true, predicted = self.predictions.true, self.predictions.predicted
+        return np.bincount(true[true == predicted], minlength=len(self.classes))
 
     @cached_property
     def support(self) -> Labels:
         """Samples of each class."""
-        return np.asarray(self.confusion.sum(axis=1))
+        return np.bincount(self.predictions.true, minlength=len(self.classes))
 
     @cached_property
     def claimed(self) -> Labels:
         """Samples that were predicted as each class."""
-        return np.asarray(self.confusion.sum(axis=0))
+        return np.bincount(self.predictions.predicted, minlength=len(self.classes))
 
     @property
     def precision(self) -> Numbers:
@@ -107,12 +111,13 @@ class ClassDetails:
         wrong = np.flatnonzero(self.predictions.true != self.predictions.predicted)
         return wrong[np.argsort(-self.predictions.confidence[wrong], kind="stable")]
 
-    def confusions(self, at_most: int) -> list[tuple[int, int, int]]:
-        """The most frequent (true class, predicted class, samples) of mistakes, the most frequent first."""
-        wrong = self.confusion - np.diag(self.correct)
-        order = np.argsort(-wrong, axis=None, kind="stable")[:at_most]
-        pairs = [(int(i // len(wrong)), int(i % len(wrong))) for i in order]
-        return [(true, predicted, int(wrong[true, predicted])) for true, predicted in pairs if wrong[true, predicted]]
+    def confusions(self, at_most: int | None = None) -> list[tuple[int, int, int]]:
+        """(true class, predicted class, samples) of the mistakes that occur, the most frequent first."""
+        wrong = self.predictions.true != self.predictions.predicted
+        pairs, counts = np.unique(self._pairs[wrong], return_counts=True)
+        order = np.argsort(-counts, kind="stable")[:at_most]
+        count = len(self.classes)
+        return [(int(pairs[i] // count), int(pairs[i] % count), int(counts[i])) for i in order]
 
 
 def calibration_error(confidence: NDArray[np.float32], correct: NDArray[np.bool_], bins: int = BINS) -> float:
