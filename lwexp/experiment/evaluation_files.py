@@ -48,7 +48,8 @@ def write_evaluation(details: Details, data: Evaluated, folder: Path) -> list[Pa
 
     Numbers in tables are shares in [0, 1]; a cell is empty where nothing is defined. The files: `metrics.json`,
     `per_class.csv`, `predictions.csv`, `mistakes.csv`, `mistakes.png` (images), and of a classification
-    `confusion.csv` and (up to `MATRIX` classes) `confusion.png`, of several labels `labels.png`, of numbers `errors.png`.
+    `confusion.csv` and (up to `MATRIX` classes) `confusion.png`, of several labels `labels.png`, of numbers
+    `errors.png`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for pattern in _OF_BEFORE:
