@@ -147,9 +147,7 @@ def _mistakes(details: Details) -> list[_Mistake]:
         values = details.predictions
         for i in details.mistakes()[:LISTED].tolist():
             guess, true, share = names[values.predicted[i]], names[values.true[i]], float(values.confidence[i])
-            found.append(
-                _Mistake(i, guess, true, _short(share), (f"predicted: {guess} ({share:.1%})", f"true: {true}"))
-            )
+            found.append(_Mistake(i, guess, true, _short(share), (f"as {guess} ({share:.1%})", f"true: {true}")))
     elif isinstance(details, LabelDetails):
         for i, label in details.mistakes()[:LISTED].tolist():
             share, there = float(details.predictions.predicted[i, label]), details.predictions.true[i, label] > 0.5

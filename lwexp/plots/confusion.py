@@ -124,7 +124,7 @@ def _write_numbers(draw: ImageDraw.ImageDraw, counts: NDArray[np.int64], corner:
         while size > 11 and length(text, size) > cell - 4:
             size -= 1
         share = number / totals[row]
-        dark = share > 0.5 if row == column else share > 0.3
+        dark = share > (0.6 if row == column else 0.5)
         at = (corner[0] + (column + 0.5) * cell, corner[1] + (row + 0.5) * cell)
         if length(text, size) <= cell:
             write(draw, at, text, size, (255, 255, 255) if dark else BLACK, "mm")
