@@ -34,13 +34,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _evaluate(given: Any) -> int:
+    if given.run is None or "=" in given.run:
+        raise ConfigError("run", given.run or "", "give a run first: lwexp-evaluate latest data.path=…")
     options = _options(given.options)
     choice, uri = options.pop("data", None), options.pop("tracking.uri", None)
     from .inference.evaluation import evaluate_run
     from .inference.evaluation_text import evaluation_text
     from .inference.loaded import load
 
-    run = load(given.run, weights=given.weights, device=given.device, allow_targets=given.allow_target)
+    store = {} if uri is None else {"tracking.uri": str(uri)}
+    run = load(
+        given.run, weights=given.weights, device=given.device, allow_targets=given.allow_target, options=store,
+    )  # fmt: skip
     print(
         f"{os.path.relpath(run.weights)}: {len(run.classes)} {'outputs' if run.task != 'classification' else 'classes'}"
     )
@@ -129,7 +134,7 @@ def _parse(arguments: Sequence[str]) -> Any:
     what = "Evaluate the network of a run, class by class: on its test split (else its validation split) or other data."
     parser = Parser("lwexp-evaluate", what, _OPTIONS)
     parser.add_argument(
-        "run", help="its folder, its MLflow id or the first digits, a sweep (its best run), or latest",
+        "run", nargs="?", help="its folder, its MLflow id or the first digits, a sweep (its best run), or latest",
     )  # fmt: skip
     parser.add_argument(
         "options", nargs="*", metavar="key=value",

@@ -152,3 +152,5 @@ def test_mistakes_are_one_line_with_what_is_possible(lwexp_here: RunHere) -> Non
     for arguments, expected in said:
         assert expected in one_line(lwexp_here, str(FOLDER), *arguments), arguments
     assert "holds no run" in one_line(lwexp_here, ".")
+    assert "run=: give a run first" in one_line(lwexp_here)
+    assert "run=data.path=x: give a run first" in one_line(lwexp_here, "data.path=x")
