@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _evaluate(given: Any) -> int:
-    if given.run is None or "=" in given.run:
+    if given.run is None or ("=" in given.run and not Path(given.run).exists()):
         raise ConfigError("run", given.run or "", "give a run first: lwexp-evaluate latest data.path=…")
     options = _options(given.options)
     choice, uri = options.pop("data", None), options.pop("tracking.uri", None)
