@@ -11,6 +11,7 @@ from lwexp.config.augment_options import Style
 from lwexp.config.data_schema import DataConfig, ImageFolderConfig, TextConfig
 from lwexp.errors import ConfigError, nearest
 from lwexp.formatting import few
+from lwexp.tasks import Task
 
 from .images import PILStore, SampleDataset
 from .opening import open_data
@@ -22,10 +23,11 @@ from .transforms import Preprocessing
 
 @dataclass(frozen=True)
 class LabeledData:
-    """Splits of labeled samples; `classes` are the names of their labels."""
+    """Splits of labeled samples; `classes` are the names of their labels, `task` what these are."""
 
     classes: tuple[str, ...]
     splits: Mapping[SplitName, Split]
+    task: Task = "classification"
 
     def chosen(self, wanted: SplitName | None) -> SplitName:
         """The split `wanted`, else the test split, the validation split, or all. Raises `ConfigError`."""
@@ -54,12 +56,21 @@ def open_labeled(config: DataConfig, tokens: Tokens | None) -> LabeledData:
         if tokens is None:
             raise ConfigError("data", "text", "the run reads images, not texts")
         return _open_texts(config, tokens)
-    return as_labeled(open_data(config))
+    return as_labeled(open_data(config), whole=True)
 
 
-def as_labeled(source: DataSource) -> LabeledData:
-    """The splits of an opened source as they are."""
-    return LabeledData(source.info.classes, {name: source.split(name) for name in source.split_names})
+def as_labeled(source: DataSource, *, whole: bool = False) -> LabeledData:
+    """The splits of an opened source; `whole`: what was cut off for a training is put back."""
+    splits = {name: source.split(name) for name in source.split_names}
+    cut = [name for name in source.cut or () if name in splits] if whole else []
+    parts = [splits["train"], *(splits.pop(name) for name in cut)]
+    if cut and all(part.store is parts[0].store for part in parts):
+        positions = torch.cat([part.positions for part in parts])
+        order = positions.argsort(stable=True)
+        splits["train"] = Split(parts[0].store, positions[order], torch.cat([part.labels for part in parts])[order])
+    elif cut:
+        splits = {name: source.split(name) for name in source.split_names}
+    return LabeledData(source.info.classes, splits, source.info.task)
 
 
 def match_classes(key: str, found: tuple[str, ...], known: tuple[str, ...], split: Split, *, skip: bool) -> Split:

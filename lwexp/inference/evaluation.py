@@ -32,7 +32,7 @@ from .loaded import LoadedRun
 # Keys of the data section that say which samples there are; all others are the model's own
 _PLACES = {
     "name", "path", "dataset", "subset", "root", "download", "options", "text", "label", "split_seed", "val_fraction",
-    "test_fraction", "workers", "split", "splits", "image", "target", "targets", "labels", "_target_",
+    "test_fraction", "workers", "split", "image", "delimiter", "suffix", "task", "_target_",
 }  # fmt: skip
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -78,6 +78,8 @@ def evaluate_run(
     place = (started_in(run.folder) if choice is None and "path" not in section else None) or base or Path.cwd()
     tokens = run.transform.tokens if isinstance(run.transform, TextInput) else None
     data = _own_data(saved, config, place) if is_own else open_labeled(based(config, place), tokens)
+    if data.task != run.record.task:
+        raise ConfigError("data", config.name, f"is for a {data.task}, and the run was trained for a {run.record.task}")
     chosen = data.chosen(wanted)
     key = next((f"data.{name}" for name in ("path", "dataset") if getattr(config, name, None)), "data")
     whole = data.splits[chosen]
