@@ -73,27 +73,29 @@ def as_labeled(source: DataSource, *, whole: bool = False) -> LabeledData:
     return LabeledData(source.info.classes, splits, source.info.task)
 
 
-def match_classes(key: str, found: tuple[str, ...], known: tuple[str, ...], split: Split, *, skip: bool) -> Split:
+def match_classes(
+    option: tuple[str, str], found: tuple[str, ...], known: tuple[str, ...], split: Split, *, skip: bool
+) -> Split:
     """`split`, whose labels index `found`, with labels that index the model's classes `known`, by their names.
 
-    Samples of a class that the model does not know are skipped if `skip`, else they are a `ConfigError` on `key`.
+    Samples of a class that the model does not know are skipped if `skip`, else they are a `ConfigError` on `option`,
+    the key that named the data and its value.
     """
     if split.labels.ndim == 2:  # several labels, or numbers: a column for each
         absent = [name for name in known if name not in found]
         if absent:
-            raise ConfigError(key, few(absent), f"the data lack what the model predicts; {nearest(absent[0], found)}")
+            why = f"the data lack {few(absent)}, which the model predicts; {nearest(absent[0], found)}"
+            raise ConfigError(*option, why)
         return Split(split.store, split.positions, split.labels[:, [found.index(name) for name in known]])
     index = {name: number for number, name in enumerate(known)}
     new = torch.tensor([index.get(name, -1) for name in found], dtype=torch.int64)[split.labels]
     unknown = [found[label] for label in sorted(set(split.labels[new < 0].tolist()))]
     if unknown and not skip:
-        are = "are classes" if len(unknown) > 1 else "is a class"
-        hint = f"{nearest(unknown[0], known)}; --skip-unknown leaves their samples aside"
-        raise ConfigError(key, few(unknown), f"{are} that the model does not know; {hint}")
+        classes = f"the class{'es' if len(unknown) > 1 else ''} {few(unknown)}"
+        why = f"the model does not know {classes}; {nearest(unknown[0], known)}; --skip-unknown ignores such samples"
+        raise ConfigError(*option, why)
     if not (new >= 0).any():
-        raise ConfigError(
-            key, few(unknown), f"no sample is of a class that the model knows; {nearest(unknown[0], known)}"
-        )
+        raise ConfigError(*option, f"no sample is of a class that the model knows; {nearest(unknown[0], known)}")
     return split.only(new >= 0, new[new >= 0])
 
 

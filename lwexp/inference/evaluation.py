@@ -81,9 +81,10 @@ def evaluate_run(
     if data.task != run.record.task:
         raise ConfigError("data", config.name, f"is for a {data.task}, and the run was trained for a {run.record.task}")
     chosen = data.chosen(wanted)
-    key = next((f"data.{name}" for name in ("path", "dataset") if getattr(config, name, None)), "data")
+    named = [(f"data.{name}", str(getattr(config, name, None) or "")) for name in ("path", "dataset")]
+    option = next((each for each in named if each[1]), ("data", config.name))
     whole = data.splits[chosen]
-    part = match_classes(key, data.classes, run.classes, whole, skip=skip_unknown)
+    part = match_classes(option, data.classes, run.classes, whole, skip=skip_unknown)
     if run.kind == "text" and tokens is not None and hasattr(part.store, "tokens"):
         part.store.tokens = tokens
     preprocessing = getattr(run.transform, "preprocessing", None)

@@ -100,7 +100,7 @@ def test_other_photographs_are_matched_by_the_names_of_their_classes(lwexp_here:
 
     photographs(Path("more/test"), ("redd", "red"), 4)
     said = one_line(lwexp_here, str(FOLDER), "data.path=more")
-    assert "data.path=redd: is a class that the model does not know; did you mean red?" in said
+    assert "data.path=more: the model does not know the class redd; did you mean red?" in said
     skipped = lwexp_here("evaluate", str(FOLDER), "data.path=more", "--skip-unknown", "--out", "out")
     assert skipped.code == 0, skipped.err
     assert "4 samples are of classes that the model does not know" in skipped.out
