@@ -96,7 +96,7 @@ def match_classes(
         raise ConfigError(*option, why)
     if not (new >= 0).any():
         raise ConfigError(*option, f"no sample is of a class that the model knows; {nearest(unknown[0], known)}")
-    return split.only(new >= 0, new[new >= 0])
+    return split.only(new >= 0, new)
 
 
 def _open_texts(config: TextConfig, tokens: Tokens) -> LabeledData:
