@@ -133,11 +133,11 @@ class Analysis:
         return fewest_seeds(self.level)
 
 
-def analyze(sweep: Sweep, metric: str = "accuracy", confidence: float = 0.95) -> Analysis:
+def analyze(sweep: Sweep, confidence: float = 0.95) -> Analysis:
     """The settings of `sweep` and their comparisons."""
     settings = settings_of(sweep.runs)
     compared = [run for setting in settings for run in setting.runs.values()]
-    known = metric_of(metric, [value for run in compared for value in (run.validation, run.test)])
+    known = metric_of(sweep.metric, [value for run in compared for value in (run.validation, run.test)], sweep.mode)
     limits = known.low, known.high
     for setting in settings:
         setting.validation = summarize(_values(setting, setting.runs, _validation), confidence, limits)

@@ -15,6 +15,7 @@ from lwexp.tracking.keys import HEAD_RATE_TAG, STEM_RATE_TAG, UNIFORM_TAG
 from lwexp.tracking.reader import StoredRun, StoreReader
 
 Key = tuple[tuple[str, str], ...]  # options with their values
+SEEDS = ("seed", "random_seed", "rng_seed")  # names of a run's seed among its params
 
 
 def planned_rates(store: StoreReader, children: Iterable[StoredRun]) -> dict[str, tuple[float, ...]]:
@@ -59,18 +60,37 @@ def arm_of(child: StoredRun, rates: tuple[float, ...]) -> str:
 def bases_of(children: Iterable[StoredRun]) -> dict[str, Key]:
     """By run, its value of each setting that varies between runs, but for the seed and what belongs to an arm.
 
-    From the whole config, whichever keys or files set it; a setting that a run's version of lwexp did not have has its
-    default. Runs that have no config are omitted.
+    Of `settings_by_run`, so from the whole config, whichever keys or files set it.
+    """
+    known = settings_by_run(children)
+    varying = [key for key in varying_keys(known) if not is_layerwise(key)]
+    return {run: tuple((key, params[key]) for key in varying if key in params) for run, params in known.items()}
+
+
+def settings_by_run(children: Iterable[StoredRun]) -> dict[str, dict[str, str]]:
+    """The settings of each run that has any; one that a run's version of lwexp did not have has its default.
+
+    Of a training loop that is not lwexp's, only what it has logged is known.
     """
     usual = {key: _param(value) for key, value in flatten(defaults(), keep=USER_KEYED).items()}
-    known = {
-        child.id: {key: same(value) for key, value in {**usual, **child.params}.items()}
+    return {
+        child.id: {
+            key: same(value) for key, value in {**({} if _is_own_loop(child) else usual), **child.params}.items()
+        }
         for child in children
         if child.params
     }
-    keys = {key for params in known.values() for key in params if key != "seed" and not is_layerwise(key)}
-    varying = [k for k in sorted(keys) if changes_numbers(k) and len({params.get(k) for params in known.values()}) > 1]
-    return {run: tuple((k, params[k]) for k in varying if k in params) for run, params in known.items()}
+
+
+def varying_keys(known: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """The settings that change numbers and differ between runs, without the seed."""
+    keys = {key for params in known.values() for key in params if key not in SEEDS}
+    return [k for k in sorted(keys) if changes_numbers(k) and len({params.get(k) for params in known.values()}) > 1]
+
+
+def _is_own_loop(child: StoredRun) -> bool:
+    """Whether `lwexp.track` has recorded the run: lwexp's own runs also have the options that were typed."""
+    return "lwexp.folder" in child.tags and "lwexp.overrides" not in child.tags
 
 
 def _param(value: Any) -> str:

@@ -14,7 +14,7 @@ from lwexp.formatting import printable
 from .analysis import Analysis, analyze
 from .conclusions import conclusions, main_sentence, progress
 from .files import write_report
-from .runs import SweepReader
+from .reading import SweepReader
 from .settings import reasons
 from .tables import legend, terminal_table
 
@@ -40,29 +40,34 @@ class Report:
 def make_report(
     config: MLflowConfig,
     base: Path,
-    sweep: str | None = None,
-    *,
-    metric: str = "accuracy",
+    *words: str,
+    query: str | None = None,
+    metric: str | None = None,
     confidence: float = 0.95,
     out: Path | None = None,
     attach: bool = True,
 ) -> Report:
-    """Report on `sweep`: the parent run's id or its first digits, its folder or name; by default the latest.
+    """Report on what `words` name: sweeps or runs by id or its first digits, by folder, sweeps by name.
 
-    Written to `out`, by default `base`/outputs/reports/<start>_<id>; with `attach` also put under `report/` of the
-    sweep's artifacts, over an earlier report. Relative addresses count from `base`. Raises `ConfigError` for a sweep,
-    metric or folder that cannot be used, `RunError` for a store that fails and a sweep without a finished run.
+    `query`: and on the runs of the experiment that match this filter of MLflow's; by default on the latest sweep.
+    `metric`: by default the one that the runs monitor.
+
+    Written to `out`, by default `base`/outputs/reports/<start>_<id>, without the id where it is not one sweep; with
+    `attach` also put under `report/` of the sweep's artifacts, over an earlier report. Relative addresses count from
+    `base`. Raises `ConfigError` for runs, a metric or a folder that cannot be used, `RunError` for a store that fails
+    and where no run has finished.
     """
     store = SweepReader(config, base)
-    read = store.read(store.find(sweep), metric)
-    found = analyze(read, metric, confidence)
+    read = store.read(store.find(*words, query=query), metric, query)
+    found = analyze(read, confidence)
     if not any(setting.runs for setting in found.settings):
         left = ", ".join(f"{count} {why}" for why, count in reasons(found.settings))
-        name = printable(read.name)
-        raise RunError(f"the sweep {name} ({read.id}) has no finished run to report on{f': {left}' if left else ''}")
+        name = f"the sweep {printable(read.name)} ({read.id}) has" if read.id else f"{printable(read.name)} have"
+        raise RunError(f"{name} no finished run to report on{f': {left}' if left else ''}")
     folder = out or base / "outputs" / "reports" / read.label
     files = write_report(found, folder)
     problem = None
+    attach = attach and bool(read.id)
     if attach:
         try:
             store.attach(read.id, files)

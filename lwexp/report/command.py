@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lwexp.config.command_options import Parser, number, tracking_config
-from lwexp.config.schema import MLflowConfig
 from lwexp.errors import ConfigError, LwexpError
 from lwexp.redaction import redact_addresses
 
@@ -27,35 +26,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _report(arguments: Sequence[str]) -> int:
-    what = "Report what can be concluded from a sweep's runs in MLflow: tables, text, figures."
+    what = "Report what can be concluded from runs in MLflow: a sweep, several, or any runs; tables, text, figures."
     parser = Parser("lwexp-report", what, _OPTIONS)
     parser.add_argument(
-        "words", nargs="*", metavar="sweep or tracking.key=value",
-        help="the sweep's id or its first digits, its name, or its folder (default: the latest of the experiment)",
+        "words", nargs="*", metavar="sweep, run or tracking.key=value",
+        help="ids or their first digits, folders, names of sweeps (default: the latest sweep of the experiment)",
     )  # fmt: skip
-    parser.add_argument("--metric", default="accuracy", help="accuracy (default), macro_f1, loss: as val/… and test/…")
+    parser.add_argument("--filter", help="and the experiment's runs that match, as in MLflow: \"params.lr = '0.01'\"")
+    parser.add_argument("--experiment", help="the same as tracking.experiment")
+    parser.add_argument("--metric", help="such as accuracy, loss: as val/… and test/… (default: what the runs monitor)")
     parser.add_argument("--confidence", default="0.95", help="of all intervals and tests (default: 0.95)")
-    parser.add_argument("--out", type=Path, help="folder for the files (default: outputs/reports/<start>_<id>)")
+    parser.add_argument("-o", "--out", type=Path, help="folder for the files (default: outputs/reports/<start>_<id>)")
     parser.add_argument("--no-attach", action="store_true", help="leave the sweep's run in MLflow as it is")
     parsed = parser.parse_intermixed_args(arguments)
     # a sweep's name is what was typed for it, such as "mult=0.9,1.0 seed=0,1"
     options = [word for word in parsed.words if word.startswith("tracking.") and "=" in word]
-    sweeps = [word for word in parsed.words if word not in options]
-    if len(sweeps) > 1:
-        raise ConfigError("sweep", " ".join(sweeps), "one sweep at a time")
+    words = [word for word in parsed.words if word not in options]
+    if parsed.experiment is not None:
+        options.append(f"tracking.experiment={parsed.experiment}")
     confidence = number("--confidence", parsed.confidence, float)
     if not 0.5 <= confidence < 1:
         raise ConfigError("--confidence", parsed.confidence, "must be from 0.5 to below 1")
-    config = tracking_config(options, _OPTIONS)
-    return _show(config, sweeps[0] if sweeps else None, parsed.metric, confidence, parsed.out, not parsed.no_attach)
-
-
-def _show(
-    config: MLflowConfig, sweep: str | None, metric: str, confidence: float, out: Path | None, attach: bool
-) -> int:
     from .build import make_report
 
-    report = make_report(config, Path.cwd(), sweep, metric=metric, confidence=confidence, out=out, attach=attach)
+    report = make_report(
+        tracking_config(options, _OPTIONS),
+        Path.cwd(),
+        *words,
+        query=parsed.filter,
+        metric=parsed.metric,
+        confidence=confidence,
+        out=parsed.out,
+        attach=not parsed.no_attach,
+    )
     print(report.text)
     also = ", attached to the sweep's run in MLflow (report/)" if report.attached else ""
     print(f"\nreport: {os.path.relpath(report.folder / 'report.html')}{also}")

@@ -82,7 +82,7 @@ def _draw_differences(axes: Axes, found: Analysis, scale: Scale, shown: Sequence
     axes.axvline(0, color=_UNIFORM, linewidth=1)
     axes.set_xlim(*window.limits)
     unit = ", points" if found.metric.percent else ""
-    axes.set_xlabel(f"difference to uniform, seed by seed{unit}{window.note}", fontfamily=FONT, fontsize=9)
+    axes.set_xlabel(f"difference to uniform{unit}{window.note}", fontfamily=FONT, fontsize=9)
     axes.tick_params(axis="y", length=0)
     pale_grid(axes, "x")
     seen = {found.outcome(part) for *_, part in compared}

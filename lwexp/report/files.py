@@ -6,7 +6,7 @@ import base64
 import html
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -20,7 +20,17 @@ from .conclusions import conclusions, progress
 from .figures import draw_by_value, draw_curves, draw_settings
 from .heatmap import draw_heatmap, not_drawn
 from .statistics import EXACT_SEEDS, RANDOM_FLIPS
-from .tables import VERDICTS, Table, headings, more_table, runs_csv, runs_table, settings_csv, settings_table
+from .tables import (
+    VERDICTS,
+    Table,
+    headings,
+    more_headings,
+    more_table,
+    runs_csv,
+    runs_table,
+    settings_csv,
+    settings_table,
+)
 
 _TEMPLATE = Path(__file__).with_name("report.html")
 DRAWINGS: dict[str, tuple[str, Callable[[Analysis], Figure | None]]] = {
@@ -62,10 +72,10 @@ def markdown(found: Analysis, pictures: list[str]) -> str:
     first, *others = (escaped(printable(sentence)) for sentence in conclusions(found))
     parts = [f"# {escaped(title(found))}", f"**{first}**", escaped(progress(found)) + ".", "## Settings"]
     parts += [settings_table(found).markdown()]
-    parts += ["\n".join(f"- **{escaped(word)}**: {escaped(text)}" for word, text in headings(found))]
+    parts += [_explained(headings(found))]
     parts += ["## In detail", "\n".join(f"- {sentence}" for sentence in others)] if others else []
     parts += [f"## {DRAWINGS[name][0]}\n\n![{DRAWINGS[name][0]}]({name}.png)" for name in pictures]
-    parts += ["## More numbers", more_table(found).markdown()]
+    parts += ["## More numbers", more_table(found).markdown(), _explained(more_headings(found))]
     parts += ["## How the numbers are computed", *map(escaped, notes(found))]
     parts += ["## Runs", runs_table(found).markdown()]
     return "\n\n".join(parts) + "\n"
@@ -80,17 +90,25 @@ def page(found: Analysis, pictures: dict[str, bytes]) -> str:
         f'src="data:image/png;base64,{base64.b64encode(content).decode()}">\n'
         for name, content in pictures.items()
     )
-    explained = "".join(f"<dt>{html.escape(word)}</dt><dd>{html.escape(text)}</dd>" for word, text in headings(found))
     where = f" MLflow run {found.sweep.id}." if found.sweep.id else ""
     parts = {
         "TITLE": html.escape(title(found)), "PROGRESS": html.escape(f"{progress(found)}.{where}"), "HEADLINE": first,
         "WORDS": f"<ul>{said}</ul>" if said else "", "SETTINGS": _html_table(settings_table(found)),
-        "HEADINGS": explained, "MORE": _html_table(more_table(found)), "PICTURES": shown,
+        "HEADINGS": _html_list(headings(found)), "MORE": _html_table(more_table(found)), "PICTURES": shown,
+        "MOREHEADINGS": _html_list(more_headings(found)),
         "NOTES": "".join(f"<p>{html.escape(note)}</p>" for note in notes(found)),
         "RUNS": _html_table(runs_table(found)),
     }  # fmt: skip
     pieces = _TEMPLATE.read_text(encoding="utf-8").split("@@")
     return "".join(parts[piece] if k % 2 else piece for k, piece in enumerate(pieces))
+
+
+def _explained(words: Sequence[tuple[str, str]]) -> str:
+    return "\n".join(f"- **{escaped(word)}**: {escaped(text)}" for word, text in words)
+
+
+def _html_list(words: Sequence[tuple[str, str]]) -> str:
+    return "".join(f"<dt>{html.escape(word)}</dt><dd>{html.escape(text)}</dd>" for word, text in words)
 
 
 def title(found: Analysis) -> str:

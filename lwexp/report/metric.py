@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from lwexp.tracking.metric_names import is_share, lower_is_better, value_range
+from lwexp.config.monitored import direction
+from lwexp.tasks import SHARES
 
 from .statistics import Summary
+
+# Words of a metric's name
+_SHARES = {
+    "accuracy", "acc", "acc1", "acc5", "top1", "top5", "f1", "precision", "recall", "sensitivity", "specificity",
+    "auroc", "auc", "roc", "map", "map50", "ap", "iou", "miou", "dice", "jaccard", "ece", "hamming",
+}  # fmt: skip
+_SIGNED = {"mcc", "matthews", "kappa", "pearson", "spearman", "kendall", "correlation", "corr"}
+_AT_MOST_ONE = {"r2", "r2score", "nse"}
 
 
 @dataclass(frozen=True)
@@ -81,7 +91,7 @@ def metric_of(name: str, values: Iterable[float], mode: str | None = None) -> Me
 
     A range that the values do not keep is not the metric's: a share may have been logged in percent.
     """
-    lower = lower_is_better(name) if mode not in ("min", "max") else mode == "min"
+    lower = (mode if mode in ("min", "max") else direction(name)) == "min"
     seen = [value for value in values if math.isfinite(value)]
     low, high = value_range(name)
     share = is_share(name)
@@ -90,3 +100,38 @@ def metric_of(name: str, values: Iterable[float], mode: str | None = None) -> Me
     if any(not low <= value <= high for value in seen):
         return Metric(name, lower)
     return Metric(name, lower, low, high, share, 100.0 if share and high == 1 else 1.0)
+
+
+def is_share(metric: str) -> bool:
+    """Whether `metric` is a share of something, which reads best in percent.
+
+    >>> [is_share(name) for name in ("accuracy", "val_acc", "macro_f1", "loss", "top5_error", "r2")]
+    [True, True, True, False, True, False]
+    """
+    return metric in SHARES or bool(_words(metric) & _SHARES)
+
+
+def value_range(metric: str) -> tuple[float, float]:
+    """Between which values `metric` lies, by the words of its name; infinite where the name does not say.
+
+    >>> [value_range(name) for name in ("val/accuracy", "loss", "cohen_kappa", "r2", "score")]
+    [(0.0, 1.0), (0.0, inf), (-1.0, 1.0), (-inf, 1.0), (-inf, inf)]
+    """
+    words = _words(metric)
+    if is_share(metric):
+        return 0.0, 1.0
+    if direction(metric) == "min":
+        return 0.0, math.inf
+    if words & _SIGNED:
+        return -1.0, 1.0
+    return -math.inf, 1.0 if words & _AT_MOST_ONE else math.inf
+
+
+def _words(metric: str) -> set[str]:
+    parts = re.split(r"[^A-Za-z0-9]+", metric)
+    return {word for part in parts for word in (part.lower(), *re.findall(r"[a-z0-9]+", _snake(part)))}
+
+
+def _snake(name: str) -> str:
+    """`meanAccuracy` as `mean_accuracy`; capitals in a row stay together."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()

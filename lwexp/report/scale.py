@@ -94,7 +94,7 @@ class Window:
     @property
     def note(self) -> str:
         """For the axis's title: what arrows mean, where there are some."""
-        return " (arrow: the interval is longer)" if self.clipped else ""
+        return "\n(arrow: the interval is longer)" if self.clipped else ""
 
 
 def log_spaced(values: Floats) -> bool:

@@ -71,28 +71,30 @@ def more_table(found: Analysis) -> Table:
 
 
 def headings(found: Analysis) -> list[tuple[str, str]]:
-    """What the headings of `settings_table` and `more_table` mean, each in a line."""
+    """What the headings of `settings_table` mean, each in a line."""
     metric, split = found.metric, found.split
     unit = ", in points" if metric.percent else ""
-    claim = f"p is at most {found.level:g}"
-    said = [
-        ("*", "the best layer-wise and the best uniform setting on validation"),
-        ("verdict", f"better or worse than uniform rates: {claim}; no claim: {split} {metric.name} does not show it"),
-        ("difference", f"to uniform rates, seed by seed on {split}: mean{unit}"),
-        (found.interval_name, "where the mean over all possible seeds is to be expected"),
-        ("p", "chance of so great a difference where rates do not matter, corrected for all that is compared"),
-        ("(sd)", "standard deviation over seeds"),
-        ("all at once", "intervals that hold together, for all settings"),
-        ("p alone", "the same as p for this setting alone"),
-        ("head rate, stem rate", "planned rate of the first and of the last group"),
-    ]
-    shown = {title for table in (settings_table(found), more_table(found)) for title in table.filled().titles}
-    optional = {"verdict", "difference", "p", "all at once", "p alone"}
-    return [
-        (title, text)
-        for title, text in said
-        if (title not in optional or title in shown) and ("rate" not in title or "head rate" in shown)
-    ]
+    said = {
+        "verdict": f"better or worse than uniform rates where p is at most {found.level:g}, else no claim",
+        "difference": f"to uniform rates, seed by seed on {split}: mean{unit}",
+        found.interval_name: "where the mean over all possible seeds is to be expected",
+        "p": "chance of so great a difference where rates do not matter, corrected for all that is compared",
+    }
+    shown = settings_table(found).filled().titles
+    last = [("(sd)", "standard deviation over seeds"), ("*", "the best layer-wise and uniform setting on validation")]
+    return [*((title, text) for title, text in said.items() if title in shown), *last]
+
+
+def more_headings(found: Analysis) -> list[tuple[str, str]]:
+    """What the headings of `more_table` mean, each in a line."""
+    said = {
+        "all at once": "intervals of differences that hold together, for all settings",
+        "p alone": "p of this setting alone, not corrected",
+        "head rate": "planned rate of the first group",
+        "stem rate": "planned rate of the last group",
+    }
+    shown = more_table(found).filled().titles
+    return [(title, text) for title, text in said.items() if title in shown]
 
 
 def terminal_table(found: Analysis, width: int, at_most: int) -> str:

@@ -12,9 +12,10 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, TypeVar
 
 from lwexp.config.schema import MLflowConfig
+from lwexp.errors import ConfigError
 
 from .address import kind
-from .contact import ANSWER_SECONDS, SLOWEST, within
+from .contact import ANSWER_SECONDS, SLOWEST, error_line, within
 from .store import connect, limit_retries, translate_errors
 
 if TYPE_CHECKING:
@@ -63,11 +64,16 @@ class StoreReader:
         with self._asking():
             return _stored(self._whole(lambda: self._client.get_run(run_id)))
 
-    def search(self, experiment_ids: Sequence[str], query: str, order: str = NEWEST_FIRST) -> list[StoredRun]:
-        """All runs of the experiments that match `query`, in MLflow's search syntax."""
+    def search(
+        self, experiment_ids: Sequence[str], query: str, order: str = NEWEST_FIRST, option: str | None = None
+    ) -> list[StoredRun]:
+        """All runs of the experiments that match `query`, in MLflow's search syntax.
+
+        Raises `ConfigError` for a query that MLflow cannot read, if the user gave it as `option`.
+        """
         found: list[StoredRun] = []
         token: str | None = None
-        with self._asking():
+        with self._asking(), self._refusing(option, query):
             while True:
                 ask = partial(self._client.search_runs, max_results=_PAGE, order_by=[order], page_token=token)
                 page = self._whole(partial(ask, list(experiment_ids), query))
@@ -107,6 +113,18 @@ class StoreReader:
             for file in files:
                 send = partial(self._client.log_artifact, run_id, str(file), folder)
                 self._whole(send, ANSWER_SECONDS + file.stat().st_size / SLOWEST)
+
+    @contextmanager
+    def _refusing(self, option: str | None, query: str) -> Iterator[None]:
+        """Raise what MLflow says of a `query` that it cannot read as a `ConfigError` of `option`."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            yield
+        except MlflowException as error:
+            if option is None or error.error_code not in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST"):
+                raise
+            raise ConfigError(option, query, f"MLflow cannot read it: {error_line(error, self.uri)}") from None
 
     def _whole(self, action: Callable[[], T], seconds: float | None = None) -> T:
         """The result of `action`; raises `TimeoutError` where a server has not given all of it after `seconds`."""

@@ -20,7 +20,7 @@ from report import machine, table
 from lwexp.config.schema import MLflowConfig
 from lwexp.report.analysis import analyze
 from lwexp.report.files import write_report
-from lwexp.report.runs import SweepReader
+from lwexp.report.reading import SweepReader
 from lwexp.tracking.store import connect
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -67,7 +67,7 @@ def main() -> None:
         times = [time.perf_counter()]
         store = SweepReader(config, Path.cwd())
         times.append(time.perf_counter())
-        sweep = store.read(store.find(asked.sweep), "accuracy")
+        sweep = store.read(store.find(*([asked.sweep] if asked.sweep else [])))
         times.append(time.perf_counter())
         found = analyze(sweep)
         times.append(time.perf_counter())

@@ -115,3 +115,19 @@ def test_a_third_key_gives_pictures_side_by_side_and_too_many_are_named_instead(
     found = analyze(as_sweep(jobs))
     assert draw_heatmap(found) is None
     assert not_drawn(found) == "No heatmap is drawn: a, b have 9 combinations, and 6 would fit."
+
+
+def test_axes_end_where_the_data_end_and_longer_intervals_have_an_arrow() -> None:
+    jobs = [*seeds([0.95, 0.93], True, mult="1"), *seeds([0.9, 0.94], mult="0.9"), *seeds([0.91, 0.9], mult="0.8")]
+    figure = draw_settings(analyze(as_sweep(jobs)))
+    values, differences = figure.axes
+    assert 84 < values.get_xlim()[0] < 90
+    assert 95 < values.get_xlim()[1] <= 100.5
+    assert -12 < differences.get_xlim()[0] < differences.get_xlim()[1] < 8
+    assert {line.get_marker() for line in values.lines} >= {"<", "o"}
+    assert "arrow" in values.get_xlabel()
+    assert_readable(figure)
+    many = [*seeds(RANDOM.uniform(0.9, 0.92, 8).tolist(), True, mult="1"), *seeds([0.9, 0.92] * 4, mult="0.9")]
+    figure = draw_settings(analyze(as_sweep(many)))
+    assert {"<", ">"}.isdisjoint(line.get_marker() for axes in figure.axes for line in axes.lines)
+    assert "arrow" not in figure.axes[0].get_xlabel()

@@ -6,8 +6,6 @@ import csv
 import json
 import math
 import re
-import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,50 +16,12 @@ from mlflow import MlflowClient
 from scipy import stats
 
 from lwexp.config.command_options import tracking_config
-from lwexp.report import files, main, make_report
-from lwexp.report.runs import SweepReader
-from tests.helpers.commands import Outcome
-from tests.helpers.report_sweeps import Job, make_sweep, seeds
+from lwexp.report import make_report
+from lwexp.report.reading import SweepReader
+from tests.helpers.report_sweeps import BETTER, UNIFORM, Job, Report, make_sweep, seeds
 from tests.system.test_mlflow_page import CHROMIUM, OPTIONS
 
-Report = Callable[..., Outcome]
-# test accuracies of seeds 0, 1, …: mult=0.9 is better than uniform rates by one to three points
-UNIFORM = [0.90, 0.93, 0.91, 0.88, 0.92, 0.90]
-BETTER = [0.92, 0.94, 0.93, 0.91, 0.93, 0.92]
 FILES = {"report.md", "report.html", "report.csv", "runs.csv", "settings.png", "curves.png"}
-
-
-@pytest.fixture
-def client(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
-    """The store that the command finds by default."""
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "outputs").mkdir()
-    shutil.copy(empty_store, tmp_path / "outputs" / "mlflow.db")
-    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/outputs/mlflow.db")
-    client.create_experiment("lwexp", artifact_location=(tmp_path / "outputs" / "mlartifacts").as_uri())
-    return client
-
-
-@pytest.fixture
-def report(client: MlflowClient, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Report:
-    monkeypatch.setattr(files, "DPI", 40)
-    monkeypatch.setenv("COLUMNS", "1000")  # each sentence on a line of its own
-
-    def command(*arguments: str) -> Outcome:
-        capsys.readouterr()
-        code = main(arguments)
-        captured = capsys.readouterr()
-        return Outcome(code, captured.out, captured.err)
-
-    return command
-
-
-@pytest.fixture
-def quick(report: Report, monkeypatch: pytest.MonkeyPatch) -> Report:
-    """Without pictures, which take most of the time."""
-    monkeypatch.setattr(files, "DRAWINGS", {})
-    return report
 
 
 def rows(path: Path) -> dict[str, dict[str, str]]:
@@ -216,9 +176,9 @@ def test_the_sweep_is_the_latest_or_the_one_named(quick: Report, client: MlflowC
     folder.mkdir(parents=True)
     (folder / "delivery.json").write_text(json.dumps({"run_id": one}), encoding="utf-8")
     store = SweepReader(tracking_config([], []), tmp_path)
-    assert store.find(None) == latest
+    assert [*store.find().sweeps] == [latest]
     for word in (one, one[:8], one[:6].upper(), "mult=1.0 seed=0,1", str(folder)):
-        assert store.find(word) == one
+        assert [*store.find(word).sweeps] == [one]
     outcome = quick("mult=1.0 seed=0,1", "--no-attach", f"tracking.uri=sqlite:///{tmp_path}/outputs/mlflow.db")
     assert f"({one[:8]})" in outcome.out
 
@@ -232,14 +192,14 @@ def test_mistakes_are_one_line(quick: Report, client: MlflowClient, tmp_path: Pa
 
     refused(2, r"tracking\.experiment=lwexp: holds no sweep yet.*")
     single = client.create_run("1", run_name="alone").info.run_id
-    refused(2, rf"sweep={single}: is a single run, and no sweep", single)
+    refused(2, rf"sweep={single}: is a single run, and no sweep; to compare it, name other runs as well", single)
     empty = make_sweep(client, [], name="empty")
     refused(1, rf"the sweep empty \({empty}\) has no finished run to report on")
     broken = [Job({"mult": "-1"}, status="FAILED", tags={"lwexp.reason": "mult=-1: should be greater than 0"})]
     parent = make_sweep(client, [*broken, Job({"mult": "0.9"}, val=(0.5,), status="RUNNING")], name="twice")
     refused(1, rf"the sweep twice \({parent}\) has no finished run to report on: 1 failed, 1 still running", parent)
     child = client.search_runs(["1"], f"tags.`mlflow.parentRunId` = '{parent}'")[0].info.run_id
-    refused(2, rf"sweep={child}: is one job of the sweep {parent}", child)
+    refused(2, rf"sweep={child}: is one job of the sweep {parent}; to compare it, name other runs as well", child)
     make_sweep(client, broken, name="twice")
     client.delete_tag(child, "lwexp.point")
     other = client.search_runs(["1"], f"tags.`mlflow.parentRunId` = '{parent}'")[1].info.run_id
@@ -250,8 +210,11 @@ def test_mistakes_are_one_line(quick: Report, client: MlflowClient, tmp_path: Pa
     refused(2, r"sweep=ffffffffffff: no such folder, id or name in experiment lwexp; choices: empty, twice", "f" * 12)
     refused(2, r"tracking\.experiment=lwex: not in this store; did you mean lwexp\?", "tracking.experiment=lwex")
     (tmp_path / "folder").mkdir()
-    refused(2, r"sweep=folder: the folder holds no sweep that MLflow has \(lwexp\.sync delivers it\)", "folder")
-    refused(2, r"sweep=a b: one sweep at a time", "a", "b")
+    refused(2, r"sweep=folder: the folder holds no run that MLflow has \(lwexp\.sync delivers it\)", "folder")
+    refused(2, r"sweep=twicee: no such folder, id or name in experiment lwexp; did you mean twice\?", parent, "twicee")
+    refused(2, r"--filter=params lr: MLflow cannot read it: .*", "--filter", "params lr")
+    refused(2, r"--filter=params\.lr = '7': no run of the experiment lwexp matches", "--filter", "params.lr = '7'")
+    refused(2, r"tracking\.experiment=lwex: not in this store; did you mean lwexp\?", "--experiment", "lwex")
     refused(2, r"tracking\.url=x: unknown option; did you mean tracking\.uri, .*", "tracking.url=x")
     refused(2, r"--confidence=2: must be from 0\.5 to below 1", "--confidence", "2")
     refused(2, r"unrecognized arguments: --metrics; see lwexp-report --help", "--metrics")
@@ -313,3 +276,63 @@ def test_trials_of_a_search_do_not_count_where_their_settings_were_run_again(
     assert "mult=0.77" not in outcome.out
     make_sweep(client, [*lucky, *seeds(UNIFORM, True, mult="1")], name="searched only", start=1_900_000_000_000)
     assert "mult=0.77" in quick().out
+
+
+@pytest.mark.parametrize("count", [2, 6])
+def test_the_terminal_gets_80_columns_with_the_verdict_whatever_the_names(
+    quick: Report, client: MlflowClient, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    long = {"recipe": "cosine-annealing-with-warm-restarts", "optimizer.name": "adamw-with-decoupled-weight-decay"}
+    jobs = [*seeds(UNIFORM[:count], True, mult="1.0", **long), *seeds([0.5] * count, mult="0.9", **long)]
+    for job in jobs:
+        job.tags = {"lwexp.reason": ""}
+    make_sweep(client, jobs, name="short")
+    lines = quick("--no-attach").out.splitlines()
+    assert max(map(len, lines[: lines.index("")])) <= 80
+    assert max(len(line) for line in lines if not line.startswith("report: ")) <= 80
+    head = next(k for k, line in enumerate(lines) if line.startswith("setting"))
+    assert lines[head].endswith("verdict")
+    assert any(line.endswith("no claim" if count == 2 else "worse") for line in lines[head:])
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium installed")
+@pytest.mark.skipif(find_spec("playwright") is None, reason="playwright is not installed")
+@pytest.mark.parametrize("count", [2, 6])
+def test_the_table_fits_1280_pixels_and_the_verdict_is_seen_on_a_phone(
+    quick: Report, client: MlflowClient, tmp_path: Path, count: int
+) -> None:
+    from playwright.sync_api import sync_playwright
+
+    noisy = [value - 0.3 + 0.3 * (seed % 2) for seed, value in enumerate(UNIFORM[:count])]
+    jobs = [*seeds(UNIFORM[:count], True, mult="1.0"), *seeds(noisy, mult="0.9"), *seeds([0.5] * count, mult="0.85")]
+    make_sweep(client, jobs)
+    assert quick("--out", "here").code == 0
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
+        for width in (1280, 375):
+            tab = browser.new_page(viewport={"width": width, "height": 800})
+            tab.goto((tmp_path / "here" / "report.html").as_uri())
+            assert tab.evaluate("document.documentElement.scrollWidth") == width
+            verdict = tab.locator(".scroll td", has_text=re.compile("no claim|worse")).first.bounding_box()
+            assert verdict is not None
+            assert verdict["x"] + verdict["width"] <= width
+            if width == 1280:
+                assert tab.evaluate("(e => e.scrollWidth <= e.clientWidth)(document.querySelector('.scroll'))")
+        browser.close()
+
+
+def test_no_interval_that_is_written_leaves_what_is_possible(
+    quick: Report, client: MlflowClient, tmp_path: Path
+) -> None:
+    make_sweep(client, [*seeds([0.99, 0.93], True, mult="1.0"), *seeds([0.91, 0.97], mult="0.9")])
+    assert quick("--out", "here").code == 0
+    for row in rows(tmp_path / "here" / "report.csv").values():
+        assert 0 <= float(row["test_low"]) < float(row["test_high"]) <= 1
+    row = rows(tmp_path / "here" / "report.csv")["mult=0.9"]
+    assert -1 <= float(row["test_difference_low_all"]) < float(row["test_difference_high_all"]) <= 1
+    for file in ("report.md", "report.html"):
+        text = (tmp_path / "here" / file).read_text(encoding="utf-8")
+        ends = re.findall(r"([+-]?\d+\.\d+) to ([+-]?\d+\.\d+)", text)
+        assert ends
+        assert all(-100 <= float(end) <= 100 for pair in ends for end in pair)
