@@ -44,19 +44,19 @@ class Measured:
         """
         if self.validation.startswith("val/") and f"{_BEST}{self.name}" in run.metrics:
             return _finite(run.metrics[f"{_BEST}{self.name}"])
-        own, judge = curves.get(self.validation, NO_CURVE), curves.get(self.judge(run), NO_CURVE)
-        if not len(own.steps) or not len(judge.steps):
+        own, decisive = curves.get(self.validation, NO_CURVE), curves.get(self.decider(run), NO_CURVE)
+        if not len(own.steps) or not len(decisive.steps):
             return math.nan
-        sign = -1 if _mode(run, self.judge(run)) == "min" else 1
-        ranks = np.where(np.isfinite(judge.values), sign * judge.values, -np.inf)
+        sign = -1 if _mode(run, self.decider(run)) == "min" else 1
+        ranks = np.where(np.isfinite(decisive.values), sign * decisive.values, -np.inf)
         best = np.flatnonzero(ranks == ranks.max())
         loss = curves.get("val/loss", NO_CURVE)
         if len(loss.steps) == len(ranks):
             best = best[[int(np.argmin(np.nan_to_num(loss.values[best], nan=np.inf)))]]
-        at = own.values[own.steps == judge.steps[best[0]]]
+        at = own.values[own.steps == decisive.steps[best[0]]]
         return _finite(float(at[0])) if len(at) else math.nan
 
-    def judge(self, run: StoredRun) -> str:
+    def decider(self, run: StoredRun) -> str:
         """The metric that decided on the run's best weights."""
         monitored = run.params.get("monitor", AUTO)
         if monitored in run.metrics:
@@ -96,8 +96,8 @@ def read_curves(store: StoreReader, runs: Sequence[StoredRun], metric: Measured)
     wanted: list[tuple[str, str]] = []
     for run in runs:
         keys = [metric.validation]
-        if f"{_BEST}{metric.name}" not in run.metrics and metric.judge(run) != metric.validation:
-            keys += [metric.judge(run), "val/loss"]
+        if f"{_BEST}{metric.name}" not in run.metrics and metric.decider(run) != metric.validation:
+            keys += [metric.decider(run), "val/loss"]
         wanted += [(run.id, key) for key in dict.fromkeys(keys)]
     found: dict[str, dict[str, Curve]] = {run.id: {} for run in runs}
     for (run_id, key), history in zip(wanted, store.histories(wanted), strict=True):
