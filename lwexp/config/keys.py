@@ -30,8 +30,8 @@ OF_ONE_RUN = ("from_run", "sweep", "name", "notes")
 _HARMLESS_SECTIONS = ("tracking", "checkpoint", "preview", "sweep", "tags")
 _HARMLESS = (
     "name", "notes",
-    "resume", "from_run", "progress", "device", "threads", "compile", "channels_last", "parallel", "data.workers",
-    "data.cache", "grouping.timeout",  # another plan is found by its groups
+    "resume", "from_run", "progress", "device", "threads", "deterministic", "compile", "channels_last", "parallel",
+    "data.workers", "data.cache", "grouping.timeout",  # another plan is found by its groups
 )  # fmt: skip
 # Keys that say which examples a run has and how they are split; scores on different ones cannot be compared
 _DATA = (

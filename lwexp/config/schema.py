@@ -119,6 +119,22 @@ class LossConfig(Section):
     options: dict[str, Any]
 
 
+class EarlyStoppingConfig(Section):
+    """The training ends after `patience` evaluations in a row without an improvement; null: never."""
+
+    patience: Count | None
+    min_delta: NonNegative
+
+
+class AverageConfig(Section):
+    """The exponential moving average of the weights (EMA); `decay` null: none."""
+
+    decay: Annotated[float, Field(gt=0, lt=1)] | None
+    every_steps: Count
+    start_step: Annotated[int, Field(ge=0)]
+    warmup: bool
+
+
 class UnfreezeConfig(Section):
     """Gradual unfreezing from the head, one more group every so many epochs or steps (null: off), or by pattern."""
 
@@ -244,6 +260,10 @@ class RunConfig(Section):
     loss: LossConfig
     monitor: Annotated[str, Field(min_length=1)]
     monitor_mode: Literal["auto", "min", "max"]
+    eval_every_steps: Count | None
+    early_stopping: EarlyStoppingConfig
+    ema: AverageConfig
+    deterministic: bool
     tta: Literal["none", "flip", "five_crop", "ten_crop"]
     device: str
     threads: Count | None

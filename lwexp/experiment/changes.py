@@ -30,7 +30,7 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any], *, remap: bool, a
         shown = [f"{key} was {_shown(old.get(key))}, is {_shown(new.get(key))}" for key in relevant]
         why = f"the run was made with other values: {few(shown, 4)}; {advice}"
         raise ConfigError(relevant[0], _shown(new.get(relevant[0])), why)
-    for key in ("threads", "compile", "channels_last"):
+    for key in ("threads", "deterministic", "compile", "channels_last"):
         if key in differing:
             log.warning("%s=%s differs from the run's: the last bits of its numbers may too", key, _shown(new[key]))
     return [f"{key}={_shown(new.get(key))}" for key in differing if key not in ("resume", "checkpoint.allow_targets")]

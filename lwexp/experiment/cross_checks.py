@@ -33,6 +33,14 @@ def check_steps(config: RunConfig, batches: int, steps: int) -> Iterator[str]:
         raise ConfigError("accumulate", config.accumulate, f"an epoch has only {batches} batches")
     if config.max_steps is not None and config.max_steps > steps:
         yield f"max_steps={config.max_steps} is never reached: epochs={config.epochs} are {steps} steps"
+    made = min(steps, config.max_steps or steps)
+    for key, value in (("eval_every_steps", config.eval_every_steps), ("ema.start_step", config.ema.start_step)):
+        if value is not None and value >= made and (key != "ema.start_step" or config.ema.decay is not None):
+            raise ConfigError(key, value, f"the training has only {made} steps")
+    if config.ema.decay is None and (config.ema.start_step or config.ema.every_steps > 1):
+        yield "ema changes nothing: ema.decay is null; ema.decay=0.999 averages the weights"
+    if config.early_stopping.patience is None and config.early_stopping.min_delta:
+        yield "early_stopping.min_delta changes nothing: early_stopping.patience is null"
 
 
 def check_processes(config: RunConfig, size: int) -> None:
@@ -42,6 +50,9 @@ def check_processes(config: RunConfig, size: int) -> None:
         raise ConfigError("batch_size", config.batch_size, why)
     if size > 1 and config.parallel == "fsdp" and config.channels_last:
         raise ConfigError("channels_last", True, "parallel=fsdp takes parameters in their usual order only")
+    if size > 1 and config.parallel == "fsdp" and config.ema.decay is not None:
+        why = "averages whole weights, and parallel=fsdp shards them; parallel=ddp does not"
+        raise ConfigError("ema.decay", config.ema.decay, why)
 
 
 def check_plan(config: RunConfig, plan: Plan) -> None:

@@ -71,6 +71,7 @@ class Result:
     metrics: Mapping[str, float]
     monitor: Monitor  # by which it was the best
     pruned: str | None = None  # why a search has ended it early
+    stopped: str | None = None  # why it has stopped early by itself
 
     @property
     def value(self) -> float:
@@ -102,7 +103,9 @@ def finished(config: RunConfig, values: Mapping[str, Any], folder: Path, base: P
 def save_result(folder: Path, result: Result) -> None:
     """Write the run's result. Raises `RunError`."""
     how = {"monitor": result.monitor.metric, "monitor_mode": result.monitor.mode}
-    _write(folder / _RESULT, json.dumps({**result.metrics, **how, **_given("pruned", result.pruned)}, indent=1))
+    ends = {"pruned": result.pruned, "stopped": result.stopped}
+    how |= {key: why for key, why in ends.items() if why is not None}
+    _write(folder / _RESULT, json.dumps({**result.metrics, **how}, indent=1))
 
 
 def read_result(folder: Path) -> Result:
@@ -112,14 +115,11 @@ def read_result(folder: Path) -> Result:
     except (OSError, ValueError, TypeError):
         found = {}
     metrics = {key: float(value) for key, value in found.items() if isinstance(value, (int, float))}
-    monitor, pruned = Monitor.of(task_of(metrics)), found.get("pruned")
+    monitor, (pruned, stopped) = Monitor.of(task_of(metrics)), (found.get(key) for key in ("pruned", "stopped"))
     if isinstance(found.get("monitor"), str):
         monitor = Monitor(found["monitor"], "min" if found.get("monitor_mode") == "min" else "max")
-    return Result(metrics, monitor, None if pruned is None else str(pruned))
-
-
-def _given(key: str, value: str | None) -> dict[str, str]:
-    return {} if value is None else {key: value}
+    why = (None if each is None else str(each) for each in (pruned, stopped))
+    return Result(metrics, monitor, *why)
 
 
 @dataclass

@@ -17,7 +17,7 @@ from lwexp.host.resources import set_threads
 from lwexp.tracking import has_run, prepare, started_in
 from lwexp.training.callbacks import Callback, Pruned
 from lwexp.training.monitor import ACCURACY, Monitor
-from lwexp.training.seeding import seed_everything
+from lwexp.training.seeding import deterministic, explained_operations, seed_everything
 from lwexp.training.trainer import Trainer
 
 from . import on_device, record
@@ -42,6 +42,7 @@ class RunResult:
     metrics: Mapping[str, float]  # of the best evaluation, and of the test split with those weights
     run_id: str | None = None  # MLflow's, None without MLflow
     pruned: str | None = None  # why a search ended it early
+    stopped: str | None = None  # why it stopped early by itself
     monitor: Monitor = ACCURACY  # by which the best was found
 
     @property
@@ -61,6 +62,12 @@ def run_job(config: RunConfig, place: JobPlace, callbacks: Mapping[str, Callback
     Where a launcher has started several processes, each calls this and does its share. Meanwhile no other process can
     use the folder. Raises `LwexpError`.
     """
+    with deterministic(config.deterministic):
+        return _run_alone(config, place, callbacks or {})
+
+
+def _run_alone(config: RunConfig, place: JobPlace, callbacks: Mapping[str, Callback]) -> RunResult:
+    """Run while no other process can use the folder."""
     world = join()
     with ExitStack() as owned:
 
@@ -69,7 +76,7 @@ def run_job(config: RunConfig, place: JobPlace, callbacks: Mapping[str, Callback
 
         try:
             world.on_rank_zero(own)
-            result = _run(config, place, callbacks or {}, world)
+            result = _run(config, place, callbacks, world)
         except BaseException as error:
             world.leave(error)
             raise
@@ -85,7 +92,7 @@ def _run(config: RunConfig, place: JobPlace, callbacks: Mapping[str, Callback], 
     on_rank_zero(lambda: check_place(folder, config.resume or ("auto" if point_of(folder) is not None else None)))
     result = on_rank_zero(lambda: finished(config, place.values, folder, place.base))
     if result is not None:
-        return RunResult(folder, result.metrics, pruned=result.pruned, monitor=result.monitor)
+        return RunResult(folder, result.metrics, pruned=result.pruned, stopped=result.stopped, monitor=result.monitor)
     callbacks = {**on_all_ranks(lambda: build_callbacks(config)), **callbacks}
     answers = on_rank_zero(lambda: prepare(config.tracking, place.base))
 
@@ -112,7 +119,7 @@ def _run(config: RunConfig, place: JobPlace, callbacks: Mapping[str, Callback], 
         found = on_rank_zero(lambda: look(place, files, experiment))
         tracker = record.begin(experiment, place, world, resumed=found.is_resumed, answers=answers)
         state = restore_run(found, learner, progress, place, files, experiment, tracker, world)
-        with record.ended_with_the_block(tracker, place, files, world):
+        with record.ended_with_the_block(tracker, place, files, world), explained_operations():
             if state is None:
                 start_from_source_task(experiment, learner, place.base, world)
             on_rank_zero(lambda: record.describe(experiment, place, tracker, progress))
@@ -134,13 +141,16 @@ def _train(trainer: Trainer, loaders: on_device.Loaders, experiment: Experiment,
         tracker.tag({"lwexp.pruned": str(pruned)})
         save_result(place.folder, Result(progress.best, monitor, str(pruned)))
         log.info("%s was pruned %s", tracker.run_name, pruned)
-        return RunResult(place.folder, progress.best, tracker.run_id, str(pruned), monitor)
+        return RunResult(place.folder, progress.best, tracker.run_id, str(pruned), monitor=monitor)
+    if progress.stopped is not None:
+        tracker.tag({"lwexp.stopped": progress.stopped})
+        log.info("stopped early: %s", progress.stopped)
     metrics, closing = dict(best), f"best {monitor.words} {monitor.shown(monitor.value(best))}"
     main = Monitor.of(experiment.source.info.task)
     if main.metric != monitor.metric:
         closing += f", {main.words} {main.shown(main.value(best))} there"
     tested = evaluate_best(trainer, loaders, experiment, place)
-    tracker.log(tested, progress.steps - 1)
+    tracker.log(tested, progress.step - 1)
     metrics |= tested
     if loaders.test is not None:
         of_test = replace(main, metric=main.metric.replace("val/", "test/"))
@@ -148,4 +158,4 @@ def _train(trainer: Trainer, loaders: on_device.Loaders, experiment: Experiment,
     console.now("writing the results")
     trainer.world.on_rank_zero(lambda: record.conclude(experiment, place, tracker, progress, metrics))
     log.info("%s: %s", tracker.run_name, closing)
-    return RunResult(place.folder, metrics, tracker.run_id, monitor=monitor)
+    return RunResult(place.folder, metrics, tracker.run_id, stopped=progress.stopped, monitor=monitor)

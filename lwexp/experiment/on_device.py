@@ -17,6 +17,7 @@ from lwexp.data import EpochLoader, Inputs, Views, call, eval_loader, train_load
 from lwexp.distributed.parallel import parallelize
 from lwexp.distributed.world import World
 from lwexp.tracking import Tracker
+from lwexp.training.average import AverageOptions, WeightAverage
 from lwexp.training.callbacks import Callback
 from lwexp.training.checkpoint.files import CheckpointFiles
 from lwexp.training.state import Learner, Progress
@@ -90,7 +91,15 @@ def build_learner(experiment: Experiment, device: torch.device, world: World) ->
         loss=build_loss(config, experiment.source).to(device),
         device=device,
         precision=config.precision,
+        average=build_average(config, module),
     )
+
+
+def build_average(config: RunConfig, module: nn.Module) -> WeightAverage | None:
+    """The average of the weights, if the config asks for one."""
+    if config.ema.decay is None:
+        return None
+    return WeightAverage(module, AverageOptions(**config.ema.model_dump()))
 
 
 def put_channels_last(module: nn.Module) -> None:
@@ -166,6 +175,9 @@ def build_trainer(
             compile=config.compile,
             freeze_stats=config.freeze_stats,
             sync_batchnorm=config.sync_batchnorm,
+            eval_every_steps=config.eval_every_steps,
+            patience=config.early_stopping.patience,
+            min_delta=config.early_stopping.min_delta,
             rates_every=config.tracking.rates_every,
             progress_bar=config.progress,
             scores_of=loaders.scores_of,

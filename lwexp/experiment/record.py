@@ -112,7 +112,7 @@ def conclude(
             tracker.artifact(path)
     tracker.artifact(folder / "best.safetensors")
     tracker.tag({NOTE_TAG: plan_note(experiment.plan, result_text(metrics), experiment.config.notes or "")})
-    save_result(folder, Result(metrics, progress.monitor))
+    save_result(folder, Result(metrics, progress.monitor, stopped=progress.stopped))
 
 
 def log_where(tracker: Tracker, config: RunConfig, place: JobPlace) -> None:

@@ -145,7 +145,8 @@ class ProgressBar(Callback):
 
     def epoch_start(self, progress: Progress) -> None:
         """Start a bar for the rest of the epoch."""
-        left = -(-len(self._train) // self._accumulate)
+        self._progress = progress
+        left = -(-(self._train.epoch_sampler.batches_per_epoch - progress.batches) // self._accumulate)
         total = min(left, progress.steps - progress.step)
         title = f"epoch {progress.epoch + 1}/{progress.epochs}"
         if self._title:
@@ -163,7 +164,9 @@ class ProgressBar(Callback):
         )
 
     def step_end(self, result: StepResult) -> None:
-        """Move it."""
+        """Move it; after an evaluation within the epoch, a new one."""
+        if self._bar is None:
+            self.epoch_start(self._progress)
         if self._bar is not None and not self._bar.disable:
             head, stem = result.rates[self._head], result.rates[self._stem]
             self._bar.bar_format = bar_format(len(self._bar.desc), self._total, columns())

@@ -63,13 +63,26 @@ class BestWeights(Callback):
         self._world, self._path = world, folder / "best.safetensors"
 
     def setup(self, learner: Learner, tracker: Tracker) -> None:
-        """Keep the model at hand."""
-        self._model, self._tracker = learner.model, tracker
+        """Keep the learner at hand."""
+        self._learner, self._tracker = learner, tracker
 
     def evaluation_end(self, progress: Progress, metrics: Mapping[str, float]) -> None:
         """Keep better ones."""
         step = progress.step - 1
         if not progress.best or progress.monitor.is_better(metrics, progress.best):
             progress.best = {**metrics, "best/epoch": progress.epoch + 1, "best/step": step}
-            save_model(self._model, self._world, self._path)
+            save_model(self._learner.evaluated, self._world, self._path)
         self._tracker.log({f"best/{name.partition('/')[2]}": value for name, value in progress.best.items()}, step)
+
+
+class AverageWeights(Callback):
+    """Updates the average of the weights after each step of the optimizer."""
+
+    def setup(self, learner: Learner, tracker: Tracker) -> None:
+        """Keep the learner at hand."""
+        self._learner = learner
+
+    def update_end(self, progress: Progress) -> None:
+        """The weights have moved."""
+        assert self._learner.average is not None
+        self._learner.average.update(self._learner.model, progress.step)

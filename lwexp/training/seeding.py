@@ -1,15 +1,20 @@
-"""Seeds, and the states of all random generators as plain values and tensors, which need no pickled objects."""
+"""Seeds, deterministic operations, and the states of all random generators as plain values and tensors."""
 
 from __future__ import annotations
 
+import os
 import random
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 
 from lwexp.data.keys import sample_seed
+from lwexp.errors import RunError
+from lwexp.formatting import one_line
 
 
 def seed_everything(seed: int) -> None:
@@ -65,3 +70,37 @@ def seed_apart(rank: int, step: int) -> None:
 
 def _has_mps() -> bool:
     return torch.backends.mps.is_available()
+
+
+@contextmanager
+def deterministic(asked: bool) -> Iterator[None]:
+    """Within the block, only operations that give the same bits each time, if that is `asked`.
+
+    To be entered before a GPU is used.
+    """
+    if not asked:
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    cudnn = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = cudnn
+
+
+@contextmanager
+def explained_operations() -> Iterator[None]:
+    """Raise `RunError` for an operation in the block that has no deterministic implementation, where one is needed."""
+    try:
+        yield
+    except RuntimeError as error:
+        found = re.search(r"(\S+) does not have a deterministic implementation", str(error))
+        if found is None and "CUBLAS_WORKSPACE_CONFIG" not in str(error):
+            raise
+        why = f"{found[1]} has no deterministic implementation" if found else one_line(error)
+        raise RunError(f"deterministic=true: {why}; deterministic=false trains with it") from error

@@ -13,6 +13,7 @@ from lwexp.core.plan import Plan
 from lwexp.core.scheduler import PlanScheduler
 from lwexp.distributed.parallel import ParallelModel
 
+from .average import WeightAverage
 from .monitor import ACCURACY, Monitor
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -34,6 +35,7 @@ class Learner:
     loss: nn.Module  # mean loss of a batch: loss(model(inputs), labels)
     device: torch.device
     precision: Precision = "fp32"
+    average: WeightAverage | None = None  # of the weights, evaluated and kept in their place
     scaler: torch.amp.GradScaler = field(init=False)  # does nothing unless `precision` is fp16
     parallel: ParallelModel = field(init=False)
 
@@ -41,6 +43,12 @@ class Learner:
         """Start in a single process."""
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         self.parallel = ParallelModel(self.model)
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The network whose weights are evaluated and kept: the average of the weights where there is one."""
+        average = self.average
+        return self.model if average is None or not average.has_begun else average.module
 
     @property
     def trainable(self) -> list[nn.Parameter]:
@@ -71,11 +79,18 @@ class Progress:
     skipped: int = 0  # consecutive steps skipped for non-finite values
     best: dict[str, float] = field(default_factory=dict)  # metrics of the best evaluation, best/epoch and best/step
     monitor: Monitor = ACCURACY  # which evaluation is the best
+    evaluated: int | None = None  # optimizer steps done at the last evaluation
+    within_epoch: bool = False  # whether the evaluation under way is not that of an epoch's end
+    waited: int = 0  # evaluations without an improvement, where a training may stop early
+    reached: float | None = None  # score of the last improvement
+    stopped: str | None = None  # why the training has stopped early
     seen_rates: list[list[float]] | None = None  # [steps, groups], only where the policy is metric-driven
 
     @property
     def done(self) -> bool:
         """Whether nothing is left to do; an epoch whose last step is done may still lack its evaluation."""
+        if self.stopped is not None:
+            return True
         return self.epoch >= self.epochs or (self.step >= self.steps and not self.batches)
 
     def advance(self, batches: int) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lwexp.core.dtensor import shard_like
 from lwexp.core.optim.fused import takes_found_inf
@@ -33,9 +33,11 @@ from .evaluation import EachBatch, evaluate
 from .loss import BatchWeight
 from .modes import train_mode
 from .nonfinite import Mode, NonFiniteGuard
-from .recording import BestWeights, MetricsLogger
+from .recording import AverageWeights, BestWeights, MetricsLogger
+from .seeding import random_state, set_random_state
 from .state import Learner, Progress, StepResult
 from .step import EagerStep, ScaledStep, Step
+from .stopping import EarlyStopping
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +52,9 @@ class TrainerOptions:
     compile: bool = False
     freeze_stats: bool = False  # running statistics of frozen norms stay as they are
     sync_batchnorm: bool = True
+    eval_every_steps: int | None = None  # optimizer steps between two evaluations; None: at the end of each epoch only
+    patience: int | None = None  # evaluations without improvement after which the training ends
+    min_delta: float = 0.0  # smallest change of the monitored metric that is an improvement
     rates_every: int = 1  # optimizer steps between two records of all rates
     progress_bar: bool = True
     title: str = ""  # in front of what is shown while it trains
@@ -98,6 +103,10 @@ class Trainer:
         ]
         if self.options.progress_bar and world.is_rank_zero:
             own.append(ProgressBar(train, accumulate, self.options.title))
+        if learner.average is not None:
+            own.append(AverageWeights())
+        if self.options.patience is not None:
+            own.append(EarlyStopping(self.options.patience, self.options.min_delta))
         self.callbacks = Callbacks(own, callbacks or {})
         self.callbacks.setup(learner, tracker)
         guard = NonFiniteGuard(self.options.nonfinite, learner, progress, clips, checkpoints)
@@ -111,13 +120,17 @@ class Trainer:
 
     def fit(self) -> dict[str, float]:
         """Train to the last step; returns the metrics of the best evaluation, whose weights are in best.safetensors."""
-        learner, progress = self.learner, self.progress
+        learner, progress, every = self.learner, self.progress, self.options.eval_every_steps
         self.checkpointer.start(self.resumed)
         with self.signals, self.callbacks, console.doing(self.log.text, own_bar=self.options.progress_bar):
             self.callbacks.fit_start(progress)
             while not progress.done:
-                train_mode(learner.model, learner.plan.frozen_names if self.options.freeze_stats else ())
+                self.train_mode()
                 for batches in self.train_batches():
+                    if every is not None and self.is_due(every):
+                        self.validate_within_epoch()
+                        if progress.stopped is not None:
+                            break
                     rates = learner.scheduler.rates()
                     self.callbacks.step_start(progress)
                     for result in self.train_step(batches, rates):
@@ -125,17 +138,48 @@ class Trainer:
                     learner.scheduler.advance()
                     progress.advance(len(batches))
                 self.flush()
+                if progress.stopped is not None:
+                    break
                 if progress.step >= progress.steps:  # before the epoch ends: a longer training has more of it
                     self.checkpointer.save_end(self.flush)
-                metrics = self.evaluate(self.val, "val")
-                learner.scheduler.observe(metrics)
-                self.callbacks.evaluation_end(progress, metrics)
+                self.validate()
                 progress.end_epoch()
                 self.callbacks.epoch_end(progress)
+            if progress.stopped is not None:
+                self.checkpointer.save_end(self.flush)
             save_model(learner.model, self.world, self.folder / "model.safetensors")
             self.feed.agree()
             self.callbacks.fit_end(progress)
         return progress.best
+
+    def train_mode(self) -> None:
+        """Let the model train, but for running statistics that are frozen."""
+        train_mode(self.learner.model, self.learner.plan.frozen_names if self.options.freeze_stats else ())
+
+    def is_due(self, every: int) -> bool:
+        """Whether an evaluation is due before the next step; also one that a stop has cut off."""
+        step = self.progress.step
+        return step > 0 and step % every == 0 and step != self.progress.evaluated
+
+    def validate(self) -> None:
+        """Evaluate on the validation split: the schedule and the callbacks learn of it."""
+        learner, progress = self.learner, self.progress
+        metrics = self.evaluate(self.val, "val", model=learner.evaluated)
+        learner.scheduler.observe(metrics)
+        progress.evaluated = progress.step
+        self.callbacks.evaluation_end(progress, metrics)
+
+    def validate_within_epoch(self) -> None:
+        """`validate` between two steps, which then are as they would have been without it."""
+        self.flush()
+        random = random_state()
+        self.progress.within_epoch = True
+        try:
+            self.validate()
+        finally:
+            self.progress.within_epoch = False
+        set_random_state(random)
+        self.train_mode()
 
     def train_batches(self) -> Iterator[Batches]:
         """What is left of this epoch, in batches of one optimizer step each."""
@@ -160,18 +204,22 @@ class Trainer:
         for result in self.step.flush():
             self.callbacks.step_end(result)
 
-    def evaluate(self, loader: EpochLoader, split: str, each: EachBatch | None = None) -> dict[str, float]:
+    def evaluate(
+        self, loader: EpochLoader, split: str, each: EachBatch | None = None, *, model: nn.Module | None = None
+    ) -> dict[str, float]:
         """Mean loss, accuracy and macro F1 over a split, as `<split>/loss`, …; restarts after a resume.
 
-        `each` receives scores and labels of every batch, as of `lwexp.training.evaluation.evaluate`.
+        `each` receives scores and labels of every batch, as of `lwexp.training.evaluation.evaluate`; `model`: whose
+        weights, None: those that are trained.
         """
+        model = model or self.learner.model
         self.callbacks.evaluation_start(split)
         if self.world.size > 1 and not self.options.sync_batchnorm:
-            broadcast_tensors(self.learner.model.buffers())  # evaluate what is saved
+            broadcast_tensors(model.buffers())  # evaluate what is saved
         name = {"val": "validation"}.get(split, split)
         with console.doing(f"{self.log.title}evaluating the {name} split"):
             metrics = evaluate(
-                self.learner.model,
+                model,
                 (found.batches[0] for found in self.feed(loader, 1)),
                 loader.epoch_sampler,
                 self.learner.loss,

@@ -16,6 +16,7 @@ from lwexp import Event, make_plan
 from lwexp.data import eval_loader, train_loader
 from lwexp.data.images import SampleDataset
 from lwexp.data.keys import SampleKey, uniforms
+from lwexp.training.average import AverageOptions, WeightAverage
 from lwexp.training.batches import Batches
 from lwexp.training.callbacks import Callback
 from lwexp.training.checkpoint.files import CheckpointFiles
@@ -115,6 +116,7 @@ def make_trainer(
     precision: Any = "fp32",
     checkpoints: bool = True,
     callbacks: Mapping[str, Callback] | None = None,
+    average: AverageOptions | None = None,
     **options: Any,
 ) -> Trainer:
     """Build everything, as a process that starts does; `options` are those of `TrainerOptions`."""
@@ -134,6 +136,7 @@ def make_trainer(
         loss=loss or nn.CrossEntropyLoss(),
         device=torch.device(device),
         precision=precision,
+        average=None if average is None else WeightAverage(model, average),
     )
     loading: dict[str, Any] = {"workers": workers, "device": device}
     folder.mkdir(parents=True, exist_ok=True)

@@ -38,6 +38,8 @@ class TrialReporter(Callback):
 
     def evaluation_end(self, progress: Progress, metrics: Mapping[str, float]) -> None:
         """Report the evaluation; raises `Pruned`, but not after the last step, where nothing is left to save."""
+        if progress.within_epoch:  # trials are compared at the ends of their epochs
+            return
         monitor = progress.monitor
         value = monitor.value(metrics)
         try:

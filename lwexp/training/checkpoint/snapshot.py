@@ -39,9 +39,17 @@ def snapshot(
         "epoch": progress.epoch,
         "batches": progress.batches,
         "skipped": progress.skipped,
+        "evaluated": progress.evaluated,
+        "stopping": {
+            "steps": progress.steps,
+            "waited": progress.waited,
+            "reached": progress.reached,
+            "stopped": progress.stopped,
+        },
         "plan": plan_record(learner.plan, learner.plan.names_in(learner.optimizer)),
         "labels": list(learner.plan.labels),
         "model": learner.model.state_dict(),
+        "average": None if learner.average is None else learner.average.state_dict(),
         "optimizer_class": _class_name(learner.optimizer),
         "optimizer": learner.optimizer.state_dict(),
         "scheduler": learner.scheduler.state_dict(),
@@ -80,11 +88,17 @@ def restore(learner: Learner, progress: Progress, state: Mapping[str, Any], *, r
         load_optimizer(learner.optimizer, names, state["optimizer"], saved_names, remap=remap)
     else:
         log.warning("the optimizer was %s and is now %s: its state starts fresh", state["optimizer_class"], kind)
+    if learner.average is not None and state.get("average") is not None:
+        learner.average.load_state_dict(state["average"])
     learner.scheduler.load_state_dict(state["scheduler"], remap=remap)
     if learner.scaler.is_enabled() and state["scaler"]:
         learner.scaler.load_state_dict(state["scaler"])
     progress.step, progress.epoch, progress.batches = state["step"], state["epoch"], state["batches"]
-    progress.skipped = state["skipped"]
+    progress.skipped, progress.evaluated = state["skipped"], state.get("evaluated")
+    stopping = state.get("stopping") or {"steps": progress.steps}  # not saved before
+    if stopping["steps"] == progress.steps:  # a training of another length starts to count again
+        progress.waited, progress.stopped = stopping.get("waited", 0), stopping.get("stopped")
+    progress.reached = stopping.get("reached")
     progress.best = dict(state["best"])
     if progress.seen_rates is not None:
         progress.seen_rates = _seen_rates(state, plan)
