@@ -33,6 +33,7 @@ MODULES = (  # what the commands import when they are needed, and what they do n
     "matplotlib.figure", "matplotlib.backends.backend_agg", "PIL.Image", "pydantic", "sklearn.datasets",
     "sklearn.metrics", "sklearn.model_selection", "timm", "torch.utils.data", "torchvision", "hydra", "lwexp.cli.app",
     "lwexp.cli.callback", "lwexp.experiment.job", "lwexp.sweep.worker", "lwexp.sweep.sweeper", "lwexp.plots.rates",
+    "lwexp.plots.confusion", "lwexp.plots.mistakes",
 )  # fmt: skip
 SIZE = 1 << 20  # of a request, in bytes at most
 
