@@ -32,9 +32,11 @@ def evaluation_text(evaluation: Evaluation) -> str:
             said = f"  {found.confidence[i]:6.1%}  {true} as {guess}: "
             lines.append(said + _short(data.samples.name(i), 79 - len(said)))
     if evaluation.skipped:
-        lines += ["", f"{evaluation.skipped:,} samples are of classes that the model does not know; they do not count"]
+        lines += ["", f"ignored, of classes that the model does not know: {evaluation.skipped:,}"]
     if evaluation.missing:
-        lines += ["", f"no sample of {few([_short(name, 30) for name in evaluation.missing])}"]
+        lines += ["", f"no sample of {few([_short(name, 20) for name in evaluation.missing])}"]
+        if isinstance(details, ClassDetails) and details.claimed[details.support == 0].any():
+            lines.append("(those that were predicted all the same count as 0 in the mean of classes)")
     return "\n".join(lines)
 
 

@@ -103,7 +103,7 @@ def test_other_photographs_are_matched_by_the_names_of_their_classes(lwexp_here:
     assert "data.path=more: the model does not know the class redd; did you mean red?" in said
     skipped = lwexp_here("evaluate", str(FOLDER), "data.path=more", "--skip-unknown", "--out", "out")
     assert skipped.code == 0, skipped.err
-    assert "4 samples are of classes that the model does not know" in skipped.out
+    assert "ignored, of classes that the model does not know: 4" in skipped.out
     assert len(table(Path("out/predictions.csv"))) == 4
     photographs(Path("alone"), ("cat",), 2)
     assert "no sample is of a class that the model knows" in one_line(
