@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .config.command_options import Parser
 from .errors import ConfigError, LwexpError, RunError, UnknownOptionError
+from .formatting import few
 from .redaction import redact_addresses
 
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # a reader such as `head` has closed it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
 
 
 def _evaluate(given: Any) -> int:
@@ -46,19 +50,18 @@ def _evaluate(given: Any) -> int:
     run = load(
         given.run, weights=given.weights, device=given.device, allow_targets=given.allow_target, options=store,
     )  # fmt: skip
-    print(
-        f"{os.path.relpath(run.weights)}: {len(run.classes)} {'outputs' if run.task != 'classification' else 'classes'}"
-    )
+    print(f"{os.path.relpath(run.weights)}, trained for a {run.task}: {few(run.classes, 5)}", flush=True)
     evaluation = evaluate_run(
         run, options, choice=choice, split=given.split, skip_unknown=given.skip_unknown,
         allow_targets=given.allow_target, progress=_Progress(run.kind),
     )  # fmt: skip
-    print(evaluation_text(evaluation))
     folder = given.out or _folder(run, evaluation)
     files = _write(evaluation, folder)
+    print(evaluation_text(evaluation))
     print(f"\n{os.path.relpath(folder)}: {', '.join(path.name for path in files)}")
     if given.attach:
         _attach(run, evaluation, files, uri)
+    sys.stdout.flush()
     return 0
 
 
