@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from PIL import Image
 
@@ -111,21 +110,26 @@ def steps(
 
 
 class Erase:
-    """Random erasing (Zhong et al., 2017): a part of an image becomes the mean color."""
+    """Random erasing (Zhong et al., 2017): a part of an image becomes the mean color; sizes as in torchvision."""
 
     def __init__(self, probability: float, fill: Sequence[float]) -> None:
         """`fill`: value in [0, 1] of each channel of the images."""
-        from torchvision.transforms import v2 as exported
-
-        v2: Any = exported  # untyped exports
-        self._erase = v2.RandomErasing(probability, value=[round(255 * value) for value in fill])
+        self._probability, self._color = probability, tuple(round(255 * value) for value in fill)
 
     def __call__(self, image: PILImage) -> PILImage:
-        """The image, or one with a part erased."""
-        pixels = np.array(image)
-        channels = torch.from_numpy(pixels if pixels.ndim == 3 else pixels[:, :, None]).permute(2, 0, 1)
-        erased = self._erase(channels).permute(1, 2, 0).numpy()
-        return Image.fromarray(erased if pixels.ndim == 3 else erased[:, :, 0])
+        """The image, or one with a part erased, by Pillow, which is faster than on tensors."""
+        from torchvision.transforms import RandomErasing as Exported
+
+        if torch.rand(()) >= self._probability:
+            return image
+        random_erasing: Any = Exported  # untyped exports
+        like = torch.empty(1).expand(len(self._color), image.height, image.width)
+        top, left, height, width, value = random_erasing.get_params(like, (0.02, 0.33), (0.3, 3.3), [0.0])
+        if value is not like:  # else no part of such a size was found
+            color: Any = self._color if len(self._color) > 1 else self._color[0]
+            image = image.copy()
+            image.paste(color, (left, top, left + width, top + height))
+        return image
 
 
 def _try(augmentation: Augmentation, style: Style) -> None:
