@@ -88,7 +88,8 @@ def short_text(found: Analysis) -> str:
     name = printable(found.sweep.name)
     what = f"sweep {name} ({found.sweep.id[:8]})" if found.sweep.id else name
     lines = [*_wrapped(f"{what}: {progress(found)}", width), "", *_wrapped(first, width)]
-    lines += ["", terminal_table(found, width, _ROWS), *_wrapped(legend(found), width)]
+    table = terminal_table(found, width, _ROWS)
+    lines += ["", table, *_wrapped(legend(found, table), width)]
     for sentence in others:
         lines += ["", *_wrapped(sentence, width)]
     lost = [(run, why) for setting in found.settings for run, why in setting.excluded if run.why and not run.pruned]

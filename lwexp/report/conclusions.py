@@ -210,6 +210,11 @@ def _others(found: Analysis, contest: Contest) -> Iterator[str]:
 def _cautions(found: Analysis) -> Iterator[str]:
     """Limits of the data behind the numbers."""
     yield from found.sweep.cautions
+    for one in found.contests:
+        alone = [setting for setting in one.layerwise if setting.runs and found.twin(setting) is None]
+        if one.uniform and alone:
+            named = [f"{s.label} ({_words([pair for pair in s.base if pair[0] in _apart(s, one)])})" for s in alone]
+            yield f"No uniform run has the same values of all else as {few(named, _LISTED)}: no difference is known."
     if not found.on_test and any(setting.validation.n for setting in found.settings):
         yield "No run has a test metric, so validation is compared: on it the best weights of each run look too good."
     failed = [s for s in found.settings if any(why in ("failed", "killed") for _, why in s.excluded)]
@@ -270,6 +275,11 @@ def _differing(one: Setting, other: Setting) -> list[str]:
     """The keys of the base in which they differ."""
     mine, others = dict(one.base), dict(other.base)
     return sorted(key for key in mine.keys() | others.keys() if mine.get(key) != others.get(key))
+
+
+def _apart(setting: Setting, contest: Contest) -> list[str]:
+    """The keys in which the setting differs from the uniform one that is closest to it."""
+    return min((_differing(setting, other) for other in contest.uniform), key=len)
 
 
 def _words(pairs: Sequence[tuple[str, str]]) -> str:

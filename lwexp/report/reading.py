@@ -15,7 +15,7 @@ from lwexp.config.schema import MLflowConfig
 from lwexp.errors import RunError
 from lwexp.formatting import few
 from lwexp.tracking.address import experiment_name
-from lwexp.tracking.keys import PARENT_TAG, REASON_TAG
+from lwexp.tracking.keys import PARENT_TAG, REASON_TAG, cut
 from lwexp.tracking.reader import OLDEST_FIRST, StoredRun, StoreReader
 
 from .arms import arm_of, bases_of, planned_rates
@@ -25,7 +25,7 @@ from .runs import Sweep, SweepRun
 from .selecting import Selected, select
 
 _POINT_TAG, _PHASE_TAG = "lwexp.point", "lwexp.phase"
-_NAMED = 2  # sweeps in a title
+_NAMED, _NAME = 2, 40  # sweeps in a title, and characters of each
 
 
 class SweepReader:
@@ -58,7 +58,7 @@ class SweepReader:
         known = measured(children, metric)
         points = points_of(children)
         read = self._runs([child for child in children if child.id in points], known, points)
-        names = [sweep.name for sweep in found.sweeps.values()]
+        names = [cut(sweep.name, _NAME) for sweep in found.sweeps.values()]
         alone = len(found.runs)
         several = [f"{len(names)} sweeps ({few(names, _NAMED, '; ')})"] if names else []
         several += [f"{alone} run{'' if alone == 1 else 's'}" + (f" where {query}" if query else "")] if alone else []

@@ -44,7 +44,8 @@ def select(store: StoreReader, experiment: str, words: Sequence[str], query: str
         matching = store.search([_id_of(experiment, experiments)], query, OLDEST_FIRST, option="--filter")
         if not matching:
             raise ConfigError("--filter", query, f"no run of the experiment {experiment} matches")
-        for run in matching:
+        single = [run for run in matching if not _is_sweep(run)]
+        for run in single or matching:  # a sweep has the params of its best run, and its other runs may not match
             found.add(run)
     if not found.sweeps and len(found.runs) == 1:
         (only,) = found.runs.values()

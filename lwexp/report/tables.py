@@ -122,12 +122,12 @@ def terminal_table(found: Analysis, width: int, at_most: int) -> str:
     return "\n".join([*lines, *([f"… {more} more, all in report.csv"] if more > 0 else [])])
 
 
-def legend(found: Analysis) -> str:
-    """What the columns of `terminal_table` hold."""
+def legend(found: Analysis, table: str) -> str:
+    """What the columns of the `terminal_table` hold."""
     metric, split = found.metric, found.split
     points = " in points" if metric.percent else ""
     compared = f"; difference: to uniform rates seed by seed on {split}{points}" if found.uniform else ""
-    spread = " and (standard deviation)" if any(found.summary(s).n > 1 for s in found.settings) else ""
+    spread = " and (standard deviation)" if " (sd) " in table.partition("\n")[0] else ""
     return f"* best on validation; {metric.name}{metric.in_unit}: mean over seeds{spread}{compared}"
 
 

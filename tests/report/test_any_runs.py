@@ -81,10 +81,25 @@ def test_a_filter_of_mlflow_chooses_among_the_runs_of_the_experiment(quick: Repo
     make_runs(client, UNIFORM, uniform=True, decay__name="linear", mult="1.0")
     make_runs(client, BETTER, decay__name="linear", mult="0.9")
     make_runs(client, BETTER, decay__name="cosine", mult="1.0")
+    sweep = make_sweep(client, seeds([0.1], mult="0.7"))  # a sweep's run has the params of its best one
+    client.log_param(sweep, "decay.name", "linear")
     outcome = quick("--filter", "params.decay.name = 'linear'", "--experiment", "lwexp")
     assert (outcome.code, outcome.err) == (0, "")
     assert outcome.out.startswith("12 runs where params.decay.name = 'linear': 12 of 12 runs compared")
     assert "cosine" not in outcome.out
+    assert "mult=0.7" not in outcome.out
+
+
+def test_a_run_that_differs_in_more_than_its_rates_is_compared_with_none_and_named(
+    quick: Report, client: MlflowClient
+) -> None:
+    uniform = make_runs(client, UNIFORM, uniform=True, mult="1.0", batch_size="16")
+    better = make_runs(client, BETTER, mult="0.9", batch_size="16")
+    outcome = quick(*uniform, *better, *make_runs(client, [0.5], mult="0.7", batch_size="32"))
+    assert "No uniform run has the same values of all else as mult=0.7 (batch_size=32): no difference is known." in (
+        outcome.out
+    )
+    assert "p = 0.0312" in first_sentence(outcome.out)
 
 
 def test_several_sweeps_are_compared_together(quick: Report, client: MlflowClient, tmp_path: Path) -> None:
