@@ -94,6 +94,7 @@ class MLflowConfig(TrackingConfig):
     timeout: Positive
     flush_timeout: NonNegative
     rates_every: Count
+    system_metrics: bool = False
 
 
 class NoTrackingConfig(TrackingConfig):
@@ -102,6 +103,7 @@ class NoTrackingConfig(TrackingConfig):
     name: Literal["none"] = "none"
     flush_timeout: NonNegative = 0.0
     rates_every: Count = 1
+    system_metrics: Literal[False] = False
 
 
 def _tracker(values: Any) -> Any:

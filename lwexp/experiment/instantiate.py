@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -235,10 +236,12 @@ def build_callbacks(config: RunConfig) -> dict[str, Callback]:
 
 
 def check_machine(config: RunConfig) -> None:
-    """Raise `ConfigError` for a device that is not here, and for `compile` without a compiler."""
+    """Raise `ConfigError` for a device or a package that is not here, and for `compile` without a compiler."""
     device = build_device(config.device)
     if config.compile and device.type == "cpu" and not has_compiler():
         raise ConfigError("compile", True, "needs a C++ compiler; there is none, and CXX names none")
+    if config.tracking.system_metrics and find_spec("psutil") is None:
+        raise ConfigError("tracking.system_metrics", True, "needs the package psutil: pip install 'lwexp[system]'")
 
 
 def based(data: Any, base: Path) -> Any:

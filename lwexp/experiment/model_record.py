@@ -18,6 +18,7 @@ from lwexp.config.validation import validate
 from lwexp.errors import ConfigError, LwexpError, RunError
 from lwexp.formatting import one_line
 from lwexp.host.files import atomic_write
+from lwexp.redaction import redact_values
 from lwexp.tasks import Task
 from lwexp.tracking import started_in
 
@@ -66,7 +67,7 @@ def save_model_record(folder: Path, experiment: Experiment) -> None:
     """Write the record of `experiment`, and for texts the tokenizer. Raises `RunError`."""
     record, tokens = record_of(experiment), experiment.source.info.tokens
     try:
-        atomic_write(folder / FILE, json.dumps({"format": _FORMAT, **asdict(record)}, indent=1))
+        atomic_write(folder / FILE, json.dumps({"format": _FORMAT, **redact_values(asdict(record))}, indent=1))
         if tokens is not None:
             tokens.tokenizer.save_pretrained(folder / TOKENIZER)
     except OSError as error:

@@ -179,6 +179,7 @@ def build_trainer(
             patience=config.early_stopping.patience,
             min_delta=config.early_stopping.min_delta,
             rates_every=config.tracking.rates_every,
+            system_metrics=config.tracking.system_metrics,
             progress_bar=config.progress,
             scores_of=loaders.scores_of,
             title=point.name if (point := point_of(place.folder)) is not None else "",

@@ -38,6 +38,7 @@ from .seeding import random_state, set_random_state
 from .state import Learner, Progress, StepResult
 from .step import EagerStep, ScaledStep, Step
 from .stopping import EarlyStopping
+from .system_metrics import SystemMetrics
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +57,7 @@ class TrainerOptions:
     patience: int | None = None  # evaluations without improvement after which the training ends
     min_delta: float = 0.0  # smallest change of the monitored metric that is an improvement
     rates_every: int = 1  # optimizer steps between two records of all rates
+    system_metrics: bool = False  # the load of the machine as well; needs psutil
     progress_bar: bool = True
     title: str = ""  # in front of what is shown while it trains
     defer: bool | None = None  # read a step's numbers one step late; None: on a GPU
@@ -103,6 +105,8 @@ class Trainer:
         ]
         if self.options.progress_bar and world.is_rank_zero:
             own.append(ProgressBar(train, accumulate, self.options.title))
+        if self.options.system_metrics and world.is_rank_zero:
+            own.append(SystemMetrics())
         if learner.average is not None:
             own.append(AverageWeights())
         if self.options.patience is not None:
