@@ -23,7 +23,7 @@ from .task import Task, refuse
 # Sections whose keys depend on the choice
 _OPEN = (
     "model", "grouping", "decay", "policy", "optimizer", "data", "weights", "tracking", "lr_overrides",
-    "lr_mults", "group_options", "loss", "callbacks", "tags", "policies", "unfreeze", "weight_decay_policy",
+    "lr_mults", "group_options", "loss", "metrics", "callbacks", "tags", "policies", "unfreeze", "weight_decay_policy",
     "momentum_policy",
 )  # fmt: skip
 

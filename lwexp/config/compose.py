@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lwexp.errors import ConfigError, LwexpError, UnknownNameError
 from lwexp.formatting import few, one_line
 
+from .data_schema import CustomDataConfig
 from .defaults import defaults
 from .interpolated import typed
 from .keys import IN_ORDER, with_lists, with_one_mult
@@ -228,6 +229,10 @@ def _check_sections(config: RunConfig) -> None:
             make_policy(*policy_of(written, key), lr=config.lr, steps=10**12, key=key)
     for name, callback in config.callbacks.items():
         import_with(str(callback.target), callback.options, f"callbacks.{name}", "class")
+    for name, metric in config.metrics.items():
+        import_with(str(metric.target), metric.options, f"metrics.{name}", "class")
+    if isinstance(config.data, CustomDataConfig):
+        import_with(config.data.target, config.data.options, "data", "class or function", ".options")
     if config.optimizer.name is None:
         raise ConfigError("optimizer.name", None, "must be given")
     for key, value in config.tags.items():

@@ -10,6 +10,7 @@ from .section import Count, Fraction, NonNegative, OpenSection, Section, Workers
 
 Level = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Spread = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+TaskChoice = Literal["auto", "classification", "multilabel", "regression"]
 
 
 class TransformConfig(OpenSection):
@@ -69,8 +70,44 @@ class TorchvisionConfig(ImagesConfig):
     val_fraction: Annotated[float, Field(gt=0, lt=1)]
 
 
+class ImageTableConfig(ImagesConfig):
+    """Images with labels or numbers in a table: files at `path`, or the set `dataset` of the `datasets` library.
+
+    `label`: one column or several; `root`: folder of the images (null: the table's); `suffix`: what their names lack;
+    `split`: column that says train, val or test.
+    """
+
+    name: Literal["images"]
+    path: str | None
+    dataset: str | None
+    subset: str | None
+    image: str | None
+    label: str | list[str]
+    delimiter: Annotated[str, Field(min_length=1)] | None
+    task: TaskChoice
+    root: str | None
+    suffix: str
+    split: str | None
+    crop: Annotated[float, Field(gt=0, le=1)] | None = None
+    cache: bool | Literal["auto"]
+    val_fraction: Annotated[float, Field(gt=0, lt=1)]
+    test_fraction: Fraction
+
+
+class CustomDataConfig(ImagesConfig):
+    """Datasets of the user's own: what `_target_`, called with `options`, returns."""
+
+    name: Literal["custom"]
+    target: str = Field(alias="_target_")
+    options: dict[str, Any]
+    task: TaskChoice
+    crop: Annotated[float, Field(gt=0, le=1)] | None = None
+    val_fraction: Annotated[float, Field(gt=0, lt=1)]
+    test_fraction: Fraction
+
+
 class TextConfig(Section):
-    """Texts with one label each, from files at `path` or the set `dataset` of the `datasets` library."""
+    """Texts with their labels, from files at `path` or the set `dataset` of the `datasets` library."""
 
     name: Literal["text"]
     path: str | None
@@ -78,6 +115,8 @@ class TextConfig(Section):
     subset: str | None
     text: str
     label: str
+    delimiter: Annotated[str, Field(min_length=1)] | None = None
+    task: TaskChoice = "auto"
     tokenizer: str | None
     vocabulary: Annotated[int, Field(ge=8)]
     max_length: Count
@@ -93,4 +132,4 @@ class TextConfig(Section):
         return False
 
 
-DataConfig = DigitsConfig | ImageFolderConfig | TorchvisionConfig | TextConfig
+DataConfig = DigitsConfig | ImageFolderConfig | TorchvisionConfig | ImageTableConfig | CustomDataConfig | TextConfig

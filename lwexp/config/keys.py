@@ -14,7 +14,8 @@ GROUPS = ("data", "model", "weights", "grouping", "decay", "optimizer", "policy"
 # Mappings whose keys the user chose and in which the order counts
 USER_KEYED = (
     "lr_overrides", "lr_mults", "group_options", "policies", "unfreeze.at", "decay.rates",
-    "grouping.patterns", "policy.options", "loss.options", "data.options", "data.augment_options", "callbacks", "tags",
+    "grouping.patterns", "policy.options", "loss.options", "data.options", "data.augment_options", "callbacks",
+    "metrics", "tags",
 )  # fmt: skip
 # Those at the top level, in which the first match wins
 IN_ORDER = ("lr_overrides", "lr_mults", "group_options", "policies")

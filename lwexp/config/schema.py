@@ -213,6 +213,12 @@ class NetworkConfig(Section):
     data: Annotated[DataConfig, Field(discriminator="name")]
 
 
+class MetricConfig(OpenSection):
+    """A metric of the user's own; other keys are arguments of its class."""
+
+    target: str = Field(alias="_target_")
+
+
 class RunConfig(Section):
     """All settings of a run."""
 
@@ -260,6 +266,7 @@ class RunConfig(Section):
     accumulate: Count
     clip_grad_norm: Positive | None
     loss: LossConfig
+    metrics: dict[str, MetricConfig]
     monitor: Annotated[str, Field(min_length=1)]
     monitor_mode: Literal["auto", "min", "max"]
     eval_every_steps: Count | None

@@ -56,14 +56,17 @@ def import_object(path: str, key: str, what: str) -> Callable[..., Any]:
     return found  # type: ignore[no-any-return]
 
 
-def import_with(target: str, options: Mapping[str, Any], section: str, what: str) -> Callable[..., Any]:
-    """What `target` names, whose arguments `options` must be."""
+def import_with(
+    target: str, options: Mapping[str, Any], section: str, what: str, below: str = ""
+) -> Callable[..., Any]:
+    """What `target` names, whose arguments `options`, the keys `below` the `section`, must be."""
     found = import_object(target, f"{section}._target_", what)
     parameters = inspect.signature(found).parameters
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         for name, value in options.items():
             if name not in parameters and value is not None:
-                raise UnknownOptionError(f"{section}.{name}", value, parameters, f"{target} has no such argument")
+                what = f"{target} has no such argument"
+                raise UnknownOptionError(f"{section}{below}.{name}", value, parameters, what)
     return found
 
 
@@ -87,7 +90,16 @@ def build(section: OpenSection, key: str, what: str) -> Any:
     found = import_with(str(section.target), section.options, key, what)
     if not isinstance(found, type):
         return named_partial(found, section.options) if section.options else found
+    return _made(found, str(section.target), section.options, key)
+
+
+def own_object(target: str, options: Mapping[str, Any], section: str, what: str, below: str = "") -> Any:
+    """What the class or function `target` makes of `options`. Raises `ConfigError`; else as `import_with`."""
+    return _made(import_with(target, options, section, what, below), target, options, section)
+
+
+def _made(found: Callable[..., Any], target: str, options: Mapping[str, Any], key: str) -> Any:
     try:
-        return found(**section.options)
-    except Exception as error:  # a class of the user's may raise anything
-        raise ConfigError(key, section.target, f"cannot be made: {one_line(error, kind=True)}") from error
+        return found(**options)
+    except Exception as error:  # code of the user's may raise anything
+        raise ConfigError(key, target, f"cannot be made: {one_line(error, kind=True)}") from error

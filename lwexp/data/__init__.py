@@ -11,7 +11,7 @@ from __future__ import annotations
 from .augmentation import Augmentation, OwnTransform, make_augmentation
 from .cache import CacheSettings
 from .images import Batch, CorruptImageError, Inputs, SampleDataset
-from .info import DataInfo, TargetScale
+from .info import DataInfo, TargetScale, predictions_of
 from .keys import SampleKey
 from .loading import EpochLoader, EpochSampler, call, eval_loader, to_device, train_loader, workers_note
 from .mixing import Mixing
@@ -45,6 +45,7 @@ __all__ = [
     "half_of_classes",
     "make_augmentation",
     "open_data",
+    "predictions_of",
     "standard_preprocessing",
     "to_device",
     "train_loader",

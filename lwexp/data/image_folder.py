@@ -105,10 +105,10 @@ class FileStore(PILStore):
     threads = usable_cores()  # Pillow releases the GIL while it decodes
     named_by = "file"
 
-    def __init__(self, root: str, files: list[str]) -> None:
-        """Reads nothing."""
+    def __init__(self, root: str, files: list[str], given: tuple[str, str] | None = None) -> None:
+        """Reads nothing. `given`: key and value of the option that led to the files, if that is not `root`."""
         super().__init__(channels=3)
-        self._root, self._files = root, files
+        self._root, self._files, self._given = root, files, given or (KEY, root)
         self._start = os.path.join(Path(root).expanduser(), "")  # noqa: PTH118
 
     def identity(self, positions: Sequence[int]) -> str:
@@ -129,7 +129,7 @@ class FileStore(PILStore):
         try:
             return read_image(path, channels)
         except Exception as error:  # Pillow's decoders raise many types
-            raise CorruptImageError.of(KEY, self._root, _relative(self._root, path), error) from error
+            raise CorruptImageError.of(*self._given, _relative(self._root, path), error) from error
 
 
 def _split_folders(path: str, skipped: Skipped, *, needs_train: bool = True) -> dict[SplitName, Path]:

@@ -66,10 +66,15 @@ def read_image(path: Path, channels: int) -> PILImage:
         return as_mode(upright(image), channels)
 
 
+def is_gray(image: PILImage) -> bool:
+    """Whether `image` has one channel."""
+    return image.mode in ("1", "L", "I", "F") or image.mode.startswith("I;16")
+
+
 Inputs = Tensor | dict[str, Tensor]
 """Input of a model: images, float32 [B, C, H, W], or keyword arguments, for texts int64 [B, tokens]."""
 Batch = tuple[Inputs, Tensor]
-"""Inputs, and labels, int64 [B]."""
+"""Inputs, and labels: int64 [B] of classes, float32 [B, outputs] of several labels or of numbers."""
 
 
 class SampleStore(Protocol):
@@ -92,10 +97,10 @@ class SampleStore(Protocol):
         """All that it holds, to notice changes."""
 
 
-class SampleDataset(Dataset[tuple[Tensor, int]]):
+class SampleDataset(Dataset[tuple[Tensor, Any]]):
     """Maps a `SampleKey` (or an index, in epoch 0) to (input, label), a pure function of (seed, key).
 
-    An image is float32 [C, H, W], a text int64 [tokens].
+    An image is float32 [C, H, W], a text int64 [tokens]; a label an int, or float32 [outputs].
     """
 
     slow = False  # whether workers are useful
@@ -103,8 +108,8 @@ class SampleDataset(Dataset[tuple[Tensor, int]]):
     named_by = "sample"  # what `name` gives: "file", "text", or "sample", its number
 
     def __init__(self, labels: Tensor) -> None:
-        """`labels`: int64 [n]."""
-        self._labels: list[int] = labels.tolist()
+        """`labels`: int64 [n], or float32 [n, outputs]."""
+        self._labels: list[Any] = list(labels) if labels.is_floating_point() else labels.tolist()
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -114,11 +119,11 @@ class SampleDataset(Dataset[tuple[Tensor, int]]):
         """What a user finds sample `index` by: its file, a text itself, else its number in the split."""
         return str(index)
 
-    def __getitem__(self, key: int | SampleKey) -> tuple[Tensor, int]:
+    def __getitem__(self, key: int | SampleKey) -> tuple[Tensor, Any]:
         """One sample and its label."""
         return self.__getitems__([key])[0]
 
-    def __getitems__(self, keys: Sequence[int | SampleKey]) -> list[tuple[Tensor, int]]:
+    def __getitems__(self, keys: Sequence[int | SampleKey]) -> list[tuple[Tensor, Any]]:
         """Several at once; each equals that of `__getitem__` bit for bit."""
         full = [key if isinstance(key, SampleKey) else SampleKey(0, range(len(self))[key]) for key in keys]
         return [(sample, self._labels[key.sample]) for key, sample in zip(full, self.inputs(full), strict=True)]
@@ -130,7 +135,12 @@ class SampleDataset(Dataset[tuple[Tensor, int]]):
 
     def prepare(self, keys: Sequence[SampleKey]) -> Batch:
         """The part of `batch` that a worker does: what `finish` still has to complete, and labels."""
-        return self.collate(self.inputs(keys)), torch.tensor([self._labels[key.sample] for key in keys])
+        return self.collate(self.inputs(keys)), self.labels(keys)
+
+    def labels(self, keys: Sequence[SampleKey]) -> Tensor:
+        """The labels of `keys`, int64 [keys] or float32 [keys, outputs]."""
+        found = [self._labels[key.sample] for key in keys]
+        return torch.stack(found) if found and isinstance(found[0], Tensor) else torch.tensor(found)
 
     def inputs(self, keys: Sequence[SampleKey]) -> Tensor | Sequence[Tensor]:
         """The inputs of `keys`: a list, or one tensor if all have the same shape."""
@@ -232,18 +242,18 @@ class PILDataset(SampleDataset):
 
     def inputs(self, keys: Sequence[SampleKey]) -> Tensor:
         """Decoded, augmented, normalized: [keys, channels, size, size]."""
-        return self._transform.finish(self._pixels(keys))
+        return self._transform.finish(self.pixels(keys))
 
     def prepare(self, keys: Sequence[SampleKey]) -> Batch:
         """Pixels, uint8 [keys, size, size, channels of the images], and labels."""
-        return self._pixels(keys), torch.tensor([self._labels[key.sample] for key in keys])
+        return self.pixels(keys), self.labels(keys)
 
     def finish(self, inputs: Inputs) -> Inputs:
         """Normalized."""
         assert isinstance(inputs, Tensor)
         return self._transform.finish(inputs)
 
-    def _pixels(self, keys: Sequence[SampleKey]) -> Tensor:
+    def pixels(self, keys: Sequence[SampleKey]) -> Tensor:
         """Decoded and augmented. Restores the global generators."""
         read = self._decode if self._cache is None else self._cache.__getitem__
         images = [read(key.sample) for key in keys]

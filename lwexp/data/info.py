@@ -59,7 +59,25 @@ class DataInfo:
     scale: TargetScale | None = None
     ready: bool = False
 
+    def predictions(self, scores: Tensor) -> Tensor:
+        """See `predictions_of`."""
+        return predictions_of(scores, self.task, self.scale)
+
     @property
     def kind(self) -> Literal["image", "text"]:
         """Kind of the inputs."""
         return "image" if self.tokens is None else "text"
+
+
+def predictions_of(scores: Tensor, task: Task, scale: TargetScale | None = None) -> Tensor:
+    """A model's outputs [n, outputs] as predictions, float32: probabilities of classes or labels, or the numbers.
+
+    >>> predictions_of(torch.tensor([[0.0], [2.0]]), "regression", TargetScale((10.0,), (3.0,))).tolist()
+    [[10.0], [16.0]]
+    """
+    scores = scores.float()
+    if task == "classification":
+        return scores.softmax(dim=1)
+    if task == "multilabel":
+        return scores.sigmoid()
+    return scores if scale is None else scores * scores.new_tensor(scale.std) + scores.new_tensor(scale.mean)

@@ -16,7 +16,9 @@ from lwexp.tasks import Task
 from .images import PILStore, SampleDataset
 from .opening import open_data
 from .source import DataSource, Split, SplitName
-from .text import TextStore, read_tables
+from .targets import Cells, make_targets
+from .text import TextStore, read_tables, task_of_texts
+from .text_files import LabeledTexts
 from .tokens import Tokens
 from .transforms import Preprocessing
 
@@ -101,6 +103,8 @@ def match_classes(
 
 def _open_texts(config: TextConfig, tokens: Tokens) -> LabeledData:
     tables, names = read_tables(config, needs_train=False)
+    if task_of_texts(config) != "classification":
+        return _open_other_texts(config, tokens, tables, names)
     found = sorted({label for table in tables.values() for label in table.labels})
     classes = tuple(names or found)
     index = {label: number for number, label in enumerate([str(i) for i in range(len(names))] if names else found)}
@@ -112,3 +116,28 @@ def _open_texts(config: TextConfig, tokens: Tokens) -> LabeledData:
         splits[split] = Split(store, torch.arange(start, start + len(labels)), labels)
         start += len(labels)
     return LabeledData(classes, splits)
+
+
+def _open_other_texts(
+    config: TextConfig, tokens: Tokens, tables: Mapping[SplitName, LabeledTexts], names: list[str] | None
+) -> LabeledData:
+    """Texts with several labels or numbers: all that occur in any split."""
+    rows = [row for table in tables.values() for row in table.cells.rows]
+    places = [place for table in tables.values() for place in table.places]
+    key = "data.path" if config.path is not None else "data.dataset"
+    targets = make_targets(
+        {"train": Cells(rows, places)},
+        [config.label],
+        where=(key, str(config.path or config.dataset)),
+        task=task_of_texts(config),
+        delimiter=config.delimiter,
+        names=names,
+    )
+    texts = [text for table in tables.values() for text in table.texts]
+    store, whole, start = TextStore(texts, tokens, {}), targets.labels["train"], 0
+    splits: dict[SplitName, Split] = {}
+    for split, table in tables.items():
+        positions = torch.arange(start, start + len(table.texts))
+        splits[split] = Split(store, positions, whole[positions])
+        start += len(table.texts)
+    return LabeledData(targets.names, splits)

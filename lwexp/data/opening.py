@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from lwexp.config.data_schema import DataConfig, DigitsConfig, ImageFolderConfig, TextConfig
+from lwexp.config.data_schema import (
+    CustomDataConfig,
+    DataConfig,
+    DigitsConfig,
+    ImageFolderConfig,
+    ImageTableConfig,
+    TextConfig,
+)
 from lwexp.errors import ConfigError
 
 from .source import DataSource
@@ -23,6 +30,20 @@ def open_data(config: DataConfig, model: str | None = None) -> DataSource:
         from .image_folder import open_image_folder
 
         return open_image_folder(config)
+    if isinstance(config, ImageTableConfig):
+        if (config.path is None) == (config.dataset is None):
+            raise ConfigError("data.path", config.path, "give either data.path or data.dataset")
+        if config.path is not None:
+            from .image_table import open_image_table
+
+            return open_image_table(config)
+        from .image_library import open_image_library
+
+        return open_image_library(config)
+    if isinstance(config, CustomDataConfig):
+        from .custom import open_custom
+
+        return open_custom(config)
     if isinstance(config, TextConfig):
         try:
             from .text import open_text

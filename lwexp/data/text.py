@@ -1,23 +1,23 @@
-"""Texts with one label each: from CSV, TSV or JSONL files, or any dataset of the `datasets` library."""
+"""Texts with their labels: from CSV, TSV or JSONL files, or any dataset of the `datasets` library."""
 
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from lwexp.errors import ConfigError, nearest
+from lwexp.errors import ConfigError
+from lwexp.tasks import Task
 
 from .cache import CacheSettings
 from .contents import Contents, digest_of
 from .images import Inputs, SampleDataset
 from .keys import SampleKey
 from .source import DataSource, Split, SplitName
-from .splits import stratified_cut
+from .targets import cut_missing, make_targets
 from .text_files import LabeledTexts, read_files
 from .text_library import read_library
 from .tokens import Tokens, find_tokenizer, word_tokenizer
@@ -36,15 +36,22 @@ def open_text(config: TextConfig, model: str | None = None) -> DataSource:
     """
     tables, names = read_tables(config)
     key = "data.path" if config.path is not None else "data.dataset"
-    value = str(config.path or config.dataset)
-    classes, labels = _classes(key, value, tables, names)
+    targets = make_targets(
+        {name: table.cells for name, table in tables.items()},
+        [config.label],
+        where=(key, str(config.path or config.dataset)),
+        task=task_of_texts(config),
+        delimiter=config.delimiter,
+        names=names,
+    )
     texts: list[str] = []
     positions: dict[SplitName, Tensor] = {}
     for name, table in tables.items():
         positions[name] = torch.arange(len(texts), len(texts) + len(table.texts))
         texts.extend(table.texts)
-    whole = torch.cat([labels[name] for name in tables])
-    cut = _cut_missing(positions, whole, config)
+    whole = torch.cat([targets.labels[name] for name in tables])
+    fractions = {"val_fraction": config.val_fraction, "test_fraction": config.test_fraction}
+    cut = cut_missing(positions, whole, **fractions, seed=config.split_seed, what="text")
     if config.workers not in (0, "auto"):  # forking while the tokenizer's threads run may deadlock
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     chosen = config.tokenizer or model
@@ -55,7 +62,23 @@ def open_text(config: TextConfig, model: str | None = None) -> DataSource:
     contents = {str(name): digest_of("text", table.labels, table.texts) for name, table in tables.items()}
     store = TextStore(texts, tokens, contents)
     splits = {name: Split(store, where, whole[where]) for name, where in positions.items()}
-    return DataSource(splits, classes=classes, channels=0, image_size=None, style=None, tokens=tokens, cut=cut)
+    return DataSource(
+        splits,
+        classes=targets.names,
+        channels=0,
+        image_size=None,
+        style=None,
+        tokens=tokens,
+        task=targets.task,
+        cut=cut,
+    )
+
+
+def task_of_texts(config: TextConfig) -> Task:
+    """What the labels of `config` are."""
+    if config.task != "auto":
+        return config.task
+    return "classification" if config.delimiter is None else "multilabel"
 
 
 def read_tables(
@@ -64,46 +87,10 @@ def read_tables(
     """The labeled texts of each split that `config` names, and the names of the labels where these are indices."""
     if (config.path is None) == (config.dataset is None):
         raise ConfigError("data.path", config.path, "give either data.path or data.dataset")
+    task = task_of_texts(config)
     if config.path is not None:
-        return read_files(config.path, config.text, config.label, needs_train=needs_train), None
-    return read_library(config, str(config.dataset))
-
-
-def _cut_missing(positions: dict[SplitName, Tensor], labels: Tensor, config: TextConfig) -> list[SplitName]:
-    """Cut missing "test" and "val" splits from "train"; returns which. Both fractions are of all samples."""
-    fractions: dict[SplitName, float] = {"test": config.test_fraction, "val": config.val_fraction}
-    missing = {name: part for name, part in fractions.items() if name not in positions and part}
-    if sum(missing.values()) >= 1:
-        raise ConfigError("data.val_fraction", config.val_fraction, "leaves nothing to train on")
-    left = 1.0
-    for name, fraction in missing.items():
-        train = positions["train"]
-        kept, cut = stratified_cut(labels[train], fraction / left, config.split_seed, "text")
-        positions["train"], positions[name] = train[kept], train[cut]
-        left -= fraction
-    return [*missing]
-
-
-def _classes(
-    key: str, value: str, tables: Mapping[SplitName, LabeledTexts], names: Sequence[str] | None
-) -> tuple[tuple[str, ...], dict[SplitName, Tensor]]:
-    """Names of the classes, sorted (integers by value), and the labels of each split, int64 [n]."""
-    known = set(tables["train"].labels)
-    if names is None:
-        numbers = all(re.fullmatch(r"-?\d+", label) for label in known)
-        ordered = sorted(known, key=int) if numbers else sorted(known)
-    else:
-        ordered = [str(number) for number in range(len(names))]
-    if len(known) < 2:
-        raise ConfigError(key, value, f"a single class only ({next(iter(known))}); there is nothing to classify")
-    index = {label: number for number, label in enumerate(ordered)}
-    labels: dict[SplitName, Tensor] = {}
-    for name, table in tables.items():
-        for unknown in sorted(set(table.labels) - set(index)):
-            hint = nearest(unknown, ordered)
-            raise ConfigError(key, value, f"the class {unknown} of the {name} split is not in train; {hint}")
-        labels[name] = torch.tensor([index[label] for label in table.labels], dtype=torch.int64)
-    return tuple(names or ordered), labels
+        return read_files(config.path, config.text, config.label, task, needs_train=needs_train), None
+    return read_library(config, str(config.dataset), task)
 
 
 class TextStore:

@@ -1,115 +1,60 @@
-"""Labeled texts in CSV, TSV and JSONL files: one file, or one for each split."""
+"""Labeled texts in tables: CSV, TSV and JSONL files."""
 
 from __future__ import annotations
 
-import csv
-import json
-import sys
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lwexp.errors import ConfigError, UnknownNameError
+from lwexp.tasks import Task
 
-from .source import SPLIT_NAMES, SplitName
-
-KEY = "data.path"
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")
-SPLIT_FILES: dict[str, SplitName] = {
-    "train": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "dev": "val",
-    "test": "test",
-}
+from .source import SplitName
+from .tables import KEY, rows, split_files
+from .targets import Cells, as_label
 
 
 @dataclass(frozen=True)
 class LabeledTexts:
-    """The texts of one split and their labels."""
+    """The texts of one split, their labels as `cell_of` gives them, and their places for messages."""
 
     texts: list[str]
-    labels: list[str]
+    labels: list[Any]
+    places: list[str]
+
+    @property
+    def cells(self) -> Cells:
+        """What the labels are made of."""
+        return Cells([(label,) for label in self.labels], self.places)
 
 
-def read_files(path: str, text: str, label: str, *, needs_train: bool = True) -> dict[SplitName, LabeledTexts]:
+def read_files(
+    path: str, text: str, label: str, task: Task, *, needs_train: bool = True
+) -> dict[SplitName, LabeledTexts]:
     """The texts of each split under `path`; a single file is "train". `text`, `label`: column names.
 
     Raises `ConfigError` for what is missing, empty or unreadable, with the file and line.
     """
-    return {name: _read_file(path, file, text, label) for name, file in _split_files(path, needs_train).items()}
+    return {
+        name: _read_file(path, file, text, label, task)
+        for name, file in split_files(path, needs_train=needs_train).items()
+    }
 
 
-def _split_files(path: str, needs_train: bool) -> dict[SplitName, Path]:
-    root = Path(path).expanduser()
-    if not root.exists():
-        raise ConfigError(KEY, path, f"there is no such file or folder (looked for {root.absolute()})")
-    if root.is_file():
-        if root.suffix.lower() not in SUFFIXES:
-            raise ConfigError(KEY, path, f"must end in {', '.join(SUFFIXES)}")
-        return {"train": root}
-    found: dict[SplitName, Path] = {}
-    for file in sorted(root.iterdir()):
-        split = SPLIT_FILES.get(file.stem.lower())
-        if split is None or file.suffix.lower() not in SUFFIXES or not file.is_file():
-            continue
-        if split in found:
-            raise ConfigError(KEY, path, f"both {found[split].name} and {file.name} could be the {split} split")
-        found[split] = file
-    if "train" not in found and (needs_train or not found):
-        names = f"train, val and test with the ending {', '.join(SUFFIXES)}"
-        raise ConfigError(KEY, path, f"has no train file; expected files named {names}")
-    return {name: found[name] for name in SPLIT_NAMES if name in found}
-
-
-def _read_file(path: str, file: Path, text: str, label: str) -> LabeledTexts:
+def _read_file(path: str, file: Path, text: str, label: str, task: Task) -> LabeledTexts:
     texts: list[str] = []
-    labels: list[str] = []
-    try:
-        for line, row in _rows(path, file):
-            for key, column in (("data.text", text), ("data.label", label)):
-                if column not in row:
-                    raise UnknownNameError(key, column, map(str, row), f"no such column in {file.name}, line {line}")
-            texts.append(as_text(row[text], f"{file.name}, line {line}"))
-            labels.append(as_label(row[label], f"{file.name}, line {line}"))
-    except UnicodeDecodeError as error:
-        raise ConfigError(KEY, path, f"{file.name} is not UTF-8: {error.reason}") from None
-    except csv.Error as error:
-        raise ConfigError(KEY, path, f"{file.name} cannot be read: {error}") from None
-    except OSError as error:
-        raise ConfigError(KEY, path, f"cannot read {file.name}: {(error.strerror or str(error)).lower()}") from None
+    labels: list[Any] = []
+    places: list[str] = []
+    for line, row in rows(path, file):
+        for key, column in (("data.text", text), ("data.label", label)):
+            if column not in row:
+                raise UnknownNameError(key, column, map(str, row), f"no such column in {file.name}, line {line}")
+        places.append(f"{file.name}, line {line}")
+        texts.append(as_text(row[text], places[-1]))
+        labels.append(cell_of(row[label], places[-1], task))
     if not texts:
         raise ConfigError(KEY, path, f"{file.name} holds no texts")
-    return LabeledTexts(texts, labels)
-
-
-def _rows(path: str, file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """Line numbers, and rows by column name; empty lines are skipped."""
-    with file.open(encoding="utf-8-sig", newline="") as stream:
-        if file.suffix.lower() in (".csv", ".tsv"):
-            csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-            # quotation marks in TSV are literal, as in GLUE's files
-            tabs: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
-            reader = csv.DictReader(stream, strict=True, **(tabs if file.suffix.lower() == ".tsv" else {}))
-            for row in reader:
-                if None in row or None in row.values():
-                    fields = "more" if None in row else "fewer"
-                    why = f"{file.name}, line {reader.line_num}, has {fields} fields than the first line"
-                    raise ConfigError(KEY, path, why)
-                yield reader.line_num, row
-            return
-        for number, line in enumerate(stream, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ConfigError(KEY, path, f"{file.name}, line {number}, is not JSON: {error.msg}") from None
-            if not isinstance(row, dict):
-                raise ConfigError(KEY, path, f"{file.name}, line {number}, is not a JSON object")
-            yield number, row
+    return LabeledTexts(texts, labels, places)
 
 
 def as_text(value: object, where: str) -> str:
@@ -119,12 +64,6 @@ def as_text(value: object, where: str) -> str:
     return value
 
 
-def as_label(value: object, where: str) -> str:
-    """A label, an integer or a name, as a string; `where` gives its place for the error."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
-        return str(int(value))
-    if not isinstance(value, str) or not value.strip():
-        raise ConfigError("data.label", value, f"is neither a whole number nor a name ({where})")
-    return value.strip()
+def cell_of(value: Any, where: str, task: Task) -> Any:
+    """What the label of one text is made of: the name of a class, or the `value` itself of another task."""
+    return value if task in ("multilabel", "regression") else as_label(value, where)

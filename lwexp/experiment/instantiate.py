@@ -9,9 +9,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lwexp.config.data_schema import ImageFolderConfig, TextConfig, TorchvisionConfig
+from lwexp.config.data_schema import ImageFolderConfig, ImageTableConfig, TextConfig, TorchvisionConfig
 from lwexp.config.schema import NetworkConfig, PretrainedConfig, RunConfig, SourceTaskConfig, WeightsFileConfig
-from lwexp.config.targets import callback
+from lwexp.config.targets import callback, own_object
 from lwexp.config.unused import Command, given_options, unused_notes
 from lwexp.errors import ConfigError
 from lwexp.host.console import console
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from lwexp.models.build import BuiltModel
     from lwexp.training.callbacks import Callback
     from lwexp.training.loss import TaskLoss
+    from lwexp.training.measures import OwnMetrics
     from lwexp.training.monitor import Monitor
 
 
@@ -121,7 +122,7 @@ def make_experiment(
             plan = replace(plan, notes=(*plan.notes, *notes))
             schedule = replace(schedule, plan=plan)
         preprocessing = choose_preprocessing(config, source, built, base, resumed)
-        check_batches(config, source, build_loss(config, source), preprocessing)
+        check_batches(config, source, _checked_loss(config, source), preprocessing)
         return plan, schedule
 
     if device == "meta":
@@ -182,7 +183,7 @@ def cache_settings(config: RunConfig, base: Path, passes: float) -> CacheSetting
     """Where and when decoded images are kept; None for data that are in memory. `passes` as in `CacheSettings`."""
     from lwexp.data import CacheSettings
 
-    if not isinstance(config.data, (ImageFolderConfig, TorchvisionConfig)):
+    if not isinstance(config.data, (ImageFolderConfig, ImageTableConfig, TorchvisionConfig)):
         return None
     return CacheSettings(base / "outputs" / "cache", config.data.cache, passes)
 
@@ -223,6 +224,27 @@ def build_loss(config: RunConfig, source: DataSource) -> TaskLoss:
     )
 
 
+def _checked_loss(config: RunConfig, source: DataSource) -> TaskLoss:
+    """The loss, once the metrics that go with it have been tried."""
+    build_metrics(config, source)
+    return build_loss(config, source)
+
+
+def build_metrics(config: RunConfig, source: DataSource) -> OwnMetrics | None:
+    """The metrics of the user's own, tried on predictions of the data's task. Raises `ConfigError`."""
+    from lwexp.training.measures import OwnMetrics, check_names
+
+    if not config.metrics:
+        return None
+    info = source.info
+    check_names(config.metrics, info.task)
+    made = {
+        name: own_object(str(section.target), section.options, f"metrics.{name}", "class")
+        for name, section in config.metrics.items()
+    }
+    return OwnMetrics(made, info.task, len(info.classes))
+
+
 def build_callbacks(config: RunConfig) -> dict[str, Callback]:
     """The user's callbacks, by name. Raises `ConfigError`."""
     from lwexp.training.callbacks import Callback
@@ -250,6 +272,9 @@ def based(data: Any, base: Path) -> Any:
         return data.model_copy(update={"path": str(base / Path(data.path).expanduser())})
     if isinstance(data, TorchvisionConfig):
         return data.model_copy(update={"root": str(base / Path(data.root).expanduser())})
-    if isinstance(data, TextConfig) and data.path is not None:
-        return data.model_copy(update={"path": str(base / Path(data.path).expanduser())})
+    if isinstance(data, (TextConfig, ImageTableConfig)):
+        folders = {key: getattr(data, key, None) for key in ("path", "root")}
+        return data.model_copy(
+            update={key: str(base / Path(given).expanduser()) for key, given in folders.items() if given is not None}
+        )
     return data

@@ -23,7 +23,7 @@ from lwexp.training.checkpoint.files import CheckpointFiles
 from lwexp.training.state import Learner, Progress
 from lwexp.training.trainer import Trainer, TrainerOptions
 
-from .instantiate import Experiment, build_loss, build_optimizer, cache_settings
+from .instantiate import Experiment, build_loss, build_metrics, build_optimizer, cache_settings
 from .manifest import point_of
 from .place import JobPlace
 from .training_batches import augmentation, balance, evaluated, mixing
@@ -92,6 +92,7 @@ def build_learner(experiment: Experiment, device: torch.device, world: World) ->
         device=device,
         precision=config.precision,
         average=build_average(config, module),
+        metrics=build_metrics(config, experiment.source),
     )
 
 

@@ -67,15 +67,15 @@ def build_monitor(config: RunConfig, task: Task) -> Monitor:
     named = monitored(config.monitor, config.monitor_mode)
     if named is None:
         return Monitor.of(task)
-    known = metrics_of(task)
+    known = metrics_of(config, task)
     if named[0] not in known:
         raise UnknownNameError("monitor", named[0], known, "no such metric of an evaluation")
     return Monitor(*named)
 
 
-def metrics_of(task: Task) -> list[str]:
+def metrics_of(config: RunConfig, task: Task) -> list[str]:
     """The metrics of an evaluation on the validation split."""
-    return [f"val/{name}" for name in METRICS[task]]
+    return [f"val/{name}" for name in (*METRICS[task], *config.metrics)]
 
 
 def build_schedule(
@@ -102,7 +102,7 @@ def build_schedule(
         momentum_policy=config.momentum_policy.model_dump(exclude_none=True, by_alias=True),
         **options,
     )
-    metrics = metrics_of(task)
+    metrics = metrics_of(config, task)
     for made in schedule.policies:
         if isinstance(made.shape, MetricPolicy) and made.shape.metric not in metrics:
             raise UnknownNameError(f"{made.settings.key}.metric", made.shape.metric, metrics, "no such metric")

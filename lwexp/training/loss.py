@@ -69,7 +69,7 @@ class TaskLoss(nn.Module):
             exists = hasattr(nn, name) and name.endswith("Loss")
             what = _COMPARES[task] if exists else "no such loss in torch.nn"
             raise UnknownNameError("loss.name", name, {*_FITTING[task], "auto"}, what)
-        self.name, self.classes, self.task = name, classes, task
+        self.name, self.classes, self.task, self.target_scale = name, classes, task, scale
         given = None if scale is None else torch.tensor([scale.mean, scale.std], dtype=torch.float32)
         self.register_buffer("scale", given, persistent=False)
         factory = getattr(nn, name)

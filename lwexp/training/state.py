@@ -14,6 +14,7 @@ from lwexp.core.scheduler import PlanScheduler
 from lwexp.distributed.parallel import ParallelModel
 
 from .average import WeightAverage
+from .measures import OwnMetrics
 from .monitor import ACCURACY, Monitor
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -36,6 +37,7 @@ class Learner:
     device: torch.device
     precision: Precision = "fp32"
     average: WeightAverage | None = None  # of the weights, evaluated and kept in their place
+    metrics: OwnMetrics | None = None  # of the user's own
     scaler: torch.amp.GradScaler = field(init=False)  # does nothing unless `precision` is fp16
     parallel: ParallelModel = field(init=False)
 

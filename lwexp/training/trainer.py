@@ -211,7 +211,7 @@ class Trainer:
     def evaluate(
         self, loader: EpochLoader, split: str, each: EachBatch | None = None, *, model: nn.Module | None = None
     ) -> dict[str, float]:
-        """Mean loss, accuracy and macro F1 over a split, as `<split>/loss`, …; restarts after a resume.
+        """Mean loss and metrics of the task over a split, as `<split>/loss`, …; restarts after a resume.
 
         `each` receives scores and labels of every batch, as of `lwexp.training.evaluation.evaluate`; `model`: whose
         weights, None: those that are trained.
@@ -233,6 +233,7 @@ class Trainer:
                 world=self.world,
                 each=each,
                 scores_of=self.options.scores_of,
+                own=self.learner.metrics,
             )
         return self.world.on_rank_zero(lambda: metrics)
 

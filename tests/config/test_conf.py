@@ -36,6 +36,8 @@ SHORT = ["max_steps=2", "batch_size=4", "progress=false"]
 # What a choice needs besides its name; a choice that is not here needs nothing.
 NEEDS: dict[str, list[str]] = {
     "data/image_folder": ["data.path=photos", "data.image_size=8", "data.workers=0"],
+    "data/images": ["data.path=labels.csv", "data.label=weight", "data.image_size=8", "data.workers=0"],
+    "data/custom": ["data._target_=stand_ins.samples", "data.image_size=8", "data.workers=0"],
     "data/text": [
         "data.path=words.csv",
         "model=huggingface",
@@ -82,6 +84,9 @@ def two_groups(model):
 
 def falls(step):
     return 1 / (step + 1)
+
+def samples():
+    return [(torch.full((3, 8, 8), i / 40), i % 2) for i in range(40)]
 """
 
 
@@ -95,6 +100,8 @@ def stand_ins(tmp_path: Path) -> None:
             folder.mkdir(parents=True)
             for number in range(count):
                 Image.new("RGB", (9, 9), (60 * number, 50, 200)).save(folder / f"{number}.png")
+    rows = [f"photos/train/{name}/{number}.png,{number + 0.5}" for name in ("cat", "dog") for number in range(4)]
+    (tmp_path / "labels.csv").write_text("\n".join(["file,weight", *rows, *rows]), encoding="utf-8")
     words = "\n".join(["text,label", *("a red one,colour", "the cat sat,animal") * 10])
     (tmp_path / "words.csv").write_text(words, encoding="utf-8")
     save_weights(LSTMClassifier(**LSTM).state_dict(), tmp_path / "weights.safetensors")

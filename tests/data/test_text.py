@@ -259,3 +259,13 @@ def test_models_of_images_refuse_texts(lwexp_here: Callable[..., Outcome], tmp_p
     assert outcome.err.startswith("error: model=")
     assert "takes images, the data are texts; model=huggingface or custom can take them" in outcome.err
     assert len(outcome.err.splitlines()) == 1
+
+
+def test_texts_with_several_labels_and_with_numbers(tmp_path: Path) -> None:
+    rows = [f"word {number},{['warm;loud', 'loud', ''][number % 3]},{number}.5" for number in range(30)]
+    (tmp_path / "texts.csv").write_text("\n".join(["text,moods,score", *rows]))
+    several = text(tmp_path / "texts.csv", label="moods", delimiter=";")
+    assert (several.info.task, several.info.classes) == ("multilabel", ("loud", "warm"))
+    assert set(map(tuple, several.labels("train").tolist())) == {(1.0, 1.0), (1.0, 0.0), (0.0, 0.0)}
+    numbers = text(tmp_path / "texts.csv", label="score", task="regression")
+    assert (numbers.info.task, numbers.info.classes) == ("regression", ("score",))
