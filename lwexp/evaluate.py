@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from .config.command_options import Parser
 from .errors import ConfigError, LwexpError, RunError, UnknownOptionError
-from .formatting import few
 from .redaction import redact_addresses
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ def _evaluate(given: Any) -> int:
     run = load(
         given.run, weights=given.weights, device=given.device, allow_targets=given.allow_target, options=store,
     )  # fmt: skip
-    print(f"{os.path.relpath(run.weights)}, trained for a {run.task}: {few(run.classes, 5)}", flush=True)
+    print(f"{os.path.relpath(run.weights)} ({run.task})", flush=True)
     evaluation = evaluate_run(
         run, options, choice=choice, split=given.split, skip_unknown=given.skip_unknown,
         allow_targets=given.allow_target, progress=_Progress(run.kind),
