@@ -18,7 +18,7 @@ COMMANDS = {
     "ui": "open MLflow's page on the results",
     "sync": "deliver to MLflow what earlier runs could not",
 }
-_INTERNAL = ("plots.rates", "tracking.delivery_process")  # started by lwexp itself
+_INTERNAL = ("plots.rates", "tracking.delivery_process", "inference.packaging")  # started by lwexp itself
 
 
 def main(arguments: Sequence[str]) -> int:

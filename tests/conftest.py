@@ -24,6 +24,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # the suite runs in a she
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+os.environ.setdefault("LWEXP_NO_MODELS", "1")  # an export takes longer than the trainings of most tests
 # A deadline would measure how busy the machine is
 hypothesis.settings.register_profile("lwexp", deadline=None)
 hypothesis.settings.load_profile("lwexp")

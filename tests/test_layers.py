@@ -43,7 +43,10 @@ ALLOWED: dict[str, set[str]] = {  # from the ground up; a module may also import
     "inference": {
         "errors", "formatting", "tasks", "host", "config", "data", "models", "tracking", "training", "experiment",
     },
-    "sweep": {"errors", "formatting", "redaction", "tasks", "host", "config", "tracking", "training", "experiment"},
+    "sweep": {
+        "errors", "formatting", "redaction", "tasks", "host", "config", "tracking", "training", "experiment",
+        "inference",
+    },
     "report": {"errors", "formatting", "redaction", "tasks", "config", "tracking", "plots"},
     "cli": {
         "errors", "formatting", "redaction", "host", "config", "models", "distributed", "training", "experiment",

@@ -95,6 +95,8 @@ class MLflowConfig(TrackingConfig):
     flush_timeout: NonNegative
     rates_every: Count
     system_metrics: bool = False
+    model: bool = True
+    register_model: Annotated[str, Field(min_length=1)] | None = None
 
 
 class NoTrackingConfig(TrackingConfig):

@@ -26,6 +26,7 @@ from .final_evaluation import evaluate_best
 from .folder import Result, check_place, finished, own_folder, save_result
 from .instantiate import Experiment, build_callbacks, download_once, make_experiment
 from .manifest import point_of
+from .network_record import log_network
 from .place import JobPlace
 from .restore import look, restore_run
 from .source_task import start_from_source_task
@@ -157,5 +158,6 @@ def _train(trainer: Trainer, loaders: on_device.Loaders, experiment: Experiment,
         closing += f", {of_test.words} {of_test.shown(of_test.value(tested))} with those weights"
     console.now("writing the results")
     trainer.world.on_rank_zero(lambda: record.conclude(experiment, place, tracker, progress, metrics))
+    trainer.world.on_rank_zero(lambda: log_network(experiment.config, place, tracker, progress))
     log.info("%s: %s", tracker.run_name, closing)
     return RunResult(place.folder, metrics, tracker.run_id, stopped=progress.stopped, monitor=monitor)

@@ -5,7 +5,3 @@ and nothing is unpickled. May import errors, formatting, host, config, data, mod
 and experiment. Begin with
 `loaded.py`.
 """
-
-from .loaded import LoadedRun, load
-
-__all__ = ["LoadedRun", "load"]

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
+import sys
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,9 +22,13 @@ import torch
 
 from lwexp.data import standalone
 from lwexp.errors import RunError
+from lwexp.experiment.manifest import point_of
+from lwexp.experiment.model_record import code_of
+from lwexp.formatting import one_line
 
 from . import serving
 from .exporting import export_program
+from .finding import best_of
 from .inputs import TextInput
 from .loaded import LoadedRun, load
 
@@ -60,7 +66,8 @@ def package_loaded(run: LoadedRun, into: Path) -> tuple[Path, dict[str, Any]]:
         "kind": run.kind,
         "classes": list(run.classes),
         "requirements": _requirements(run),
-        "torch": version("torch"),
+        "torch": torch.__version__,
+        "name": _model_name(run),
     }
 
 
@@ -72,6 +79,13 @@ def _copy_code(folder: Path) -> None:
     shutil.copyfile(str(standalone.__file__), folder / "standalone.py")
 
 
+def _model_name(run: LoadedRun) -> str:
+    """The network's name, as MLflow accepts it."""
+    section = run.record.model
+    label = section.get("name") or section.get("_target_") or section.get("config_class") or section.get("source")
+    return re.sub(r"[/:.%\"']+", "-", str(label)).strip("-") or "model"
+
+
 def _requirements(run: LoadedRun) -> list[str]:
     names = ["torch", "numpy", "pandas", "pillow", *(["transformers"] if run.kind == "text" else ["torchvision"])]
     found = []
@@ -81,3 +95,24 @@ def _requirements(run: LoadedRun) -> list[str]:
         except PackageNotFoundError:
             found.append(name)
     return found
+
+
+def main() -> int:
+    """`python -m lwexp.inference.packaging <sweep's folder>`: package its best job there, print the facts as JSON.
+
+    For a sweep, whose own process imports no torch. Exit code 1, with one line, where there is no model.
+    """
+    sweep = Path(sys.argv[1])
+    try:
+        best = best_of(sweep)
+        _, facts = package(best, tuple(code_of(best)), sweep)
+        point = point_of(best)
+    except Exception as error:  # whatever the export meets
+        print(one_line(error), file=sys.stderr)
+        return 1
+    print(json.dumps({**facts, "tags": {"lwexp.job": point.name if point is not None else best.name}}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -10,6 +10,7 @@ import base64
 import binascii
 import io
 import json
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ class Model:
         self.classes: list[str] = facts["classes"]
         self.task: str = facts["task"]
         self.column = "image" if facts["max_length"] is None else "text"
+        check_archive(folder / PROGRAM)
         self.network = torch.export.load(folder / PROGRAM).module()
         self._tokenizer: Any = None
         if self.column == "text":
@@ -100,6 +102,18 @@ class Model:
             return_tensors="pt",
         )  # fmt: skip
         return {name: found[name] for name in ("input_ids", "attention_mask")}
+
+
+def check_archive(path: Path) -> None:
+    """Raise `ValueError` for an archive of which `torch.export.load` would unpickle more than plain tensors."""
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            last = name.rpartition("/")[2]
+            pickled = last.endswith("_config.json") and b'"use_pickle": true' in archive.read(name)
+            if pickled or "custom_obj" in last or last.endswith((".so", ".o")):
+                raise ValueError(f"{path.name} holds objects that would execute code: {name}")
+            if last.endswith(".pt"):
+                torch.load(io.BytesIO(archive.read(name)), weights_only=True)  # raises for more than tensors
 
 
 def opened(image: Any) -> Image.Image:

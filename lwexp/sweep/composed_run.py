@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
@@ -42,5 +43,14 @@ def run_composed(
         values=redact_values(values, redact_addresses),
         overrides=user_overrides(hydra.overrides.task),
         draw_in_process=draw_in_process,
+        package=None if os.environ.get("LWEXP_NO_MODELS") else _package,
     )
     return run_job(config, place, {**(callbacks or {}), **trial_reporter(config.sweep.search, place.folder)})
+
+
+def _package(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """The network of a run of this process, whose own code it has executed already."""
+    from lwexp.experiment.model_record import code_of
+    from lwexp.inference.packaging import package
+
+    return package(folder, tuple(code_of(folder)))

@@ -135,6 +135,21 @@ class Parent:
         """Attach a file to the run."""
         self._tracker.artifact(path)
 
+    def log_best_model(self, folder: Path) -> None:
+        """Log the network of the sweep's best job as an MLflow model of the parent run, if that is wanted."""
+        if not self._tracking.model or os.environ.get("LWEXP_NO_MODELS"):
+            return
+        command = [sys.executable, "-m", "lwexp.inference.packaging", str(folder)]
+        done = subprocess.run(command, cwd=self._base, capture_output=True, text=True, check=False)
+        try:
+            facts = json.loads(done.stdout.strip().splitlines()[-1])
+        except (IndexError, ValueError):
+            why = (done.stderr.strip().splitlines() or ["the export died"])[-1]
+            self._tracker.tag({"lwexp.model": f"none: {why}"})
+            print(redaction.redact(f"the sweep has no MLflow model: {why}"))
+            return
+        self._tracker.model(folder / "model", {**facts, "register": self._tracking.register_model})
+
     def where_to_look(self) -> str:
         """Lines to print: where the runs are, and how to open MLflow's page of them."""
         where = f"tracked in {self._tracker.where} as {self.run_id}\n" if self.run_id is not None else ""

@@ -163,6 +163,8 @@ class Session:
                 self._parent.keep(path)
             comparable = len(outcomes) > 1 and any(outcome.status == "FINISHED" for outcome in outcomes.values())
             self._parent.conclude(best_of(outcomes, self.folder))
+            if any(outcome.status == "FINISHED" for outcome in outcomes.values()):
+                self._parent.log_best_model(self.folder)
             self._parent.end("FAILED" if failed else "FINISHED", text if failed else None)
             if self.config.sweep.report and comparable and self._parent.run_id is not None:
                 self._report(self._parent)

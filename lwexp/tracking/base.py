@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from .inputs import DatasetRecord
 
@@ -26,6 +26,9 @@ class Tracker(Protocol):
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
         """Keep a file, or a folder's files, under `folder` of the run's artifacts."""
+
+    def model(self, package: Path, facts: Mapping[str, Any]) -> None:
+        """Log the packaged network in the folder `package` as an MLflow model."""
 
     def tag(self, tags: Mapping[str, str]) -> None:
         """Set tags of the run."""
@@ -54,6 +57,9 @@ class NoTracker:
         """Do nothing."""
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
+        """Do nothing."""
+
+    def model(self, package: Path, facts: Mapping[str, Any]) -> None:
         """Do nothing."""
 
     def tag(self, tags: Mapping[str, str]) -> None:

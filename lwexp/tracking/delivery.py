@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -31,6 +32,7 @@ from .journal import FILE as JOURNAL
 from .journal import Entry, Journal, Reader, Rows, has_journal, recorded_address
 from .keys import ID_TAG, PARENT_TAG, REASON_TAG, cut, param_values, tag_values
 from .mlflow_internals import MAX_NAME, MAX_ROWS, last_steps
+from .models import log_model
 from .store import artifact_folder, connect, experiment_id, given_run, is_missing, is_transient, limit_retries
 
 if TYPE_CHECKING:
@@ -48,6 +50,7 @@ DELIVERY_OWNER = "delivery.owner"  # names the delivery that was requested last
 NEW_RUN = "python -m lwexp.sync --new-run"
 _ABANDONED = "the training process died unexpectedly"
 _ARTIFACT_SECONDS = 60.0  # after which artifacts wait for the end, where the store answers and only they fail
+_MODEL_SECONDS = 60.0  # to write MLflow's files of a model, beside sending it
 _PARAMS_PER_CALL = 20  # of the longest values, with every character escaped, fit into the 1 MB of a request
 
 
@@ -202,7 +205,7 @@ class Delivery:
         elif entry.kind == "tags":
             self._tag(value)
         elif entry.kind == "artifact":
-            self._copy(value["path"], value["folder"])
+            self._copy(value)
         elif entry.kind == "params":
             self._params(value)
         elif entry.kind == "inputs":
@@ -219,31 +222,52 @@ class Delivery:
             self._attempt(lambda client: client.set_terminated(self._run_id, value["status"], value["time_ms"]))
             self.state.status = value["status"]
 
-    def _copy(self, name: str, place: str | None, patience: float = _ARTIFACT_SECONDS) -> None:
-        """Copy a file or folder to the run's artifacts; one that cannot be copied is recorded and blocks no rows.
+    def _copy(self, entry: dict[str, Any], patience: float = _ARTIFACT_SECONDS) -> None:
+        """Copy a file or folder to the run's artifacts, or log a model; what cannot be sent is noted, blocks no rows.
 
         `patience`: seconds for which artifacts alone may fail, while the store answers.
         """
+        name = entry["path"]
         try:
-            path = artifact_path(self.folder, name, place)
+            path = artifact_path(self.folder, name, entry["folder"])
             if not self._trusted:
-                allowed = None if self._uri.startswith("http") else artifact_folder(self._uri)
-                check_destination(self._attempt(lambda client: client.get_run(self._run_id)).info.artifact_uri, allowed)
-            why = self._attempt(lambda client: self._send_artifact(client, path, place, patience), None)
+                self._check_destination(self._attempt(lambda client: client.get_run(self._run_id)).info.artifact_uri)
+            why = self._attempt(lambda client: self._send_artifact(client, path, entry, patience), None)
         except (OSError, ValueError, TypeError, RefusedError) as error:  # a journal from elsewhere may name anything
             why = error_line(error, self._uri)
         self.state.not_kept = {other: reason for other, reason in self.state.not_kept.items() if other != name}
         if why is not None:
             self.state.not_kept[name] = why
 
-    def _send_artifact(self, client: MlflowClient, path: Path, place: str | None, patience: float) -> str | None:
+    def _check_destination(self, artifact_uri: str) -> None:
+        """Raise `RefusedError` where files must not go there; the caller's own store may keep them anywhere."""
+        if not self._trusted:
+            allowed = None if self._uri.startswith("http") else artifact_folder(self._uri)
+            check_destination(artifact_uri, allowed)
+
+    def _send_artifact(self, client: MlflowClient, path: Path, entry: dict[str, Any], patience: float) -> str | None:
         """None if the store has taken the artifact, else why it does not; raises what is worth another attempt."""
         since = self._artifacts_fail_since
         if since is not None and time.monotonic() - since >= patience:
             return f"the artifacts' storage has failed for {patience:g} s"
         try:
-            send = client.log_artifacts if path.is_dir() else client.log_artifact
-            within(ANSWER_SECONDS + size(path) / SLOWEST, lambda: send(self._run_id, str(path), place))
+            seconds = ANSWER_SECONDS + size(path) / SLOWEST
+            if isinstance(model := entry.get("model"), dict):
+                send_model = partial(
+                    log_model,
+                    client,
+                    self._run_id,
+                    path,
+                    model,
+                    self._check_destination,
+                    by_server=kind(self._uri).startswith("http"),
+                )
+                self._bounded(send_model, seconds + _MODEL_SECONDS)
+            else:
+                send = client.log_artifacts if path.is_dir() else client.log_artifact
+                within(seconds, lambda: send(self._run_id, str(path), entry["folder"]))
+        except RefusedError:
+            raise
         except Exception as error:
             local = isinstance(error, (ImportError, FileNotFoundError, NotADirectoryError, PermissionError))
             if not local and is_transient(error) and not is_refusal(error):
@@ -266,7 +290,7 @@ class Delivery:
             late = time.monotonic() - begin >= _ARTIFACT_SECONDS
             if entry.kind == "artifact" and left.pop(entry.value["path"], None) is not None and not late:
                 self._artifacts_fail_since = None
-                self._copy(entry.value["path"], entry.value["folder"], patience=0.0)
+                self._copy(entry.value, patience=0.0)
         self._save()
 
     def _tag(self, tags: dict[str, str]) -> None:

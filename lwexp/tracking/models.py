@@ -56,10 +56,13 @@ def log_model(
     package: Path,
     facts: Mapping[str, Any],
     check: Callable[[str], None],
+    *,
+    by_server: bool,
 ) -> None:
     """Log the model of `package` with the run and, where `facts` name one, register it; what is there already stays.
 
-    `check` raises for a place that the model's files must not go to. Raises what MLflow and the network raise.
+    `check` raises for a place that the model's files must not go to; `by_server`: the store is behind MLflow's server.
+    Raises what MLflow and the network raise.
     """
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus
 
@@ -81,10 +84,12 @@ def log_model(
         client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=int(facts.get("step", 0)))])
         client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
     if facts.get("register"):
-        _register(client, str(facts["register"]), model.model_id, run_id)
+        # a client that writes to the database itself would look "models:/…" up in another store, the process's own
+        source = f"models:/{model.model_id}" if by_server else model.artifact_location
+        _register(client, str(facts["register"]), source, model.model_id, run_id)
 
 
-def _register(client: MlflowClient, name: str, model_id: str, run_id: str) -> None:
+def _register(client: MlflowClient, name: str, source: str, model_id: str, run_id: str) -> None:
     """Make the logged model a version of the registered model `name`, unless it is one."""
     from mlflow.exceptions import MlflowException
 
@@ -93,9 +98,8 @@ def _register(client: MlflowClient, name: str, model_id: str, run_id: str) -> No
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    source = f"models:/{model_id}"
     versions = client.search_model_versions(f"name = '{name}'")
-    if not any(model_id in (getattr(one, "model_id", None), str(one.source).rpartition("/")[2]) for one in versions):
+    if not any(source == one.source or model_id == getattr(one, "model_id", None) for one in versions):
         client.create_model_version(name, source, run_id, model_id=model_id)
 
 

@@ -103,6 +103,13 @@ class JournalTracker:
             raise RunError(f"{path} cannot be copied to the artifacts of run {self.run_name}: {error}") from error
         self.journal.write("artifact", {"path": os.path.relpath(inside, self.folder), "folder": folder})
 
+    def model(self, package: Path, facts: Mapping[str, Any]) -> None:
+        """Log the packaged network in the folder `package` as an MLflow model; see `lwexp.tracking.models`."""
+        self._check_open(package.name)
+        self.journal.write(
+            "artifact", {"path": os.path.relpath(package, self.folder), "folder": None, "model": dict(facts)}
+        )
+
     def tag(self, tags: Mapping[str, str]) -> None:
         """Set tags; values over MLflow's 8,000 characters are cut, secrets in addresses are redacted."""
         self._check_open("a tag")
