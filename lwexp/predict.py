@@ -64,7 +64,8 @@ def _predict(given: Any) -> int:
     print(table(found, top))
     save_csv(found, given.out, top)
     left = f", {len(found.unreadable)} could not be read" if found.unreadable else ""
-    print(f"{os.path.relpath(given.out)}: {len(found.items)} predictions{left}")
+    count = len(found.items)
+    print(f"{os.path.relpath(given.out)}: {count} prediction{'' if count == 1 else 's'}{left}")
     print(f"weights: {os.path.relpath(run.weights)}")
     return 1 if found.unreadable else 0
 

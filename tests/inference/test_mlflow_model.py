@@ -11,9 +11,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from mlflow import MlflowClient
+from PIL import Image
 
 import lwexp
 from tests.helpers.commands import RunHere
@@ -56,6 +58,17 @@ def place(model: Any) -> Path:
     return Path(model.artifact_location.removeprefix("file://"))
 
 
+def odd_images() -> list[str]:
+    """Images whose mode, transparency or orientation must be handled as in the training."""
+    pixels = np.random.default_rng(0).integers(0, 255, (20, 30, 4), dtype=np.uint8)
+    Image.fromarray(pixels).save("transparent.png")
+    Image.fromarray(pixels[:, :, 0].astype(np.uint16) * 257).save("deep.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    Image.fromarray(pixels[:, :, :3]).save("turned.jpg", exif=exif)
+    return ["transparent.png", "deep.png", "turned.jpg"]
+
+
 def apart(code: str) -> Any:
     """What `code` leaves in `found`, run in a process in which lwexp cannot be imported."""
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
@@ -78,7 +91,7 @@ def test_images_are_classified_where_lwexp_is_not_installed(lwexp_here: RunHere,
     (version,) = client.search_model_versions()
     assert (version.name, str(version.version)) == ("squares", "1")
 
-    files = [str(path) for path in sorted(Path("photos/test").rglob("*.png"))]
+    files = [*map(str, sorted(Path("photos/test").rglob("*.png"))), *odd_images()]
     images = [base64.b64encode(Path(files[0]).read_bytes()).decode(), *files[1:]]
     found = apart(
         f"model = mlflow.pyfunc.load_model({str(place(model))!r})\n"
