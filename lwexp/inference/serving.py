@@ -75,7 +75,7 @@ class Model:
         """Probabilities of the classes, or the numbers of a regression, for up to a batch of images or texts."""
         with torch.no_grad():
             found: Tensor = (
-                self.network(**self._texts(rows)) if self.column == "text" else self.network(self._images(rows))
+                self.network(*self._texts(rows)) if self.column == "text" else self.network(self._images(rows))
             )
         found = found.float()
         if self.task == "regression":
@@ -96,12 +96,12 @@ class Model:
         whole = np.stack([image if image.ndim == 3 else image[:, :, None] for image in pixels])
         return normalized(torch.from_numpy(whole), to["channels"], to["mean"], to["std"])
 
-    def _texts(self, rows: Sequence[Any]) -> dict[str, Tensor]:
+    def _texts(self, rows: Sequence[Any]) -> tuple[Tensor, ...]:
         found = self._tokenizer(
             [str(row) for row in rows], truncation=True, max_length=self.facts["max_length"], padding=True,
             return_tensors="pt",
         )  # fmt: skip
-        return {name: found[name] for name in ("input_ids", "attention_mask")}
+        return tuple(found[name] for name in ("input_ids", "attention_mask"))
 
 
 def check_archive(path: Path) -> None:
