@@ -106,8 +106,7 @@ class JournalTracker:
     def model(self, package: Path, facts: Mapping[str, Any]) -> None:
         """Log the packaged network in the folder `package` as an MLflow model; see `lwexp.tracking.models`."""
         self._check_open(package.name)
-        path = os.path.relpath(package, self.folder)
-        self.journal.write("artifact", {"path": path, "folder": None, "model": dict(facts)})
+        self.journal.write("artifact", {"path": os.path.relpath(package, self.folder), "folder": None, "model": facts})
 
     def tag(self, tags: Mapping[str, str]) -> None:
         """Set tags; values over MLflow's 8,000 characters are cut, secrets in addresses are redacted."""
