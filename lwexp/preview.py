@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,10 +13,23 @@ from .cli import app, help_pages
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from .core.plan import Plan
+    from .core.schedule import Schedule
+
 log = logging.getLogger(__name__)
+_LINES = 12  # differences between two plans that are shown
 
 
-def preview(config: DictConfig) -> None:
+@dataclass(frozen=True)
+class Previewed:
+    """What a preview has found."""
+
+    plan: Plan
+    schedule: Schedule
+    steps: int
+
+
+def preview(config: DictConfig) -> Previewed:
     """Print the plan and write its pictures; `preview.csv=…` and `preview.json=…` write the table to a file too."""
     from hydra.core.hydra_config import HydraConfig
 
@@ -47,9 +62,36 @@ def preview(config: DictConfig) -> None:
             log.info("wrote %s", path)
     if schedule.is_metric_driven:
         log.info("the policy is metric-driven, so its rates are not known before training; no plots")
-        return
+        return Previewed(plan, schedule, experiment.steps)
     for path in draw_plan(plan, schedule, experiment.steps, folder):
         log.info("wrote %s", path)
+    return Previewed(plan, schedule, experiment.steps)
+
+
+def compare(found: Mapping[str, Previewed], folder: Path) -> None:
+    """Print where the plans of a sweep differ from the first, and draw all of them in one picture in `folder`."""
+    from .core.schedule_text import summary
+    from .plots.compare import write_comparison
+    from .plots.plan import planned_rates, scheduled_rates
+
+    (first, one), *others = found.items()
+    for name, other in others:
+        lines = one.plan.diff(other.plan).splitlines()
+        words = [summary(each.schedule) or "policy=constant" for each in (one, other)]
+        lines += [] if words[0] == words[1] else [f"schedule {words[0]} -> {words[1]}"]
+        lines += [] if one.steps == other.steps else [f"steps {one.steps} -> {other.steps}"]
+        shown = lines if len(lines) <= _LINES else [*lines[:_LINES], f"… and {len(lines) - _LINES} more differences"]
+        log.info("\n%s\ncompared with %s:\n%s", name, first, "\n".join(f"  {line}" for line in shown or ["the same"]))
+    tables = {
+        name: planned_rates(each.plan)
+        if each.schedule.is_metric_driven
+        else scheduled_rates(each.plan, each.schedule, each.steps)
+        for name, each in found.items()
+    }
+    log.info("\nwrote %s", write_comparison(tables, folder / "plans.png"))
+
+
+preview.compare = compare  # type: ignore[attr-defined]  # the sweeper of previews looks for it
 
 
 def main() -> None:

@@ -11,7 +11,13 @@ from lwexp.formatting import few, plain, printable
 from .plan_table import PlanTable
 
 SHOWN = 6
-NO_SETTINGS = {"groups", "notes", "undecayed_names", "no_layerwise_rates"}  # what the settings result in
+NO_SETTINGS = {
+    "schedule_line",
+    "groups",
+    "notes",
+    "undecayed_names",
+    "no_layerwise_rates",
+}  # what the settings result in
 
 
 def plan_record(plan: PlanTable, optimizer_names: Sequence[str] = ()) -> dict[str, Any]:

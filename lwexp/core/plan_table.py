@@ -81,6 +81,7 @@ class PlanTable:
     weight_decay: float | None  # of the head; None: the optimizer's, for all groups
     weight_decay_mult: float
     independent_weight_decay: bool
+    schedule_line: str = field(default="", kw_only=True)  # in words, and what identifies its rates; "": not known here
 
     def __repr__(self) -> str:
         """One line; `print(plan)` shows the table."""

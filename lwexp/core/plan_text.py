@@ -11,6 +11,7 @@ from lwexp.formatting import aligned, cell, escaped, printable
 from .plan_table import PlanGroup, PlanTable
 
 COLUMNS = ("index", "name", "depth", "scale", "lr", "tensors", "weights", "share", "frozen", "tied")
+LONG = 30  # rows of a table that does not fit a screen with its notes
 _LEFT = {"name", "frozen", "tied"}
 
 
@@ -49,13 +50,20 @@ def header(plan: PlanTable) -> list[str]:
         *([f"WARNING: {printable(plan.no_layerwise_rates)}"] if plan.no_layerwise_rates else []),
         f"{printable(plan.model)}: {count} {groups}, {weights:,} weights, {trainable:,} trainable",
         f"grouping={plan.grouping} decay={plan.decay} lr={plan.lr:g}{mult} plan {plan.hash}",
+        *([printable(plan.schedule_line)] if plan.schedule_line else []),
         *(f"note: {printable(note)}" for note in plan.notes),
     ]
 
 
 def text(plan: PlanTable) -> str:
-    """The table for a terminal, from the head to the stem, without empty columns."""
-    return "\n".join([*header(plan), "", *_aligned(plan)])
+    """The table for a terminal, from the head to the stem, without empty columns.
+
+    The notes of a long one come below it, where they are still in view.
+    """
+    lines = header(plan)
+    below = [line for line in lines if line.startswith("note: ")] if len(plan.groups) > LONG else []
+    above = [line for line in lines if line not in below]
+    return "\n".join([*above, "", *_aligned(plan), *(["", *below] if below else [])])
 
 
 def markdown(plan: PlanTable, at_most: int) -> str:

@@ -77,7 +77,7 @@ def make_experiment(
     """
     import torch
 
-    from lwexp.core.schedule_text import notes_of, value_notes
+    from lwexp.core.schedule_text import line_of, notes_of, value_notes
     from lwexp.core.scheduler import PlanScheduler
     from lwexp.data import half_of_classes
     from lwexp.models.build import draft_model
@@ -118,9 +118,8 @@ def make_experiment(
             *unused_notes(config, overrides, command, processes),
             *unused_here(config, given_options(overrides), source, schedule, all_steps),
         ]
-        if notes:
-            plan = replace(plan, notes=(*plan.notes, *notes))
-            schedule = replace(schedule, plan=plan)
+        plan = replace(plan, notes=(*plan.notes, *notes), schedule_line=line_of(schedule))
+        schedule = replace(schedule, plan=plan)
         preprocessing = choose_preprocessing(config, source, built, base, resumed)
         check_batches(config, source, _checked_loss(config, source), preprocessing)
         return plan, schedule

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lwexp.config.schema import RunConfig
+from lwexp.core.schedule_text import schedule_hash
 from lwexp.distributed.world import World
 from lwexp.formatting import metric_text
 from lwexp.host.console import console
@@ -166,6 +167,7 @@ def _tags(experiment: Experiment, place: JobPlace, processes: int, *, in_sweep: 
         "lwexp.overrides": " ".join(place.overrides),
         **({} if experiment.config.from_run is None else {"lwexp.from_run": experiment.config.from_run}),
         **plan_tags(experiment.plan, uniform=uniform),
+        "lwexp.schedule": schedule_hash(experiment.schedule),
         **place_tags(place.folder, place.base),
         **({"lwexp.arm": "uniform" if uniform else "layerwise"} if in_sweep else {}),
     }

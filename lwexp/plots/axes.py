@@ -6,6 +6,7 @@ No label is parsed as mathtext, and all text uses a font that ships with matplot
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +23,9 @@ from numpy.typing import NDArray
 
 WIDTH, DPI = 9.0, 200  # inches, and dots per inch: 900 px wide in a browser at 100 px an inch, twice that in a paper
 LEGEND_LIMIT = 8  # up to this many groups a legend names each line; for more a color bar shows the depth
+NAMED_LIMIT = 62  # up to so many groups each has its name in every picture
+LABEL_POINTS = 9.2  # height of a label of a row
+MOST_BLOCKS = 60
 FONT = "DejaVu Sans"  # ships with matplotlib, so `readable` escapes the same characters on every machine
 GRAY = "0.4"
 
@@ -135,9 +139,15 @@ def label_depths(axes: Axes, depths: Sequence[int], names: Sequence[str]) -> Non
     low, high = min(depths), max(depths)
     air = max(0.6, 0.015 * (high - low))
     axes.set_xlim(low - air, high + air)
-    if len(names) <= LEGEND_LIMIT and len(set(depths)) == len(depths):
+    named: dict[int, list[str]] = {}
+    for name, depth in zip(names, depths, strict=True):
+        named.setdefault(depth, []).append(name)
+    if len(names) <= LEGEND_LIMIT and len(named) == len(depths):
         labels = [f"{depth}\n{readable(name, 14)}" for name, depth in zip(names, depths, strict=True)]
         axes.set_xticks(depths, labels=labels, fontsize=8, parse_math=False, fontfamily=FONT)
+    elif len(names) <= NAMED_LIMIT:
+        labels = [f"{readable(all_[0], 24)}{f' +{len(all_) - 1}' if len(all_) > 1 else ''}" for all_ in named.values()]
+        axes.set_xticks([*named], labels=labels, fontsize=6.5, rotation=90, parse_math=False, fontfamily=FONT)
     else:
         axes.xaxis.set_major_locator(_whole_numbers(14))
         axes.tick_params(axis="x", labelsize=8.5, labelfontfamily=FONT)
@@ -145,11 +155,52 @@ def label_depths(axes: Axes, depths: Sequence[int], names: Sequence[str]) -> Non
 
 def label_groups(axes: Axes, labels: Sequence[str], pale: Sequence[bool], room: float) -> None:
     """Label rows from the top on the vertical axis, each `room` points high; labels that would overlap are omitted."""
-    shown = _select_spaced(len(labels), room, needed=9.2)
+    shown = _select_spaced(len(labels), room, needed=LABEL_POINTS)
     axes.set_yticks(shown, labels=[labels[g] for g in shown], fontsize=7.5, parse_math=False, fontfamily=FONT)
     for label, group in zip(axes.get_yticklabels(), shown, strict=True):
         label.set_color(GRAY if pale[group] else "black")
     axes.set_ylabel("group (head first)")
+
+
+def blocks_of(names: Sequence[str]) -> list[tuple[int, int, str]]:
+    """Runs of rows that have the beginning of their name in common: first row, last row, that beginning.
+
+    As deep as `MOST_BLOCKS` allow; empty where even the first parts of the names are too many.
+
+    >>> blocks_of([f"{i:02d}_blocks.{i // 40}.w{i}.bias" for i in range(80)])
+    [(0, 39, 'blocks.0'), (40, 79, 'blocks.1')]
+    """
+    paths = [re.sub(r"^\d+_", "", name).split(".") for name in names]
+    found: list[tuple[int, int, str]] = []
+    for level in range(1, 5):
+        starts = [".".join(path[: min(level, max(len(path) - 1, 1))]) for path in paths]
+        edges = [i for i in range(len(starts)) if not i or starts[i] != starts[i - 1]]
+        if len(edges) > MOST_BLOCKS or len(edges) > len(names) // 2:
+            break
+        ends = [edge - 1 for edge in edges[1:]] + [len(starts) - 1]
+        found = [(first, last, starts[first]) for first, last in zip(edges, ends, strict=True)]
+    return found
+
+
+def label_blocks(axes: Axes, blocks: Sequence[tuple[int, int, str]], room: float) -> None:
+    """Label runs of rows, with a line between two; of labels that would overlap, that of the larger run stays."""
+    shown: list[tuple[float, int, str]] = []
+    for first, last, text in blocks:
+        label = (
+            (first + last) / 2,
+            last - first,
+            readable(f"{text} ({first}\u2013{last})" if last > first else text, 34),
+        )
+        if shown and (label[0] - shown[-1][0]) * room < LABEL_POINTS:
+            if label[1] <= shown[-1][1]:
+                continue
+            shown.pop()
+        shown.append(label)
+    labels = [text for _, _, text in shown]
+    axes.set_yticks([middle for middle, _, _ in shown], labels=labels, fontsize=7.5, parse_math=False, fontfamily=FONT)
+    for first, _, _ in blocks[1:]:
+        axes.axhline(first - 0.5, color="white", linewidth=0.5, alpha=0.7)
+    axes.set_ylabel("groups (head first)")
 
 
 def _select_spaced(count: int, room: float, needed: float) -> list[int]:
@@ -165,10 +216,18 @@ def _whole_numbers(at_most: int) -> MaxNLocator:
     return MaxNLocator(at_most, integer=True, min_n_ticks=1, steps=[1, 2, 5, 10])
 
 
-def legend(axes: Axes, handles: list[Any], labels: list[str], **place: Any) -> None:
+def legend(axes: Axes, handles: list[Any], labels: list[str], size: float = 8.5, **place: Any) -> None:
     """A legend, above the axes on the right by default; its texts are set afterwards, so one may begin with `_`."""
     place = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "ncols": len(handles), **place}
-    made = axes.legend(handles, ["-"] * len(labels), frameon=False, fontsize=8.5, borderaxespad=0.2, **place)
+    made = axes.legend(
+        handles,
+        ["-"] * len(labels),
+        frameon=False,
+        fontsize=size,
+        borderaxespad=0.2,
+        labelspacing=0.5 if size > 8 else 0.15,
+        **place,
+    )
     for text, label in zip(made.get_texts(), labels, strict=True):
         text.set(text=label, parse_math=False, fontfamily=FONT)
 

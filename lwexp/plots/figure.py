@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal, get_args
 
-import numpy as np
 from matplotlib.figure import Figure
 
 from lwexp.core.options import at_least, whole
@@ -14,8 +13,8 @@ from lwexp.core.schedule import ScheduleOptions
 from lwexp.core.shapes import PolicyName
 from lwexp.errors import ConfigError, UnknownNameError
 
-from .plan import rate_table
-from .rate_table import RateTable, subsample
+from .plan import scheduled_rates
+from .rate_table import RateTable
 from .rates import draw_heatmap, draw_rates_by_depth, draw_rates_by_step
 
 if TYPE_CHECKING:
@@ -49,5 +48,4 @@ def plot(
         raise UnknownNameError("kind", kind, get_args(PlotKind), "no such plot")
     at_least("steps", steps := whole("steps", steps), 1)
     schedule = plan.schedule(policy, steps=steps, **options)
-    shown = subsample(np.arange(steps))
-    return _DRAW[kind](rate_table(plan, schedule.table(shown.tolist()).numpy(), shown))
+    return _DRAW[kind](scheduled_rates(plan, schedule, steps))

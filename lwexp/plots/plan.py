@@ -9,9 +9,10 @@ import numpy as np
 
 from lwexp.core.plan_table import PlanTable
 from lwexp.core.schedule import Schedule
+from lwexp.core.schedule_text import summary
 
 from . import process
-from .rate_table import RateTable, subsample
+from .rate_table import RateTable, subsample, with_jumps
 
 
 def draw_plan(plan: PlanTable, schedule: Schedule, steps: int, folder: Path, *, in_process: bool = False) -> list[Path]:
@@ -19,9 +20,7 @@ def draw_plan(plan: PlanTable, schedule: Schedule, steps: int, folder: Path, *, 
 
     `in_process`: as for `lwexp.plots.process.write_plots`. Raises `RunError`.
     """
-    shown = subsample(np.arange(steps))
-    table = rate_table(plan, schedule.table(shown.tolist()).numpy(), shown)
-    return process.write_plots(table, folder, in_process=in_process)
+    return process.write_plots(scheduled_rates(plan, schedule, steps), folder, in_process=in_process)
 
 
 def draw_recorded(
@@ -42,10 +41,27 @@ def draw_recorded(
     return process.write_plots(table, folder, in_process=in_process)
 
 
-def rate_table(plan: PlanTable, rates: np.ndarray, steps: np.ndarray) -> RateTable:
-    """The plan's groups with their `rates` [steps, groups] at optimizer steps `steps` [steps]."""
+def scheduled_rates(plan: PlanTable, schedule: Schedule, steps: int) -> RateTable:
+    """The rates of `steps` optimizer steps, at most 2,000 of them and those around events."""
+    jumps = [(i, event.step) for event in schedule.events for i in plan.find(event.group) if event.step < steps]
+    shown = with_jumps(subsample(np.arange(steps)), [step for _, step in jumps])
+    return rate_table(plan, schedule.table(shown.tolist()).numpy(), shown, summary(schedule), jumps)
+
+
+def planned_rates(plan: PlanTable) -> RateTable:
+    """The plan's own rates as those of step 0, where a metric-driven policy leaves the others open."""
+    return rate_table(plan, np.asarray([[g.lr for g in plan.groups]]), np.zeros(1, dtype=np.int64))
+
+
+def rate_table(
+    plan: PlanTable, rates: np.ndarray, steps: np.ndarray, about: str = "", jumps: Sequence[tuple[int, int]] = ()
+) -> RateTable:
+    """The plan's groups with their `rates` [steps, groups] at optimizer steps `steps` [steps]; the rest as there."""
     mult = f", mult={plan.mult:g}" if plan.decay == "linear" else ""
     return RateTable(
+        about=about or plan.schedule_line.partition("; rates ")[0],
+        count=len({g.index for g in plan.groups}),
+        jumps=jumps,
         title=f"{plan.model}: {plan.grouping}, {plan.decay}, lr={plan.lr:g}{mult}",
         names=plan.labels,
         depths=[g.depth for g in plan.groups],

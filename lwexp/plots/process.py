@@ -27,7 +27,13 @@ def write_plots(table: RateTable, folder: Path, *, in_process: bool = False) -> 
             return rates.write_plots(table, folder)
         except Exception as error:
             raise RunError(f"the plots of the plan cannot be drawn: {type(error).__name__}: {error}") from error
-    texts = {"title": table.title, "names": table.names, "depths": table.depths, "frozen": table.frozen}
+    texts: dict[str, object] = {
+        "title": table.title,
+        "names": table.names,
+        "depths": table.depths,
+        "frozen": table.frozen,
+    }
+    texts |= {"about": table.about, "count": table.count, "jumps": table.jumps}
     sent = io.BytesIO()
     np.savez(sent, rates=table.rates, steps=table.steps, texts=np.array(json.dumps(texts)))
     command = [sys.executable, "-m", "lwexp.plots.rates", str(folder)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,8 @@ class RateTable:
 
     `names` from the head to the stem, `depths` with 0 for the stem (groups may share one), `rates` [steps, groups]
     finite and at least 0 (0: frozen, or not yet unfrozen), `steps` [steps] the optimizer step of each row, increasing.
+    `about` is the schedule in words, `count` the number of groups as the plan counts them, where parts of one have
+    rates of their own. `jumps` are pairs of a column and a step at which an event sets its rate.
     """
 
     title: str
@@ -25,6 +27,9 @@ class RateTable:
     frozen: Sequence[bool]
     rates: Floats
     steps: NDArray[np.int64]
+    about: str = ""
+    count: int | None = None
+    jumps: Sequence[tuple[int, int]] = ()
 
     def __post_init__(self) -> None:
         """Check shapes and values."""
@@ -38,7 +43,12 @@ class RateTable:
 
     def at(self, rows: NDArray[np.int64]) -> RateTable:
         """The same table with only these rows."""
-        return RateTable(self.title, self.names, self.depths, self.frozen, self.rates[rows], self.steps[rows])
+        return replace(self, rates=self.rates[rows], steps=self.steps[rows])
+
+    def jump_rows(self) -> list[tuple[int, int]]:
+        """The `jumps` as pairs of a column and the row of the step, where that and the row before it are shown."""
+        found = [(group, int(np.searchsorted(self.steps, step)), step) for group, step in self.jumps]
+        return [(g, row) for g, row, step in found if 0 < row < len(self.steps) and self.steps[row] == step]
 
 
 def subsample(steps: NDArray[np.int64], at_most: int = 2000) -> NDArray[np.int64]:
@@ -54,5 +64,15 @@ def subsample(steps: NDArray[np.int64], at_most: int = 2000) -> NDArray[np.int64
 
 
 def thin(table: RateTable, at_most: int) -> RateTable:
-    """`table` with at most `at_most` rows: the first, the last and evenly spaced ones."""
-    return table.at(subsample(np.arange(len(table.steps)), at_most))
+    """`table` with about `at_most` rows: the first, the last, evenly spaced ones, and those around a jump."""
+    return table.at(with_jumps(subsample(np.arange(len(table.steps)), at_most), [row for _, row in table.jump_rows()]))
+
+
+def with_jumps(rows: NDArray[np.int64], jumps: Sequence[int], at_most: int = 200) -> NDArray[np.int64]:
+    """`rows` and, for up to `at_most` of the `jumps`, those and the ones before them.
+
+    >>> with_jumps(np.array([0, 50, 100]), [70]).tolist()
+    [0, 50, 69, 70, 100]
+    """
+    near = [row for jump in jumps[:at_most] for row in (jump - 1, jump) if row >= 0]
+    return np.union1d(rows, np.asarray(near, dtype=np.int64))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,13 @@ from .axes import (
     DPI,
     FONT,
     GRAY,
+    LABEL_POINTS,
     LEGEND_LIMIT,
+    NAMED_LIMIT,
+    blocks_of,
     depth_bar,
     depth_norm,
+    label_blocks,
     label_depths,
     label_groups,
     label_steps,
@@ -80,7 +85,12 @@ def draw_heatmap(table: RateTable) -> Figure:
         legend(axes, [Patch(facecolor=_ZERO, edgecolor=GRAY, linewidth=0.5)], ["rate 0"])
     label_steps(axes)
     labels = [_label(table, g, 34) for g in range(groups)]
-    label_groups(axes, labels, table.frozen, room=(height - 1.5) * 72 / groups)
+    room = (height - 1.5) * 72 / groups
+    blocks = blocks_of(table.names) if room < LABEL_POINTS else []
+    if blocks:
+        label_blocks(axes, blocks, room)
+    else:
+        label_groups(axes, labels, table.frozen, room=room)
     return figure
 
 
@@ -147,21 +157,32 @@ def draw_rates_by_step(table: RateTable) -> Figure:
 
     The log scale ends three decades below the smallest of the groups' highest rates.
     """
-    figure, axes = _figure(table, 4.8)
+    figure, axes = _figure(table, max(4.8, 0.128 * len(table.names) + 0.9) if _is_named(table) else 4.8)
     table = thin(table, max(300, min(2000, 400_000 // len(table.names))))
     if _all_equal(table):  # otherwise the last line would hide the others
         together = f"all {len(table.names):,} groups"
-        table = RateTable("", [together], [0], [all(table.frozen)], table.rates[:, :1], table.steps)
-    named = len(table.names) <= LEGEND_LIMIT
+        table = replace(table, names=[together], depths=[0], frozen=[all(table.frozen)], rates=table.rates[:, :1])
+    named, few = _is_named(table), len(table.names) <= LEGEND_LIMIT
     positive = np.where(table.rates > 0, table.rates, np.nan)
     colors = ListedColormap(colormaps["viridis"](np.linspace(0, 0.92, 256)))  # its last yellow is too pale for a line
     norm = depth_norm(table.depths)
     rgba = [colors(norm(depth)) for depth in table.depths]
     # Groups at one depth share its color, so the legend distinguishes them by dashes.
-    dashes: list[Any] = [_DASHES[list(table.depths[:g]).count(d)] if named else "-" for g, d in enumerate(table.depths)]
-    width = 1.8 if named else float(np.clip(60 / len(table.names), 0.5, 1.2))
-    lines = [np.column_stack([table.steps, positive[:, g]]) for g in range(len(table.names))]
-    axes.add_collection(LineCollection(lines, colors=rgba, linestyles=dashes, linewidths=width), autolim=False)
+    dashes: list[Any] = [
+        _DASHES[list(table.depths[:g]).count(d) % len(_DASHES)] if named else "-" for g, d in enumerate(table.depths)
+    ]
+    width = 1.8 if few else float(np.clip(60 / len(table.names), 0.5, 1.2))
+    jumps = table.jump_rows()
+    lines = [stepped(table, positive, g, [row for group, row in jumps if group == g]) for g in range(len(table.names))]
+    moved = {group for group, _ in jumps}
+    for chosen, order in (([g for g in range(len(lines)) if g not in moved], 2), (sorted(moved), 2.5)):
+        drawn = {"colors": [rgba[g] for g in chosen], "linestyles": [dashes[g] for g in chosen], "linewidths": width}
+        if chosen:  # lines that events move are on top
+            axes.add_collection(LineCollection([lines[g] for g in chosen], **drawn, zorder=order), autolim=False)
+    dots = [(table.steps[row], table.rates[row, g], rgba[g]) for g, row in jumps if table.rates[row, g] > 0]
+    if dots:
+        at_steps, rates, shades = zip(*dots, strict=True)
+        axes.scatter(at_steps, rates, s=26, color=shades, zorder=4)
     alone_rows, alone_groups = np.nonzero(_isolated(positive))  # a line of a single point is invisible
     if len(alone_rows):
         points = table.rates[alone_rows, alone_groups]
@@ -176,7 +197,8 @@ def draw_rates_by_step(table: RateTable) -> Figure:
         seen: list[Any] = [d if line.any() else "none" for d, line in zip(dashes, table.rates.T, strict=True)]
         handles = [Line2D([], [], color=c, linestyle=d, linewidth=1.8) for c, d in zip(rgba, seen, strict=True)]
         labels = [_label(table, g, 24) for g in range(len(table.names))]
-        legend(axes, handles, labels, loc="upper left", bbox_to_anchor=(1.01, 1.0), ncols=1)
+        size = 8.5 if few else 7
+        legend(axes, handles, labels, size=size, loc="upper left", bbox_to_anchor=(1.01, 1.0), ncols=1)
     else:
         depth_bar(figure, axes, norm, colors)
     axes.grid(True, color="0.92", linewidth=0.6)
@@ -207,10 +229,25 @@ def write_plots(table: RateTable, folder: Path) -> list[Path]:
 
 
 def _figure(table: RateTable, height: float) -> tuple[Figure, Axes]:
-    many = "groups" if len(table.names) > 1 else "group"
+    count = len(table.names) if table.count is None else table.count
+    many = "groups" if count > 1 else "group"
+    parts = f" in {len(table.names):,} rows" if count != len(table.names) else ""
     steps = f"steps {table.steps[0]:,} to {table.steps[-1]:,}" if len(table.steps) > 1 else f"step {table.steps[0]:,}"
-    about = f"{len(table.names):,} {many}, {steps}{', all groups at the same rate' if _all_equal(table) else ''}"
+    about = f"{count:,} {many}{parts}, {steps}{', all groups at the same rate' if _all_equal(table) else ''}"
+    about += f"; {readable(table.about, 90)}" if table.about else ""
     return new_figure(table.title, about, height)
+
+
+def _is_named(table: RateTable) -> bool:
+    """Whether each line has its name beside the axes."""
+    return len(table.names) <= NAMED_LIMIT
+
+
+def stepped(table: RateTable, positive: Floats, group: int, rows: list[int]) -> Floats:
+    """The points of a line [points, 2]; at `rows`, where an event sets the rate, it goes straight up or down."""
+    points = np.column_stack([table.steps, positive[:, group]])
+    corners = np.array([(table.steps[row], positive[row - 1, group]) for row in rows]).reshape(-1, 2)
+    return np.insert(points, rows, corners, axis=0) if rows else points
 
 
 def _all_equal(table: RateTable) -> bool:
