@@ -227,7 +227,6 @@ PRIVATE = {  # names that others keep to themselves and that lwexp uses neverthe
     "torch.nn.modules.batchnorm._BatchNorm": "what all batch norms have in common",
     "torch.utils._python_dispatch.TorchDispatchMode": "sees each operation on meta tensors",
     "torch.utils._pytree.tree_map": "tensors within outputs of any form",
-    "hydra._internal.core_plugins.basic_sweeper.BasicSweeper": "Hydra's own sweep",
     "hydra._internal.utils.get_args_parser": "Hydra's flags, as Hydra reads them",
 }
 

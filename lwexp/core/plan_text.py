@@ -58,10 +58,10 @@ def header(plan: PlanTable) -> list[str]:
 def text(plan: PlanTable) -> str:
     """The table for a terminal, from the head to the stem, without empty columns.
 
-    The notes of a long one come below it, where they are still in view.
+    The schedule comes below it, and so do the notes of a long one, where they are still in view.
     """
-    lines = header(plan)
-    below = [line for line in lines if line.startswith("note: ")] if len(plan.groups) > LONG else []
+    lines, is_long = header(plan), len(plan.groups) > LONG
+    below = [line for line in lines if line == printable(plan.schedule_line) or (is_long and line.startswith("note: "))]
     above = [line for line in lines if line not in below]
     return "\n".join([*above, "", *_aligned(plan), *(["", *below] if below else [])])
 

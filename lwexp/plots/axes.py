@@ -25,7 +25,7 @@ WIDTH, DPI = 9.0, 200  # inches, and dots per inch: 900 px wide in a browser at 
 LEGEND_LIMIT = 8  # up to this many groups a legend names each line; for more a color bar shows the depth
 NAMED_LIMIT = 62  # up to so many groups each has its name in every picture
 LABEL_POINTS = 9.2  # height of a label of a row
-MOST_BLOCKS = 60
+MOST_BLOCKS = 32
 FONT = "DejaVu Sans"  # ships with matplotlib, so `readable` escapes the same characters on every machine
 GRAY = "0.4"
 

@@ -11,6 +11,7 @@ from hydra.plugins.sweeper import Sweeper
 
 from lwexp import redaction
 from lwexp.config.hydra_files import write_multirun_file
+from lwexp.errors import LwexpError
 
 from .merging import merge_unused
 from .planning import Planner
@@ -52,6 +53,9 @@ class PlainSweeper(Sweeper):
         folder.mkdir(parents=True, exist_ok=True)
         write_multirun_file(self._config, folder)
         kept = [*merged.points]
+        for job in kept:
+            if isinstance(mistake := self._planner.config_of(job), LwexpError):
+                raise mistake
         results = [*self._launcher.launch([self._planner.overrides_of(job) for job in kept], initial_job_idx=0)]
         found = [result.return_value for result in results]  # raises the error of a job
         if self._compare is not None and len(found) > 1:

@@ -13,7 +13,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from lwexp.plots.axes import readable
+from lwexp.plots.axes import NAMED_LIMIT, readable
 from lwexp.plots.rate_table import RateTable
 from lwexp.plots.rates import draw_heatmap, draw_rates_by_depth, draw_rates_by_step
 from tests.helpers.rate_tables import TABLES, constant, cosine, table, unfreezing
@@ -134,14 +134,14 @@ def test_rate_by_step_breaks_lines_at_zero_and_shows_a_point_that_stands_alone()
     np.testing.assert_array_equal(points.get_offsets(), [[1, 1e-2]])
 
 
-def test_rate_by_step_names_up_to_eight_groups_and_colors_more_by_depth() -> None:
-    few, many = draw_rates_by_step(table(constant(8))), draw_rates_by_step(table(constant(9)))
-    assert legend(few) == [f"{g:02d}_layer{g}.weight" for g in range(8)]
+def test_rate_by_step_names_as_many_groups_as_fit_and_colors_more_by_depth() -> None:
+    few, many = draw_rates_by_step(table(constant(NAMED_LIMIT))), draw_rates_by_step(table(constant(NAMED_LIMIT + 1)))
+    assert legend(few) == [f"{g:02d}_layer{g}.weight" for g in range(NAMED_LIMIT)]
     assert len(few.axes) == 1
     assert legend(many) == []
     assert "depth (0 = stem)" in texts(many)
     colors = many.axes[0].collections[0].get_colors()
-    assert len({tuple(color) for color in colors}) == 9
+    assert len({tuple(color) for color in colors}) == NAMED_LIMIT + 1
 
 
 def test_groups_at_one_depth_share_the_color_and_differ_in_dashes() -> None:
