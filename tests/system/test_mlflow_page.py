@@ -119,7 +119,8 @@ def test_a_person_finds_the_plan_the_rates_from_head_to_stem_and_the_pictures_on
         assert len(places) == len(LABELS)
         assert places == sorted(places)
         sections = dict(re.findall(r"^(\w+)\s*\((\d+)\)$", tab.locator("body").inner_text(), re.MULTILINE))
-        assert sections == {"lr": str(len(LABELS)), "test": "3", "train": "1", "val": "3"}
+        assert sections == {"best": "5", "lr": str(len(LABELS)), "test": "5", "train": "1", "val": "3"}
+        assert next(iter(sections)) == "best"  # results come before the rates
         drawn = "count => document.querySelectorAll('.js-plotly-plot:has(.scatterlayer .js-line)').length >= count"
         tab.wait_for_function(drawn, arg=len(LABELS))
 
