@@ -191,10 +191,10 @@ def test_evaluation_that_was_pending_is_made_at_resume(tmp_path: Path) -> None:
         trainer = make_trainer(folder, tracker=tracker)
         evaluate, count = trainer.evaluate, iter(range(1, 4))
 
-        def mortal(*arguments: Any, at: int = at, evaluate: Any = evaluate, count: Any = count) -> Any:
+        def mortal(*arguments: Any, at: int = at, own: Any = evaluate, count: Any = count, **options: Any) -> Any:
             if next(count) == at:
                 raise Killed
-            return evaluate(*arguments)
+            return own(*arguments, **options)
 
         trainer.evaluate = mortal  # type: ignore[method-assign]
         with pytest.raises(Killed):
