@@ -165,7 +165,8 @@ class Parent:
         environment = {**os.environ, "MLFLOW_TRACKING_URI": resolve_uri(self._tracking, self._base)}
         done = subprocess.run(command, cwd=self._base, env=environment, capture_output=True, text=True, check=False)
         said = done.stdout.strip().split("\n\n")
-        claim = " ".join(said[1].split()) if done.returncode == 0 and len(said) > 2 else ""
+        is_sentence = done.returncode == 0 and len(said) > 2 and "---" not in said[1]  # else a table
+        claim = " ".join(said[1].split()) if is_sentence else ""
         return "\n".join(part for part in (done.stdout.strip(), done.stderr.strip()) if part), claim
 
     def end(self, status: Status, reason: str | None = None) -> None:
