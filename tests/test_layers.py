@@ -62,6 +62,8 @@ HYDRA = {"cli", "config", "sweep", *COMMANDS}
 NETWORKS = {"models", "data", "config.hub"}
 THIRD_PARTY: dict[str, set[str]] = {  # packages or modules that may import it
     "mlflow": {"tracking"},
+    "tensorboard": {"tracking"},
+    "wandb": {"tracking"},
     "hydra": HYDRA,
     "omegaconf": HYDRA,
     "pydantic": {"config", "sweep"},

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.commands import ROOT, Outcome
+from tests.helpers.data_sources import write_images
 
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", TEXT, flags=re.DOTALL)
@@ -21,7 +22,26 @@ COMMANDS = [
     if line.startswith("python -m lwexp.") and "lwexp.ui" not in line
 ]
 TUTORIALS = re.findall(r"^\| [^|`]+ \| `([^|`]+=[^|`]+)` \|$", TEXT, flags=re.MULTILINE)
+PHOTOS = ["model=resnet10t", "data=image_folder", "data.path=photos", "data.image_size=32"]
+TEXTS = [
+    "data=text", "data.path=reviews.csv", "model=huggingface", "model.config_class=BertConfig",
+    "model.config={hidden_size: 16, num_hidden_layers: 2, num_attention_heads: 2, intermediate_size: 16}",
+]  # fmt: skip
 SHORT = ["max_steps=2", "progress=false", "tracking=none", "batch_size=16"]
+
+
+def make_data(folder: Path) -> None:
+    """What the commands name: photographs by class, a table of them, texts."""
+    for split in ("photos/train", "photos/val", "new_photos"):
+        for name in ("cat", "dog"):
+            write_images(folder / split / name, 16)
+    write_images(folder / "my_photos", 3)
+    write_images(folder / "pictures", 40)
+    rows = [f"pictures/{i:03d}.png,{'cat' if i % 2 else 'dog'},{'a b' if i % 3 else 'b'},{i / 8}" for i in range(40)]
+    (folder / "labels.csv").write_text("\n".join(["image,label,tags,weight", *rows]), encoding="utf-8")
+    rows = [f"{'a fine' if i % 2 else 'a dull'} film number {i},{i % 2}" for i in range(80)]
+    (folder / "reviews.csv").write_text("\n".join(["text,label", *rows]), encoding="utf-8")
+    (folder / "new.csv").write_text("text\nno label here\n", encoding="utf-8")
 
 
 def test_python_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,7 +57,16 @@ def test_commands_run(line: str, lwexp_here: Callable[..., Outcome], tmp_path: P
     for _, block in BLOCKS:
         if found := re.match(r"# (my_\w+\.py)\n", block):
             (tmp_path / found[1]).write_text(block, encoding="utf-8")
-    _, _, module, *arguments = shlex.split(line)
+    _, _, module, *arguments = shlex.split(line.partition("  #")[0])
+    arguments = [argument.replace("weights=pretrained", "weights=scratch") for argument in arguments]  # no network here
+    make_data(tmp_path)
+    if "latest" in arguments:
+        data = TEXTS if "--text" in arguments else PHOTOS
+        trained = lwexp_here("run", *data, *SHORT)
+        assert trained.code == 0, trained.err
+        outcome = lwexp_here(module.removeprefix("lwexp."), *arguments)
+        assert outcome.code == 0, outcome.err
+        return
     # resnet18 is trained elsewhere; the same options on the small LSTM or a short training show that they exist
     short = [*SHORT, "policy.warmup_steps=1"] if "policy.warmup_steps" in line and ".run" in module else SHORT
     short = [*short, "weights.epochs=1"] if "source_task" in line else short
@@ -62,7 +91,7 @@ def test_tutorials_are_all_there() -> None:
 
 
 def test_printed_plan_is_what_preview_prints(lwexp_here: Callable[..., Outcome]) -> None:
-    shown = next(block for language, block in BLOCKS if language == "text")
+    shown = next(block for language, block in BLOCKS if language == "text" and "plan cecb" in block)
     line = next(line for line in COMMANDS if "lwexp.preview" in line)
     outcome = lwexp_here("preview", *shlex.split(line)[3:])
     assert shown.strip() in outcome.out

@@ -97,7 +97,7 @@ def _of_groups(values: Mapping[str, Any]) -> dict[str, Any]:
         if group in _SHOWN:  # in front of the others
             section, known = section | dict.fromkeys(_SHOWN[group]), known | dict.fromkeys(_SHOWN[group])
         elif target is not None or name != _usual_choice(group):
-            found[group] = target or section["name"]
+            found[group] = target or section.get("name")
         flat, usual = flatten(section, keep=_below(group)), flatten(known, keep=_below(group))
         found |= {f"{group}.{key}": value for key, value in flat.items() if usual.get(key) != value}
     return found

@@ -130,7 +130,8 @@ def test_failure_is_one_line_of_a_real_process_too(
     lwexp_command_cold: RunCommand,
 ) -> None:
     done = lwexp_command_cold("run", *SMALL, "weights=checkpoint", "weights.path=none.safetensors")
-    assert (done.returncode, done.stdout) == (2, "")
+    assert done.returncode == 2
+    assert all("…" in line for line in done.stdout.splitlines()), "only what was under way, on a slow machine"
     assert re.fullmatch(r"error: weights\.path=.*\n", done.stderr)
 
 

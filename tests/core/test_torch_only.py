@@ -87,4 +87,4 @@ def test_plan_optimizer_and_scheduler_need_torch_alone(tmp_path: Path) -> None:
     assert optimizer.startswith(
         "optimizer=lamb: no such optimizer of torch, and timm, which has more, is not installed"
     )
-    assert plot == "lwexp.plot needs numpy, which is not installed; pip install lwexp brings it"
+    assert plot == "lwexp.plot needs matplotlib, which is not installed; pip install lwexp brings it"

@@ -170,7 +170,7 @@ def test_run_on_two_processes_keeps_one_record_of_what_one_would_do(
     assert lwexp_here("run", *RUN, "tracking=none", "hydra.run.dir=one").code == 0
     printed, _ = process.communicate(timeout=200)
     assert process.returncode == 0, printed
-    for line in ("epoch 2/2 ", "grouping=per_parameter", "best validation accuracy"):
+    for line in ("epoch 2/2 ", "\ngrouping=per_parameter", "best validation accuracy"):
         assert printed.count(line) == 1, "one process speaks"
     run, found = values(tmp_path / "two")
     assert run.info.status == "FINISHED"

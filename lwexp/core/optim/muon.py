@@ -51,6 +51,8 @@ def adamw_chosen(
     """`others` and what the patterns `adamw` cover; raises `ConfigError` if nothing is left for Muon."""
     names = [name for g in groups for name in g.parameter_names]
     patterns = [adamw] if isinstance(adamw, str) else [*(adamw or ())]
+    if not all(isinstance(pattern, str) for pattern in patterns):
+        raise ConfigError("optimizer.adamw", adamw, "must be a pattern or a list of them, e.g. [stem, blocks.0]")
     chosen = frozenset([*others, *first_matches(patterns, names, "optimizer.adamw")])
     if chosen.issuperset(name for g in groups for name in g.optimizer_names):
         why = "the network has no hidden matrix to train with it; timm_muon takes every parameter, adamw is another"
