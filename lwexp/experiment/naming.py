@@ -8,6 +8,7 @@ from typing import Any
 
 from lwexp.config.defaults import CONF, defaults, load
 from lwexp.config.keys import GROUPS, USER_KEYED, changes_numbers, flatten
+from lwexp.config.monitored import with_monitor
 from lwexp.config.schema import PretrainedConfig, RunConfig, SourceTaskConfig, WeightsFileConfig
 from lwexp.formatting import one_line, printable
 
@@ -92,6 +93,8 @@ def _of_groups(values: Mapping[str, Any]) -> dict[str, Any]:
         name = str(kind or section.get("name") or section.get("source"))
         target = section.pop("_target_", None)
         known = _defaults_of(group, name) | {"name": section.get("name")}
+        if group == "policy":  # a plateau's own metric is that of `monitor` unless it names one
+            known = with_monitor({**values, group: known})[group]
         known.pop("kind", None)
         known.pop("_target_", None)
         if group in _SHOWN:  # in front of the others

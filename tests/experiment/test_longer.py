@@ -16,6 +16,8 @@ from tests.helpers.commands import RunHere
 
 BASE = [option for option in RUN if not option.startswith(("epochs", "max_steps"))]  # 4 steps in an epoch
 TEST, VAL = ({f"{split}/{name}" for name in ("loss", "accuracy", "macro_f1")} for split in ("test", "val"))
+BEST = {f"best/{name}" for name in ("loss", "accuracy", "macro_f1", "epoch", "step")}
+TEST |= {"test/top5", "test/ece"}
 
 
 def more_than(longer: Path, whole: Path) -> set[str]:
@@ -36,7 +38,7 @@ def more_than(longer: Path, whole: Path) -> set[str]:
         (["policy=step", "policy.step_size=3"], ["epochs=1"], ["epochs=2", "max_steps=7"], TEST),
         (["policy=plateau", "policy.patience=0", "checkpoint.every_steps=2"], ["epochs=2"], ["epochs=4"], TEST),
         # the last checkpoint is that of the end, in the middle of an epoch
-        (["checkpoint.every_steps=6"], ["epochs=2", "max_steps=6"], ["epochs=3", "max_steps=null"], TEST | VAL),
+        (["checkpoint.every_steps=6"], ["epochs=2", "max_steps=6"], ["epochs=3", "max_steps=null"], TEST | VAL | BEST),
         (["unfreeze.every_steps=1"], ["epochs=1"], ["epochs=2"], TEST),
     ],
     ids=["constant", "step", "plateau", "within an epoch", "unfreezing"],
