@@ -126,7 +126,16 @@ def load(
     """
     if weights not in WEIGHTS:
         raise ConfigError("weights", weights, f"must be {' or '.join(WEIGHTS)}")
-    folder = find(str(run), options)
+    loaded = from_folder(find(str(run), options), weights, device, allow_targets)
+    for note in loaded.notes:
+        log.warning("%s", note)
+    return loaded
+
+
+def from_folder(
+    folder: Path, weights: Literal["best", "last"] = "best", device: str = "cpu", allow_targets: Sequence[str] = ()
+) -> LoadedRun:
+    """The network of the run in `folder`, as `load` makes it; nothing is logged."""
     check_code(folder, allow_targets)
     record = model_record(folder)
     path = folder / WEIGHTS[weights]
@@ -140,11 +149,8 @@ def load(
     load_weights(module, read_weights(path), path)
     place = build_device(device)
     module.to(place).eval().requires_grad_(requires_grad=False)
-    notes = _notes(folder, path)
-    for note in notes:
-        log.warning("%s", note)
     transform = TextInput(tokens) if tokens is not None else _image_input(record, folder)
-    return LoadedRun(folder, module, transform, record.classes, record, path, place, notes)
+    return LoadedRun(folder, module, transform, record.classes, record, path, place, _notes(folder, path))
 
 
 def check_code(folder: Path, allowed: Sequence[str]) -> None:

@@ -30,7 +30,7 @@ from . import serving
 from .exporting import export_program
 from .finding import best_of
 from .inputs import TextInput
-from .loaded import LoadedRun, load
+from .loaded import LoadedRun, from_folder
 
 FOLDER, NETWORK, PACKAGE = "model", "network", "lwexp_model"  # as `lwexp.tracking.models` expects them
 _IMPORT = "from lwexp.data.standalone import"
@@ -41,7 +41,7 @@ def package(folder: Path, allow_targets: tuple[str, ...] = (), into: Path | None
 
     `into`: by default `folder` itself. Raises `RunError` where the network cannot be exported.
     """
-    return package_loaded(load(folder, allow_targets=allow_targets), into or folder)
+    return package_loaded(from_folder(folder, allow_targets=allow_targets), into or folder)
 
 
 def package_loaded(run: LoadedRun, into: Path) -> tuple[Path, dict[str, Any]]:

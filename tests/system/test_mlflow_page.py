@@ -61,7 +61,7 @@ def opened(pictures: Path) -> Iterator[Page]:
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
-        tab = browser.new_page(viewport={"width": 1600, "height": 1900})
+        tab = browser.new_page(viewport={"width": 1600, "height": 2600})
         tab.set_default_timeout(TIMEOUT)
         try:
             yield tab
