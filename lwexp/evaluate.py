@@ -45,6 +45,8 @@ def _evaluate(given: Any) -> int:
     from .inference.evaluation_text import evaluation_text
     from .inference.loaded import load
 
+    if given.out is not None:
+        _check_out(given.out)
     store = {} if uri is None else {"tracking.uri": str(uri)}
     run = load(
         given.run, weights=given.weights, device=given.device, allow_targets=given.allow_target, options=store,
@@ -54,20 +56,39 @@ def _evaluate(given: Any) -> int:
         run, options, choice=choice, split=given.split, skip_unknown=given.skip_unknown,
         allow_targets=given.allow_target, progress=_Progress(run.kind),
     )  # fmt: skip
-    folder = given.out or _folder(run, evaluation)
+    folder = given.out or _folder(run, evaluation, given.weights)
     files = _write(evaluation, folder)
     print(evaluation_text(evaluation))
     print(f"\n{os.path.relpath(folder)}: {', '.join(path.name for path in files)}")
     if given.attach:
-        _attach(run, evaluation, files, uri)
+        _attach(run, _name(evaluation, given.weights), files, uri)
     sys.stdout.flush()
     return 0
 
 
-def _folder(run: LoadedRun, evaluation: Evaluation) -> Path:
+def _folder(run: LoadedRun, evaluation: Evaluation, weights: str) -> Path:
     from .experiment.evaluation_files import FOLDER
 
-    return run.folder / FOLDER / evaluation.name
+    return run.folder / FOLDER / _name(evaluation, weights)
+
+
+def _name(evaluation: Evaluation, weights: str) -> str:
+    """Of the folder and in MLflow: that of the best weights is the data's alone."""
+    return evaluation.name if weights == "best" else f"{evaluation.name}_{weights}"
+
+
+def _check_out(folder: Path) -> None:
+    """Raise `ConfigError` for a folder in which files of the user would be replaced."""
+    from .experiment.evaluation_files import FILES
+
+    if folder.is_symlink():
+        raise ConfigError("--out", folder, "is a link to another place; give the folder itself")
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError("--out", folder, "is a file; give the name of a folder")
+    there = [name for name in FILES if os.path.lexists(folder / name)]
+    if there and "metrics.json" not in there:
+        why = f"holds {there[0]}, which is not of an evaluation and would be replaced; give another folder"
+        raise ConfigError("--out", folder, why)
 
 
 def _write(evaluation: Evaluation, folder: Path) -> list[Path]:
@@ -79,7 +100,7 @@ def _write(evaluation: Evaluation, folder: Path) -> list[Path]:
         raise RunError(f"{folder} cannot be written: {error.strerror or error}; --out names another folder") from None
 
 
-def _attach(run: LoadedRun, evaluation: Evaluation, files: Sequence[Path], uri: str | None) -> None:
+def _attach(run: LoadedRun, name: str, files: Sequence[Path], uri: str | None) -> None:
     """Put the files beside the run's own artifacts in MLflow."""
     from .config.command_options import tracking_config
     from .tracking import started_in
@@ -93,7 +114,7 @@ def _attach(run: LoadedRun, evaluation: Evaluation, files: Sequence[Path], uri: 
         raise ConfigError("--attach", run.folder, "the run is not in MLflow; python -m lwexp.sync delivers it")
     address, _ = delivery_address(recorded, config)
     store = StoreReader(config.model_copy(update={"uri": address}), started_in(run.folder) or Path.cwd())
-    place = f"evaluation/{evaluation.name}"
+    place = f"evaluation/{name}"
     store.attach(run_id, files, place)
     print(f"attached to run {run_id} in MLflow ({place}/)")
 

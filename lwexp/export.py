@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .config.command_options import Parser
+from .config.command_options import Parser, output_file
 from .errors import ConfigError, LwexpError, UnknownNameError
 
 _OPTIONS = ["tracking.uri"]
@@ -36,6 +36,8 @@ def _export(given: Any) -> int:
     if given.to not in FORMATS:
         raise UnknownNameError("--to", given.to, FORMATS, "no such format")
     check_extras(given.to)
+    if given.out is not None:
+        output_file("--out", given.out)
     run = load(words[0], weights=given.weights, allow_targets=given.allow_target, options=store)
     path = given.out or Path(f"{run.folder.name}{FORMATS[given.to]}")
     print(f"exporting {os.path.relpath(run.weights)} …", file=sys.stderr, flush=True)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .config.command_options import Parser, number
+from .config.command_options import Parser, number, output_file
 from .errors import ConfigError, LwexpError
 
 _OPTIONS = ["tracking.uri"]
@@ -37,6 +37,7 @@ def _predict(given: Any) -> int:
     store = {key: value for key, _, value in (word.partition("=") for word in given.words if word not in words)}
     if not words:
         raise ConfigError("run", "", "give a run and what to predict: lwexp-predict latest my_photos")
+    out = output_file("--out", given.out)
     batch_size = _count("--batch-size", given.batch_size)
     run = load(words[0], weights=given.weights, device=given.device, allow_targets=given.allow_target, options=store)
     top = min(_count("--top", given.top), len(run.classes))
@@ -62,10 +63,10 @@ def _predict(given: Any) -> int:
     for name, why in found.unreadable:
         print(f"lwexp-predict: {name}: {why}", file=sys.stderr)
     print(table(found, top))
-    save_csv(found, given.out, top)
+    save_csv(found, out, top)
     left = f", {len(found.unreadable)} could not be read" if found.unreadable else ""
     count = len(found.items)
-    print(f"{os.path.relpath(given.out)}: {count} prediction{'' if count == 1 else 's'}{left}")
+    print(f"{os.path.relpath(out)}: {count} prediction{'' if count == 1 else 's'}{left}")
     print(f"weights: {os.path.relpath(run.weights)}")
     return 1 if found.unreadable else 0
 

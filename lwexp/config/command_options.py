@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from lwexp.errors import ConfigError, LwexpError, UnknownOptionError
@@ -70,3 +71,10 @@ def _seconds(key: str, value: str) -> float:
     if not 0 < seconds < float("inf"):
         raise ConfigError(key, value, "must be above 0, in seconds")
     return seconds
+
+
+def output_file(key: str, path: Path) -> Path:
+    """`path`, where a command writes a file. Raises `ConfigError` for a folder, before any work is done."""
+    if not path.name or path.is_dir():
+        raise ConfigError(key, path, "is a folder; give the name of the file")
+    return path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 from collections.abc import Iterable, Sequence
@@ -25,7 +26,10 @@ if TYPE_CHECKING:
 FOLDER = "evaluation"  # in the run's folder, and of the run's artifacts
 LISTED = 100  # mistakes in their table
 MATRIX = 3000  # classes at most of a confusion matrix, which has their square as cells
-_OF_BEFORE = ("*.png", "*.csv", "*.json")  # what an earlier evaluation may have left
+FILES = (
+    "confusion.csv", "confusion.png", "errors.png", "labels.png", "metrics.json", "mistakes.csv", "mistakes.png",
+    "per_class.csv", "predictions.csv",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -44,17 +48,19 @@ class Evaluated:
 
 
 def write_evaluation(details: Details, data: Evaluated, folder: Path) -> list[Path]:
-    """Write all files into `folder`, which holds the files of one evaluation. Raises `OSError`.
+    """Write all files into `folder`; of an earlier evaluation none is left, other files stay. Raises `OSError`.
 
     Numbers in tables are shares in [0, 1]; a cell is empty where nothing is defined. The files: `metrics.json`,
     `per_class.csv`, `predictions.csv`, `mistakes.csv`, `mistakes.png` (images), and of a classification
     `confusion.csv` and (up to `MATRIX` classes) `confusion.png`, of several labels `labels.png`, of numbers
     `errors.png`.
     """
+    for place in (folder, *([folder.parent] if folder.parent.name == FOLDER else [])):
+        if place.is_symlink():  # the run's folder may come from somebody else
+            raise OSError(errno.ELOOP, "is a link to another place", str(place))
     folder.mkdir(parents=True, exist_ok=True)
-    for pattern in _OF_BEFORE:
-        for path in folder.glob(pattern):
-            path.unlink()
+    for name in FILES:
+        (folder / name).unlink(missing_ok=True)
     names = [data.samples.name(i) for i in range(len(data.samples))]
     atomic_write(folder / "metrics.json", json.dumps(_finite(details.metrics()), indent=1), durable=False)
     tables = {"per_class.csv": per_class(details), "predictions.csv": _predictions(details, data, names)}
@@ -73,7 +79,7 @@ def write_evaluation(details: Details, data: Evaluated, folder: Path) -> list[Pa
     for name, (titles, lines) in tables.items():
         _write_table(folder / name, titles, lines)
     _draw(details, data, mistakes, names, folder)
-    return sorted(path for pattern in _OF_BEFORE for path in folder.glob(pattern))
+    return [folder / name for name in FILES if (folder / name).is_file()]
 
 
 def per_class(details: Details) -> tuple[list[str], list[list[Any]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,8 +73,8 @@ def evaluate_run(
     section = {key.removeprefix("data."): value for key, value in options.items() if key.startswith("data.")}
     batch_size = _batch_size({**saved, **options})
     is_own = choice is None and not set(section) - {"workers"}
-    if is_own:
-        _check_code(saved, allow_targets)
+    if choice is None:
+        _check_code(saved, section, allow_targets)
     config = _data_config(saved, choice, section)
     place = (started_in(run.folder) if choice is None and "path" not in section else None) or base or Path.cwd()
     tokens = run.transform.tokens if isinstance(run.transform, TextInput) else None
@@ -106,7 +107,7 @@ def evaluate_run(
         loader.close()
     details = details_of(run.record.task, run.classes, keeper.gather())
     alone = len(data.splits) == 1 and chosen == "train"
-    where = "" if is_own else _short_name(config)
+    where = "" if is_own else _short_name(based(config, place))
     name = " ".join(part for part in (where, "" if alone else chosen) if part)
     present = set(part.labels.tolist()) if part.labels.ndim == 1 else set(range(len(run.classes)))
     missing = tuple(name for label, name in enumerate(run.classes) if label not in present)
@@ -163,8 +164,11 @@ def _batch_size(values: Mapping[str, Any]) -> int:
     return size
 
 
-def _check_code(saved: Mapping[str, Any], allowed: Sequence[str]) -> None:
-    refused = [name for _, name in code_in({"data": saved.get("data")}) if name not in allowed]
+def _check_code(saved: Mapping[str, Any], section: Mapping[str, Any], allowed: Sequence[str]) -> None:
+    """Raise `ConfigError` for code of the run's data section, except where the command's `section` has its own."""
+    given = {key.partition(".")[0] for key in section}
+    rest = {key: value for key, value in dict(saved.get("data") or {}).items() if key not in given}
+    refused = [name for _, name in code_in({"data": rest}) if name not in allowed]
     if refused:
         why = f"the run's data would execute {', '.join(refused)}; allow it where you trust the folder"
         raise ConfigError("--allow-target", ", ".join(allowed) or None, why)
@@ -176,6 +180,8 @@ def _scale(run: LoadedRun) -> TargetScale | None:
 
 
 def _short_name(config: DataConfig) -> str:
-    """A short name of the data for titles and files."""
+    """A short name of the data for titles and files: of the folder, of two if its own is that of a split."""
     where = getattr(config, "path", None) or getattr(config, "dataset", None) or config.name
-    return Path(str(where)).name or config.name
+    path = Path(os.path.abspath(Path(str(where)).expanduser()))  # noqa: PTH100 (resolve() would follow links)
+    name = f"{path.parent.name}-{path.name}" if path.name in SPLIT_NAMES and path.parent.name else path.name
+    return name if name and name not in SPLIT_NAMES else f"{config.name}-{name}".strip("-")

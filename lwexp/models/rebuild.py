@@ -52,9 +52,8 @@ def rebuild_model(
             from .huggingface import from_recorded
 
             return from_recorded(network["config"], str(network["auto_class"]))
-        if network is not None:
-            more = {key: value for key, value in network["options"].items() if key not in config.options}
-            config = config.model_copy(update=more)
+        if network is not None and "transform_input" not in config.options:  # nothing else: a record may be foreign
+            config = config.model_copy(update={"transform_input": bool(network["options"].get("transform_input"))})
         built = build_model(
             config, channels=channels, classes=outputs, image_size=image_size or None, tokens=tokens, device="cpu"
         )

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from mlflow import MlflowClient
 from PIL import Image
 
@@ -131,6 +132,73 @@ def test_other_texts_are_read_with_the_tokenizer_of_the_run(lwexp_here: RunHere)
     assert {row["true"] for row in found} == {"good"}
     assert not (folder / "mistakes.png").exists()
     assert ("most confident mistakes" in outcome.out) == (metrics(folder)["accuracy"] < 1)
+
+
+def test_only_the_files_of_an_evaluation_are_replaced(lwexp_here: RunHere) -> None:
+    run(lwexp_here, *SMALL, *UNTRACKED)
+    Path("there").mkdir()
+    Path("there/mine.csv").write_text("mine")
+    for _ in range(2):  # the second replaces the first
+        outcome = lwexp_here("evaluate", str(FOLDER), "--out", "there")
+        assert outcome.code == 0, outcome.err
+        assert "mine.csv" not in outcome.out
+    assert Path("there/mine.csv").read_text() == "mine"
+    Path("there/metrics.json").unlink()
+    assert "--out=there: holds confusion.csv, which is not of an evaluation" in one_line(
+        lwexp_here, str(FOLDER), "--out", "there"
+    )
+    Path("link").symlink_to("there")
+    assert "--out=link: is a link" in one_line(lwexp_here, str(FOLDER), "--out", "link")
+    assert "--out=there/mine.csv: is a file" in one_line(lwexp_here, str(FOLDER), "--out", "there/mine.csv")
+    shutil.rmtree(FOLDER / "evaluation")
+    (FOLDER / "evaluation").symlink_to(Path("there").absolute())
+    outcome = lwexp_here("evaluate", str(FOLDER))
+    assert outcome.code == 1
+    assert "is a link to another place" in outcome.err
+    assert not Path("there/test").exists()
+
+
+def test_the_folder_is_named_by_the_data_and_the_weights(lwexp_here: RunHere) -> None:
+    photographs(Path("photos/test"), ("blue", "red"), 4)
+    photographs(Path("photos/train"), ("blue", "red"), 9)
+    run(lwexp_here, *PHOTOS, *UNTRACKED)
+
+    def files() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in FOLDER.glob("*.*") if path.is_file() and path.suffix != ".log"}
+
+    before = files()
+    (Path("photos") / "inner").mkdir()
+    for data, more, name in [
+        ("photos/inner/..", (), "photos_test"), ("photos/test", (), "photos-test"),
+        ("photos/test", ("--weights", "last"), "photos-test_last"),
+    ]:  # fmt: skip
+        outcome = lwexp_here("evaluate", str(FOLDER), f"data.path={data}", *more)
+        assert outcome.code == 0, outcome.err
+        assert f"outputs/runs/mine/evaluation/{name}: " in outcome.out
+        assert (FOLDER / "evaluation" / name / "metrics.json").is_file()
+    assert files() == before
+
+
+def test_code_that_only_the_run_names_is_not_executed(lwexp_here: RunHere) -> None:
+    marker = Path("executed").absolute()
+    Path("evil.py").write_text(f"def make(**_):\n    open({str(marker)!r}, 'w').close()\n", encoding="utf-8")
+    run(lwexp_here, *SMALL, *UNTRACKED)
+    config = FOLDER / "config.yaml"
+    values = yaml.safe_load(config.read_text(encoding="utf-8"))
+    mine = {"name": "custom", "_target_": "evil.make", "options": {}, "task": "auto"}
+    for data in (mine, {**values["data"], "transforms": [{"_target_": "evil.make"}]}):
+        config.write_text(yaml.safe_dump({**values, "data": data}), encoding="utf-8")
+        for options in ((), ("data.split_seed=3",), ("data.workers=0",)):
+            assert "would execute evil.make" in one_line(lwexp_here, str(FOLDER), *options)
+    record = json.loads((FOLDER / "inference.json").read_text(encoding="utf-8"))
+    forged = {"options": {"source": "custom", "target": "evil.make", "transform_input": False}}
+    (FOLDER / "inference.json").write_text(json.dumps({**record, "network": forged}), encoding="utf-8")
+    lwexp_here("predict", str(FOLDER), "photos")
+    assert not marker.exists()
+    (FOLDER / "inference.json").write_text(json.dumps(record), encoding="utf-8")
+    config.write_text(yaml.safe_dump({**values, "data": mine}), encoding="utf-8")
+    assert lwexp_here("evaluate", str(FOLDER), "data._target_=evil.make").code != 0
+    assert marker.exists(), "the command itself names it"
 
 
 def test_mistakes_are_one_line_with_what_is_possible(lwexp_here: RunHere) -> None:

@@ -78,3 +78,12 @@ def test_a_mistake_is_one_line(lwexp_here: RunHere, words: list[str], message: s
     assert ended.code == 2
     assert message in ended.err
     assert len(ended.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("out", [".", "", "there"])
+@pytest.mark.parametrize("command", ["predict", "export"])
+def test_a_folder_in_place_of_the_file_is_one_line_before_any_work(lwexp_here: RunHere, command: str, out: str) -> None:
+    Path("there").mkdir()
+    ended = lwexp_here(command, "nowhere", *(["photos"] if command == "predict" else []), "--out", out)
+    assert ended.code == 2
+    assert ended.err == f"lwexp-{command}: --out={out or '.'}: is a folder; give the name of the file\n"
