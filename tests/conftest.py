@@ -122,6 +122,7 @@ def lwexp_here(
     from hydra.core.global_hydra import GlobalHydra
 
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("lwexp.host.console.FIRST_SECONDS", 3600.0)  # no word about what takes long on a busy machine
     monkeypatch.setattr(sys, "path", sys.path[:])  # a command adds the current folder
     for name in [n for n in os.environ if n.startswith(("MLFLOW_", "HYDRA_"))]:
         monkeypatch.delenv(name)
