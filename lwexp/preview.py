@@ -32,6 +32,7 @@ class Previewed:
 def preview(config: DictConfig) -> Previewed:
     """Print the plan and write its pictures; `preview.csv=…` and `preview.json=…` write the table to a file too."""
     from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
 
     from .config.compose import settings
     from .config.schema import MLflowConfig
@@ -53,7 +54,7 @@ def preview(config: DictConfig) -> Previewed:
     wanted = (("csv", checked.preview.csv, plan.to_csv), ("json", checked.preview.json_, plan.to_json))
     for kind, target, write in wanted:
         if target:
-            path = base / target
+            path = (folder if hydra.mode is RunMode.MULTIRUN else base) / target  # of a sweep a file for each point
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(write(), encoding="utf-8")
@@ -70,7 +71,7 @@ def preview(config: DictConfig) -> Previewed:
 
 def compare(found: Mapping[str, Previewed], folder: Path) -> None:
     """Print where the plans of a sweep differ from the first, and draw all of them in one picture in `folder`."""
-    from .core.schedule_text import summary
+    from .core.schedule_text import schedule_hash, summary
     from .plots.compare import write_comparison
     from .plots.plan import planned_rates, scheduled_rates
 
@@ -78,7 +79,11 @@ def compare(found: Mapping[str, Previewed], folder: Path) -> None:
     for name, other in others:
         lines = one.plan.diff(other.plan).splitlines()
         words = [summary(each.schedule) or "policy=constant" for each in (one, other)]
-        lines += [] if words[0] == words[1] else [f"schedule {words[0]} -> {words[1]}"]
+        hashes = [schedule_hash(each.schedule) for each in (one, other)]
+        if words[0] != words[1]:
+            lines.append(f"schedule {words[0]} -> {words[1]}")
+        elif not lines and hashes[0] != hashes[1]:
+            lines.append(f"schedule {words[0]}: rates {hashes[0]} -> {hashes[1]}")
         lines += [] if one.steps == other.steps else [f"steps {one.steps} -> {other.steps}"]
         shown = lines if len(lines) <= _LINES else [*lines[:_LINES], f"… and {len(lines) - _LINES} more differences"]
         log.info("\n%s\ncompared with %s:\n%s", name, first, "\n".join(f"  {line}" for line in shown or ["the same"]))

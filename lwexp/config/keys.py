@@ -37,7 +37,8 @@ _HARMLESS = (
 # Keys that say which examples a run has and how they are split; scores on different ones cannot be compared
 _DATA = (
     "data", "dataset", "data.name", "data.path", "data.dataset", "data.subset", "data.text", "data.label",
-    "data.split_seed", "data.val_fraction", "data.test_fraction", "data.target", "data.options",
+    "data.split_seed", "data.val_fraction", "data.test_fraction", "data._target_", "data.options", "data.split",
+    "data.root", "data.image", "data.suffix", "data.task", "data.delimiter",
 )  # fmt: skip
 
 

@@ -110,6 +110,11 @@ def _equal_scales(case: _Case) -> str | None:
     return f"decay={_name(case.config.decay)}{mult} gives every group the same rate"
 
 
+def _index_from(case: _Case) -> str | None:
+    """The weight decay's factor counts from the same group as the decay of the rates."""
+    return None if case.config.weight_decay_mult != 1 else _equal_scales(case)
+
+
 def _equal_rates(case: _Case) -> str | None:
     config = case.config
     others = config.lr_overrides or config.lr_mults or config.decay.options.get("rates")
@@ -208,7 +213,7 @@ def _no_earlier_run(case: _Case) -> str | None:
 _RULES = (
     _Rule("mult", _decay_without_mult),
     _Rule("freeze_mode", lambda case: None if case.config.freeze else "nothing is frozen; freeze=[…] says what"),
-    _Rule("index_from", _equal_scales),
+    _Rule("index_from", _index_from),
     _Rule("independent_weight_decay", _equal_rates),
     _Rule("policies", _policies),
     _Rule("policy", _policy),

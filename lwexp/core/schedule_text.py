@@ -53,7 +53,10 @@ def summary(schedule: Schedule) -> str:
 def schedule_hash(schedule: Schedule) -> str:
     """Ten hexadecimal digits that identify the rates of every step: the plan, policies, phases, events, unfreezing."""
     events = [(event.step, event.group, event.lr) for event in schedule.events]
-    settings = [schedule.plan.hash, schedule.steps, describe(schedule), events]
+    own = any(not isinstance(policy.settings.policy, str) for policy in schedule.policies)
+    # the name of a function does not say its options
+    rates = [schedule.rates(step) for step in range(schedule.steps)] if own and not schedule.is_metric_driven else []
+    settings = [schedule.plan.hash, schedule.steps, describe(schedule), events, *rates]
     return hashlib.sha256(json.dumps(settings, default=str, sort_keys=True).encode()).hexdigest()[:10]
 
 

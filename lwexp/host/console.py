@@ -201,10 +201,10 @@ class Console:
 class ConsoleHandler(logging.StreamHandler):  # type: ignore[type-arg]
     """Hydra's handler of the console, whose lines make room for what is shown in place."""
 
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write the line."""
+    def handle(self, record: logging.LogRecord) -> Any:
+        """Write the line. The console's lock is taken before the handler's, as its own thread takes them."""
         with console.writing():
-            super().emit(record)
+            return super().handle(record)
 
 
 def _is_terminal(stream: Any) -> bool:

@@ -18,6 +18,7 @@ from lwexp.tracking.reader import StoredRun, StoreReader
 from .runs import Curve
 
 _VALIDATION = re.compile(r"(?:val|valid|validation|eval)[/_.](.+)")  # lwexp's own is val/…
+_NOT_VALIDATION = re.compile(r"(?:test|best)/(.+)")
 _BEST = "best/"
 NO_CURVE = Curve(np.array([]), np.array([]))
 
@@ -76,6 +77,8 @@ def measured(runs: Iterable[StoredRun], wanted: str | None = None) -> Measured:
     for key, _ in logged.most_common():
         if match := _VALIDATION.fullmatch(key):
             names.setdefault(match[1], key)
+    if wanted is not None and (match := _NOT_VALIDATION.fullmatch(wanted)) and match[1] in names:
+        wanted = match[1]  # settings are chosen on validation and quoted on test, whichever was named
     if wanted is None:
         wanted = _usual(runs, names)
     elif wanted in logged:

@@ -32,14 +32,19 @@ class Best:
 def best_of(outcomes: Mapping[Point, Outcome], sweep: Path) -> Best | None:
     """The best setting in the folder `sweep`; None where no job has finished with a finite value.
 
-    A setting is what the jobs of a sweep differ in, but for their seeds.
+    A setting is what the jobs of a sweep differ in, but for their seeds. As in the report, one that has less than half
+    as many seeds as another is not compared.
     """
     groups: dict[tuple[tuple[str, str], ...], list[Point]] = {}
+    repeats = any(point.tags.get("lwexp.phase") == "repeat" for point in outcomes)
     for point, outcome in outcomes.items():
+        if repeats and point.tags.get("lwexp.phase") == "search":
+            continue  # the best of many trials looks better than it is, which its repetition shows
         if outcome.status == "FINISHED" and not outcome.pruned and outcome.value is not None:
             groups.setdefault(_setting(point), []).append(point)
     means = {setting: _mean(outcomes[point].value or 0.0 for point in points) for setting, points in groups.items()}
-    finite = {setting: mean for setting, mean in means.items() if math.isfinite(mean)}
+    most = max(map(len, groups.values()), default=0)
+    finite = {s: mean for s, mean in means.items() if math.isfinite(mean) and 2 * len(groups[s]) >= most}
     if not finite:
         return None
     monitor = next(outcomes[points[0]].monitor for points in groups.values())

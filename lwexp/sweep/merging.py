@@ -28,8 +28,9 @@ class Merged:
             for why, count in reasons.items():
                 yield f"{key} changes nothing in {count} of {total} points: {why}"
         if total > len(self.points):
-            names = [self._name(job) for job, points in self.points.items() if len(points) > 1]
-            yield f"the {total} points are {len(self.points)} different jobs, each is run once: {few(names, 4)}"
+            names = [name for job, points in self.points.items() if len(points) > 1 and (name := self._name(job))]
+            jobs = "1 job" if len(self.points) == 1 else f"{len(self.points)} different jobs"
+            yield f"the {total} points are {jobs}, each is run once" + (f": {few(names, 4)}" if names else "")
 
     def _name(self, job: Job) -> str:
         return " ".join(override for override in job if split(override)[0] in self.swept)
