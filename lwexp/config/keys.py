@@ -54,7 +54,7 @@ def is_layerwise(key: str) -> bool:
 def is_data(key: str) -> bool:
     """Whether the option `key` says which examples a run is trained and tested on.
 
-    >>> [is_data(key) for key in ("data", "data.path", "data.options.download", "data.augment", "lr")]
+    >>> [is_data(key) for key in ("data.path", "data.split", "data.options.download", "data.augment", "lr")]
     [True, True, True, False, False]
     """
     return key in _DATA or key.startswith("data.options.")

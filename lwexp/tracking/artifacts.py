@@ -55,6 +55,20 @@ def size(path: Path) -> int:
     return sum(file.stat().st_size for file in _files(path) if file.is_file())
 
 
+def files_of(path: Path, place: str | None) -> list[tuple[Path, str | None]]:
+    """The files of an artifact, each with the folder of the run's artifacts that it is for: `place` and below.
+
+    A store that fails often takes them one by one, and a folder at once never.
+    """
+    if not path.is_dir():
+        return [(path, place)]
+    found = []
+    for file in sorted(_files(path)):
+        below = Path(place or "", file.parent.relative_to(path)).as_posix()
+        found.append((file, None if below == "." else below))
+    return found
+
+
 def copied_into(folder: Path, path: Path, place: str | None) -> Path:
     """`path`, or a copy of it in the run's `folder` where it lies elsewhere; `place` as in `Tracker.artifact`."""
     root, real = Path(os.path.realpath(folder)), Path(os.path.realpath(path))

@@ -24,7 +24,7 @@ from lwexp.host.lock import Lock
 from lwexp.redaction import redact_addresses
 
 from .address import kind
-from .artifacts import RefusedError, artifact_path, check_destination, is_refusal, size
+from .artifacts import RefusedError, artifact_path, check_destination, files_of, is_refusal, size
 from .contact import ANSWER_SECONDS, SLOWEST, UnreachableError, error_line, within
 from .delivery_state import DeliveryState, read_state
 from .inputs import dataset_input
@@ -232,7 +232,12 @@ class Delivery:
             path = artifact_path(self.folder, name, entry["folder"])
             if not self._trusted:
                 self._check_destination(self._attempt(lambda client: client.get_run(self._run_id)).info.artifact_uri)
-            why = self._attempt(lambda client: self._send_artifact(client, path, entry, patience), None)
+            why = None
+            for part, place in [(path, entry["folder"])] if "model" in entry else files_of(path, entry["folder"]):
+                one = {**entry, "folder": place}
+                send = partial(self._send_artifact, path=part, entry=one, patience=patience)
+                why = why or self._attempt(send, None)
+                self._save()  # the training process sees that it goes forward
         except (OSError, ValueError, TypeError, RefusedError) as error:  # a journal from elsewhere may name anything
             why = error_line(error, self._uri)
         self.state.not_kept = {other: reason for other, reason in self.state.not_kept.items() if other != name}
@@ -264,8 +269,7 @@ class Delivery:
                 )
                 self._bounded(send_model, seconds + _MODEL_SECONDS)
             else:
-                send = client.log_artifacts if path.is_dir() else client.log_artifact
-                within(seconds, lambda: send(self._run_id, str(path), entry["folder"]))
+                within(seconds, lambda: client.log_artifact(self._run_id, str(path), entry["folder"]))
         except RefusedError:
             raise
         except Exception as error:

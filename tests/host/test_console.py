@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import fcntl
+import io
+import logging
 import os
 import re
 import struct
 import subprocess
 import sys
 import termios
+import threading
 import time
 from pathlib import Path
 
 import pytest
+
+from lwexp.host.console import ConsoleHandler, console
 
 SLOW = """
 import logging, sys, time
@@ -73,3 +78,24 @@ def test_a_terminal_shows_the_activity_in_place_within_its_width(columns: int, t
     assert any("reading a file" in text for text in shown)
     assert max(map(len, shown)) <= columns
     assert "\n" not in "".join(shown)
+
+
+def test_a_line_and_a_word_about_what_is_under_way_never_wait_for_each_other() -> None:
+    handler = ConsoleHandler(io.StringIO())
+    record = logging.LogRecord("lwexp", logging.INFO, "", 0, "a line", (), None)
+
+    def lines() -> None:
+        for _ in range(3000):
+            handler.handle(record)
+
+    def words() -> None:  # as the console's own thread writes them
+        for _ in range(3000):
+            with console.writing():
+                handler.handle(record)
+
+    threads = [threading.Thread(target=target, daemon=True) for target in (lines, words)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not any(thread.is_alive() for thread in threads)

@@ -199,6 +199,9 @@ def test_the_metric_is_that_which_runs_monitor_else_the_main_one_of_their_task()
     found = measured([stored(1, both, monitor="val/f1", monitor_mode="min")])
     assert (found.name, found.validation, found.test, found.mode) == ("f1", "val/f1", "test/f1", "min")
     assert measured([stored(1, {"val/rmse": 1.0, "val/loss": 1.0})]).name == "rmse"
+    for wanted in ("test/accuracy", "best/accuracy", "val/accuracy", "accuracy"):  # chosen on validation in any case
+        found = measured([stored(1, {**both, "test/accuracy": 0.8, "best/accuracy": 0.9})], wanted)
+        assert (found.validation, found.test) == ("val/accuracy", "test/accuracy")
     assert measured([stored(1, {"valid_dice": 1.0, "valid_loss": 1.0})]).test == "test_dice"
 
 
