@@ -16,6 +16,8 @@ from lwexp.config.augment_options import CHOICES, Style, WarpOptions, amounts
 from lwexp.errors import ConfigError, UnknownNameError
 from lwexp.formatting import one_line
 
+from .keys import SampleKey, seeding
+
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
@@ -54,9 +56,12 @@ class Augmentation:
 
 
 def make_augmentation(
-    config: ImagesConfig, style: Style | None, transforms: Sequence[OwnTransform] = ()
+    config: ImagesConfig, style: Style | None, transforms: Sequence[OwnTransform] = (), size: int = 512
 ) -> Augmentation | None:
-    """The augmentation that `config` describes, for images of `style`; None for none. Raises `ConfigError`."""
+    """The augmentation that `config` describes, for images of `style`; None for none. Raises `ConfigError`.
+
+    `size`: pixels of the images that the model gets.
+    """
     name = config.augment
     if isinstance(name, bool):
         name = "standard" if name else "none"
@@ -69,7 +74,8 @@ def make_augmentation(
     if name == "none" and not (made.erasing or made.transforms):
         return None
     if style is not None:
-        _try(made, style)
+        as_decoded = style == "photograph" and name == "none"  # those may have any size
+        _try(made, style, 512 if as_decoded else size)
     return made
 
 
@@ -132,15 +138,20 @@ class Erase:
         return image
 
 
-def _try(augmentation: Augmentation, style: Style) -> None:
-    """Raise `ConfigError` for options that do not fit, and for a user's transform that fails on a small black image."""
+def _try(augmentation: Augmentation, style: Style, size: int) -> None:
+    """Raise `ConfigError` for options that do not fit, and for a user's transform that fails on a black image.
+
+    The transforms are tried in turn, as images go through them; the image has `size` pixels.
+    """
     amounts(augmentation.name, augmentation.options, style)
-    for transform in augmentation.transforms:
-        try:
-            with torch.random.fork_rng(devices=[]):
-                transform(Image.new("RGB" if style == "photograph" else "L", (32, 32)))
-        except ConfigError:
-            raise
-        except Exception as error:  # a callable of the user's may raise anything
-            why = f"fails on a black image of 32 pixels: {one_line(error, kind=True)}"
-            raise ConfigError(transform.key, transform.path, why) from error
+    image = Image.new("RGB" if style == "photograph" else "L", (size, size))
+    with seeding(0, others=True) as seed:
+        for transform in augmentation.transforms:
+            seed(SampleKey(0, 0))
+            try:
+                image = transform(image)
+            except ConfigError:
+                raise
+            except Exception as error:  # a callable of the user's may raise anything
+                why = f"fails on a black image of {image.width} x {image.height} pixels"
+                raise ConfigError(transform.key, transform.path, f"{why}: {one_line(error, kind=True)}") from error

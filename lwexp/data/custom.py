@@ -75,17 +75,7 @@ def open_custom(config: CustomDataConfig) -> DataSource:
 
 def _parts(target: str, made: Any) -> dict[SplitName, Any]:
     """The datasets by split. Raises `ConfigError` for what cannot be indexed, and for an empty one."""
-    if isinstance(made, Mapping):
-        unknown = [str(key) for key in made if str(key).lower() not in SPLIT_FILES]
-        if unknown:
-            raise ConfigError(KEY, target, f"gives {', '.join(unknown)}; {CONTRACT}")
-        named = {SPLIT_FILES[str(key).lower()]: part for key, part in made.items()}
-    elif isinstance(made, tuple):
-        named = dict(zip(SPLIT_NAMES, made, strict=False))
-    elif hasattr(made, "__getitem__"):
-        named = {"train": made}
-    else:
-        named = {split: getattr(made, split, None) for split in SPLIT_NAMES}
+    named = _named(target, made)
     found = {split: named[split] for split in SPLIT_NAMES if named.get(split) is not None}
     if "train" not in found:
         raise ConfigError(KEY, target, f"returns a {type(made).__name__}; it {CONTRACT}")
@@ -96,6 +86,29 @@ def _parts(target: str, made: Any) -> dict[SplitName, Any]:
         if not len(part):
             raise ConfigError(KEY, target, f"its {split} dataset is empty")
     return found
+
+
+def _named(target: str, made: Any) -> dict[SplitName, Any]:
+    """What the user's code `made`, by split."""
+    if isinstance(made, Mapping):
+        unknown = [str(key) for key in made if str(key).lower() not in SPLIT_FILES]
+        if unknown:
+            raise ConfigError(KEY, target, f"gives {', '.join(unknown)}; {CONTRACT}")
+        named: dict[SplitName, Any] = {}
+        for key, part in made.items():
+            split = SPLIT_FILES[str(key).lower()]
+            if named.get(split) is not None and part is not None:
+                raise ConfigError(KEY, target, f"gives {split} twice ({', '.join(map(str, made))}); it {CONTRACT}")
+            named[split] = named.get(split) if part is None else part
+        return named
+    if isinstance(made, tuple):
+        if len(made) > len(SPLIT_NAMES):
+            why = f"returns a tuple of {len(made)}; the order is {', '.join(SPLIT_NAMES)}, and it {CONTRACT}"
+            raise ConfigError(KEY, target, why)
+        return dict(zip(SPLIT_NAMES, made, strict=False))
+    if hasattr(made, "__getitem__"):
+        return {"train": made}
+    return {split: getattr(made, split, None) for split in SPLIT_NAMES}
 
 
 def _sample(target: str, part: Any, index: int) -> tuple[Any, Any]:
@@ -119,22 +132,45 @@ def _sample(target: str, part: Any, index: int) -> tuple[Any, Any]:
 
 def _cells(target: str, part: Any, split: str) -> Cells:
     labels = _stored_labels(part)
-    if labels is None or _cell(labels[0]) != _cell(_sample(target, part, 0)[1]):  # the stored ones may be untransformed
+    rows = [] if labels is None else [_cell(label) for label in labels]
+    if not rows or any(rows[index] != _cell(_sample(target, part, index)[1]) for index in _telling(rows)):
         log.info("data: reading %d %s samples for their labels; an attribute `targets` saves it", len(part), split)
-        labels = [_sample(target, part, index)[1] for index in range(len(part))]
-    rows = [_cell(label) for label in labels]
+        rows = [_cell(_sample(target, part, index)[1]) for index in range(len(part))]
     if len({len(row) for row in rows}) > 1:
         raise ConfigError(KEY, target, f"the labels of its {split} dataset have different numbers of values")
     return Cells(rows, [f"{split}, sample {index}" for index in range(len(rows))])
 
 
+def _telling(rows: Sequence[tuple[Any, ...]]) -> list[int]:
+    """The positions that show whether stored labels are those of the samples: the first of each label.
+
+    A dataset may map labels, and sorted ones may agree for a long time. Of numbers and lists, some over the whole set.
+    """
+    first: dict[str, int] = {}
+    for index, row in enumerate(rows):
+        first.setdefault(repr(row), index)
+    found = list(first.values())
+    most = 1000 if all(len(row) == 1 and isinstance(row[0], (int, str)) for row in rows) else 100
+    if len(found) <= most:
+        return found
+    return [found[k * (len(found) - 1) // (most - 1)] for k in range(most)]
+
+
 def _stored_labels(part: Any) -> Sequence[Any] | None:
-    """The labels by position in an attribute `targets`, also of the dataset that a `Subset` is of."""
+    """The labels by position in an attribute `targets`, also of the dataset that a `Subset` is of.
+
+    None where there are none, or where a `target_transform` makes others of them.
+    """
     if isinstance(part, Subset):
         whole = _stored_labels(part.dataset)
         return None if whole is None else [whole[index] for index in part.indices]
     found = getattr(part, "targets", None)
-    if found is None or not hasattr(found, "__len__") or len(found) != len(part):
+    if (
+        found is None
+        or getattr(part, "target_transform", None) is not None
+        or not hasattr(found, "__len__")
+        or len(found) != len(part)
+    ):
         return None
     return found  # type: ignore[no-any-return]
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from .augmentation import Augmentation
 from .cache import CacheSettings
 from .contents import Contents
-from .images import CorruptImageError, PILDataset, PILStore, SampleDataset, is_gray
+from .images import CorruptImageError, PILDataset, PILStore, SampleDataset, find_channels
 from .keys import SampleKey, sample_seed
 from .standalone import as_mode, upright
 
@@ -29,12 +29,14 @@ class OwnStore(PILStore):
     """The samples of the user's datasets, one after another."""
 
     def __init__(self, target: str, parts: Sequence[Any], contents: Contents, first: Any) -> None:
-        """`first` is an example of their images."""
+        """`first` is an example of their images. Reads a few to find the channels of PIL images."""
         self.ready = isinstance(first, Tensor)
-        super().__init__(channels=len(first) if isinstance(first, Tensor) else 1 if is_gray(first) else 3)
+        super().__init__(channels=len(first) if isinstance(first, Tensor) else 3)
         self._target, self._parts, self._contents = target, parts, contents
         self._shape = first.shape if isinstance(first, Tensor) else None
         self.seed: int | None = None  # of the sample that is read next
+        if not self.ready:
+            self.channels = find_channels(self.read, sum(map(len, parts)))
 
     def contents(self) -> Contents:
         """Checksums of the labels: what samples are made from, only their dataset knows."""

@@ -9,7 +9,7 @@ from lwexp.errors import ConfigError
 
 from .contents import Contents
 from .image_table import chosen_task, columns_of, digests, source_of
-from .images import CorruptImageError, PILStore, is_gray
+from .images import CorruptImageError, PILStore, find_channels
 from .library import KEY, class_names, library_splits
 from .source import DataSource, SplitName
 from .standalone import as_mode, upright
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
     from lwexp.config.data_schema import ImageTableConfig
-
-_SAMPLED = 16  # images of which the number of channels is found
 
 
 def open_image_library(config: ImageTableConfig) -> DataSource:
@@ -65,7 +63,7 @@ class LibraryStore(PILStore):
         self._parts, self._column, self._name = parts, column, name
         self._labels: Mapping[SplitName, Any] = targets.labels
         super().__init__(channels=3)
-        self.channels = self._find_channels()
+        self.channels = find_channels(self._read, sum(map(len, parts)))
 
     def identity(self, positions: Sequence[int]) -> str:
         """The library's fingerprints of the splits."""
@@ -91,17 +89,6 @@ class LibraryStore(PILStore):
         if image is None:
             raise ValueError("there is none")
         return image
-
-    def _find_channels(self) -> int:
-        count = sum(map(len, self._parts))
-        for position in sorted({k * (count - 1) // (_SAMPLED - 1) for k in range(_SAMPLED)}):
-            try:
-                gray = is_gray(self._read(position))
-            except Exception:  # reported when a batch needs it
-                continue
-            if not gray:
-                return 3
-        return 1
 
 
 def _decoded(rows: Any, column: str, name: str) -> Any:

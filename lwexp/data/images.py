@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -69,6 +69,18 @@ def read_image(path: Path, channels: int) -> PILImage:
 def is_gray(image: PILImage) -> bool:
     """Whether `image` has one channel."""
     return image.mode in ("1", "L", "I", "F") or image.mode.startswith("I;16")
+
+
+def find_channels(read: Callable[[int], PILImage], count: int) -> int:
+    """1 if all of 16 images, spread over the `count` that `read` gives, are gray, else 3."""
+    for position in sorted({k * (count - 1) // 15 for k in range(16)}):
+        try:
+            gray = is_gray(read(position))
+        except Exception:  # any type; reported when a batch needs it
+            continue
+        if not gray:
+            return 3
+    return 1
 
 
 Inputs = Tensor | dict[str, Tensor]

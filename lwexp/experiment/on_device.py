@@ -56,7 +56,7 @@ def open_loaders(experiment: Experiment, base: Path, device: torch.device, world
     config, source = experiment.config, experiment.source
     cache = cache_settings(config, base, experiment.steps / experiment.steps_per_epoch)
     data = source.datasets(
-        experiment.preprocessing, augmentation(config, source), config.seed, cache,
+        experiment.preprocessing, augmentation(config, source, experiment.preprocessing), config.seed, cache,
         evaluated(config.tta, experiment.preprocessing),
     )  # fmt: skip
     if config.data.workers == "auto":

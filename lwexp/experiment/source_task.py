@@ -80,7 +80,9 @@ def _pretrain(experiment: Experiment, device: torch.device, path: Path, base: Pa
         built.module.to(device)
         passes = float(config.weights.epochs)
         cache = cache_settings(config, base, passes)
-        data = source.datasets(experiment.preprocessing, augmentation(config, source), seed, cache)
+        data = source.datasets(
+            experiment.preprocessing, augmentation(config, source, experiment.preprocessing), seed, cache
+        )
         size = min(config.batch_size, source.info.sizes["train"])
         loading: dict[str, Any] = {"batch_size": size, "workers": config.data.workers, "device": device}
         train = train_loader(data.train, seed=seed, **loading)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lwexp.training.loss import TaskLoss
 
 
-def augmentation(config: RunConfig, source: DataSource) -> Augmentation | None:
+def augmentation(config: RunConfig, source: DataSource, preprocessing: Preprocessing | None) -> Augmentation | None:
     """How training images are augmented; None for texts. Raises `ConfigError`."""
     data = config.data
     if not isinstance(data, ImagesConfig):
@@ -29,7 +29,9 @@ def augmentation(config: RunConfig, source: DataSource) -> Augmentation | None:
         key = f"data.transforms.{number}"
         made = build(section, key, "class or function")
         own.append(OwnTransform(made, f"{key}._target_", section.target))
-    return make_augmentation(data, source.style, own)
+    if preprocessing is None:
+        return make_augmentation(data, source.style, own)
+    return make_augmentation(data, source.style, own, preprocessing.image_size)
 
 
 def mixing(config: RunConfig, source: DataSource) -> Mixing | None:
@@ -65,7 +67,7 @@ def check_batches(config: RunConfig, source: DataSource, loss: TaskLoss, preproc
     """Raise `ConfigError` for what the data, the loss or the preprocessing do not allow."""
     from lwexp.training.loss import takes_soft_labels
 
-    augmentation(config, source)
+    augmentation(config, source, preprocessing)
     balance(config, source)
     if mixing(config, source) is not None and not takes_soft_labels(loss):
         key = "mixup" if getattr(config.data, "mixup", 0) else "cutmix"

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from lwexp.core.dtensor import is_sharded
+from lwexp.errors import ConfigError
+from lwexp.formatting import one_line
 
 
 @dataclass(frozen=True)
@@ -31,11 +33,13 @@ class WeightAverage:
     """
 
     def __init__(self, model: nn.Module, options: AverageOptions) -> None:
-        """Copy `model`, before it is parallelized. Its weights count from the first update on."""
-        self.module = copy.deepcopy(model)
+        """Copy `model`, before it is parallelized. Its weights count from the first update on. Raises `ConfigError`."""
+        try:
+            self.module = copy.deepcopy(model)
+        except Exception as error:  # a network's own code may raise anything
+            raise ConfigError("ema.decay", options.decay, f"the network cannot be copied: {one_line(error)}") from error
         self.module.requires_grad_(False)
         self.options, self.updates = options, 0
-        self._lists: tuple[list[Tensor], list[Tensor], list[tuple[Tensor, Tensor]]] | None = None
 
     @property
     def has_begun(self) -> bool:
@@ -47,9 +51,7 @@ class WeightAverage:
         options = self.options
         if step < options.start_step or (step - options.start_step) % options.every_steps:
             return
-        if self._lists is None:
-            self._lists = self._matched(model)
-        averaged, current, others = self._lists
+        averaged, current, others = self._matched(model)
         with torch.no_grad():
             if self.updates:
                 average: Any = get_ema_multi_avg_fn  # not typed
@@ -77,13 +79,22 @@ class WeightAverage:
         self.updates = int(state["updates"])
 
     def _matched(self, model: nn.Module) -> tuple[list[Tensor], list[Tensor], list[tuple[Tensor, Tensor]]]:
-        """The tensors that are averaged, those of `model` that they average, and pairs that are copied."""
+        """The tensors that are averaged, those of `model` that they average, and pairs that are copied.
+
+        Found anew for each update: a network may assign other tensors to its buffers (`self.count = self.count + 1`).
+        """
         assert not any(map(is_sharded, model.parameters()))
         parameters = zip(self.module.parameters(), model.parameters(), strict=True)
         pairs = [(own.data, other.data) for own, other in parameters]
         others = []
-        for (name, own), other in zip(self.module.named_buffers(), model.buffers(), strict=True):
-            if name.endswith(("running_mean", "running_var")):
+        ours = dict(self.module.named_buffers())
+        for name, other in model.named_buffers():
+            own = ours.get(name)
+            if own is None or own.shape != other.shape or own.dtype != other.dtype:  # a new one takes its place
+                place, _, last = name.rpartition(".")
+                module, copied = self.module.get_submodule(place), other.detach().clone()
+                setattr(module, last, copied) if hasattr(module, last) else module.register_buffer(last, copied)
+            elif name.endswith(("running_mean", "running_var")):
                 pairs.append((own, other))
             else:
                 others.append((own, other))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,14 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms import v2
 
 from lwexp.config.augment_options import CHOICES
-from lwexp.data import Augmentation, EpochSampler, Mixing, OwnTransform, SampleKey, train_loader
+from lwexp.data import Augmentation, EpochSampler, Mixing, OwnTransform, SampleKey, make_augmentation, train_loader
 from lwexp.data.augmentation import Erase
 from lwexp.data.images import SampleDataset
 from lwexp.distributed.batch_shard import BatchShard
+from lwexp.errors import ConfigError
 from tests.helpers.data_sources import COLOR, GRAY, digits, folder, write_images
 
 KEYS = [SampleKey(epoch, sample) for epoch in (0, 1) for sample in range(4)]
@@ -95,6 +98,34 @@ def test_own_transforms_get_the_whole_photograph_where_nothing_else_augments(tmp
     assert torch.equal(batch, source.datasets(COLOR, None, 0).train.batch(KEYS[:1])[0])
     source.datasets(COLOR, Augmentation("standard", transforms=own), 0).train.batch(KEYS[:1])
     assert seen[1:] == [(16, 16)]
+
+
+@pytest.mark.parametrize(
+    ("augment", "style", "refused"),
+    [
+        ("none", "photograph", None),
+        ("standard", "photograph", "fails on a black image of 128 x 128 pixels: ValueError: Required crop size"),
+        ("none", "character", "fails on a black image of 128 x 128 pixels: ValueError: Required crop size"),
+    ],
+)
+def test_own_transforms_are_tried_in_turn_on_images_as_they_get_them(
+    augment: str, style: Any, refused: str | None
+) -> None:
+    config: Any = SimpleNamespace(augment=augment, augment_options={}, erasing=0.0)
+    own = [
+        OwnTransform(step, f"data.transforms.{i}._target_", "own") for i, step in enumerate((noisy, v2.RandomCrop(224)))
+    ]
+    in_turn = [OwnTransform(v2.Resize(256), "data.transforms.0._target_", "own"), own[1]]
+    before = (random.getstate(), np.random.get_state()[1].copy(), torch.get_rng_state())
+    assert make_augmentation(config, style, in_turn, 128) is not None
+    if refused is None:
+        assert make_augmentation(config, style, own, 128) is not None
+    else:
+        with pytest.raises(ConfigError, match=f"^data.transforms.1._target_=own: {refused}"):
+            make_augmentation(config, style, own, 128)
+    assert before[0] == random.getstate()
+    assert (before[1] == np.random.get_state()[1]).all()
+    assert torch.equal(before[2], torch.get_rng_state())
 
 
 def test_erased_parts_have_the_mean_color() -> None:

@@ -90,6 +90,44 @@ def subsets() -> Any:
     return Subset(whole, [0, 1, 2, 3, 4, 5, 6]), Subset(whole, [7, 8, 9])
 
 
+def mapped(declared: bool, as_subset: bool) -> Any:
+    """Sorted by class, with classes 1 and 2 exchanged after class 0."""
+    stored = [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2]
+
+    class Mapped(Pictures):
+        target_transform = staticmethod(lambda label: -label % 3) if declared else None
+
+    train = Mapped([-label % 3 for label in stored], mode="RGB")
+    train.targets = stored
+    return (Subset(train, range(12)) if as_subset else train), Pictures([0, 1, 2])
+
+
+def scaled(count: int, changed: int) -> Any:
+    """Numbers of which the last `changed` are twice the stored ones."""
+    stored = [float(number) for number in range(count)]
+
+    class Same(Pictures):
+        def __getitem__(self, index: int) -> tuple[Any, Any]:
+            Pictures.reads += 1
+            return Image.new("RGB", (4, 4)), stored[index] * (2 if index >= count - changed else 1)
+
+    train = Same([0], count)
+    train.targets = stored
+    return train, Pictures([0.5, 2.0])
+
+
+def gray_first() -> Any:
+    return [(Image.new("L" if index < 3 else "RGB", (9, 7)), index % 2) for index in range(12)]
+
+
+def too_many() -> Any:
+    return tuple(Pictures([0, 1]) for _ in range(4))
+
+
+def doubled() -> Any:
+    return {"train": Pictures([0, 1]), "val": Pictures([0, 1]), "valid": Pictures([0, 1])}
+
+
 def noise() -> Any:
     return {"train": Noise(), "val": Noise()}
 
@@ -166,10 +204,28 @@ def test_labels_say_the_task(labels: Any, task: str, classes: tuple[str, ...]) -
 def test_targets_that_are_there_save_reading_all_samples() -> None:
     Pictures.reads = 0
     source = own("pictures", labels=[0, 1], keep=True)
-    assert Pictures.reads <= 2
+    assert Pictures.reads <= 4, "one of each label, and those that show the channels"
     Pictures.reads = 0
     assert own("pictures", labels=[0, 1]).contents == source.contents
     assert Pictures.reads >= 12
+
+
+@pytest.mark.parametrize("as_subset", [False, True])
+@pytest.mark.parametrize("declared", [False, True], ids=["in __getitem__", "by target_transform"])
+def test_mapped_labels_of_a_sorted_set_are_those_of_its_samples(declared: bool, as_subset: bool) -> None:
+    source = own("mapped", declared=declared, as_subset=as_subset)
+    assert source.labels("train").tolist() == [0, 0, 0, 0, 2, 2, 2, 2, 1, 1, 1, 1]
+
+
+def test_a_set_with_many_numbers_is_checked_at_positions_of_all_of_it() -> None:
+    Pictures.reads = 0
+    own("scaled", count=5000, changed=0)
+    assert Pictures.reads < 200
+    assert own("scaled", count=5000, changed=2000).labels("train")[-1] == 2 * 4999
+
+
+def test_a_set_of_color_may_start_with_gray_pictures() -> None:
+    assert own("gray_first").info.channels == 3
 
 
 def test_a_subset_has_the_labels_of_its_part() -> None:
@@ -239,9 +295,14 @@ def test_what_a_dataset_draws_depends_on_seed_epoch_and_sample_alone() -> None:
         (lambda: own("plain_list", samples="wide"), "its sample 0 has a torch.float32 tensor [3, 4, 5]; samples must"),
         (lambda: own("no_pairs"), "its sample 0 is a dict; samples must be"),
         (lambda: own("noise", image_size=32), "data.image_size=32: the samples are tensors of 8 pixels; omit it"),
+        (
+            lambda: own("too_many"),
+            "returns a tuple of 4; the order is train, val, test, and it must give train, and may",
+        ),
+        (lambda: own("doubled"), "gives val twice (train, val, valid); it must give train, and may give val and test"),
         (lambda: own("pictures", labels=["a", "b"], task="regression"), "'a' is not a finite number (train, sample 0)"),
     ],
-    ids=[str(number) for number in range(12)],
+    ids=[str(number) for number in range(14)],
 )
 def test_a_mistake_is_one_line(call: Any, line: str) -> None:
     assert line in error_of(call)

@@ -117,7 +117,7 @@ def test_code_that_a_runs_config_names_is_executed_only_if_allowed(lwexp_here: R
     (["data.transforms=[{_target_: film.Solarized, bellow: 1}]"],
      "data.transforms.0.bellow=1: film.Solarized has no such argument; did you mean below?"),
     (["data.transforms=[{_target_: film.broken}]"],
-     "data.transforms.0._target_=film.broken: fails on a black image of 32 pixels: RuntimeError: no film"),
+     "data.transforms.0._target_=film.broken: fails on a black image of 32 x 32 pixels: RuntimeError: no film"),
     (["data.transforms=[{_target_: film.number}]"],
      "data.transforms.0._target_=film.number: must return a PIL image, returns int"),
     (["data.mixup=-1"], "data.mixup=-1: should be greater than or equal to 0"),

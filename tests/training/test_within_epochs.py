@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from lwexp.errors import ConfigError
 from lwexp.training.average import AverageOptions, WeightAverage
 from lwexp.training.callbacks import Callback
 from lwexp.training.monitor import Monitor
@@ -222,6 +223,39 @@ def test_the_average_starts_late_skips_steps_and_forgets_the_first_weights() -> 
         *[pytest.approx(fifth)],
         *[pytest.approx(seventh)] * 2,
     ]
+
+
+class Counting(nn.Linear):
+    """Assigns new tensors to its buffers, one of them of another shape."""
+
+    def __init__(self) -> None:
+        super().__init__(1, 1)
+        self.register_buffer("count", torch.tensor(0))
+        self.register_buffer("seen", torch.zeros(0), persistent=False)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.count = self.count + 1
+        self.seen = torch.cat([self.seen, inputs.flatten()])
+        return super().forward(inputs)
+
+
+def test_buffers_that_are_assigned_are_copied_each_time() -> None:
+    model = Counting()
+    average = WeightAverage(model, NO_WARMUP)
+    for step in range(3):
+        model(torch.full((1, 1), float(step)))
+        average.update(model, step)
+        assert average.module.count == step + 1
+        assert average.module.seen.tolist() == list(range(step + 1))
+    assert average.module.seen is not model.seen
+    assert "seen" not in average.module.state_dict()
+
+
+def test_a_network_that_cannot_be_copied_is_one_line() -> None:
+    with pytest.warns(FutureWarning):  # nn.utils.parametrizations has another, whose networks can be copied
+        model = nn.Sequential(nn.utils.weight_norm(nn.Linear(2, 2)))
+    with pytest.raises(ConfigError, match=r"^ema.decay=0.8: the network cannot be copied: Only Tensors created ex"):
+        WeightAverage(model, NO_WARMUP)
 
 
 def test_indices_and_masks_are_copied() -> None:
