@@ -81,7 +81,7 @@ class WeightAverage:
     def _matched(self, model: nn.Module) -> tuple[list[Tensor], list[Tensor], list[tuple[Tensor, Tensor]]]:
         """The tensors that are averaged, those of `model` that they average, and pairs that are copied.
 
-        Found anew for each update: a network may assign other tensors to its buffers (`self.count = self.count + 1`).
+        Found at each update: a network may assign other tensors to its buffers (`self.count = self.count + 1`).
         """
         assert not any(map(is_sharded, model.parameters()))
         parameters = zip(self.module.parameters(), model.parameters(), strict=True)
