@@ -14,6 +14,7 @@ from .errors import ConfigError, LwexpError, RunError
 from .experiment.find import NO_RUNS
 from .redaction import redact_addresses
 from .tracking.contact import check_store
+from .tracking.journal import FILE
 from .tracking.mirror import NAMES, how_to_look
 from .tracking.redelivery import (
     RecordedRun,
@@ -44,11 +45,9 @@ def _sync(folders: Sequence[Path], config: MLflowConfig, renew: bool) -> int:
     named, code = bool(folders), 0
     runs: list[RecordedRun] = []
     for path in [path for folder in folders or [Path("outputs")] for path in find_journals(folder, named)]:
-        try:
-            run = read_run(path)
-            runs += [run] if run is not None else []
-        except (LwexpError, OSError) as error:
-            code = _print_error(RunError(f"{os.path.relpath(path)}: {error}"))
+        run, failed = _read(path)
+        runs += [run] if run is not None else []
+        code = failed or code
     if named and not runs and not code:
         raise ConfigError("folder", ", ".join(map(str, folders)), "holds no run's journal")
     rest = [
@@ -56,9 +55,6 @@ def _sync(folders: Sequence[Path], config: MLflowConfig, renew: bool) -> int:
         for run in runs
         if (renew or not run.delivered) and (config.uri is not None or run.record["where"] != "none")
     ]
-    mirrored = [(run, kind) for run in runs if not run.running for kind in rest_of_mirrors(run)]
-    if not rest and not mirrored and not code:
-        print(f"nothing is left to deliver ({len(runs)} runs checked)" if runs else NO_RUNS)
     failures: dict[str, str | None] = {}  # by address: why the store cannot be used
     # the parents of sweeps first: their jobs need their ids
     for run in sorted(rest, key=lambda run: len(run.folder.parts)):
@@ -66,9 +62,24 @@ def _sync(folders: Sequence[Path], config: MLflowConfig, renew: bool) -> int:
             code = max(code, _deliver(run, config, failures, renew))
         except LwexpError as error:
             code = max(code, _print_error(error))
-    for run, kind in mirrored:
-        code = max(code, _mirror(run, kind))
+    mirrored = False
+    for folder in [run.folder for run in runs if not run.running and run.original is None]:
+        run, failed = _read(folder / FILE)  # again: a delivery ends the journal of a killed run
+        code = max(code, failed)
+        for kind in rest_of_mirrors(run) if run is not None else []:
+            assert run is not None
+            mirrored, code = True, max(code, _mirror(run, kind))
+    if not rest and not mirrored and not code:
+        print(f"nothing is left to deliver ({len(runs)} runs checked)" if runs else NO_RUNS)
     return code
+
+
+def _read(path: Path) -> tuple[RecordedRun | None, int]:
+    """The run of a journal, if it has one, and 0; an exit code where it cannot be read."""
+    try:
+        return read_run(path), 0
+    except (LwexpError, OSError) as error:
+        return None, _print_error(RunError(f"{os.path.relpath(path)}: {error}"))
 
 
 def _mirror(run: RecordedRun, kind: str) -> int:
@@ -77,6 +88,9 @@ def _mirror(run: RecordedRun, kind: str) -> int:
     state = write_mirror(run, kind)
     if state.problem is not None:
         print(f"lwexp-sync: {name}: {NAMES[kind]}: {redact_addresses(state.problem)}", file=sys.stderr)
+        return 1
+    if state.position < run.length:  # its lock could not be taken
+        print(f"lwexp-sync: {name}: {NAMES[kind]}: another process is writing it", file=sys.stderr)
         return 1
     print(f"{name}: {NAMES[kind]} has {state.rows} metric rows: {how_to_look(kind, state.where)}")
     return 0

@@ -7,6 +7,7 @@ is a copy. A folder that was moved or renamed left nothing behind, and remains t
 from __future__ import annotations
 
 import logging
+import shutil
 import uuid
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from .delivery_state import FILE as STATE
 from .delivery_state import read_state
 from .journal import FILE, Reader, has_journal, rewrite_run, run_record
 from .mirror import recorded_mirrors, state_file
+from .tensorboard_writer import FOLDER as TENSORBOARD
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +65,9 @@ def separate(folder: Path, original: Path) -> str:
             # first: killed after this, the run is still a copy
             for name in (STATE, DELIVERY_OWNER, *map(state_file, recorded_mirrors(folder))):
                 (folder / name).unlink(missing_ok=True)
+            written = folder / TENSORBOARD  # it gets everything again
+            if written.is_dir() and not written.is_symlink():
+                shutil.rmtree(written)
             rewrite_run(folder, change)
         except OSError as error:
             raise RunError(f"{folder / FILE} cannot be written: {error.strerror or error}") from error

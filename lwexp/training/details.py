@@ -145,7 +145,7 @@ class LabelDetails:
     @cached_property
     def counts(self) -> dict[str, Labels]:
         """Of each label: "tp", "fp" (predicted, not there), "fn" (there, not predicted) and "tn"."""
-        there, said = self.predictions.true > 0.5, self.predictions.predicted > 0.5
+        there, said = self.predictions.true > 0.5, self.predictions.predicted >= 0.5
         pairs = {"tp": there & said, "fp": ~there & said, "fn": there & ~said, "tn": ~there & ~said}
         return {name: found.sum(axis=0) for name, found in pairs.items()}
 
@@ -176,13 +176,13 @@ class LabelDetails:
         return {
             "macro_precision": float(self.precision.mean()), "macro_recall": float(self.recall.mean()),
             "macro_f1": float(self.f1.mean()), "micro_f1": 2 * tp / max(1.0, 2 * tp + float(wrong.sum())),
-            "exact_match": float(np.mean(((self.predictions.true > 0.5) == (self.predictions.predicted > 0.5)).all(1))),
+            "exact_match": float(np.mean(((self.predictions.true > 0.5) == (self.predictions.predicted >= 0.5)).all(1))),
         }  # fmt: skip
 
     def mistakes(self) -> NDArray[np.int64]:
         """(sample, label) of the wrong answers, the most confident first, int64 [mistakes, 2]."""
         off = np.abs(self.predictions.predicted - self.predictions.true)
-        found = np.argwhere((self.predictions.true > 0.5) != (self.predictions.predicted > 0.5))
+        found = np.argwhere((self.predictions.true > 0.5) != (self.predictions.predicted >= 0.5))
         return found[np.argsort(-off[found[:, 0], found[:, 1]], kind="stable")]
 
 

@@ -16,11 +16,13 @@ import pytest
 
 from lwexp.config.schema import MLflowConfig, NoTrackingConfig, TensorBoardConfig, WandbConfig
 from lwexp.errors import ConfigError
+from lwexp.host.lock import Lock
 from lwexp.sync import main as sync
-from lwexp.tracking import JournalTracker, prepare, start
+from lwexp.tracking import JournalTracker, mirror, prepare, start
 from lwexp.tracking.delivery_client import courier
 from lwexp.tracking.journal import FILE, Reader
 from lwexp.tracking.mirror import read_mirror, state_file
+from lwexp.tracking.redelivery import read_run
 from tests.helpers.commands import RunHere
 from tests.helpers.tracked_runs import steps, until
 
@@ -171,16 +173,46 @@ def test_a_run_whose_process_died_is_resumed_or_completed_by_sync(
     assert "nothing is left to deliver" in capsys.readouterr().out
 
 
-def test_a_copy_of_a_run_has_its_own_record(tmp_path: Path) -> None:
+def test_a_copy_of_a_run_has_its_own_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tracker = begin(TENSORBOARD, tmp_path / "run")
     log(tracker, 0, 5)
     tracker.finish("KILLED")
-    shutil.copytree(tmp_path / "run", tmp_path / "copy", ignore=shutil.ignore_patterns("tensorboard"))
+    shutil.copytree(tmp_path / "run", tmp_path / "copy")
+    (tmp_path / "copy" / state_file("tensorboard")).unlink()
+    assert sync([str(tmp_path / "copy")]) == 0
+    assert "nothing is left to deliver" in capsys.readouterr().out, "the original's"
     tracker = begin(TENSORBOARD, tmp_path / "copy")
     log(tracker, 5, 8)
     tracker.finish("FINISHED")
-    assert {step for _, step, _ in in_tensorboard(tmp_path / "copy")} == {*range(8)}
+    assert sorted(step for key, step, _ in in_tensorboard(tmp_path / "copy") if key == "train/loss") == [*range(8)]
     assert {step for _, step, _ in in_tensorboard(tmp_path / "run")} == {*range(5)}
+
+
+def test_sync_says_that_another_process_writes_a_mirror(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(mirror, "_LOCK_SECONDS", 0.1)
+    tracker = begin(TENSORBOARD, tmp_path / "run")
+    log(tracker, 0, 5)
+    tracker.finish("FINISHED")
+    (tmp_path / "run" / state_file("tensorboard")).unlink()
+    with Lock(tmp_path / "run" / mirror.lock_file("tensorboard")) as lock:
+        assert lock.acquire(10)
+        assert sync([str(tmp_path / "run")]) == 1
+    said = capsys.readouterr()
+    assert said.err.endswith("TensorBoard: another process is writing it\n")
+    assert not said.out
+
+
+def test_a_killed_run_has_its_end_in_both_after_one_sync(store: MLflowConfig, tmp_path: Path) -> None:
+    tracker = begin(store.model_copy(update={"tensorboard": TensorBoardConfig()}), tmp_path / "run")
+    log(tracker, 0, 5)
+    tracker.close()  # as if it had been killed
+    (tmp_path / "run" / state_file("tensorboard")).unlink()
+    assert sync([f"tracking.uri={store.uri}", str(tmp_path / "run")]) == 0
+    (run,) = [read_run(tmp_path / "run" / FILE)]
+    assert run is not None
+    assert read_mirror(tmp_path / "run", "tensorboard").position == run.length
 
 
 def test_a_mirror_that_cannot_write_stops_no_run(
