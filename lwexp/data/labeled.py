@@ -76,14 +76,17 @@ def as_labeled(source: DataSource, *, whole: bool = False) -> LabeledData:
 
 
 def match_classes(
-    option: tuple[str, str], found: tuple[str, ...], known: tuple[str, ...], split: Split, *, skip: bool
+    option: tuple[str, str], found: tuple[str, ...], known: tuple[str, ...], split: Split, *, task: Task, skip: bool
 ) -> Split:
     """`split`, whose labels index `found`, with labels that index the model's classes `known`, by their names.
 
     Samples of a class that the model does not know are skipped if `skip`, else they are a `ConfigError` on `option`,
-    the key that named the data and its value.
+    the key that named the data and its value. Of several labels the samples stay and the label alone is skipped; a
+    label that the data lack is one that no sample has.
     """
-    if split.labels.ndim == 2:  # several labels, or numbers: a column for each
+    if task == "multilabel":
+        return _match_labels(option, found, known, split, skip=skip)
+    if task == "regression":  # a column for each number
         absent = [name for name in known if name not in found]
         if absent:
             why = f"the data lack {few(absent)}, which the model predicts; {nearest(absent[0], found)}"
@@ -99,6 +102,23 @@ def match_classes(
     if not (new >= 0).any():
         raise ConfigError(*option, f"no sample is of a class that the model knows; {nearest(unknown[0], known)}")
     return split.only(new >= 0, new)
+
+
+def _match_labels(
+    option: tuple[str, str], found: tuple[str, ...], known: tuple[str, ...], split: Split, *, skip: bool
+) -> Split:
+    unknown = [name for i, name in enumerate(found) if name not in known and split.labels[:, i].any()]
+    if unknown and not skip:
+        names = f"the label{'s' if len(unknown) > 1 else ''} {few(unknown)}"
+        why = f"the model does not know {names}; {nearest(unknown[0], known)}; --skip-unknown ignores them"
+        raise ConfigError(*option, why)
+    if not set(found) & set(known):
+        raise ConfigError(*option, f"has no label that the model knows; {nearest(found[0], known)}")
+    labels = torch.zeros(len(split.labels), len(known), dtype=split.labels.dtype)
+    for i, name in enumerate(known):
+        if name in found:
+            labels[:, i] = split.labels[:, found.index(name)]
+    return Split(split.store, split.positions, labels)
 
 
 def _open_texts(config: TextConfig, tokens: Tokens) -> LabeledData:

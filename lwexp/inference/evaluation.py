@@ -23,6 +23,7 @@ from lwexp.experiment.evaluation_files import Evaluated
 from lwexp.experiment.instantiate import based, open_whole_data
 from lwexp.experiment.saved_config import code_in, saved_config
 from lwexp.experiment.training_batches import evaluated
+from lwexp.tasks import Task
 from lwexp.tracking import started_in
 from lwexp.training.details import Details, details_of
 from lwexp.training.predictions import PredictionKeeper
@@ -75,7 +76,7 @@ def evaluate_run(
     is_own = choice is None and not set(section) - {"workers"}
     if choice is None:
         _check_code(saved, section, allow_targets)
-    config = _data_config(saved, choice, section)
+    config = _data_config(saved, choice, section, run.record.task)
     place = (started_in(run.folder) if choice is None and "path" not in section else None) or base or Path.cwd()
     tokens = run.transform.tokens if isinstance(run.transform, TextInput) else None
     data = _own_data(saved, config, place) if is_own else open_labeled(based(config, place), tokens)
@@ -85,7 +86,7 @@ def evaluate_run(
     named = [(f"data.{name}", str(getattr(config, name, None) or "")) for name in ("path", "dataset")]
     option = next((each for each in named if each[1]), ("data", config.name))
     whole = data.splits[chosen]
-    part = match_classes(option, data.classes, run.classes, whole, skip=skip_unknown)
+    part = match_classes(option, data.classes, run.classes, whole, task=data.task, skip=skip_unknown)
     if run.kind == "text" and tokens is not None and hasattr(part.store, "tokens"):
         part.store.tokens = tokens
     preprocessing = getattr(run.transform, "preprocessing", None)
@@ -125,8 +126,11 @@ def _own_data(saved: Mapping[str, Any], config: DataConfig, base: Path) -> Label
     return as_labeled(source)
 
 
-def _data_config(saved: Mapping[str, Any], choice: str | None, section: Mapping[str, Any]) -> DataConfig:
-    """The checked data section: that of the run, or of `choice`, with the keys that are given in `section`."""
+def _data_config(saved: Mapping[str, Any], choice: str | None, section: Mapping[str, Any], task: Task) -> DataConfig:
+    """The checked data section: that of the run, or of `choice`, with the keys that are given in `section`.
+
+    `task`: the run's, of data that do not say theirs.
+    """
     choices = sorted(path.stem for path in (CONF / "data").glob("*.yaml"))
     own = dict(saved.get("data") or {})
     name = choice or str(own.get("name"))
@@ -138,7 +142,13 @@ def _data_config(saved: Mapping[str, Any], choice: str | None, section: Mapping[
             raise UnknownOptionError(f"data.{key}", value, [f"data.{each}" for each in known])
         if key.partition(".")[0] not in _PLACES:
             raise ConfigError(f"data.{key}", value, "an evaluation takes the run's own")
-    values = {**known, **(own if choice is None else {}), **_nested(section)}
+    inherited = own if choice is None else {key: own[key] for key in ("delimiter",) if key in own and key in known}
+    for key, others in (("path", ("dataset", "subset")), ("dataset", ("path", "subset"))):
+        if section.get(key) is not None:  # other data than those of the run
+            inherited = {name: value for name, value in inherited.items() if name not in others}
+    values = {**known, **inherited, **_nested(section)}
+    if values.get("task") == "auto":  # a few samples may look like another task
+        values["task"] = task
     if values.get("path", "") == "???":
         raise ConfigError("data.path", "???", "must be given")
     found: NetworkConfig = validate(NetworkConfig, {"model": saved.get("model"), "data": values})

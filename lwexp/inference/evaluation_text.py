@@ -59,7 +59,7 @@ def _table(evaluation: Evaluation) -> list[str]:
         means += [["weighted mean", *(_share(details.mean(column, weighted=True)) for column in columns), total]]
     else:
         means = [
-            ["mean of labels", *(_share(float(c.mean())) for c in (details.precision, details.recall, details.f1)), ""]
+            ["mean of labels", *(_share(details.mean(c)) for c in (details.precision, details.recall, details.f1)), ""]
         ]
     lines = aligned([titles[0], "precision", "recall", "F1", kinds], [*shown, *means])
     return [*lines[: -len(means)], lines[1], *lines[-len(means) :], *note]

@@ -107,13 +107,34 @@ class Model:
 def check_archive(path: Path) -> None:
     """Raise `ValueError` for an archive of which `torch.export.load` would unpickle more than plain tensors."""
     with zipfile.ZipFile(path) as archive:
+        seen = set[str]()
         for name in archive.namelist():
-            last = name.rpartition("/")[2]
-            pickled = last.endswith("_config.json") and b'"use_pickle": true' in archive.read(name)
+            lower = name.lower()  # torch finds an entry whatever the case of its name
+            if lower in seen:  # it might read the other one
+                raise ValueError(f"{path.name} holds {name} twice")
+            seen.add(lower)
+            last = lower.rpartition("/")[2]
+            pickled = last.endswith("_config.json") and _has_pickle(path, name, archive.read(name))
             if pickled or "custom_obj" in last or last.endswith((".so", ".o")):
                 raise ValueError(f"{path.name} holds objects that would execute code: {name}")
             if last.endswith(".pt"):
                 torch.load(io.BytesIO(archive.read(name)), weights_only=True)  # raises for more than tensors
+
+
+def _has_pickle(path: Path, name: str, content: bytes) -> bool:
+    """Whether a part of the JSON `content` says that torch should unpickle something."""
+    found = False
+
+    def look(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        nonlocal found
+        found = found or any(key == "use_pickle" and value not in (False, None) for key, value in pairs)
+        return dict(pairs)
+
+    try:
+        json.loads(content, object_pairs_hook=look)
+    except ValueError:
+        raise ValueError(f"{path.name} cannot be read: {name} is not JSON") from None
+    return found
 
 
 def opened(image: Any) -> Image.Image:

@@ -1,7 +1,8 @@
 """What predictions say class by class: precision, recall, F1, confusion, calibration, and the most confident mistakes.
 
-All of it is counted here with NumPy: the import of torchmetrics takes 2 to 3 seconds, more than a short training. Tests
-compare each number with those of torchmetrics and scikit-learn.
+Classes are counted here with NumPy: the import of torchmetrics takes 2 to 3 seconds, more than a short training. Tests
+compare each number with those of torchmetrics and scikit-learn. The headline numbers of several labels and of numbers
+are those that `measures` logs.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from lwexp.tasks import Task
 
+from .measures import label_metrics, number_metrics
 from .predictions import ClassPredictions, Labels, OutputPredictions, Predictions
 
 Numbers = NDArray[np.float64]
@@ -169,15 +172,15 @@ class LabelDetails:
         """Harmonic mean of the two."""
         return _ratio(2 * self.counts["tp"], 2 * self.counts["tp"] + self.counts["fp"] + self.counts["fn"])
 
+    def mean(self, values: Numbers) -> float:
+        """Mean of `values` [labels] over the labels that some sample has or is predicted to have; NaN without any."""
+        occurs = self.counts["tp"] + self.counts["fp"] + self.counts["fn"] > 0
+        return float(values[occurs].mean()) if occurs.any() else float("nan")
+
     def metrics(self) -> dict[str, float]:
-        """The headline numbers by name."""
-        wrong = self.counts["fp"] + self.counts["fn"]
-        tp = float(self.counts["tp"].sum())
-        return {
-            "macro_precision": float(self.precision.mean()), "macro_recall": float(self.recall.mean()),
-            "macro_f1": float(self.f1.mean()), "micro_f1": 2 * tp / max(1.0, 2 * tp + float(wrong.sum())),
-            "exact_match": float(np.mean(((self.predictions.true > 0.5) == (self.predictions.predicted >= 0.5)).all(1))),
-        }  # fmt: skip
+        """The headline numbers by name; those of `label_metrics` are the logged ones."""
+        logged = label_metrics(torch.from_numpy(self.predictions.predicted), torch.from_numpy(self.predictions.true))
+        return {"macro_precision": self.mean(self.precision), "macro_recall": self.mean(self.recall), **logged}
 
     def mistakes(self) -> NDArray[np.int64]:
         """(sample, label) of the wrong answers, the most confident first, int64 [mistakes, 2]."""
@@ -215,8 +218,8 @@ class NumberDetails:
         return np.where(spread > 0, 1 - self.rmse**2 / np.where(spread > 0, spread, 1), np.nan)
 
     def metrics(self) -> dict[str, float]:
-        """The headline numbers by name, means over the outputs."""
-        return {"rmse": float(np.sqrt(np.mean(self.errors**2))), "mae": float(self.mae.mean())}
+        """The headline numbers by name, means over the outputs: the logged ones."""
+        return number_metrics(torch.from_numpy(self.predictions.predicted), torch.from_numpy(self.predictions.true))
 
     def mistakes(self) -> NDArray[np.int64]:
         """Numbers of the samples, the largest error first; of several outputs each counts in units of its RMSE."""

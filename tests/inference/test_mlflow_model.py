@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from mlflow import MlflowClient
 from PIL import Image
 
 import lwexp
+from lwexp.inference.serving import check_archive
 from tests.helpers.commands import RunHere
 from tests.inference.test_load import TEXTS, cut_the_end, photographs, reviews
 from tests.inference.test_predict import PHOTOS
@@ -185,3 +187,27 @@ def test_a_sweep_has_the_model_of_its_best_job(lwexp_here: RunHere, client: Mlfl
     assert model.tags["lwexp.job"] == "lr=0.05"
     parent = client.get_run(model.source_run_id)
     assert parent.data.tags["lwexp.kind"] == "sweep"
+
+
+@pytest.mark.parametrize(
+    ("entries", "why"),
+    [
+        ([("m/data/weights/model_weights_config.json", '{"config":{"a":{"use_pickle":true}}}')], "execute code"),
+        ([("m/data/weights/MODEL_WEIGHTS_CONFIG.JSON", '{"a":{"use_pickle":1,"use_pickle":false}}')], "execute code"),
+        ([("m/a_config.json", "{}"), ("m/A_config.json", "{}")], "twice"),
+        ([("m/a_config.json", "{")], "is not JSON"),
+        ([("m/a_config.json", '{"config": {"a": {"use_pickle": false}}}')], None),
+    ],
+    ids=["spaces", "case and keys", "twice", "broken", "plain"],
+)
+def test_an_archive_that_would_be_unpickled_is_refused(
+    tmp_path: Path, entries: list[tuple[str, str]], why: str | None
+) -> None:
+    with zipfile.ZipFile(tmp_path / "model.pt2", "w") as archive:
+        for name, content in entries:
+            archive.writestr(name, content)
+    if why is None:
+        check_archive(tmp_path / "model.pt2")
+        return
+    with pytest.raises(ValueError, match=why):
+        check_archive(tmp_path / "model.pt2")

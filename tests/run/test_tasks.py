@@ -88,6 +88,37 @@ def test_a_run_on_several_labels(lwexp_here: RunHere, tmp_path: Path) -> None:
     assert load_file(tmp_path / "here" / "best.safetensors")["head.weight"].shape[0] == 2
 
 
+def test_other_data_of_several_labels_may_lack_one_and_be_in_another_place(lwexp_here: RunHere, tmp_path: Path) -> None:
+    options = ["data.label=tags", "data.delimiter=';'", "max_steps=2", "tracking=none", "hydra.run.dir=here"]
+    assert lwexp_here("run", *TABLE, *options).code == 0
+    config = tmp_path / "here" / "config.yaml"
+    text = config.read_text()
+    assert "path: labels.csv" in text
+    (tmp_path / "new.csv").write_text("file,tags\n1.png,dark\n30.png,\n")
+    config.write_text(text.replace("path: labels.csv", "path: null").replace("dataset: null", "dataset: some/set"))
+    outcome = lwexp_here("evaluate", "here", "data.path=new.csv")
+    assert outcome.code == 0, outcome.err
+    folder = tmp_path / "here" / "evaluation" / "new.csv"
+    with (folder / "per_class.csv").open() as file:
+        assert {row["label"]: row["support"] for row in csv.DictReader(file)} == {"dark": "1", "even": "0"}
+    (tmp_path / "new.csv").write_text("file,tags\n1.png,dark;odd\n2.png,dark;odd\n30.png,even\n31.png,even\n")
+    outcome = lwexp_here("evaluate", "here", "data.path=new.csv")
+    assert outcome.code == 2
+    assert "the model does not know the label odd" in outcome.err
+    outcome = lwexp_here("evaluate", "here", "data.path=new.csv", "--skip-unknown")
+    assert outcome.code == 0, outcome.err
+
+
+def test_a_few_numbers_that_look_like_classes_are_numbers(lwexp_here: RunHere, tmp_path: Path) -> None:
+    options = ["data.label=brightness", "max_steps=2", "tracking=none", "hydra.run.dir=here"]
+    assert lwexp_here("run", *TABLE, *options).code == 0
+    (tmp_path / "new.csv").write_text("file,brightness\n1.png,1\n30.png,30\n")
+    outcome = lwexp_here("evaluate", "here", "data.path=new.csv")
+    assert outcome.code == 0, outcome.err
+    found = json.loads((tmp_path / "here" / "evaluation" / "new.csv" / "metrics.json").read_text())
+    assert found.keys() == {"rmse", "mae", "r2"}
+
+
 def test_a_sweep_on_numbers_ends_with_its_table(lwexp_here: RunHere, tmp_path: Path) -> None:
     outcome = lwexp_here(
         "run", "-m", *TABLE, "data.label=brightness", "epochs=1", "tracking=none", "mult=0.9,1.0",

@@ -13,6 +13,7 @@ from lwexp.data import TargetScale
 from lwexp.distributed.batch_shard import BatchShard
 from lwexp.distributed.world import World
 from lwexp.training.details import ClassDetails, LabelDetails, NumberDetails, details_of
+from lwexp.training.measures import label_metrics, number_metrics
 from lwexp.training.predictions import ClassPredictions, OutputPredictions, PredictionKeeper
 
 NAMES = tuple("abcdefgh")
@@ -164,3 +165,18 @@ def test_numbers_are_in_their_own_unit_and_the_largest_error_comes_first() -> No
     assert found.errors.ravel().tolist() == [0.0, -3.0, -0.5]
     assert found.mistakes().tolist() == [1, 2, 0]
     assert found.metrics()["mae"] == pytest.approx(3.5 / 3)
+
+
+def test_the_headline_numbers_are_those_that_are_logged() -> None:
+    labels = torch.tensor([[1.0, 0.0, 0.0], [1.0, 1.0, 0.0], [0.0, 1.0, 0.0]])
+    scores = torch.tensor([[0.0, -1.0, -3.0], [-4.0, 1.0, -3.0], [-1.0, 0.5, -3.0]])  # the third occurs nowhere
+    found = details_of("multilabel", NAMES[:3], kept(scores, labels, "multilabel"))
+    assert isinstance(found, LabelDetails)
+    assert found.counts["tp"].tolist() == [1, 2, 0], "a probability of 0.5 counts"
+    logged = label_metrics(scores.sigmoid(), labels)
+    assert {name: found.metrics()[name] for name in logged} == pytest.approx(logged)
+    assert logged["macro_f1"] == pytest.approx((2 / 3 + 1) / 2)
+    numbers = details_of("regression", NAMES[:2], kept(scores[:, :2], labels[:, :2], "regression"))
+    assert numbers.metrics() == pytest.approx(number_metrics(scores[:, :2], labels[:, :2]))
+    assert isinstance(numbers, NumberDetails)
+    assert numbers.metrics()["rmse"] == pytest.approx(numbers.rmse.mean())
