@@ -16,29 +16,17 @@ Task = Literal["classification", "multilabel", "regression"]
 
 @dataclass(frozen=True)
 class MainMetric:
-    """The metric by which two evaluations of a task are compared unless the user names another.
-
-    `words` name it in a sentence; `is_share`: it lies in [0, 1] and is shown in percent.
-    """
+    """The metric by which two evaluations of a task are compared unless the user names another."""
 
     name: str
     mode: Literal["min", "max"]
-    words: str
-    is_share: bool
-
-    def shown(self, value: float) -> str:
-        """`value` as it is printed.
-
-        >>> MAIN["classification"].shown(0.97125), MAIN["regression"].shown(3.14159)
-        ('97.12%', '3.142')
-        """
-        return f"{value:.2%}" if self.is_share else f"{value:.4g}"
+    words: str  # in a sentence
 
 
 MAIN: Mapping[Task, MainMetric] = {
-    "classification": MainMetric("accuracy", "max", "accuracy", is_share=True),
-    "multilabel": MainMetric("map", "max", "mean average precision", is_share=True),
-    "regression": MainMetric("rmse", "min", "RMSE", is_share=False),
+    "classification": MainMetric("accuracy", "max", "accuracy"),
+    "multilabel": MainMetric("map", "max", "mean average precision"),
+    "regression": MainMetric("rmse", "min", "RMSE"),
 }
 METRICS: Mapping[Task, tuple[str, ...]] = {
     "classification": ("loss", "accuracy", "macro_f1"),

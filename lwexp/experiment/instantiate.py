@@ -266,14 +266,18 @@ def check_machine(config: RunConfig) -> None:
 
 
 def based(data: Any, base: Path) -> Any:
-    """The data section with its folder relative to where the command was started."""
+    """The data section with its folders relative to where the command was started.
+
+    `dataset` may be a folder or a name of the hub.
+    """
     if isinstance(data, ImageFolderConfig):
         return data.model_copy(update={"path": str(base / Path(data.path).expanduser())})
     if isinstance(data, TorchvisionConfig):
         return data.model_copy(update={"root": str(base / Path(data.root).expanduser())})
     if isinstance(data, (TextConfig, ImageTableConfig)):
-        folders = {key: getattr(data, key, None) for key in ("path", "root")}
-        return data.model_copy(
-            update={key: str(base / Path(given).expanduser()) for key, given in folders.items() if given is not None}
-        )
+        given = {key: getattr(data, key, None) for key in ("path", "root", "dataset")}
+        folders = {key: base / Path(value).expanduser() for key, value in given.items() if value is not None}
+        if "dataset" in folders and not folders["dataset"].is_dir():
+            del folders["dataset"]
+        return data.model_copy(update={key: str(folder) for key, folder in folders.items()})
     return data

@@ -51,11 +51,6 @@ class RunResult:
         """The monitored metric of the best evaluation; NaN if it is not known any more."""
         return self.metrics.get(self.monitor.metric, math.nan)
 
-    @property
-    def accuracy(self) -> float:
-        """The validation accuracy of the best evaluation; NaN if it is not known."""
-        return self.metrics.get("val/accuracy", math.nan)
-
 
 def run_job(config: RunConfig, place: JobPlace, callbacks: Mapping[str, Callback] | None = None) -> RunResult:
     """Train as `config` says, or resume the run in `place.folder`; `callbacks` come after the config's own.

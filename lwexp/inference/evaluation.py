@@ -77,7 +77,8 @@ def evaluate_run(
     if choice is None:
         _check_code(saved, section, allow_targets)
     config = _data_config(saved, choice, section, run.record.task)
-    place = (started_in(run.folder) if choice is None and "path" not in section else None) or base or Path.cwd()
+    elsewhere = choice is not None or not {"path", "dataset"}.isdisjoint(section)
+    place = (None if elsewhere else started_in(run.folder)) or base or Path.cwd()
     tokens = run.transform.tokens if isinstance(run.transform, TextInput) else None
     data = _own_data(saved, config, place) if is_own else open_labeled(based(config, place), tokens)
     if data.task != run.record.task:

@@ -21,7 +21,7 @@ from lwexp.errors import RunError
 from lwexp.experiment.find import shown_path
 from lwexp.experiment.manifest import Point, SweepManifest, read_manifest
 from lwexp.experiment.saved_config import allow_targets, name_store
-from lwexp.host.console import console
+from lwexp.host.console import console, duration
 from lwexp.host.lock import FolderLock
 from lwexp.tracking.delivery_client import courier
 
@@ -156,7 +156,7 @@ class Session:
         except OSError as error:  # a full disk: print the table and end the parent run all the same
             print(f"{path} cannot be written: {error.strerror or error}", file=sys.stderr)
         print(f"\n{redaction.redact(table.text(outcomes, console.width))}\n")
-        print(f"{table.summary(outcomes)}, in {table.duration(time.monotonic() - self._started)}", flush=True)
+        print(f"{table.summary(outcomes)}, in {duration(time.monotonic() - self._started)}", flush=True)
         text = f"{len(failed)} of {len(outcomes)} jobs did not finish"
         if self._parent is not None:
             if path.is_file():

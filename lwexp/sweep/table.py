@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from lwexp.experiment.manifest import Point
 from lwexp.formatting import aligned
+from lwexp.host.console import duration
 
 from .outcome import Outcome
 
@@ -65,20 +66,6 @@ def as_csv(outcomes: Mapping[Point, Outcome], swept: Sequence[str]) -> str:
         why = outcome.pruned or outcome.reason or ""
         writer.writerow([point.number, *own, point.arm, str(point.baseline).lower(), *result, why])
     return file.getvalue()
-
-
-def duration(seconds: float) -> str:
-    """Seconds in readable units.
-
-    >>> duration(7.4), duration(200), duration(7300)
-    ('7 s', '3 min 20 s', '2 h 1 min')
-    """
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def shortened(name: str, width: int) -> str:

@@ -65,7 +65,7 @@ def evaluate(
     total, (weight,) = world.sum(torch.stack(losses).sum()), world.sum_numbers([sum(weights)])
     metrics = {"loss": (total / weight).item() if weight else math.nan}
     if task == "classification":
-        counts = world.sum(_class_counts(torch.cat(targets).cpu(), torch.cat(predictions).cpu(), scores.shape[1]))
+        counts = world.sum(class_counts(torch.cat(targets).cpu(), torch.cat(predictions).cpu(), scores.shape[1]))
         metrics |= {"accuracy": (counts[0].sum().float() / sum(sizes)).item(), "macro_f1": mean_f1(counts)}
     if task != "classification" or own:
         whole = _gathered(kept, world)
@@ -82,7 +82,7 @@ def _gathered(kept: list[tuple[Tensor, Tensor]], world: World) -> list[tuple[Ten
     return [(torch.cat([part[0] for part in batch]), torch.cat([part[1] for part in batch])) for batch in shards]
 
 
-def _class_counts(target: Tensor, predicted: Tensor, classes: int) -> Tensor:
+def class_counts(target: Tensor, predicted: Tensor, classes: int) -> Tensor:
     """Per class, the true positives, and the samples labeled plus those predicted as it: int64 [2, classes].
 
     `target` and `predicted` are int64 [samples] on the CPU.
@@ -90,14 +90,3 @@ def _class_counts(target: Tensor, predicted: Tensor, classes: int) -> Tensor:
     correct = torch.bincount(target[target == predicted], minlength=classes)
     occurring = torch.bincount(target, minlength=classes) + torch.bincount(predicted, minlength=classes)
     return torch.stack([correct, occurring])
-
-
-def macro_f1(target: Tensor, predicted: Tensor) -> float:
-    """Mean over the classes that occur in `target` or `predicted` of 2 * true positives / (labeled + predicted).
-
-    Both are int64 [samples]. https://scikit-learn.org/stable/modules/generated/sklearn.metrics.f1_score.html
-
-    >>> macro_f1(torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 1, 1]))
-    0.7333333333333334
-    """
-    return mean_f1(_class_counts(target, predicted, int(torch.cat([target, predicted]).max()) + 1))

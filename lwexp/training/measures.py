@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lwexp.errors import ConfigError, LwexpError, RunError
 from lwexp.formatting import one_line
-from lwexp.tasks import METRICS, Task
+from lwexp.tasks import MAIN, METRICS, Task
 
 Predicted = Sequence[tuple[Tensor, Tensor]]
 """Predictions and targets of each batch of a split, in order, on the CPU."""
@@ -101,11 +101,17 @@ class OwnMetrics:
                 if hasattr(part, "distributed_available_fn"):  # it receives the predictions of all processes already
                     part.distributed_available_fn = _never
             try:
-                self._value(name, [(scores, labels.get(task, scores.flip(0)))])
+                found = self._value(name, [(scores, labels.get(task, scores.flip(0)))])
             except Exception as error:  # any class of the user's
                 shown = one_line(error, kind=not isinstance(error, LwexpError))
                 why = f"does not fit {outputs} {_OUTPUTS[task]}: {shown}"
                 raise ConfigError(f"metrics.{name}", type(metric).__name__, why) from error
+            for each in found:
+                if each != name and each in self._metrics:
+                    raise ConfigError(
+                        f"metrics.{name}", each, f"it gives a metric of that name, as metrics.{each} does"
+                    )
+                _check_meaning(f"metrics.{name}", each, task)
 
     def __bool__(self) -> bool:
         """Whether there are any."""
@@ -148,13 +154,25 @@ _OUTPUTS: Mapping[Task, str] = {
 }
 
 
+_TAKEN = ("top5", "ece", "epoch", "step")
+
+
 def check_names(names: Iterable[str], task: Task) -> None:
-    """Raise `ConfigError` for a name of a metric that an evaluation has already, or that MLflow refuses."""
+    """Raise `ConfigError` for a name of a metric that means something else, or that MLflow refuses."""
     for name in names:
-        if name in METRICS[task]:
-            raise ConfigError(f"metrics.{name}", name, "every evaluation has a metric of that name; choose another")
+        _check_meaning(f"metrics.{name}", name, task)
         if not name or not all(character.isalnum() or character in "_-. " for character in name):
             raise ConfigError(f"metrics.{name}", name, "a name has letters, digits, and the characters _ - . only")
+
+
+def _check_meaning(key: str, name: str, task: Task) -> None:
+    if name in METRICS[task]:
+        raise ConfigError(key, name, "every evaluation has a metric of that name; choose another")
+    for other, main in MAIN.items():
+        if name == main.name:  # by which the task of a run is known later
+            raise ConfigError(key, name, f"is the main metric of another task, {other}; choose another name")
+    if name in _TAKEN:
+        raise ConfigError(key, name, "lwexp logs something else by that name; choose another")
 
 
 def _never() -> bool:

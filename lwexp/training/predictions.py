@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lwexp.data import TargetScale
+from lwexp.data import TargetScale, predictions_of
 from lwexp.distributed.world import SINGLE, World
 from lwexp.tasks import Task
 
@@ -80,13 +80,7 @@ class PredictionKeeper:
 
     def _kept(self, scores: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
         if self._task != "classification":
-            if self._task == "multilabel":
-                values = scores.sigmoid()
-            else:
-                values = scores
-                if self._scale is not None:
-                    mean, std = (torch.tensor(part).to(scores) for part in (self._scale.mean, self._scale.std))
-                    values = scores * std + mean
+            values = predictions_of(scores, self._task, self._scale)
             return labels.float().reshape(len(labels), -1), values.reshape(len(scores), -1)
         best = scores.argmax(dim=1, keepdim=True)  # first also among equals: it is what the accuracy counts
         ranked = scores.topk(min(TOP, scores.shape[1]), dim=1).indices

@@ -12,6 +12,7 @@ from PIL import Image
 
 from lwexp.config.data_schema import ImageTableConfig
 from lwexp.data import DataSource, SampleKey, open_data
+from lwexp.experiment.instantiate import based
 from tests.data.test_image_table import DEFAULTS
 from tests.helpers.data_sources import COLOR, GRAY, error_of, write_images
 
@@ -80,6 +81,16 @@ def test_paths_in_a_column_are_read_as_images(tmp_path: Path) -> None:
     datasets.Dataset.from_dict({"file": paths, "label": ["a", "b"] * 4}).save_to_disk(str(tmp_path / "set"))
     source = library(tmp_path / "set", image="file")
     assert source.datasets(COLOR, None, seed=0).train[0][0].shape == (3, 16, 16)
+
+
+def test_a_relative_folder_starts_where_the_run_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path / "start" / "set", [1, 0], datasets.ClassLabel(names=["cat", "dog"]))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    config = ImageTableConfig(name="images", **{**DEFAULTS, "dataset": "set"})
+    assert open_data(based(config, tmp_path / "start")).info.classes == ("cat", "dog")
+    hub = config.model_copy(update={"dataset": "someone/some-set"})
+    assert based(hub, tmp_path / "start").dataset == "someone/some-set"
 
 
 def test_hidden_labels_of_the_test_split_are_no_test_split(tmp_path: Path) -> None:

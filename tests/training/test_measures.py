@@ -174,10 +174,30 @@ def test_a_metric_that_does_not_fit_is_one_line_with_its_key() -> None:
         OwnMetrics({"late": FailsLater()}, "classification", 2).compute([(torch.rand(2, 2), torch.tensor([0, 1]))])
 
 
-@pytest.mark.parametrize("name", ["accuracy", "loss", "a/b", ""])
-def test_a_name_that_is_there_or_that_mlflow_refuses(name: str) -> None:
-    with pytest.raises(ConfigError):
-        check_names([name], "classification")
+@pytest.mark.parametrize("task", ["classification", "multilabel", "regression"])
+@pytest.mark.parametrize("name", ["accuracy", "map", "rmse", "loss", "top5", "ece", "epoch", "step", "a/b", ""])
+def test_a_name_that_means_something_else_or_that_mlflow_refuses(name: str, task: Any) -> None:
+    with pytest.raises(ConfigError, match=f"^metrics.{name}={name}"):
+        check_names([name], task)
+
+
+@pytest.mark.parametrize(("name", "key", "why"), [
+    ("exact", "match", "metrics.exact=exact_match: every evaluation has a metric of that name; choose another"),
+    ("a", "b", "metrics.a=a_b: it gives a metric of that name, as metrics.a_b does"),
+])  # fmt: skip
+def test_the_names_in_a_mapping_are_checked_as_well(name: str, key: str, why: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        OwnMetrics({name: Two(key), "a_b": torchmetrics.MeanSquaredError()}, "multilabel", 3)
+    assert str(caught.value) == why
+
+
+class Two(torchmetrics.MeanSquaredError):
+    def __init__(self, key: str) -> None:
+        super().__init__()
+        self.key = key
+
+    def compute(self) -> Any:
+        return {self.key: 1.0}
 
 
 def test_losses_of_labels_and_numbers() -> None:
