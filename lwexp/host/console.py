@@ -41,12 +41,12 @@ def columns() -> int:
 def duration(seconds: float) -> str:
     """Seconds in readable units.
 
-    >>> duration(0.4), duration(7.4), duration(200), duration(7300)
-    ('0.4 s', '7 s', '3 min 20 s', '2 h 1 min')
+    >>> duration(0.0), duration(0.4), duration(7.4), duration(200), duration(7300)
+    ('0 s', '0.4 s', '7 s', '3 min 20 s', '2 h 1 min')
     """
     whole = round(seconds)
     if whole < 60:
-        return f"{seconds:.1f} s" if seconds < 0.95 else f"{whole} s"
+        return f"{seconds:.1f} s" if 0.05 <= seconds < 0.95 else f"{whole} s"
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
