@@ -85,6 +85,10 @@ def test_tutorials_options_give_a_plan(options: str, lwexp_here: Callable[..., O
     assert "resnet" in outcome.out.lower()
 
 
+def test_no_place_is_left_to_fill_in() -> None:
+    assert not re.findall(r"^[A-Z]{4,}$|TODO|TBD", TEXT, flags=re.MULTILINE)
+
+
 def test_tutorials_are_all_there() -> None:
     assert len(TUTORIALS) == 7
     assert len(COMMANDS) >= 8
