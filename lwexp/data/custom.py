@@ -31,11 +31,12 @@ CONTRACT = (
 )
 
 
-def open_custom(config: CustomDataConfig) -> DataSource:
+def open_custom(config: CustomDataConfig, *, whole: bool = False) -> DataSource:
     """The datasets that `data._target_` makes; splits that are missing are cut from train by `data.split_seed`.
 
     Their labels are read once: from an attribute `targets` where there is one, else from every sample. Class names are
-    those of an attribute `classes` of the training set. Raises `ConfigError` for what is not as documented.
+    those of an attribute `classes` of the training set. `whole` as in `open_data`. Raises `ConfigError` for what is not
+    as documented.
     """
     target = config.target
     with seeded(0):
@@ -49,20 +50,19 @@ def open_custom(config: CustomDataConfig) -> DataSource:
         raise ConfigError(KEY, target, f"its labels have {width} numbers, its attribute classes has {len(names)} names")
     columns = names if width > 1 and names else [str(number) for number in range(width)]
     indexed = width == 1 and names and all(_is_index(row[0]) for row in cells["train"].rows)
-    targets = make_targets(
-        cells, columns, where=(KEY, target), task=chosen_task(config), names=names if indexed else None
-    )
+    how: dict[str, Any] = {"task": chosen_task(config), "names": names if indexed else None, "whole": whole}
+    targets = make_targets(cells, columns, where=(KEY, target), **how)
     positions: dict[SplitName, Tensor] = {}
     starts = np.cumsum([0, *(len(own) for own in targets.labels.values())]).tolist()
-    whole = torch.cat(list(targets.labels.values()))
+    every_label = torch.cat(list(targets.labels.values()))
     for split, start in zip(targets.labels, starts, strict=False):
         positions[split] = torch.arange(start, start + len(targets.labels[split]))
     fractions = {"val_fraction": config.val_fraction, "test_fraction": config.test_fraction}
-    cut = cut_missing(positions, whole, **fractions, seed=config.split_seed, what="image")
+    cut = cut_missing(positions, every_label, **fractions, seed=config.split_seed, what="image")
     every = [parts[split] for split in targets.labels]
     store = OwnStore(target, every, digests(targets.labels), first)
     return DataSource(
-        {split: Split(store, where, whole[where]) for split, where in positions.items()},
+        {split: Split(store, where, every_label[where]) for split, where in positions.items()},
         classes=targets.names,
         channels=store.channels,
         image_size=_tensor_size(config, first) if isinstance(first, Tensor) else config.image_size,

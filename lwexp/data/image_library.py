@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from lwexp.config.data_schema import ImageTableConfig
 
 
-def open_image_library(config: ImageTableConfig) -> DataSource:
+def open_image_library(config: ImageTableConfig, *, whole: bool = False) -> DataSource:
     """The images of `data.dataset`; splits that are missing are cut from train by `data.split_seed`.
 
-    Raises `ConfigError`.
+    `whole` as in `open_data`. Raises `ConfigError`.
     """
     name, columns = str(config.dataset), columns_of(config)
     image = config.image or "image"
@@ -48,6 +48,7 @@ def open_image_library(config: ImageTableConfig) -> DataSource:
         where=(KEY, name),
         task=chosen_task(config),
         delimiter=config.delimiter,
+        whole=whole,
         names=class_names(features[columns[0]]) if len(columns) == 1 else None,
     )
     parts = [_decoded(chosen[split], image, name) for split in targets.labels]

@@ -26,24 +26,25 @@ if TYPE_CHECKING:
 IMAGE_COLUMNS = ("image", "file", "file_name", "filename", "path", "image_path", "filepath")
 
 
-def open_image_table(config: ImageTableConfig) -> DataSource:
+def open_image_table(config: ImageTableConfig, *, whole: bool = False) -> DataSource:
     """The images that `data.path` lists; splits that are missing are cut from train by `data.split_seed`.
 
     A file that lists all splits says in the column `data.split` which row is of which. Raises `ConfigError` for what is
-    missing, empty or unreadable.
+    missing, empty or unreadable. `whole` as in `open_data`.
     """
     path = str(config.path)
     columns = columns_of(config)
     names: dict[SplitName, list[str]] = {}
     cells: dict[SplitName, Cells] = {}
-    for given, file in split_files(path).items():
+    for given, file in split_files(path, needs_train=not whole).items():
         for split, found in _read(config, path, file, given, columns).items():
             if split in names:
                 raise ConfigError("data.split", config.split, f"{file.name} has rows of {split}, which has a file")
             names[split], cells[split] = found
-    if "train" not in cells:
+    if "train" not in cells and not whole:
         raise ConfigError("data.split", config.split, f"no row is of train, only of {', '.join(cells)}")
-    targets = make_targets(cells, columns, where=(KEY, path), task=chosen_task(config), delimiter=config.delimiter)
+    how: dict[str, Any] = {"task": chosen_task(config), "delimiter": config.delimiter, "whole": whole}
+    targets = make_targets(cells, columns, where=(KEY, path), **how)
     files = _files(config, path, names, cells)
     return source_of(config, TableStore(_root(config), files, (KEY, path), targets), targets, channels=3)
 

@@ -58,19 +58,21 @@ def open_labeled(config: DataConfig, tokens: Tokens | None) -> LabeledData:
         if tokens is None:
             raise ConfigError("data", "text", "the run reads images, not texts")
         return _open_texts(config, tokens)
-    return as_labeled(open_data(config), whole=True)
+    return as_labeled(open_data(config, whole=True), whole=True)
 
 
 def as_labeled(source: DataSource, *, whole: bool = False) -> LabeledData:
     """The splits of an opened source; `whole`: what was cut off for a training is put back."""
     splits = {name: source.split(name) for name in source.split_names}
     cut = [name for name in source.cut or () if name in splits] if whole else []
+    if not cut:
+        return LabeledData(source.info.classes, splits, source.info.task)
     parts = [splits["train"], *(splits.pop(name) for name in cut)]
-    if cut and all(part.store is parts[0].store for part in parts):
+    if all(part.store is parts[0].store for part in parts):
         positions = torch.cat([part.positions for part in parts])
         order = positions.argsort(stable=True)
         splits["train"] = Split(parts[0].store, positions[order], torch.cat([part.labels for part in parts])[order])
-    elif cut:
+    else:
         splits = {name: source.split(name) for name in source.split_names}
     return LabeledData(source.info.classes, splits, source.info.task)
 

@@ -15,13 +15,18 @@ from lwexp.errors import ConfigError
 from .source import DataSource
 
 
-def open_data(config: DataConfig, model: str | None = None) -> DataSource:
+def open_data(config: DataConfig, model: str | None = None, *, whole: bool = False) -> DataSource:
     """Scan, check and split the data of `config`. Images are decoded later, when a batch needs them.
 
     `model`: hub name or folder of a text model, whose tokenizer is used unless `config` names another.
 
+    `whole`: data to evaluate on. Of tables, sets of the datasets library and the user's own datasets nothing is cut
+    off, and a single class is enough; a table needs no training split.
+
     Raises `ConfigError` for data that is missing, empty or contradicts itself, `RunError` for a failed download.
     """
+    if whole and isinstance(config, (ImageTableConfig, CustomDataConfig)):
+        config = config.model_copy(update={"val_fraction": 0.0, "test_fraction": 0.0})
     if isinstance(config, DigitsConfig):
         from .digits import open_digits
 
@@ -36,14 +41,14 @@ def open_data(config: DataConfig, model: str | None = None) -> DataSource:
         if config.path is not None:
             from .image_table import open_image_table
 
-            return open_image_table(config)
+            return open_image_table(config, whole=whole)
         from .image_library import open_image_library
 
-        return open_image_library(config)
+        return open_image_library(config, whole=whole)
     if isinstance(config, CustomDataConfig):
         from .custom import open_custom
 
-        return open_custom(config)
+        return open_custom(config, whole=whole)
     if isinstance(config, TextConfig):
         try:
             from .text import open_text

@@ -72,13 +72,15 @@ class DataSource:
     ) -> None:
         """`splits` has "train" and "val", and optionally "test"; labels index `classes`; the rest as in `DataInfo`.
 
+        Data to evaluate on may have any of the three.
+
         `cut`: the splits that the data did not have and that were cut from others; None: not known.
         """
         self.cut = cut
         self._splits = {name: splits[name] for name in SPLIT_NAMES if name in splits}
         self._style = style
         sizes = {str(name): len(split.labels) for name, split in self._splits.items()}
-        scale = TargetScale.of(self._splits["train"].labels) if task == "regression" else None
+        scale = TargetScale.of(self._splits["train"].labels) if task == "regression" and "train" in splits else None
         self.info = DataInfo(channels, classes, sizes, image_size, mean, std, tokens, task, scale, ready)
 
     @property

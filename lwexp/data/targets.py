@@ -48,14 +48,16 @@ def make_targets(
     task: Task | None = None,
     delimiter: str | None = None,
     names: Sequence[str] | None = None,
+    whole: bool = False,
 ) -> Targets:
     """What the `columns` say. `where`: key and value of the option that led to the table.
 
     `task` None: several labels where there is a `delimiter`, a list in each cell, or columns of 0 and 1; numbers where
     one has a fraction, or where several columns hold other numbers; else classes. `names`: those of the classes, whose
-    cells are then indices. Raises `ConfigError`, with the place of the row, for a cell that does not fit.
+    cells are then indices. `whole`: the data are not to train on: a class may be in any split, and be the only one.
+    Raises `ConfigError`, with the place of the row, for a cell that does not fit.
     """
-    train = cells["train"]
+    train = _joined(cells) if whole else cells["train"]
     task = task or _task_of(train, columns, delimiter)
     if delimiter is not None and task != "multilabel":
         raise ConfigError("data.delimiter", delimiter, f"separates several labels, data.task={task} has one")
@@ -70,7 +72,8 @@ def make_targets(
         read = {
             split: [_several(row[0], delimiter, place) for row, place in _each(own)] for split, own in cells.items()
         }
-        order = _names(where, "label", {name for found in read["train"] for name in found}, names)
+        seen = read if whole else {"train": read["train"]}
+        order = _names(where, "label", {name for own in seen.values() for found in own for name in found}, names)
         index = {name: i for i, name in enumerate(order)}
         marked = {}
         for split, samples in read.items():
@@ -80,7 +83,10 @@ def make_targets(
                     marked[split][i, _index(name, index, where, split, "label")] = 1.0
         return Targets(task, tuple(names or order), marked)
     ones = {split: [as_label(row[0], place) for row, place in _each(own)] for split, own in cells.items()}
-    order = _names(where, "class", set(ones["train"]), names)
+    known = {name for own in ones.values() for name in own} if whole else set(ones["train"])
+    if len(known) < 2 and not whole:
+        raise ConfigError(*where, f"a single class only ({next(iter(known))}); there is nothing to classify")
+    order = _names(where, "class", known, names)
     index = {name: i for i, name in enumerate(order)}
     classes = {
         split: torch.tensor([_index(name, index, where, split, "class") for name in own], dtype=torch.int64)
@@ -126,6 +132,11 @@ def as_label(value: object, where: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ConfigError(KEY, value, f"is neither a whole number nor a name ({where})")
     return value.strip()
+
+
+def _joined(cells: Mapping[SplitName, Cells]) -> Cells:
+    rows = [row for own in cells.values() for row in own.rows]
+    return Cells(rows, [place for own in cells.values() for place in own.places])
 
 
 def _task_of(train: Cells, columns: Sequence[str], delimiter: str | None) -> Task:
@@ -204,8 +215,6 @@ def _several(cell: object, delimiter: str | None, place: str) -> list[str]:
 
 def _names(where: tuple[str, str], what: str, known: set[str], names: Sequence[str] | None) -> list[str]:
     """Classes or labels in order: names sorted, integers by value."""
-    if what == "class" and len(known) < 2:
-        raise ConfigError(*where, f"a single class only ({next(iter(known))}); there is nothing to classify")
     if not known:
         raise ConfigError(*where, f"no training sample has a {what}")
     if names is not None:

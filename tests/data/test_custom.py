@@ -14,6 +14,7 @@ from torch.utils.data import Dataset, IterableDataset, Subset
 
 from lwexp.config.data_schema import CustomDataConfig
 from lwexp.data import DataSource, SampleKey, open_data
+from lwexp.data.labeled import open_labeled
 from tests.helpers.data_sources import COLOR, GRAY, error_of
 
 HERE = "tests.data.test_custom"
@@ -226,6 +227,19 @@ def test_a_set_with_many_numbers_is_checked_at_positions_of_all_of_it() -> None:
 
 def test_a_set_of_color_may_start_with_gray_pictures() -> None:
     assert own("gray_first").info.channels == 3
+
+
+def test_own_datasets_to_evaluate_on_may_have_a_single_class() -> None:
+    values: dict[str, Any] = {
+        "val_fraction": 0.25,
+        "test_fraction": 0.0,
+        "split_seed": 0,
+        "augment": False,
+        "workers": 0,
+    }
+    made: Any = {**values, "options": {"labels": ["cat"], "count": 1}, "task": "auto", "image_size": None}
+    data = open_labeled(CustomDataConfig(name="custom", target=f"{HERE}.pictures", **made), None)
+    assert (data.classes, data.splits["train"].labels.tolist()) == (("cat",), [0])
 
 
 def test_a_subset_has_the_labels_of_its_part() -> None:

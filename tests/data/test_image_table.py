@@ -10,6 +10,7 @@ import torch
 
 from lwexp.config.data_schema import ImageTableConfig
 from lwexp.data import DataSource, SampleKey, open_data
+from lwexp.data.labeled import open_labeled
 from tests.helpers.data_sources import COLOR, error_of, write_images
 
 DEFAULTS: dict[str, Any] = {
@@ -47,6 +48,22 @@ def test_a_column_of_names_is_a_classification(images: Path) -> None:
     assert dict(info.sizes) == {"train": 15, "val": 5}
     assert source.labels("train").dtype == torch.int64
     assert sorted(torch.bincount(source.labels("val")).tolist()) == [2, 3], "stratified"
+
+
+@pytest.mark.parametrize(("cells", "classes"), [(["dog"], ("dog",)), (["dog", "cat", "owl"], ("cat", "dog", "owl"))])
+@pytest.mark.parametrize("name", ["labels.csv", "test.csv"])
+def test_data_to_evaluate_on_may_have_one_class_or_one_image_of_each(
+    images: Path, cells: list[str], classes: tuple[str, ...], name: str
+) -> None:
+    (images / "new").mkdir()
+    write(images / "new" / name, "file,label", *rows(*cells)[: len(cells)])
+    path = images / "new" / (name if name == "labels.csv" else "")
+    config = ImageTableConfig(name="images", **{**DEFAULTS, "path": str(path), "root": str(images)})
+    data = open_labeled(config, None)
+    assert data.classes == classes
+    assert {split: len(own.labels) for split, own in data.splits.items()} == {
+        "train" if name == "labels.csv" else "test": len(cells)
+    }
 
 
 def test_whole_numbers_are_classes_unless_the_task_says_otherwise(images: Path) -> None:
