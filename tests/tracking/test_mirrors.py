@@ -195,9 +195,9 @@ def test_sync_says_that_another_process_writes_a_mirror(
     tracker = begin(TENSORBOARD, tmp_path / "run")
     log(tracker, 0, 5)
     tracker.finish("FINISHED")
-    (tmp_path / "run" / state_file("tensorboard")).unlink()
     with Lock(tmp_path / "run" / mirror.lock_file("tensorboard")) as lock:
         assert lock.acquire(10)
+        (tmp_path / "run" / state_file("tensorboard")).unlink()  # with the lock: the delivery process may still come
         assert sync([str(tmp_path / "run")]) == 1
     said = capsys.readouterr()
     assert said.err.endswith("TensorBoard: another process is writing it\n")
