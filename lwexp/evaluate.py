@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .config.command_options import Parser
+from .config.command_options import Parser, exit_code_of
 from .errors import ConfigError, LwexpError, RunError, UnknownOptionError
-from .redaction import redact_addresses
 
 if TYPE_CHECKING:
     from .inference.evaluation import Evaluation
@@ -24,16 +23,8 @@ _KNOWN = ("data", "data.path", "batch_size", "tracking.uri")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code: 0, 1 for a failure, 2 for invalid arguments (one line)."""
-    try:
-        return _evaluate(_parse(sys.argv[1:] if arguments is None else arguments))
-    except LwexpError as error:
-        print(f"lwexp-evaluate: {redact_addresses(str(error))}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:  # a reader such as `head` has closed it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    given = sys.argv[1:] if arguments is None else arguments
+    return exit_code_of("lwexp-evaluate", lambda: _evaluate(_parse(given)))
 
 
 def _evaluate(given: Any) -> int:
@@ -166,14 +157,9 @@ def _parse(arguments: Sequence[str]) -> Any:
     )  # fmt: skip
     parser.add_argument("--split", help="train, val or test (default: test, else val, else all)")
     parser.add_argument("--skip-unknown", action="store_true", help="leave aside classes that the model does not know")
-    parser.add_argument("--weights", default="best", help="best (default, by validation) or last (of the last step)")
-    parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, mps")
     parser.add_argument("--out", type=Path, help="folder for the files (default: evaluation/<data> in the run's)")
     parser.add_argument("--attach", action="store_true", help="put the files into the run in MLflow as well")
-    parser.add_argument(
-        "--allow-target", action="append", default=[], metavar="NAME",
-        help="a class or function of your own that the run's network or data are made by, e.g. my_nets.Net",
-    )  # fmt: skip
+    parser.add_network_options(code="network or data are")
     return parser.parse_intermixed_args(arguments)
 
 

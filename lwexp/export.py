@@ -8,29 +8,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .config.command_options import Parser, output_file
-from .errors import ConfigError, LwexpError, UnknownNameError
+from .config.command_options import Parser, exit_code_of, output_file, without_store
+from .errors import ConfigError, UnknownNameError
 
 _OPTIONS = ["tracking.uri"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code: 0, 1 for a network that cannot be exported, 2 for invalid arguments."""
-    try:
-        return _export(_parse(sys.argv[1:] if arguments is None else arguments))
-    except LwexpError as error:
-        print(f"lwexp-export: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 130
+    given = sys.argv[1:] if arguments is None else arguments
+    return exit_code_of("lwexp-export", lambda: _export(_parse(given)))
 
 
 def _export(given: Any) -> int:
     from .inference.formats import FORMATS, check_extras, export
     from .inference.loaded import load
 
-    words = [word for word in given.words if not word.startswith("tracking.uri=")]
-    store = {key: value for key, _, value in (word.partition("=") for word in given.words if word not in words)}
+    words, store = without_store(given.words)
     if len(words) != 1:
         raise ConfigError("run", " ".join(words), "give one run: its folder, its MLflow id, a sweep, or latest")
     if given.to not in FORMATS:
@@ -59,11 +53,7 @@ def _parse(arguments: Sequence[str]) -> Any:
     )  # fmt: skip
     parser.add_argument("--to", default="onnx", help="onnx (default), torch_export, torchscript")
     parser.add_argument("-o", "--out", type=Path, help="the file (default: the run's name with the format's ending)")
-    parser.add_argument("--weights", default="best", help="best (default, by validation) or last (of the last step)")
-    parser.add_argument(
-        "--allow-target", action="append", default=[], metavar="NAME",
-        help="a class or function of your own that the run's network is made by, e.g. my_nets.Net",
-    )  # fmt: skip
+    parser.add_network_options(device=False)
     return parser.parse_intermixed_args(arguments)
 
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .config.command_options import Parser, number, output_file
-from .errors import ConfigError, LwexpError
+from .config.command_options import Parser, exit_code_of, number, output_file, without_store
+from .errors import ConfigError
 
 _OPTIONS = ["tracking.uri"]
 
@@ -19,13 +19,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0: all is predicted; 1: something could not be read, or another failure; 2: invalid arguments (one line).
     """
-    try:
-        return _predict(_parse(sys.argv[1:] if arguments is None else arguments))
-    except LwexpError as error:
-        print(f"lwexp-predict: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 130
+    given = sys.argv[1:] if arguments is None else arguments
+    return exit_code_of("lwexp-predict", lambda: _predict(_parse(given)))
 
 
 def _predict(given: Any) -> int:
@@ -33,8 +28,7 @@ def _predict(given: Any) -> int:
     from .inference.loaded import load
     from .inference.prediction import predict_items, save_csv, table
 
-    words = [word for word in given.words if not word.startswith("tracking.uri=")]
-    store = {key: value for key, _, value in (word.partition("=") for word in given.words if word not in words)}
+    words, store = without_store(given.words)
     if not words:
         raise ConfigError("run", "", "give a run and what to predict: lwexp-predict latest my_photos")
     out = output_file("--out", given.out)
@@ -87,14 +81,9 @@ def _parse(arguments: Sequence[str]) -> Any:
     parser.add_argument("--text", action="append", default=[], help="a text to predict; may be given several times")
     parser.add_argument("--column", default="text", help="column of the texts in CSV, TSV and JSONL files (text)")
     parser.add_argument("--top", default="1", help="how many classes of each, the most likely first (1)")
-    parser.add_argument("--weights", default="best", help="best (default, by validation) or last (of the last step)")
     parser.add_argument("--batch-size", default="32", help="images or texts at a time (32)")
-    parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, mps")
     parser.add_argument("--out", type=Path, default=Path("predictions.csv"), help="the file (predictions.csv)")
-    parser.add_argument(
-        "--allow-target", action="append", default=[], metavar="NAME",
-        help="a class or function of your own that the run's network is made by, e.g. my_nets.Net",
-    )  # fmt: skip
+    parser.add_network_options()
     return parser.parse_intermixed_args(arguments)
 
 

@@ -1,14 +1,17 @@
-"""What the plain commands (`lwexp.ui`, `lwexp.sync`, `lwexp.report`) share: their options are a run's `tracking.*`."""
+"""What the plain commands (`lwexp.report`, `lwexp.predict`, …) share: their parser, options and exit codes."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from lwexp.errors import ConfigError, LwexpError, UnknownOptionError
 from lwexp.formatting import fit_terminal, version_line
+from lwexp.redaction import redact_addresses
 
 from .defaults import defaults, documented
 from .schema import MLflowConfig
@@ -39,6 +42,40 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise `UsageError`."""
         raise UsageError(f"{message}; see {self.prog} --help")
+
+    def add_network_options(self, *, device: bool = True, code: str = "network is") -> None:
+        """Which weights of a run, on which device, and which code of the user's own may be executed for its `code`."""
+        self.add_argument("--weights", default="best", help="best (default, by validation) or last (of the last step)")
+        if device:
+            self.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, mps")
+        self.add_argument(
+            "--allow-target", action="append", default=[], metavar="NAME",
+            help=f"a class or function of your own that the run's {code} made by, e.g. my_nets.Net",
+        )  # fmt: skip
+
+
+def exit_code_of(prog: str, action: Callable[[], int]) -> int:
+    """The exit code of a command: what `action` returns, that of a mistake, which is printed as one line, or 130."""
+    try:
+        return action()
+    except LwexpError as error:
+        print(f"{prog}: {redact_addresses(str(error))}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # a reader such as `head` has closed it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def without_store(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """The `words` of a command line that are no `tracking.uri=…`, and that option.
+
+    >>> without_store(["latest", "tracking.uri=sqlite:///a.db", "photos"])
+    (['latest', 'photos'], {'tracking.uri': 'sqlite:///a.db'})
+    """
+    options = dict(word.split("=", 1) for word in words if word.startswith("tracking.uri="))
+    return [word for word in words if not word.startswith("tracking.uri=")], options
 
 
 def tracking_config(options: Sequence[str], known: Sequence[str]) -> MLflowConfig:

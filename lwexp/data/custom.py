@@ -16,8 +16,9 @@ from lwexp.config.targets import own_object
 from lwexp.errors import ConfigError
 from lwexp.formatting import one_line
 
-from .custom_store import KEY, OwnStore, seeded
+from .custom_store import KEY, OwnStore
 from .image_table import chosen_task, digests
+from .keys import seeded
 from .source import SPLIT_NAMES, DataSource, Split, SplitName
 from .tables import SPLIT_FILES
 from .targets import Cells, cut_missing, make_targets

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -16,7 +13,7 @@ from .augmentation import Augmentation
 from .cache import CacheSettings
 from .contents import Contents
 from .images import CorruptImageError, PILDataset, PILStore, SampleDataset, find_channels
-from .keys import SampleKey, sample_seed
+from .keys import SampleKey, sample_seed, seeded
 from .standalone import as_mode, upright
 
 if TYPE_CHECKING:
@@ -121,18 +118,3 @@ class OwnTensors(SampleDataset):
             self._store.seed = sample_seed(self._seed, *key)
             found.append(self._store.tensor(self._positions[key.sample]))
         return found
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """All global CPU generators start from `seed`, and are restored."""
-    before, states = np.random.get_state(), random.getstate()
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        try:
-            yield
-        finally:
-            np.random.set_state(before)
-            random.setstate(states)

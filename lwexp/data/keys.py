@@ -43,22 +43,29 @@ def seeding(seed: int, *, others: bool) -> Iterator[Callable[[SampleKey], None]]
 
     `others`: also the generators of `random` and NumPy, from which a user's code may draw.
     """
-
-    def seed_for(key: SampleKey) -> None:
-        number = sample_seed(seed, *key)
-        torch.default_generator.manual_seed(number)  # torch.manual_seed would seed CUDA's generators as well
-        if others:
-            random.seed(number)
-            np.random.seed(number % 2**32)
-
     before = (random.getstate(), np.random.get_state()) if others else None
     try:
         with torch.random.fork_rng(devices=[]):
-            yield seed_for
+            yield lambda key: _start_from(sample_seed(seed, *key), others=others)
     finally:
         if before is not None:
             random.setstate(before[0])
             np.random.set_state(before[1])
+
+
+@contextmanager
+def seeded(number: int) -> Iterator[None]:
+    """In the block, all global CPU generators have started from `number` (a `sample_seed`, or 0 outside of epochs)."""
+    with seeding(0, others=True):
+        _start_from(number, others=True)
+        yield
+
+
+def _start_from(number: int, *, others: bool) -> None:
+    torch.default_generator.manual_seed(number)  # torch.manual_seed would seed CUDA's generators as well
+    if others:
+        random.seed(number)
+        np.random.seed(number % 2**32)
 
 
 def uniforms(seed: int, keys: Sequence[SampleKey], count: int) -> list[NDArray[np.float64]]:

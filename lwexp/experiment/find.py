@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lwexp.config.schema import MLflowConfig
 
 NO_RUNS = "there are no runs below outputs/ here; runs lie in outputs/ of the folder where they were started"
+CONFIG = "config.yaml"
 _ID = re.compile(r"[0-9a-fA-F]{6,32}")
 _SKIPPED = {"mlartifacts", "checkpoints", ".hydra"}  # folders below outputs/ that hold no run's folder
 
@@ -33,14 +34,14 @@ def find_run(value: str, given: Mapping[str, Any] | None = None, key: str = "res
         trained = any((path / name).exists() for name in ("best.safetensors", "checkpoints"))
         if key == "resume" and trained and not has_run(path):
             raise ConfigError(key, value, "holds a run without its journal, which cannot be resumed")
-        if not (path / "config.yaml").is_file():
+        if not (path / CONFIG).is_file():
             stopped = "holds a command that was stopped before its run started" if (path / ".hydra").is_dir() else None
             raise ConfigError(key, value, f"{stopped or 'holds no run'}; {_newest()}")
         return path
     if path.exists():
         raise ConfigError(key, value, f"is a file; give the run's folder; {_newest()}")
     folder = find_by_id(key, value, given or {}, _run_folders(), _newest())
-    if not (folder / "config.yaml").is_file():
+    if not (folder / CONFIG).is_file():
         why = f"the run's folder {folder} is not on this machine; give its present path"
         raise ConfigError(key, value, why)
     return folder
@@ -74,14 +75,26 @@ def shown_path(folder: Path, base: Path) -> str:
     return os.path.relpath(folder, base) if folder.is_relative_to(base) else str(folder)
 
 
+def folders_with(*names: str) -> Iterator[Path]:
+    """Folders below outputs/ that hold a file of one of the `names`, in any order."""
+    for root, folders, files in os.walk("outputs"):
+        folders[:] = [name for name in folders if name not in _SKIPPED]
+        if not set(names).isdisjoint(files):
+            yield Path(root)
+
+
+def newest_of(folders: Sequence[Path], count: int = 3) -> str:
+    """A hint for an error: the first of `folders`, which are the newest ones, or that there are none."""
+    if not folders:
+        return NO_RUNS
+    return f"the newest {'runs are' if len(folders) > 1 else 'run is'} {', '.join(map(str, folders[:count]))}"
+
+
 def _run_folders() -> Iterator[Path]:
     """Folders of runs below outputs/, in any order."""
     from lwexp.tracking import has_run
 
-    for root, folders, files in os.walk("outputs"):
-        folders[:] = [name for name in folders if name not in _SKIPPED]
-        if "config.yaml" in files and has_run(Path(root)):
-            yield Path(root)
+    return filter(has_run, folders_with(CONFIG))
 
 
 def _original(folder: Path) -> Path:
@@ -91,11 +104,8 @@ def _original(folder: Path) -> Path:
     return original_of(folder) or folder
 
 
-def _newest(count: int = 3) -> str:
-    found = sorted(_run_folders(), key=lambda folder: (folder / "config.yaml").stat().st_mtime_ns, reverse=True)
-    if not found:
-        return NO_RUNS
-    return f"the newest {'runs are' if len(found) > 1 else 'run is'} {', '.join(map(str, found[:count]))}"
+def _newest() -> str:
+    return newest_of(sorted(_run_folders(), key=lambda folder: (folder / CONFIG).stat().st_mtime_ns, reverse=True))
 
 
 def _local_ids(folders: Iterable[Path]) -> Iterator[tuple[str, Path]]:

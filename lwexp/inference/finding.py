@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from lwexp.errors import ConfigError
-from lwexp.experiment.find import find_by_id
+from lwexp.experiment.find import CONFIG, NO_RUNS, find_by_id, folders_with, newest_of
 from lwexp.experiment.folder import read_result
 from lwexp.experiment.manifest import FILE as SWEEP
 from lwexp.experiment.manifest import read_manifest
-
-CONFIG = "config.yaml"
-_SKIPPED = {"mlartifacts", "checkpoints", ".hydra"}  # folders below outputs/ that hold no run's folder
 
 
 def find(value: str, given: Mapping[str, str] | None = None, key: str = "run") -> Path:
@@ -27,13 +24,12 @@ def find(value: str, given: Mapping[str, str] | None = None, key: str = "run") -
         return _run_in(path, value, key)
     if path.exists():
         raise ConfigError(key, value, f"is a file; give the run's folder; {_newest()}")
-    folders = sorted(_folders(), key=_changed, reverse=True)
     if value == "latest":
-        whole = [folder for folder in folders if not (folder.parent / SWEEP).is_file()]  # not the jobs of a sweep
+        whole = _whole()
         if not whole:
-            raise ConfigError(key, value, _newest())
+            raise ConfigError(key, value, NO_RUNS)
         return _run_in(whole[0].absolute(), value, key)
-    folder = find_by_id(key, value, given or {}, folders, _newest())
+    folder = find_by_id(key, value, given or {}, folders_with(CONFIG, SWEEP), _newest())
     if not folder.is_dir():
         raise ConfigError(key, value, f"the run's folder {folder} is not on this machine; give its present path")
     return _run_in(folder, value, key)
@@ -59,22 +55,16 @@ def _run_in(path: Path, value: str, key: str) -> Path:
     return path
 
 
-def _folders() -> Iterator[Path]:
-    """Folders of runs and of sweeps below outputs/, in any order."""
-    for root, folders, files in os.walk("outputs"):
-        folders[:] = [name for name in folders if name not in _SKIPPED]
-        if CONFIG in files or SWEEP in files:
-            yield Path(root)
-
-
 def _changed(folder: Path) -> int:
     """When the run or the sweep began."""
     return max((folder / name).stat().st_mtime_ns for name in (CONFIG, SWEEP) if (folder / name).is_file())
 
 
-def _newest(count: int = 3) -> str:
-    found = [folder for folder in _folders() if not (folder.parent / SWEEP).is_file()]
-    found.sort(key=_changed, reverse=True)
-    if not found:
-        return f"there are no runs below {Path('outputs').absolute()}"
-    return f"the newest {'runs are' if len(found) > 1 else 'run is'} {', '.join(map(str, found[:count]))}"
+def _whole() -> list[Path]:
+    """Single runs and sweeps below outputs/, not the jobs of these, the newest first."""
+    found = [folder for folder in folders_with(CONFIG, SWEEP) if not (folder.parent / SWEEP).is_file()]
+    return sorted(found, key=_changed, reverse=True)
+
+
+def _newest() -> str:
+    return newest_of(_whole())

@@ -7,22 +7,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lwexp.config.command_options import Parser, number, tracking_config
-from lwexp.errors import ConfigError, LwexpError
-from lwexp.redaction import redact_addresses
+from lwexp.config.command_options import Parser, exit_code_of, number, tracking_config
+from lwexp.errors import ConfigError
 
 _OPTIONS = ["tracking.uri", "tracking.experiment", "tracking.timeout"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code: 0, 1 for a failure, 2 for invalid arguments (one line)."""
-    try:
-        return _report(sys.argv[1:] if arguments is None else arguments)
-    except LwexpError as error:
-        print(f"lwexp-report: {redact_addresses(str(error))}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 130
+    given = sys.argv[1:] if arguments is None else arguments
+    return exit_code_of("lwexp-report", lambda: _report(given))
 
 
 def _report(arguments: Sequence[str]) -> int:
