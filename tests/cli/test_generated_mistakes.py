@@ -102,7 +102,9 @@ def mutated(draw: st.DrawFn, name: str, taken: Iterable[str]) -> str:
 
 # What the choices without defaults need, so that nothing else is missing
 NEEDED = {
+    "data/custom": ["data._target_=mistaken.halves"],
     "data/image_folder": ["data.path=photos"],
+    "data/images": ["data.path=labels.csv"],
     "data/torchvision": ["data.dataset=FakeData"],
     "decay/custom": ["decay._target_=mistaken.halves"],
     "grouping/custom": ["grouping._target_=mistaken.one"],
