@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,16 +23,15 @@ from lwexp.host.lock import Lock
 from lwexp.redaction import redact_addresses
 
 from .address import kind
-from .artifacts import RefusedError, artifact_path, check_destination, files_of, is_refusal, size
-from .contact import ANSWER_SECONDS, SLOWEST, UnreachableError, error_line, within
+from .artifact_delivery import ArtifactDelivery
+from .contact import ANSWER_SECONDS, UnreachableError, error_line, within
 from .delivery_state import DeliveryState, read_state
 from .inputs import dataset_input
 from .journal import FILE as JOURNAL
 from .journal import Entry, Journal, Reader, Rows, has_journal, recorded_address
 from .keys import ID_TAG, PARENT_TAG, REASON_TAG, cut, param_values, tag_values
 from .mlflow_internals import MAX_NAME, MAX_ROWS, last_steps
-from .models import log_model
-from .store import artifact_folder, connect, experiment_id, given_run, is_missing, is_transient, limit_retries
+from .store import connect, experiment_id, given_run, is_missing, is_transient, limit_retries
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -49,8 +47,6 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 8.0
 DELIVERY_OWNER = "delivery.owner"  # names the delivery that was requested last
 NEW_RUN = "python -m lwexp.sync --new-run"
 _ABANDONED = "the training process died unexpectedly"
-_ARTIFACT_SECONDS = 60.0  # after which artifacts wait for the end, where the store answers and only they fail
-_MODEL_SECONDS = 60.0  # to write MLflow's files of a model, beside sending it
 _PARAMS_PER_CALL = 20  # of the longest values, with every character escaped, fit into the 1 MB of a request
 
 
@@ -83,7 +79,7 @@ class Delivery:
         self._pending: list[Rows] = []  # read but not sent
         self._count = self._end = 0  # metrics in them, the position behind them
         self._sent = float("-inf")  # time of the last call
-        self._artifacts_fail_since: float | None = None  # while the store answers
+        self._artifacts = ArtifactDelivery(self, uri, trusted=trusted)
         self.state = read_state(folder)
         self.taken_over = False  # whether it ended because another one was requested
 
@@ -99,7 +95,7 @@ class Delivery:
                     self.state = DeliveryState()
                 self.state.pid, self.state.host, self.state.where = os.getpid(), socket.gethostname(), self._where
                 self.state.refused = self.state.problem = None
-                self._save()
+                self.save()
                 self._deliver()
         except _StoppedError:
             pass
@@ -133,13 +129,13 @@ class Delivery:
         return redact_addresses(self._uri)
 
     def _deliver(self) -> None:
-        if self._renew and self.state.run_id is not None and not self._attempt(self._exists):
+        if self._renew and self.state.run_id is not None and not self.attempt(self._exists):
             self.state = DeliveryState(where=self._where, pid=os.getpid(), host=socket.gethostname())
-            self._save()
+            self.save()
         reader = Reader(self.folder / JOURNAL)
         reader.skip_to(self.state.position)
         if self.state.status is not None:
-            self._retry_artifacts()
+            self._artifacts.retry()
         at_once = True
         while True:
             new = self._deliver_new(reader)
@@ -184,7 +180,7 @@ class Delivery:
             for rows in self._pending
             for key, value in zip(rows.keys, rows.values, strict=True)
         ]
-        self._attempt(lambda client: self._log(client, metrics))
+        self.attempt(lambda client: self._log(client, metrics))
         self._advance(self._end, self._count)
         self._pending, self._count, self._sent = [], 0, time.monotonic()
 
@@ -205,104 +201,29 @@ class Delivery:
         elif entry.kind == "tags":
             self._tag(value)
         elif entry.kind == "artifact":
-            self._copy(value)
+            self._artifacts.send(value)
         elif entry.kind == "params":
             self._params(value)
         elif entry.kind == "inputs":
             datasets = [dataset_input(each) for each in value["datasets"]]
-            self._attempt(lambda client: client.log_inputs(self._run_id, datasets))
+            self.attempt(lambda client: client.log_inputs(self._run_id, datasets))
         elif entry.kind == "resumed":
-            self._attempt(lambda client: client.update_run(self._run_id, "RUNNING"))
-            self._attempt(self._delete_reason)
+            self.attempt(lambda client: client.update_run(self._run_id, "RUNNING"))
+            self.attempt(self._delete_reason)
             self._params(value.get("params", {}))
             self.state.status = None
         elif entry.kind == "end":
-            self._retry_artifacts()
+            self._artifacts.retry()
             self._tag({REASON_TAG: value["reason"]} if value["reason"] else {})
-            self._attempt(lambda client: client.set_terminated(self._run_id, value["status"], value["time_ms"]))
+            self.attempt(lambda client: client.set_terminated(self._run_id, value["status"], value["time_ms"]))
             self.state.status = value["status"]
-
-    def _copy(self, entry: dict[str, Any], patience: float = _ARTIFACT_SECONDS) -> None:
-        """Copy a file or folder to the run's artifacts, or log a model; what cannot be sent is noted, blocks no rows.
-
-        `patience`: seconds for which artifacts alone may fail, while the store answers.
-        """
-        name = entry["path"]
-        try:
-            path = artifact_path(self.folder, name, entry["folder"])
-            if not self._trusted:
-                self._check_destination(self._attempt(lambda client: client.get_run(self._run_id)).info.artifact_uri)
-            why = None
-            for part, place in [(path, entry["folder"])] if "model" in entry else files_of(path, entry["folder"]):
-                one = {**entry, "folder": place}
-                send = partial(self._send_artifact, path=part, entry=one, patience=patience)
-                why = why or self._attempt(send, None)
-                self._save()  # the training process sees that it goes forward
-        except (OSError, ValueError, TypeError, RefusedError) as error:  # a journal from elsewhere may name anything
-            why = error_line(error, self._uri)
-        self.state.not_kept = {other: reason for other, reason in self.state.not_kept.items() if other != name}
-        if why is not None:
-            self.state.not_kept[name] = why
-
-    def _check_destination(self, artifact_uri: str) -> None:
-        """Raise `RefusedError` where files must not go there; the caller's own store may keep them anywhere."""
-        if not self._trusted:
-            allowed = None if self._uri.startswith("http") else artifact_folder(self._uri)
-            check_destination(artifact_uri, allowed)
-
-    def _send_artifact(self, client: MlflowClient, path: Path, entry: dict[str, Any], patience: float) -> str | None:
-        """None if the store has taken the artifact, else why it does not; raises what is worth another attempt."""
-        since = self._artifacts_fail_since
-        if since is not None and time.monotonic() - since >= patience:
-            return f"the artifacts' storage has failed for {patience:g} s"
-        try:
-            seconds = ANSWER_SECONDS + size(path) / SLOWEST
-            if isinstance(model := entry.get("model"), dict):
-                send_model = partial(
-                    log_model,
-                    client,
-                    self._run_id,
-                    path,
-                    model,
-                    self._check_destination,
-                    by_server=kind(self._uri).startswith("http"),
-                )
-                self._bounded(send_model, seconds + _MODEL_SECONDS)
-            else:
-                within(seconds, lambda: client.log_artifact(self._run_id, str(path), entry["folder"]))
-        except RefusedError:
-            raise
-        except Exception as error:
-            local = isinstance(error, (ImportError, FileNotFoundError, NotADirectoryError, PermissionError))
-            if not local and is_transient(error) and not is_refusal(error):
-                self._bounded(
-                    lambda: client.get_run(self._run_id), ANSWER_SECONDS
-                )  # raises where the whole store is away
-                self._artifacts_fail_since = since or time.monotonic()
-                if time.monotonic() - self._artifacts_fail_since < patience:
-                    raise
-            return error_line(error, self._uri)
-        self._artifacts_fail_since = None
-        return None
-
-    def _retry_artifacts(self) -> None:
-        """Copy the artifacts that could not be copied so far; one attempt each, as long as failures take no minute."""
-        left, begin = dict(self.state.not_kept), time.monotonic()
-        if not left:
-            return
-        for entry in Reader(self.folder / JOURNAL).entries(until=self.state.position):
-            late = time.monotonic() - begin >= _ARTIFACT_SECONDS
-            if entry.kind == "artifact" and left.pop(entry.value["path"], None) is not None and not late:
-                self._artifacts_fail_since = None
-                self._copy(entry.value, patience=0.0)
-        self._save()
 
     def _tag(self, tags: dict[str, str]) -> None:
         from mlflow.entities import RunTag
 
         entities = [RunTag(*item) for item in tag_values(tags).items()]
         if entities:
-            self._attempt(lambda client: client.log_batch(self._run_id, tags=entities))
+            self.attempt(lambda client: client.log_batch(self._run_id, tags=entities))
 
     def _delete_reason(self, client: MlflowClient) -> None:
         if REASON_TAG in client.get_run(self._run_id).data.tags:  # deleting a missing tag is an error
@@ -313,7 +234,7 @@ class Delivery:
         if self.state.run_id is None:
             tags = {**record["tags"], ID_TAG: record["id"]}
             if record["parent"] and set(Path(record["parent"]).parts) == {".."}:  # a sweep's folder holds its jobs
-                tags[PARENT_TAG] = self._attempt(lambda _: self._parent(self.folder / record["parent"]), None)
+                tags[PARENT_TAG] = self.attempt(lambda _: self._parent(self.folder / record["parent"]), None)
             base, name = Path(record["base"]), cut(record["run_name"], MAX_NAME)
             mine = f"tags.`{ID_TAG}` = '{record['id']}'"
             given = record.get("run_id") if record["where"] == self._where and not self._renew else None
@@ -325,10 +246,10 @@ class Delivery:
                 found = client.search_runs([experiment], mine, max_results=1)
                 return found[0] if found else client.create_run(experiment, record["time_ms"], tag_values(tags), name)
 
-            self.state.run_id = str(self._attempt(create).info.run_id)
+            self.state.run_id = str(self.attempt(create).info.run_id)
             if given is not None:
                 self._tag(tags)
-            self._save()
+            self.save()
         self._params(record["params"])
 
     def _params(self, params: dict[str, str]) -> None:
@@ -337,7 +258,7 @@ class Delivery:
         entities = [Param(*item) for item in param_values(params).items()]
         for first in range(0, len(entities), _PARAMS_PER_CALL):
             part = entities[first : first + _PARAMS_PER_CALL]
-            self._attempt(lambda client, part=part: client.log_batch(self._run_id, params=part))  # type: ignore[misc]
+            self.attempt(lambda client, part=part: client.log_batch(self._run_id, params=part))  # type: ignore[misc]
 
     def _parent(self, folder: Path) -> str:
         """The MLflow id of the parent run in `folder`; delivered here first if its process is gone."""
@@ -373,13 +294,13 @@ class Delivery:
             self._client, _ = connect(config)
         return self._client
 
-    def _attempt(self, action: Callable[[MlflowClient], T], seconds: float | None = ANSWER_SECONDS) -> T:
+    def attempt(self, action: Callable[[MlflowClient], T], seconds: float | None = ANSWER_SECONDS) -> T:
         """The result of `action`, retried until the store answers within `seconds`. Raises `_StoppedError`."""
         pause = _FIRST_PAUSE
         while True:
             try:
                 with limit_retries():
-                    result = self._bounded(lambda: action(self._connected()), seconds)
+                    result = self.bounded(lambda: action(self._connected()), seconds)
                 break
             except Exception as error:
                 why = error.why if isinstance(error, UnreachableError) else error_line(error, self._uri)
@@ -393,7 +314,7 @@ class Delivery:
                     self._client = None  # its connection is still in use
                 self._uncertain = True
                 self.state.problem = why
-                self._save()
+                self.save()
                 silent = time.monotonic() - self._last_answer
                 if silent >= self._patience and self._writer.free:
                     raise _StoppedError from None
@@ -405,7 +326,7 @@ class Delivery:
         self.state.answered, self.state.problem = time.time(), None
         return result
 
-    def _bounded(self, action: Callable[[], T], seconds: float | None) -> T:
+    def bounded(self, action: Callable[[], T], seconds: float | None) -> T:
         """The result of `action`, or `TimeoutError`; a file is asked in this thread, which keeps its connection."""
         return action() if seconds is None or kind(self._uri) == "sqlite" else within(seconds, action)
 
@@ -430,14 +351,15 @@ class Delivery:
         key, value, why = (error.key, str(error.value), error.why) if known else (None, None, why)  # type: ignore[attr-defined]
         self.state.refused = {"key": key, "value": value, "why": why}
         self.state.problem = why
-        self._save()
+        self.save()
 
     def _advance(self, position: int, rows: int) -> None:
         self.state.position = position
         self.state.rows += rows
-        self._save()
+        self.save()
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Save the state."""
         # a full disk: the saved state lags behind, and the next delivery asks the store what it has
         with suppress(OSError):
             self.state.save(self.folder)
