@@ -61,7 +61,7 @@ def preview(config: DictConfig) -> Previewed:
             except OSError as error:
                 raise ConfigError(f"preview.{kind}", target, f"cannot be written: {error.strerror}") from error
             log.info("wrote %s", path)
-    if schedule.is_metric_driven:
+    if schedule.follows_training:
         log.info("the policy is metric-driven, so its rates are not known before training; no plots")
         return Previewed(plan, schedule, experiment.steps)
     for path in draw_plan(plan, schedule, experiment.steps, folder):
@@ -89,7 +89,7 @@ def compare(found: Mapping[str, Previewed], folder: Path) -> None:
         log.info("\n%s\ncompared with %s:\n%s", name, first, "\n".join(f"  {line}" for line in shown or ["the same"]))
     tables = {
         name: planned_rates(each.plan)
-        if each.schedule.is_metric_driven
+        if each.schedule.follows_training
         else scheduled_rates(each.plan, each.schedule, each.steps)
         for name, each in found.items()
     }

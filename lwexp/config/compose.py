@@ -144,6 +144,10 @@ def has_uniform_rates(config: RunConfig) -> bool:
 
 def has_equal_scales(config: RunConfig) -> bool:
     """Whether the decay gives every group the same scale, 1."""
+    from lwexp.core.measured.lookup import is_measured
+
+    if is_measured(choice(config.decay, "decay")[0]):
+        return False
     scale = _decay(config)
     try:
         return all(math.isclose(scale(i, count), 1, rel_tol=1e-7) for count in _COUNTS for i in range(count))
@@ -204,6 +208,17 @@ def _decay(config: RunConfig) -> Callable[[int, int], float]:
     return make_decay(name, with_ends(name, options, lr=config.lr, count=2))
 
 
+def _check_decay(config: RunConfig) -> None:
+    from lwexp.core.measured.lookup import is_measured, make_rule, takes_mult
+
+    decay, options = choice(config.decay, "decay")
+    if not is_measured(decay):
+        _decay(config)
+    elif isinstance(decay, str):
+        given = {} if config.mult is None or not takes_mult(decay) else {"mult": config.mult}
+        make_rule(decay, {**given, **options})
+
+
 def _check_sections(config: RunConfig) -> None:
     """Names and options of the open sections, as far as they can be checked without a model."""
     from lwexp.core.grouping import GROUPINGS
@@ -211,7 +226,7 @@ def _check_sections(config: RunConfig) -> None:
     from lwexp.core.phases import policy_of
     from lwexp.core.policy import make_policy
 
-    _decay(config)
+    _check_decay(config)
     grouping, options = choice(config.grouping, "grouping", options_apart=True)
     if isinstance(grouping, str):
         if grouping not in GROUPINGS:

@@ -96,8 +96,10 @@ def _name(section: OpenSection) -> str:
 
 
 def _decay_without_mult(case: _Case) -> str | None:
+    from lwexp.core.measured.lookup import takes_mult
+
     decay = case.config.decay
-    if decay.target is None and decay.name == "linear":
+    if decay.target is None and (decay.name == "linear" or takes_mult(decay.name)):
         return None
     return f"decay={_name(decay)} does not use it, decay=linear does"
 

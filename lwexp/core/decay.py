@@ -13,6 +13,7 @@ from typing import Any, Literal, TypedDict
 from lwexp.errors import ConfigError, UnknownNameError, UnknownOptionError
 from lwexp.formatting import one_line
 
+from .measured import RULES
 from .options import at_least, between, check_options, number, rate
 
 Decay = Callable[[int, int], float]
@@ -105,7 +106,7 @@ ALIASES: dict[str, DecayName] = {
 _STEM = {"linear": "mult", "arithmetic": "min_scale", "polynomial": "min_scale", "cosine": "min_scale"}
 
 
-def with_ends(decay: str | Decay, options: Mapping[str, Any], *, lr: float, count: int) -> dict[str, Any]:
+def with_ends(decay: object, options: Mapping[str, Any], *, lr: float, count: int) -> dict[str, Any]:
     """`options` with the one that follows from the rates at both ends in the place of `stem_lr`.
 
     `stem_lr` is the absolute rate of the last of `count` groups, `lr` that of the first:
@@ -150,7 +151,7 @@ def make_decay(decay: str | Decay, options: Mapping[str, object]) -> Decay:
         raise ConfigError("decay", decay, why)
     decay = ALIASES.get(decay, decay)
     if decay not in DECAYS:
-        raise UnknownNameError("decay", decay, {*DECAYS, *ALIASES}, "no such decay")
+        raise UnknownNameError("decay", decay, {*DECAYS, *ALIASES, *RULES}, "no such decay")
     function = DECAYS[decay]
     choices = [*inspect.signature(function).parameters, *(["stem_lr"] if decay in _STEM else [])]
     return _check_scales(function(**check_options(function, options, "decay", choices)))

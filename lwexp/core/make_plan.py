@@ -12,10 +12,12 @@ from torch import nn
 
 from lwexp.errors import ConfigError, NoLayerwiseRatesWarning, UnknownNameError
 
-from .decay import ALIASES, Decay, DecayName, DecayOptions, make_decay, with_ends
+from .decay import ALIASES, Decay, DecayName, DecayOptions, make_decay, none, with_ends
 from .depth.parameters import Names, is_lazy
 from .group_options import GroupOptions, check_group_options, chosen_options, with_parts
 from .grouping import Grouping, GroupingName, GroupingOptions, group, takes_input
+from .measured.base import MeasuredDecay
+from .measured.lookup import make_rule, measured_notes, new_head, takes_mult
 from .optim.muon import adamw_names
 from .options import at_least, number
 from .patterns import first_matches
@@ -48,7 +50,7 @@ def make_plan(
     model: nn.Module,
     *,
     grouping: GroupingName | Grouping = "top_module",
-    decay: DecayName | Decay = "linear",
+    decay: DecayName | Decay | MeasuredDecay = "linear",
     lr: float = 1e-3,
     mult: float | None = None,
     freeze: str | Sequence[str] = (),
@@ -69,6 +71,7 @@ def make_plan(
     """Resolve a model and settings to a plan; the model is not changed.
 
     - `grouping` and `decay`: names or callables `model -> groups` and `(index, count) -> scale`, with their options.
+      A measured decay (`auto_rgn`, … or your own subclass of `MeasuredDecay`) gets its scales in the training.
     - `lr`: the base rate, that of the head. `mult`: the factor from one group to the next of the decay `linear`, 0.95
       unless `decay_options` have `mult`, or the rate of the last group, `stem_lr`.
     - `freeze`: a pattern or a list; `freeze_mode` omits those parameters from the optimizer (`requires_grad`) or keeps
@@ -96,7 +99,7 @@ def make_plan(
         raise ConfigError("model", type(model).__name__, "must be the torch.nn.Module itself, as in make_plan(model)")
     decay = ALIASES.get(decay, decay) if isinstance(decay, str) else decay
     decay_options = dict(decay_options or {})
-    if decay == "linear" and mult is not None:
+    if mult is not None and (decay == "linear" or takes_mult(decay)):
         decay_options.setdefault("mult", mult)
     lr = _check_rates(lr, {"mult": mult, "decay.mult": decay_options.get("mult")}, freeze_mode)
     freeze, split_groups = _patterns("freeze", freeze), _patterns("split_groups", split_groups)
@@ -127,9 +130,12 @@ def make_plan(
     if decay == "linear":
         mult = decay_options.setdefault("mult", DEFAULT_MULT)
     mult = DEFAULT_MULT if mult is None else float(mult)
+    rule = make_rule(decay, decay_options)
+    new = None if rule is None else new_head(rule, [*parameters])
+    scale = make_decay(decay, decay_options) if rule is None else none()  # type: ignore[arg-type]
     groups = resolve(
-        names, grouped.groups, scale=make_decay(decay, decay_options), lr=lr, frozen=frozen, left_out=left_out,
-        overrides=overrides, first=first,
+        names, grouped.groups, scale=scale, lr=lr, frozen=frozen, left_out=left_out, overrides=overrides, first=first,
+        new=new,
     )  # fmt: skip
     if not any(g.optimizer_names for g in groups):
         raise ConfigError("freeze", "*", "every parameter is frozen, nothing is left to train")
@@ -150,6 +156,7 @@ def make_plan(
         notes=(
             *grouped.notes,
             *notes(groups, _name(grouping), _name(decay), lr, mult, listed if no_weight_decay is True else ()),
+            *([] if rule is None else measured_notes(rule, groups)),
         ),
         undecayed_names=listed,
         no_layerwise_rates=no_layerwise_rates(groups, _name(grouping), _name(decay), mult, layers),
@@ -157,6 +164,8 @@ def make_plan(
         weight_decay=decays.base,
         weight_decay_mult=decays.mult,
         independent_weight_decay=decays.independent,
+        measured=None if rule is None else rule.options,
+        _rule=rule,
         _parameters=parameters,
         _adamw_names=adamw_names(model, groups, parameters),
     )

@@ -13,6 +13,8 @@ from lwexp.errors import ConfigError
 
 from . import plan_html, plan_json, plan_text
 from .binding import misfit
+from .measured.base import MeasuredDecay
+from .measured.lookup import make_rule
 from .optim.muon import adamw_chosen, adamw_names, with_kinds
 from .optim.state_by_name import LoadedState, load_by_name, named_state, names_in
 from .patterns import first_matches
@@ -38,6 +40,7 @@ class Plan(PlanTable):
     """Every group's place, name and rate, with its parameters. `print(plan)` shows the table; `make_plan` makes one."""
 
     _parameters: Mapping[str, nn.Parameter] = field(repr=False, compare=False)
+    _rule: MeasuredDecay | None = field(default=None, repr=False, compare=False)
     _adamw_names: frozenset[str] = field(default=frozenset(), repr=False, compare=False)  # what Muon is not for
 
     def __str__(self) -> str:
@@ -63,7 +66,8 @@ class Plan(PlanTable):
         Its table, schedules and plots need no model. Raises `ConfigError` for a text that is no plan, or whose groups
         are not those that its `hash` identifies.
         """
-        return cls(**plan_json.read(text, PlanTable), _parameters={})
+        found = plan_json.read(text, PlanTable)
+        return cls(**found, _parameters={}, _rule=make_rule(found["decay"], found.get("measured") or {}))
 
     def diff(self, other: PlanTable) -> str:
         """How `other` differs from this plan, one difference per line; empty where it does not."""
@@ -169,7 +173,7 @@ class Plan(PlanTable):
         before it left. Groups keep their names, indices and rates. Raises `ConfigError` for a part that trains nothing.
         """
         found = split_names(self.groups, where, self._bound)
-        return tuple([replace(self, groups=parts_of(self.groups, names, self._bound), notes=()) for names in found])
+        return tuple(replace(self, groups=parts_of(self.groups, names, self._bound), notes=()) for names in found)
 
     def with_lr(self, lr: float) -> Plan:
         """The same plan at another base rate: all rates times `lr` over the old one."""
@@ -226,19 +230,10 @@ class Plan(PlanTable):
         torch's, the inverse of the rates'.
         """
         return make_schedule(
-            self,
-            policy,
-            options,
-            steps=steps,
-            steps_per_epoch=steps_per_epoch,
-            policies=policies,
-            phases=phases,
-            lr_events=lr_events,
-            unfreeze_every_steps=unfreeze_every_steps,
-            unfreeze_at=unfreeze_at,
-            weight_decay_policy=weight_decay_policy,
-            momentum_policy=momentum_policy,
-        )
+            self, policy, options, rule=self._rule, steps=steps, steps_per_epoch=steps_per_epoch, policies=policies,
+            phases=phases, lr_events=lr_events, unfreeze_every_steps=unfreeze_every_steps, unfreeze_at=unfreeze_at,
+            weight_decay_policy=weight_decay_policy, momentum_policy=momentum_policy,
+        )  # fmt: skip
 
     def scheduler(
         self,

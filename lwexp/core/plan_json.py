@@ -22,6 +22,9 @@ def write(plan: PlanTable) -> str:
         groups = [{key: value for key, value in g.items() if key != "parts"} for g in groups]
     if all(g.base_scale == 1 for g in plan.groups):
         groups = [{key: value for key, value in g.items() if key != "base_scale"} for g in groups]
+    if plan.measured is None:
+        groups = [{key: value for key, value in g.items() if key != "measured"} for g in groups]
+        del settings["measured"]
     written = {**settings, "hash": plan.hash, "groups": groups}
     return json.dumps(written, indent=1, ensure_ascii=False, default=str)
 

@@ -35,6 +35,7 @@ class PlanGroup:
     `lr` is the absolute rate before any policy, `scale` = lr / base rate; `base_scale` is that of a group at full rate,
     1 unless it has a base rate of its own (`Plan.for_muon`). `frozen_names` are the frozen ones of
     `parameter_names`, `optimizer_names` those in the optimizer, and `parts` its param groups that hold them.
+    `measured`: the training measures a scale of the group, by which `lr` is then multiplied.
     """
 
     index: int
@@ -50,6 +51,7 @@ class PlanGroup:
     tied_names: tuple[str, ...] = ()
     parts: tuple[OptimizerPart, ...] = ()
     base_scale: float = 1.0
+    measured: bool = False
 
     @property
     def frozen(self) -> bool:
@@ -81,6 +83,7 @@ class PlanTable:
     weight_decay: float | None  # of the head; None: the optimizer's, for all groups
     weight_decay_mult: float
     independent_weight_decay: bool
+    measured: Mapping[str, Any] | None = field(default=None, kw_only=True, hash=False)  # options of a measured decay
     schedule_line: str = field(default="", kw_only=True)  # in words, and what identifies its rates; "": not known here
 
     def __repr__(self) -> str:
@@ -164,6 +167,8 @@ class PlanTable:
         if self.group_options or self.weight_decay is not None:
             parts = [part for g in self.groups for part in g.parts if part.options]
             settings.append([[part.parameter_names, sorted(part.options.items())] for part in parts])
+        if self.measured is not None:
+            settings.append([self.decay, sorted(self.measured.items()), [g.measured for g in self.groups]])
         return hashlib.sha256(json.dumps(settings, default=str).encode()).hexdigest()[:10]
 
     @cached_property
@@ -175,6 +180,8 @@ class PlanTable:
     @property
     def uniform(self) -> bool:
         """Whether every group in the optimizer has its base rate."""
+        if any(g.measured for g in self.groups):
+            return False
         return all(math.isclose(g.lr, self.lr * g.base_scale, rel_tol=1e-7) for g in self.groups if g.optimizer_names)
 
     @property

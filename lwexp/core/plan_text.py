@@ -23,7 +23,7 @@ def rows(plan: PlanTable) -> list[tuple[str, ...]]:
             str(g.index),
             printable(g.name),
             str(g.depth),
-            f"{g.scale:.6g}",
+            "measured" if g.measured else f"{g.scale:.6g}",
             f"{g.lr:.6e}",
             str(len(g.parameter_names)),
             f"{g.weights:,}",

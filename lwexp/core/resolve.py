@@ -100,11 +100,13 @@ def resolve(
     left_out: Collection[str],
     overrides: Mapping[str, Override],
     first: int,
+    new: Collection[str] | None = None,
 ) -> tuple[PlanGroup, ...]:
     """The rows for the `named_groups` of a grouping, from the head to the stem.
 
     A group is split by the overrides of its parameters. `names` are all parameters of the model, `frozen` do not move,
     `left_out` are not in the optimizer. The decay counts the groups from the one with the index `first`.
+    `new`: the scales are measured, but for groups most of whose weights are these.
     """
     weights = {name: parameter.numel() for name, parameter in names.tensors.items()}
     split = [(name, _split(members, overrides)) for name, members in named_groups]
@@ -131,6 +133,10 @@ def resolve(
                     weights=sum([weights[n] for n in part]),
                     trainable_weights=sum([weights[n] for n in part if n not in frozen]),
                     tied_names=tuple([other for n in part for other in names.every[n][1:]]),
+                    measured=new is not None
+                    and not absolute
+                    and not all(n in frozen for n in part)
+                    and 2 * sum([weights[n] for n in part if n in new]) <= sum([weights[n] for n in part]),
                 )
             )
     return tuple(rows)

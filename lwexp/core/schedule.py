@@ -12,6 +12,7 @@ import torch
 
 from lwexp.errors import ConfigError, UnknownOptionError
 
+from .measured.base import MeasuredDecay
 from .options import at_least, rate, whole
 from .phases import Phase, Training, make_phases, match_groups
 from .plan_table import PlanTable
@@ -73,12 +74,15 @@ class Schedule:
     opens_at: tuple[int, ...] | None = None
     events: list[Event] = field(default_factory=list)
     values: tuple[ValuePolicy, ...] = ()  # of weight decay and momentum
+    rule: MeasuredDecay | None = None  # that measures scales, by which the rates of some groups are multiplied
+    steps_per_epoch: int = 1
+    scales: tuple[float, ...] | None = None  # of all groups, as last measured
 
     def __post_init__(self) -> None:
         """Precompute what is the same at every step."""
         plan = self.plan
         self._starts = [phase.start for phase in self.phases]
-        self._parts = [[*self._parts_of(phase)] for phase in self.phases]
+        self._combine()
         moving = sorted({g.index for g in plan.groups if g.optimizer_names and not g.frozen})
         opened = {index: rank * (self.unfreeze_every_steps or 0) for rank, index in enumerate(moving)}
         self._opens = [*self.opens_at] if self.opens_at else [opened.get(g.index, 0) for g in plan.groups]
@@ -88,15 +92,26 @@ class Schedule:
         for event in written:
             self.add_event(event)
 
+    def set_scales(self, scales: Sequence[float]) -> None:
+        """Multiply the planned rate of each group by its measured scale, from now on."""
+        self.scales = tuple(scales)
+        self._combine()
+
+    def _combine(self) -> None:
+        self._parts = [[*self._parts_of(phase)] for phase in self.phases]
+
     def _parts_of(self, phase: Phase) -> Iterator[_Part]:
         groups = self.plan.groups
+        planned = [g.lr for g in groups]
+        if self.scales is not None:
+            planned = [lr * scale for lr, scale in zip(planned, self.scales, strict=True)]
         optimized = [i for i, g in enumerate(groups) if g.optimizer_names]
         for place, policy in enumerate(phase.policies):
             positions = [i for i, own in enumerate(phase.of_group) if own == place and groups[i].optimizer_names]
             moves_all = positions == optimized
             if moves_all:
                 positions = [*range(len(groups))]
-            rates = [groups[i].lr * phase.lr_factor if groups[i].optimizer_names else 0.0 for i in positions]
+            rates = [planned[i] * phase.lr_factor if groups[i].optimizer_names else 0.0 for i in positions]
             floor = policy.floor * policy.settings.lr
             if positions:
                 floors = [min(floor / lr, 1.0) if lr > 0 else 0.0 for lr in rates]
@@ -117,6 +132,11 @@ class Schedule:
     def is_metric_driven(self) -> bool:
         """Whether rates depend on metrics, so that they are unknown before training."""
         return any(map(is_metric_driven, self.policies))
+
+    @property
+    def follows_training(self) -> bool:
+        """Whether rates depend on metrics or on measurements, so that they are unknown before training."""
+        return self.is_metric_driven or self.plan.measured is not None
 
     def phase(self, step: int) -> Phase:
         """The phase in which optimizer step `step` is."""
@@ -147,9 +167,14 @@ class Schedule:
         return rates
 
     def table(self, steps: Sequence[int]) -> torch.Tensor:
-        """Rates at all `steps`, float64 [steps, groups]; raises `ConfigError` for a metric-driven policy."""
+        """Rates at all `steps`, float64 [steps, groups]; raises `ConfigError` where they are not known.
+
+        Of a measured decay, with the scales that were measured last.
+        """
         if self.is_metric_driven:
             raise ConfigError("policy", "plateau", "is metric-driven, so its rates are not known before training")
+        if self.plan.measured is not None and self.scales is None:
+            raise ConfigError("decay", self.plan.decay, "is measured, so its rates are not known before training")
         table = torch.empty(len(steps), len(self.plan.groups), dtype=torch.float64)
         for row, step in zip(table, steps, strict=True):
             row.copy_(torch.tensor(self.rates(step), dtype=torch.float64))
@@ -186,6 +211,7 @@ def make_schedule(
     unfreeze_at: Mapping[str, int] | None = None,
     weight_decay_policy: Mapping[str, Any] | None = None,
     momentum_policy: Mapping[str, Any] | str | None = None,
+    rule: MeasuredDecay | None = None,
 ) -> Schedule:
     """Build a schedule from settings; raises `ConfigError` where they contradict each other."""
     if steps is not None:
@@ -210,7 +236,10 @@ def make_schedule(
         make_value_policy("momentum", momentum_policy, steps, built.settings),
     )
     given = tuple(value for value in values if value is not None)
-    return Schedule(plan, built, made, steps, unfreeze_every_steps, opens_at, events, given)
+    return Schedule(
+        plan, built, made, steps, unfreeze_every_steps, opens_at, events, given,
+        rule=None if rule is None else rule.fresh(), steps_per_epoch=steps_per_epoch,
+    )  # fmt: skip
 
 
 def _opens_at(

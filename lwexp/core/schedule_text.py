@@ -56,7 +56,7 @@ def schedule_hash(schedule: Schedule) -> str:
     own = any(not isinstance(policy.settings.policy, str) for policy in schedule.policies)
     # the name of a function does not say its options
     rates = (
-        [schedule.rates(step) for step in range(schedule.steps or 0)] if own and not schedule.is_metric_driven else []
+        [schedule.rates(step) for step in range(schedule.steps or 0)] if own and not schedule.follows_training else []
     )
     settings = [schedule.plan.hash, schedule.steps, describe(schedule), events, *rates]
     return hashlib.sha256(json.dumps(settings, default=str, sort_keys=True).encode()).hexdigest()[:10]

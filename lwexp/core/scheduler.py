@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from operator import is_
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lwexp.errors import ConfigError, UnknownNameError
 
 from . import schedule_state, scheduled_values
+from .measured.measurement import Measurement
 from .options import at_least, whole
 from .policy import Policy, is_metric_driven
 from .present_rates import present_rates
 from .schedule import Event, Schedule
 from .torch_policy import MetricPolicy
 from .warmup import warmup_option
+
+if TYPE_CHECKING:
+    from .measured.probe import Probe
+    from .plan import Plan
 
 
 class PlanScheduler(LRScheduler):
@@ -37,7 +43,8 @@ class PlanScheduler(LRScheduler):
         self._matched: list[dict[str, Any]] = []
         self._positions: list[int | None] = []
         self._waits_for_step = False
-        plan = schedule.plan
+        plan, rule = schedule.plan, schedule.rule
+        self.measurement = None if rule is None else Measurement(rule, plan, schedule.steps_per_epoch)
         found = plan.positions(optimizer.param_groups)
         missing = {g.name for i, g in enumerate(plan.groups) if g.optimizer_names and i not in found}
         if missing:
@@ -105,6 +112,35 @@ class PlanScheduler(LRScheduler):
         self.schedule.add_event(Event(max(self.last_epoch, 0), group, lr), key="set_lr")
         self._apply()
 
+    def measure(
+        self, model: nn.Module, loss: Callable[[nn.Module, Any], torch.Tensor], batches: Sequence[Any]
+    ) -> dict[str, float] | None:
+        """Measure the scales of a measured decay where it is time to: call it before each step of your own loop.
+
+        `loss` gives the mean loss of a batch, a scalar, `batches` are of the training, as many as the rule looks at.
+        Weights, gradients, buffers, random generators and the optimizer stay as they are. Returns the scales by group
+        name, None where nothing was due.
+        """
+        if self.measurement is None or not self.measurement.due(self.last_epoch):
+            return None
+        from .measured.probe import Probe
+
+        plan: Plan = self.schedule.plan  # type: ignore[assignment]  # a scheduler of a table has no optimizer
+        probe = Probe(
+            plan, model, self.optimizer, lambda batch: torch.autograd.backward(loss(model, batch)), lambda: batches,
+            step=self.last_epoch,
+        )  # fmt: skip
+        return self.measure_with(probe)
+
+    def measure_with(self, probe: Probe) -> dict[str, float]:
+        """Measure the scales of a measured decay now, by a look at the training; returns them by group name."""
+        if self.measurement is None:
+            raise ConfigError("decay", self.schedule.plan.decay, "is known before training, so nothing is measured")
+        scales = self.measurement.measure(probe)
+        self.schedule.set_scales(scales)
+        self._apply()
+        return dict(zip([g.name for g in self.schedule.plan.groups], scales, strict=True))
+
     def observe(self, metrics: Mapping[str, float]) -> None:
         """Pass the latest metrics to a metric-driven policy; no effect for others."""
         driven: list[MetricPolicy] = [policy.shape for policy, _ in self._metric_policies()]  # type: ignore[misc]
@@ -168,6 +204,7 @@ class PlanScheduler(LRScheduler):
             "settings": schedule_state.describe(self.schedule),
             "events": [(e.step, e.group, e.lr) for e in self.schedule.events],
             "policies": [shape.state_dict() for shape in self._metric_shapes()],
+            **({} if self.measurement is None else {"measured": self.measurement.state_dict()}),
         }
 
     def _metric_shapes(self) -> list[MetricPolicy]:
@@ -195,6 +232,10 @@ class PlanScheduler(LRScheduler):
         seen = state_dict.get("policies", [before] if before is not None else [])
         for shape, own in zip(self._metric_shapes(), seen, strict=False):  # `remap` may have others
             shape.load_state_dict(own, remap=remap)
+        saved = state_dict.get("measured")
+        if self.measurement is not None and saved is not None and saved["name"] == self.measurement.name:
+            self.measurement.load_state_dict(saved)
+            self.schedule.set_scales(self.measurement.scales)
         self.last_epoch = state_dict["step"]
         self._apply()
 

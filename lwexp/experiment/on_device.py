@@ -39,6 +39,7 @@ class Loaders:
     val: EpochLoader
     test: EpochLoader | None
     scores_of: Callable[[Any, Inputs], torch.Tensor] = call
+    measured_on: EpochLoader | None = None  # the training's batches once more, where a decay is measured
 
     def __enter__(self) -> Loaders:
         """Stop the workers at the end of the block."""
@@ -46,7 +47,7 @@ class Loaders:
 
     def __exit__(self, *_: object) -> None:
         """Stop them."""
-        for loader in (self.train, self.val, self.test):
+        for loader in (self.train, self.val, self.test, self.measured_on):
             if loader is not None:
                 loader.close()
 
@@ -65,13 +66,15 @@ def open_loaders(experiment: Experiment, base: Path, device: torch.device, world
         "batch_size": config.batch_size, "workers": config.data.workers, "device": device,
         "channels_last": config.channels_last, "shard": world.shard,
     }  # fmt: skip
+    order: dict[str, Any] = {
+        "seed": config.seed, "balance": balance(config, source), "mixing": mixing(config, source),
+    }  # fmt: skip
     return Loaders(
-        train_loader(
-            data.train, seed=config.seed, balance=balance(config, source), mixing=mixing(config, source), **loading
-        ),
+        train_loader(data.train, **order, **loading),
         eval_loader(data.val, **loading),
         eval_loader(data.test, **loading) if data.test is not None else None,
         call if config.tta == "none" else Views(config.tta, experiment.built.image_size),
+        None if experiment.plan.measured is None else train_loader(data.train, **order, **{**loading, "workers": 0}),
     )
 
 
@@ -115,7 +118,7 @@ def put_channels_last(module: nn.Module) -> None:
 
 def start_progress(experiment: Experiment) -> Progress:
     """Nothing is done yet."""
-    seen_rates: list[list[float]] | None = [] if experiment.schedule.is_metric_driven else None
+    seen_rates: list[list[float]] | None = [] if experiment.schedule.follows_training else None
     return Progress(experiment.steps, experiment.config.epochs, seen_rates=seen_rates, monitor=experiment.monitor)
 
 
@@ -187,4 +190,5 @@ def build_trainer(
             config=place.values,
         ),
         resumed=resumed,
+        measured_on=loaders.measured_on,
     )

@@ -36,7 +36,7 @@ def keep_recorded(tracker: Tracker, plan: PlanTable, schedule: Schedule | None, 
 
 def _known_steps(schedule: Schedule) -> int | None:
     """The number of steps whose rates are known before the training; None where they are not."""
-    return None if schedule.is_metric_driven else schedule.steps
+    return None if schedule.follows_training else schedule.steps
 
 
 def _keep(tracker: Tracker, draw: Callable[[], list[Path]]) -> None:

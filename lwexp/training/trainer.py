@@ -31,6 +31,7 @@ from .console import EpochLog, ProgressBar
 from .deferred_step import DeferredStep
 from .evaluation import EachBatch, evaluate
 from .loss import BatchWeight
+from .measuring import Measuring
 from .modes import train_mode
 from .nonfinite import Mode, NonFiniteGuard
 from .recording import AverageWeights, BestWeights, MetricsLogger
@@ -90,8 +91,12 @@ class Trainer:
         world: World = SINGLE,
         options: TrainerOptions | None = None,
         resumed: Mapping[str, Any] | None = None,
+        measured_on: EpochLoader | None = None,
     ) -> None:
-        """`learner` is parallelized already; `resumed` is the state that it and `progress` were restored from."""
+        """`learner` is parallelized already; `resumed` is the state that it and `progress` were restored from.
+
+        `measured_on`: the batches of `train` once more, for a measured decay.
+        """
         self.learner, self.train, self.val, self.progress = learner, train, val, progress
         self.folder, self.tracker, self.world, self.options = folder, tracker, world, options or TrainerOptions()
         self.resumed = resumed
@@ -118,6 +123,11 @@ class Trainer:
         self.checkpointer = Checkpointer(
             learner, progress, self.callbacks, guard, tracker, world, folder, checkpoints, self.options.config
         )
+        self.measuring: Measuring | None = None
+        if learner.scheduler.measurement is not None and measured_on is not None:
+            self.measuring = Measuring(
+                learner, progress, measured_on, accumulate, self.options.clip_grad_norm, tracker, world
+            )
         self._weightless = False  # whether a step without any weight was reported
         self.signals = Requests(stops=checkpoints is not None, quiet=not world.is_rank_zero)
         self.feed = BatchFeed(BatchWeight(learner.loss), world, self.signals, self.checkpointer, self.flush)
@@ -135,6 +145,8 @@ class Trainer:
                         self.validate_within_epoch()
                         if progress.stopped is not None:
                             break
+                    if self.measuring is not None:
+                        self.measuring.before_step(self.flush)
                     rates = learner.scheduler.rates()
                     self.callbacks.step_start(progress)
                     for result in self.train_step(batches, rates):

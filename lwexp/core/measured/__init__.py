@@ -1,0 +1,10 @@
+"""Measured decays: the scale of each group from what the training shows: its weights, gradients or steps.
+
+`RULES` has them by the name that `decay=` takes. A new one is a subclass of `MeasuredDecay` and an entry here.
+"""
+
+from __future__ import annotations
+
+from .base import MeasuredDecay
+
+RULES: dict[str, type[MeasuredDecay]] = {}

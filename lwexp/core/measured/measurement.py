@@ -1,0 +1,59 @@
+"""When a measured decay measures, and the scales that follow: bounds, smoothing, state."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from lwexp.core.plan_table import PlanTable
+
+from .base import MeasuredDecay
+
+if TYPE_CHECKING:
+    from .probe import Probe
+
+
+class Measurement:
+    """A rule in a training: what it measured last, and whether it is time to measure again."""
+
+    def __init__(self, rule: MeasuredDecay, plan: PlanTable, steps_per_epoch: int) -> None:
+        """Nothing is measured yet: all scales are 1."""
+        self.rule, self._plan = rule, plan
+        self.interval = rule.interval(steps_per_epoch)
+        self.last: int | None = None  # the optimizer step before which was measured
+        self.scales = (1.0,) * len(plan.groups)
+
+    @property
+    def name(self) -> str:
+        """Of the rule, with its options."""
+        return f"{self._plan.decay} {self.rule.options}"
+
+    def due(self, step: int) -> bool:
+        """Whether to measure before optimizer step `step`."""
+        if self.last is None:
+            return True
+        return self.last != step and self.interval is not None and step % self.interval == 0
+
+    def measure(self, probe: Probe) -> tuple[float, ...]:
+        """Measure now; returns the scale of each group of the plan."""
+        found = self.rule.measure(probe)
+        scales = list(self.scales)
+        for position in probe.compared:
+            raw = found.get(position, math.nan)
+            if math.isfinite(raw):
+                kept = 0.0 if self.last is None else self.rule.smoothing
+                scales[position] = self.rule.bounded(kept * scales[position] + (1 - kept) * raw)
+        self.last, self.scales = probe.step, tuple(scales)
+        return self.scales
+
+    def state_dict(self) -> dict[str, Any]:
+        """The last measurement and the rule's own state; scales by the groups' names."""
+        scales = dict(zip(self._plan.labels, self.scales, strict=True))
+        return {"name": self.name, "last": self.last, "scales": scales, "rule": self.rule.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state`; a group that it lacks has scale 1."""
+        self.last = state["last"]
+        self.scales = tuple(state["scales"].get(label, 1.0) for label in self._plan.labels)
+        self.rule.load_state_dict(state["rule"])
