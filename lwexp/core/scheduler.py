@@ -25,7 +25,6 @@ from .warmup import warmup_option
 
 if TYPE_CHECKING:
     from .measured.probe import Probe
-    from .plan import Plan
 
 
 class PlanScheduler(LRScheduler):
@@ -125,11 +124,11 @@ class PlanScheduler(LRScheduler):
             return None
         from .measured.probe import Probe
 
-        plan: Plan = self.schedule.plan  # type: ignore[assignment]  # a scheduler of a table has no optimizer
-        probe = Probe(
-            plan, model, self.optimizer, lambda batch: torch.autograd.backward(loss(model, batch)), lambda: batches,
-            step=self.last_epoch,
-        )  # fmt: skip
+        def backward(batch: Any) -> None:
+            torch.autograd.backward(loss(model, batch))
+
+        plan = self.schedule.plan
+        probe = Probe(plan, model, self.optimizer, backward, lambda: batches, step=self.last_epoch)
         return self.measure_with(probe)
 
     def measure_with(self, probe: Probe) -> dict[str, float]:

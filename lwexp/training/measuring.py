@@ -122,7 +122,8 @@ class Measuring:
                 scale /= 16
         finally:
             learner.scaler = scaler
-        torch._foreach_div_(gradients, scale)
+        for gradient in gradients:
+            gradient.div_(scale)
 
     def _accumulate_gradients(self, batches: Batches) -> None:
         accumulate_gradients(self._learner, self._learner.parallel.forward, batches, self._world)

@@ -14,7 +14,7 @@ from lwexp.core.dtensor import full_tensor
 from lwexp.errors import RunError
 
 if TYPE_CHECKING:
-    from lwexp.core.plan import Plan
+    from lwexp.core.plan_table import PlanTable
 
 
 class Probe:
@@ -26,7 +26,7 @@ class Probe:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: PlanTable,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         backward: Callable[[Any], None],
@@ -42,7 +42,7 @@ class Probe:
         self.plan, self.model, self.step = plan, model, step
         self.optimizer = optimizer
         self._backward, self._batches, self._clip = backward, batches, clip
-        self._parameters = dict(plan._bound)
+        self._parameters = dict(model.named_parameters())
         self._random: list[Tensor] | None = None  # of the measurement, between two batches
 
     @property
