@@ -125,34 +125,43 @@ def make_experiment(
         return plan, schedule
 
     if device == "meta":
-        built = draft.on_meta()
-        _load_weights(config, built, base)
+        built = _with_weights(config, draft.on_meta(), base)
         plan, schedule = planned(built)
     else:
         check_machine(config)
-        found = None
-        if draft.tried is not None:
+        found, tried = None, draft.tried
+        if tried is not None:
             with torch.random.fork_rng(devices=[]):  # a seed means the same weights with and without this
-                _load_weights(config, draft.tried, base, report_loaded=False)
-                found = planned(draft.tried)
+                tried = _with_weights(config, tried, base, report_loaded=False)
+                found = planned(tried)
         console.now(f"building {config.model.label}, its weights {weights_text(config)}")
-        built = draft.allocate()
-        _load_weights(config, built, base)
-        if found is not None and found[0].fits(built.module):
+        built = _with_weights(config, draft.allocate(), base)
+        if found is None or tried is None or not found[0].fits(built.module):
+            plan, schedule = planned(built)  # it differs each time it is built, or cannot run without its weights
+        elif tried.new_names != built.new_names:  # the weights lack more or less than their config says
+            with torch.random.fork_rng(devices=[]):
+                plan, schedule = planned(built)
+        else:
             plan = found[0].bind(built.module)
             schedule = replace(found[1], plan=plan)
-        else:  # a network that differs each time it is built, or that cannot run without its weights
-            plan, schedule = planned(built)
     plan.apply_freeze(built.module)
     preprocessing = choose_preprocessing(config, source, built, base, resumed)
     return Experiment(config, source, built, preprocessing, plan, schedule, steps_per_epoch, steps, monitor)
 
 
-def _load_weights(config: RunConfig, built: BuiltModel, base: Path, *, report_loaded: bool = True) -> None:
-    """The weights of a file, if the config names one; into a model on the meta device nothing is loaded."""
-    if isinstance(config.weights, WeightsFileConfig):
-        from lwexp.models.weights import load_checkpoint
+def _with_weights(config: RunConfig, built: BuiltModel, base: Path, *, report_loaded: bool = True) -> BuiltModel:
+    """`built` with the weights of a file, if the config names one, and the names of what is not loaded.
 
+    Into a model on the meta device nothing is loaded. Weights of a source task follow later, for all but the head.
+    """
+    import torch
+
+    from lwexp.models.weights import head_names, load_checkpoint
+
+    if isinstance(config.weights, SourceTaskConfig):
+        with torch.random.fork_rng(devices=[]):
+            return replace(built, new_names=frozenset(head_names(built.module)))
+    if isinstance(config.weights, WeightsFileConfig):
         report = load_checkpoint(
             built.module,
             base / config.weights.path,
@@ -162,6 +171,8 @@ def _load_weights(config: RunConfig, built: BuiltModel, base: Path, *, report_lo
         )
         if report_loaded:
             log.info("%s", report)
+        return replace(built, new_names=report.new_names(built.module))
+    return built
 
 
 def open_whole_data(config: RunConfig | NetworkConfig, base: Path) -> DataSource:

@@ -44,7 +44,11 @@ class Variant:
 
 @dataclass(frozen=True)
 class Blueprint:
-    """How to build one model; `load` is `create` with published weights."""
+    """How to build one model; `load` is `create` with published weights.
+
+    `load` also gives the names of the parameters that it did not fill; `unfilled` gives them for a model on the meta
+    device, as far as they are known before loading.
+    """
 
     key: str  # with `label`: config key and value in errors about the model as a whole
     label: str
@@ -52,10 +56,16 @@ class Blueprint:
     options: dict[str, Any]
     variants: Callable[[int], Sequence[Variant]]  # for an image size, in order of preference
     create: Callable[..., Any]
-    load: Callable[..., Any] | None = None
+    load: Callable[..., tuple[nn.Module, frozenset[str]]] | None = None
+    unfilled: Callable[[nn.Module], frozenset[str]] | None = None
     preprocessing: Callable[[nn.Module], dict[str, Any]] | None = None  # of trained weights
     options_key: str = "model"  # the config key above `options`
     refusal: str | None = None  # why the model can be previewed but not trained
+
+
+def parameters_among(module: nn.Module, names: Iterable[str]) -> frozenset[str]:
+    """Those of `names` that are parameters of `module`; a tied one has several names."""
+    return frozenset(names) & {name for name, _ in module.named_parameters(remove_duplicate=False)}
 
 
 def channel_choices(channels: int) -> list[int]:

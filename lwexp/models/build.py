@@ -44,6 +44,7 @@ SIZES = (
     448,
     512,
 )  # to propose where a model refuses a size
+Built = tuple[Variant, nn.Module, frozenset[str]]  # with the names that published weights do not have
 RESERVED = {
     "num_classes": "follows from the data",
     "in_chans": "follows from the data",
@@ -61,6 +62,9 @@ class BuiltModel:
     `preprocessing` (mean, std, interpolation, crop_pct) is that of the published weights, where the model
     begins with those or a file's, else None.
     `example` is a batch of two inputs, None where their shape is unknown.
+    `new_names` are the parameters that the model's weights do not have: a head for other classes, layers that options
+    add. Where no weights are loaded all parameters are alike, and it is empty. A tied parameter is in it with each of
+    its names. On the meta device it is what is known before loading.
     """
 
     module: nn.Module
@@ -68,6 +72,7 @@ class BuiltModel:
     image_size: int
     preprocessing: Mapping[str, Any] | None
     example: Inputs | None = None
+    new_names: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -145,7 +150,7 @@ def draft_model(
         warnings.simplefilter("ignore")  # the real build repeats them
         found = _probe(blueprint, size, request)
 
-    def checked(variant: Variant, module: nn.Module) -> BuiltModel:
+    def checked(variant: Variant, module: nn.Module, new_names: frozenset[str]) -> BuiltModel:
         if not any(parameter.requires_grad for parameter in module.parameters()):
             raise ConfigError(blueprint.key, blueprint.label, "has no trainable parameter")
         preprocessing = (
@@ -153,16 +158,16 @@ def draft_model(
         )
         # of black images only the shape matters
         example = _example(request, variant, size, "cpu" if request.tokens else "meta")
-        return BuiltModel(module, variant.channels, size, preprocessing, example)
+        return BuiltModel(module, variant.channels, size, preprocessing, example, new_names)
 
     def allocate() -> BuiltModel:
         if isinstance(found, Exception):
             return checked(*_run_for_real(blueprint, size, request))
         variant = found[0]
-        module = _build(blueprint, variant, blueprint.options, real=True)
+        module, new_names = _build(blueprint, variant, blueprint.options, real=True)
         if any(is_lazy(parameter) for parameter in module.parameters()):
             _forward(module, _example(request, variant, size))  # initializes lazy layers
-        return checked(variant, module)
+        return checked(variant, module, new_names)
 
     if isinstance(found, Exception):
         refusal = found
@@ -176,7 +181,8 @@ def _preview_draft(blueprint: Blueprint, refusal: str, size: int) -> Draft:
 
     def on_meta() -> BuiltModel:
         variant = blueprint.variants(size)[0]
-        return BuiltModel(_build(blueprint, variant, blueprint.options, real=False), variant.channels, size, None)
+        module, _ = _build(blueprint, variant, blueprint.options, real=False)
+        return BuiltModel(module, variant.channels, size, None)
 
     def allocate() -> BuiltModel:
         raise ConfigError(blueprint.key, blueprint.label, refusal)
@@ -198,13 +204,13 @@ def _check_source(config: ModelConfig, pretrained: bool, tokens: Tokens | None) 
         raise ConfigError("model", label, "takes images, the data are texts; model=huggingface or custom can take them")
 
 
-def _probe(blueprint: Blueprint, size: int, request: ModelRequest) -> tuple[Variant, nn.Module] | Exception:
+def _probe(blueprint: Blueprint, size: int, request: ModelRequest) -> Built | Exception:
     """The first variant that works on the meta device, with its model; else the exception.
 
     Raises `ConfigError` where an option or the size is the reason.
     """
 
-    def works(size: int, options: dict[str, Any]) -> tuple[Variant, nn.Module] | None:
+    def works(size: int, options: dict[str, Any]) -> Built | None:
         try:
             return _attempt(blueprint, size, request, options)
         except Exception:
@@ -243,12 +249,12 @@ def _probe(blueprint: Blueprint, size: int, request: ModelRequest) -> tuple[Vari
 
 def _attempt(
     blueprint: Blueprint, size: int, request: ModelRequest, options: dict[str, Any], *, real: bool = False
-) -> tuple[Variant, nn.Module]:
+) -> Built:
     """The first variant whose model accepts the inputs, with that model; else raises the first one's exception."""
     first: Exception | None = None
     for variant in blueprint.variants(size):
         try:
-            module = _build(blueprint, variant, options, real=real)
+            module, new_names = _build(blueprint, variant, options, real=real)
             with nullcontext() if real else torch.device("meta"):
                 output = _forward(module, _example(request, variant, size, "cpu" if real else "meta"))
         except LwexpError:
@@ -261,18 +267,23 @@ def _attempt(
             shown = f"{output.dtype} {list(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
             kind = "texts" if request.tokens else "images"
             raise ConfigError(blueprint.key, blueprint.label, f"gives {shown} for 2 {kind}, not floats {list(shape)}")
-        return variant, module
+        return variant, module, new_names
     assert first is not None, "a blueprint has at least one variant"
     raise first
 
 
-def _build(blueprint: Blueprint, variant: Variant, options: dict[str, Any], *, real: bool) -> nn.Module:
-    create = blueprint.load if real and blueprint.load else blueprint.create
+def _build(
+    blueprint: Blueprint, variant: Variant, options: dict[str, Any], *, real: bool
+) -> tuple[nn.Module, frozenset[str]]:
+    """The model, and the names of its parameters that published weights do not have."""
+    arguments = {**variant.arguments, **options}
+    if real and blueprint.load:
+        return blueprint.load(**arguments)
     with nullcontext() if real else torch.device("meta"):
-        module = create(**{**variant.arguments, **options})
-    if not isinstance(module, nn.Module):
-        raise ConfigError(blueprint.key, blueprint.label, f"returns {type(module).__name__}, not a torch.nn.Module")
-    return module
+        module = blueprint.create(**arguments)
+        if not isinstance(module, nn.Module):
+            raise ConfigError(blueprint.key, blueprint.label, f"returns {type(module).__name__}, not a torch.nn.Module")
+        return module, blueprint.unfilled(module) if blueprint.unfilled else frozenset()
 
 
 def _example(request: ModelRequest, variant: Variant, size: int, device: str = "cpu") -> Inputs:
@@ -298,7 +309,7 @@ def _forward(module: nn.Module, inputs: Inputs) -> object:
             buffer.copy_(before)
 
 
-def _run_for_real(blueprint: Blueprint, size: int, request: ModelRequest) -> tuple[Variant, nn.Module]:
+def _run_for_real(blueprint: Blueprint, size: int, request: ModelRequest) -> Built:
     """`_attempt` on the CPU, with weights, for a model whose forward pass does not run on the meta device."""
     try:
         return _attempt(blueprint, size, request, blueprint.options, real=True)
@@ -308,7 +319,7 @@ def _run_for_real(blueprint: Blueprint, size: int, request: ModelRequest) -> tup
         raise ConfigError(blueprint.key, blueprint.label, f"fails{_at(size)}: {one_line(error, kind=True)}") from error
 
 
-def _unchecked(blueprint: Blueprint, size: int, refusal: Exception) -> tuple[Variant, nn.Module]:
+def _unchecked(blueprint: Blueprint, size: int, refusal: Exception) -> Built:
     """The model on the meta device without a forward pass, where the device and not the model is the reason."""
     if not _beyond_meta(refusal):
         raise ConfigError(
@@ -316,14 +327,15 @@ def _unchecked(blueprint: Blueprint, size: int, refusal: Exception) -> tuple[Var
         ) from refusal
     variant = blueprint.variants(size)[0]
     try:
-        return variant, _build(blueprint, variant, blueprint.options, real=False)
+        return variant, *_build(blueprint, variant, blueprint.options, real=False)
     except LwexpError:
         raise
     except Exception:  # its constructor reads values, so it is built for real first
-        module = _build(blueprint, variant, blueprint.options, real=True)
+        module, new_names = _build(blueprint, variant, blueprint.options, real=True)
     on_meta: dict[int, Any] = {id(b): b.to("meta") for b in module.buffers()}
     on_meta |= {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in module.parameters()}
-    return variant, copy.deepcopy(module, on_meta)  # unlike module.to("meta"), this keeps tied parameters tied
+    # unlike module.to("meta"), this keeps tied parameters tied
+    return variant, copy.deepcopy(module, on_meta), new_names
 
 
 def _at(size: int) -> str:

@@ -20,9 +20,17 @@ from lwexp.config.schema import ModelConfig
 from lwexp.errors import ConfigError, RunError, UnknownNameError, nearest
 from lwexp.formatting import one_line
 
-from .blueprint import Blueprint, ModelRequest, Variant, channel_choices
+from .blueprint import Blueprint, ModelRequest, Variant, channel_choices, parameters_among
 from .file_preprocessing import of_image_processor
-from .huggingface_config import check_arguments, config_class, fit_images, fit_tokens, own_size_of, published_config
+from .huggingface_config import (
+    check_arguments,
+    config_class,
+    fit_images,
+    fit_tokens,
+    own_size_of,
+    published_config,
+    unfilled_by,
+)
 
 if TYPE_CHECKING:
     from lwexp.data import Tokens
@@ -106,10 +114,10 @@ def _from_name(name: str, given: dict[str, Any], auto: str | None, request: Mode
     def create(**arguments: Any) -> nn.Module:
         return _create(builder, config_with(arguments), request.tokens)
 
-    def load(**arguments: Any) -> nn.Module:
-        module = _load_published(builder, name, entry, config_with(arguments), request.classes)
+    def load(**arguments: Any) -> tuple[nn.Module, frozenset[str]]:
+        module, new_names = _load_published(builder, name, entry, config_with(arguments), request.classes)
         _check_length(module, request.tokens)
-        return module
+        return module, new_names
 
     def variants(size: int) -> list[Variant]:
         if not request.pretrained:
@@ -120,7 +128,7 @@ def _from_name(name: str, given: dict[str, Any], auto: str | None, request: Mode
     own_size = None if request.tokens else own_size_of(published)
     how: dict[str, Any] = {"options_key": "model.config"}
     if request.pretrained:
-        how["load"] = load
+        how |= {"load": load, "unfilled": functools.partial(unfilled_by, published)}
     if request.trained:
         found = None if request.tokens else _preprocessing(entry)
         how["preprocessing"] = (lambda module: found) if found else None
@@ -176,8 +184,10 @@ def _create(builder: Any, config: PretrainedConfig, tokens: Tokens | None) -> nn
     return returns_logits(module, builder.__name__)
 
 
-def _load_published(builder: Any, name: str, entry: HubEntry, config: PretrainedConfig, classes: int) -> nn.Module:
-    """The model with published weights; a head that is missing or for other classes is randomly initialized."""
+def _load_published(
+    builder: Any, name: str, entry: HubEntry, config: PretrainedConfig, classes: int
+) -> tuple[nn.Module, frozenset[str]]:
+    """The model with published weights, and the parameters that these do not have or have for other classes."""
     try:
         with quiet():
             module, found = builder.from_pretrained(
@@ -201,7 +211,7 @@ def _load_published(builder: Any, name: str, entry: HubEntry, config: Pretrained
         raise RunError(f"the weights of {name} are of another network: none of their names match")
     if fresh:
         log.info("%s: randomly initialized: %s", name, ", ".join(sorted(fresh)))
-    return returns_logits(module, builder.__name__)
+    return returns_logits(module, builder.__name__), parameters_among(module, fresh)
 
 
 def _lean(config: PretrainedConfig) -> PretrainedConfig:

@@ -6,7 +6,9 @@ import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import torch
 import transformers
+from torch import nn
 from transformers import PretrainedConfig
 from transformers.models.auto import configuration_auto
 
@@ -63,6 +65,23 @@ def published_config(name: str, entry: HubEntry, **changes: Any) -> PretrainedCo
     except Exception as error:  # no config, a damaged one, or one that needs its own code
         raise ConfigError("model.name", name, f"its config cannot be read: {one_line(error, kind=True)}") from error
     return found
+
+
+def unfilled_by(published: PretrainedConfig, module: nn.Module) -> frozenset[str]:
+    """The parameters of `module` that weights published with the config `published` probably do not have.
+
+    Those of the network that the config names as published, compared by name and shape; where transformers does not
+    have it, all outside the base model. Loading then says exactly.
+    """
+    prefix = f"{getattr(module, 'base_model_prefix', '')}."
+    own = dict(module.named_parameters(remove_duplicate=False))
+    network = getattr(transformers, published.architectures[0], None) if published.architectures else None
+    if network is None:
+        return frozenset(name for name in own if not name.startswith(prefix))
+    with quiet(), torch.random.fork_rng(devices=[]), torch.device("meta"):
+        made = network(published)
+    theirs = {name.removeprefix(prefix): p.shape for name, p in made.named_parameters(remove_duplicate=False)}
+    return frozenset(name for name, p in own.items() if theirs.get(name.removeprefix(prefix)) != p.shape)
 
 
 def fit_tokens(config: PretrainedConfig, tokens: Tokens | None) -> None:

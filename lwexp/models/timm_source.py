@@ -5,11 +5,14 @@ What timm does not document (from `timm.models` and `timm.data.config`, `pretrai
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 import timm
+import torch
 from timm.data.config import resolve_data_config
-from timm.models import get_deprecated_models, get_pretrained_cfg, is_model_pretrained
+from timm.models import adapt_input_conv, get_deprecated_models, get_pretrained_cfg, is_model_pretrained
 from torch import nn
 
 from lwexp.config.hub import quiet_hub
@@ -37,12 +40,15 @@ def timm_blueprint(config: ModelConfig, request: ModelRequest) -> Blueprint:
     def create(**arguments: Any) -> nn.Module:
         return timm.create_model(name, num_classes=request.classes, **arguments)
 
-    def load(**arguments: Any) -> nn.Module:
+    def load(**arguments: Any) -> tuple[nn.Module, frozenset[str]]:
         try:
             with quiet_hub():
-                return create(pretrained=True, **arguments)
+                module = create(pretrained=True, **arguments)
         except Exception as error:
             raise loading_failed(name, error, timm.list_pretrained(name.partition(".")[0])) from error
+        return module, unfilled(module)
+
+    unfilled = functools.partial(_unfilled, name, request.channels)
 
     def preprocessing(module: nn.Module) -> dict[str, Any]:
         resolved = resolve_data_config({}, pretrained_cfg=module.pretrained_cfg)  # type: ignore[no-untyped-call]
@@ -56,8 +62,38 @@ def timm_blueprint(config: ModelConfig, request: ModelRequest) -> Blueprint:
         variants,
         create,
         load if request.pretrained else None,
+        unfilled if request.pretrained else None,
         preprocessing if request.trained else None,
     )
+
+
+def _unfilled(name: str, channels: int, module: nn.Module) -> frozenset[str]:
+    """The parameters of `module` that the published weights of `name` do not have.
+
+    timm drops a classifier for another number of classes and, where it cannot convert it, the first convolution for
+    other channels; options may add layers. All else it loads, or resamples.
+    """
+    config: Any = module.pretrained_cfg
+    own = dict(module.named_parameters(remove_duplicate=False))
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            published = dict(timm.create_model(name).named_parameters(remove_duplicate=False))
+    except Exception:  # a constructor that reads values
+        published = {}
+    names = own.keys() - published.keys() if published else set()
+    layers = _names(config["classifier"]) if module.num_classes != config["num_classes"] else []
+    for layer in _names(config["first_conv"]):
+        ours, theirs = (tensors.get(f"{layer}.weight") for tensors in (own, published))
+        if ours is not None and theirs is not None and ours.shape != theirs.shape:
+            try:
+                adapt_input_conv(channels, theirs.detach())
+            except NotImplementedError:
+                layers.append(layer)
+    return frozenset(name for name in own if name in names or name.rpartition(".")[0] in layers)
+
+
+def _names(declared: str | Sequence[str] | None) -> list[str]:
+    return [declared] if isinstance(declared, str) else [*(declared or ())]
 
 
 def _resolved_name(written: str, request: ModelRequest) -> str:

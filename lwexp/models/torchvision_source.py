@@ -55,13 +55,17 @@ def torchvision_blueprint(config: ModelConfig, request: ModelRequest) -> Bluepri
         module: nn.Module = builder(num_classes=classes, **arguments)
         return module
 
-    def load(**arguments: Any) -> nn.Module:
+    def load(**arguments: Any) -> tuple[nn.Module, frozenset[str]]:
         try:
             module: nn.Module = builder(weights=weights, **arguments)
         except Exception as error:
             raise loading_failed(f"{name} {weights.name}", error, [w.name for w in weights_class]) from error
         _replace_head(module, len(weights.meta["categories"]), classes)
-        return module
+        return module, new_head(module)
+
+    def new_head(module: nn.Module) -> frozenset[str]:
+        name, head = _head(module, classes)
+        return frozenset(f"{name}.{own}" for own, _ in head.named_parameters())
 
     def preprocessing(module: nn.Module) -> dict[str, Any]:
         crop_pct = trained_as.crop_size[0] / trained_as.resize_size[0]
@@ -77,6 +81,7 @@ def torchvision_blueprint(config: ModelConfig, request: ModelRequest) -> Bluepri
         variants,
         create,
         load if pretrained else None,
+        new_head if pretrained else None,
         preprocessing if request.trained else None,
     )
 
@@ -90,15 +95,20 @@ def _preview_blueprint(
     return Blueprint("model.name", name, None, options, lambda size: [variant], builder, refusal=why_not)
 
 
-def _replace_head(module: nn.Module, published: int, classes: int) -> None:
-    """Replace the last layer with `published` outputs by a new one with `classes`."""
+def _head(module: nn.Module, outputs: int) -> tuple[str, nn.Module]:
+    """The last layer with as many `outputs`, and its name."""
     heads = [
         (name, part)
         for name, part in module.named_modules()
-        if (isinstance(part, nn.Linear) and part.out_features == published)
-        or (isinstance(part, nn.Conv2d) and part.out_channels == published)
+        if (isinstance(part, nn.Linear) and part.out_features == outputs)
+        or (isinstance(part, nn.Conv2d) and part.out_channels == outputs)
     ]
-    name, head = heads[-1]
+    return heads[-1]
+
+
+def _replace_head(module: nn.Module, published: int, classes: int) -> None:
+    """Replace the last layer with `published` outputs by a new one with `classes`."""
+    name, head = _head(module, published)
     if isinstance(head, nn.Conv2d):
         module.set_submodule(name, nn.Conv2d(head.in_channels, classes, head.kernel_size))  # type: ignore[arg-type]
     elif isinstance(head, nn.Linear):

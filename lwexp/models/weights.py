@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lwexp.errors import ConfigError, UnknownNameError
 
+from .blueprint import parameters_among
 from .weights_file import NESTS, Inert, executes_code, read_file, state_dict_at, state_dicts
 from .weights_match import AS_IT_IS, NameIndex, Renaming, resized
 
@@ -27,6 +28,10 @@ class LoadReport:
     place: str = ""  # where in the file the weights are, with dots
     renaming: Renaming = AS_IT_IS  # from the file's names to the model's
     resized: tuple[str, ...] = ()  # tensors of another size in the file, as `name [old shape] -> [new shape]`
+
+    def new_names(self, model: nn.Module) -> frozenset[str]:
+        """The parameters of `model` that were not loaded."""
+        return parameters_among(model, (*self.missing, *self.dropped))
 
     def __str__(self) -> str:
         """One line with the count of loaded tensors, and one for each kind of key that was not loaded."""
@@ -70,7 +75,7 @@ def load_checkpoint(
     renamed, found, renaming = _renamed(read_file(path, key), own, path, key, place=place, prefix=prefix)
     file = resized(renamed, model, own)
     if drop_head:
-        head = _head_names(model)
+        head = head_names(model)
         file = {name: tensor for name, tensor in file.items() if name not in head}
     else:
         head = _other_classes(model, file)
@@ -138,15 +143,15 @@ def _other_classes(model: nn.Module, file: Mapping[str, Tensor]) -> set[str]:
 
     In any other layer, another number of outputs also changes the inputs of the next one, which is then a mismatch.
     """
-    names: set[str] = set()
+    ids: set[int] = set()
     counts = set()
     for path, layer in _layers(model):
         own = {f"{path}{name}": tensor for name, tensor in layer.named_parameters(recurse=False)}
         differing = [name for name, tensor in own.items() if name in file and file[name].shape != tensor.shape]
         if differing and all(file[name].shape[1:] == own[name].shape[1:] for name in differing):
-            names |= own.keys()
+            ids |= {id(tensor) for tensor in own.values()}
             counts |= {(own[name].shape[0], file[name].shape[0]) for name in differing}
-    return names if len(counts) == 1 else set()
+    return _names_of(model, ids) if len(counts) == 1 else set()
 
 
 def _layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -156,7 +161,7 @@ def _layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield f"{name}." if name else "", layer
 
 
-def _head_names(model: nn.Module) -> set[str]:
+def head_names(model: nn.Module) -> set[str]:
     """Names of the classifier's parameters: timm's `get_classifier()`, else the layer that is used last."""
     from lwexp.core.depth import find_depths
 
@@ -170,6 +175,11 @@ def _head_names(model: nn.Module) -> set[str]:
         deepest = max(depths.values())
         last = [layer for path, layer in _layers(model) if depths.get(f"{path}weight") == deepest]
         ids = {id(parameter) for parameter in last[-1].parameters()} if last else set()
+    return _names_of(model, ids)
+
+
+def _names_of(model: nn.Module, ids: set[int]) -> set[str]:
+    """All names of the parameters with these ids; a tied one has several."""
     return {name for name, parameter in model.named_parameters(remove_duplicate=False) if id(parameter) in ids}
 
 
