@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from .core.decay import DecayName
     from .core.grouping import GroupingName
     from .core.make_plan import make_plan
+    from .core.measured.base import MeasuredDecay
+    from .core.measured.probe import Probe
     from .core.optim.names import OptimizerName
     from .core.plan import Plan
     from .core.plan_table import PlanGroup
@@ -47,12 +49,14 @@ _HOMES = {
     "GroupingName": "core.grouping",
     "LoadedRun": "inference.loaded",
     "LwexpError": "errors",
+    "MeasuredDecay": "core.measured.base",
     "NoLayerwiseRatesWarning": "errors",
     "OptimizerName": "core.optim.names",
     "Plan": "core.plan",
     "PlanGroup": "core.plan_table",
     "PlanScheduler": "core.scheduler",
     "PolicyName": "core.shapes",
+    "Probe": "core.measured.probe",
     "RunError": "errors",
     "UnknownGroupError": "errors",
     "UnknownNameError": "errors",
@@ -64,8 +68,8 @@ _HOMES = {
     "track": "record.track",
 }
 __all__ = [
-    "Callback", "ConfigError", "DecayName", "Event", "GroupingName", "LoadedRun", "LwexpError",
-    "NoLayerwiseRatesWarning", "OptimizerName", "Plan", "PlanGroup", "PlanScheduler", "PolicyName", "RunError",
+    "Callback", "ConfigError", "DecayName", "Event", "GroupingName", "LoadedRun", "LwexpError", "MeasuredDecay",
+    "NoLayerwiseRatesWarning", "OptimizerName", "Plan", "PlanGroup", "PlanScheduler", "PolicyName", "Probe", "RunError",
     "UnknownGroupError", "UnknownNameError", "UnknownOptionError", "load", "make_plan", "plot", "run_job", "track",
 ]  # fmt: skip
 

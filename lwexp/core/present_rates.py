@@ -13,6 +13,11 @@ def rate_metric(label: str) -> str:
     return f"lr/{label}"
 
 
+def scale_metric(label: str) -> str:
+    """The metric that has the measured scale of the group `label`, at the step from which it holds."""
+    return f"scale/{label}"
+
+
 def present_rates(param_groups: Iterable[Mapping[str, Any]]) -> list[float]:
     """The rate of each group, of numbers and tensors alike; one copy from the device for all groups.
 

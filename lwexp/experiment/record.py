@@ -16,6 +16,7 @@ from lwexp.host.console import console
 from lwexp.plots.plan import draw_plan, draw_recorded
 from lwexp.record.describe import place_tags, plan_note, plan_tags, save_plan
 from lwexp.record.ending import end_of
+from lwexp.record.scales import save_scales
 from lwexp.tracking import NoTracker, Tracker, open_hint, start
 from lwexp.tracking.keys import NOTE_TAG, RUN_NAME_TAG
 from lwexp.training.checkpoint.files import CheckpointFiles
@@ -111,6 +112,8 @@ def conclude(
     if progress.seen_rates is not None:
         for path in draw_recorded(experiment.plan, progress.seen_rates, folder, in_process=place.draw_in_process):
             tracker.artifact(path)
+    if experiment.plan.measured is not None and (scales := save_scales(folder, experiment.plan.labels)) is not None:
+        tracker.artifact(scales)
     tracker.artifact(folder / "best.safetensors")
     tracker.tag({NOTE_TAG: plan_note(experiment.plan, result_text(metrics), experiment.config.notes or "")})
     save_result(folder, Result(metrics, progress.monitor, stopped=progress.stopped))

@@ -11,12 +11,14 @@ from typing import Any
 import torch
 
 from lwexp.core.measured.probe import Probe
+from lwexp.core.present_rates import scale_metric
 from lwexp.data import EpochLoader
 from lwexp.distributed.world import World
 from lwexp.host.console import console
 from lwexp.tracking import Tracker
 
 from .batches import Batches
+from .callbacks import Callback
 from .loss import BatchWeight
 from .nonfinite import gradient_norms
 from .seeding import random_state, set_random_state
@@ -27,7 +29,7 @@ log = logging.getLogger(__name__)
 _SHOWN = 8  # groups in a line
 
 
-class Measuring:
+class Measuring(Callback):
     """Measures the scales of a training whose decay is a measured one, and records them.
 
     `scale/<label>` of each group whose scale is measured is logged at the step that it holds from.
@@ -71,8 +73,19 @@ class Measuring:
             for label, scale, g in zip(plan.labels, self.measurement.scales, plan.groups, strict=True)
             if g.measured
         }
-        self._tracker.log({f"scale/{label}": scale for label, scale in scales.items()}, progress.step)
+        self._tracker.log({scale_metric(label): scale for label, scale in scales.items()}, progress.step)
         log.info("scales from step %d on, measured in %.2g s: %s", progress.step, seconds, shown(scales))
+
+    def fit_start(self, progress: Progress) -> None:
+        """Start the clock."""
+        self._started = perf_counter()
+
+    def fit_end(self, progress: Progress) -> None:
+        """Log what measuring has cost."""
+        if self.times:
+            many = "a measurement" if self.times == 1 else f"{self.times} measurements"
+            share = 100 * self.seconds / (perf_counter() - self._started)
+            log.info("%s of the scales took %.2g s, %.1f %% of the training", many, self.seconds, share)
 
     def probe(self) -> Probe:
         """A look at the training before its next step."""

@@ -116,6 +116,12 @@ class Trainer:
             own.append(AverageWeights())
         if self.options.patience is not None:
             own.append(EarlyStopping(self.options.patience, self.options.min_delta))
+        self.measuring: Measuring | None = None
+        if learner.scheduler.measurement is not None and measured_on is not None:
+            self.measuring = Measuring(
+                learner, progress, measured_on, accumulate, self.options.clip_grad_norm, tracker, world
+            )
+            own.append(self.measuring)
         self.callbacks = Callbacks(own, callbacks or {})
         self.callbacks.setup(learner, tracker)
         guard = NonFiniteGuard(self.options.nonfinite, learner, progress, clips, checkpoints)
@@ -123,11 +129,6 @@ class Trainer:
         self.checkpointer = Checkpointer(
             learner, progress, self.callbacks, guard, tracker, world, folder, checkpoints, self.options.config
         )
-        self.measuring: Measuring | None = None
-        if learner.scheduler.measurement is not None and measured_on is not None:
-            self.measuring = Measuring(
-                learner, progress, measured_on, accumulate, self.options.clip_grad_norm, tracker, world
-            )
         self._weightless = False  # whether a step without any weight was reported
         self.signals = Requests(stops=checkpoints is not None, quiet=not world.is_rank_zero)
         self.feed = BatchFeed(BatchWeight(learner.loss), world, self.signals, self.checkpointer, self.flush)

@@ -129,7 +129,12 @@ def make_trainer(
     plan = make_plan(model, **{"grouping": "per_parameter", "lr": 0.05, "mult": 0.9, **(plan_options or {})})
     plan.apply_freeze(model)
     built = plan.optimizer(optimizer, **(optimizer_options or {}))
-    schedule: dict[str, Any] = {"steps": steps, "unfreeze_every_steps": unfreeze, "lr_events": list(events)}
+    schedule: dict[str, Any] = {
+        "steps": steps,
+        "steps_per_epoch": BATCHES,
+        "unfreeze_every_steps": unfreeze,
+        "lr_events": list(events),
+    }
     learner = Learner(
         model=model,
         plan=plan,
@@ -143,9 +148,10 @@ def make_trainer(
     loading: dict[str, Any] = {"workers": workers, "device": device}
     folder.mkdir(parents=True, exist_ok=True)
     files = CheckpointFiles(folder / "checkpoints", every_steps=every_steps, every_minutes=None, keep=keep)
+    data = train or Noisy(4 * BATCHES + 1)
     return Trainer(
         learner,
-        train_loader(train or Noisy(4 * BATCHES + 1), batch_size=batch_size, seed=seed, **loading),
+        train_loader(data, batch_size=batch_size, seed=seed, **loading),
         eval_loader(val or Noisy(6, augment=False), batch_size=4, **loading),
         Progress(steps, epochs, seen_rates=[] if policy == "plateau" else None),
         folder=folder,
@@ -153,6 +159,7 @@ def make_trainer(
         checkpoints=files if checkpoints else None,
         callbacks=callbacks,
         options=TrainerOptions(progress_bar=False, **options),
+        measured_on=train_loader(data, batch_size=batch_size, seed=seed, workers=0, device=device),
     )
 
 

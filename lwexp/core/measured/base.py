@@ -74,7 +74,7 @@ class MeasuredDecay:
     @property
     def options(self) -> dict[str, Any]:
         """All options as plain values, without the patterns of a new head."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "new"}
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.init and f.name != "new"}
 
     def fresh(self) -> MeasuredDecay:
         """The same rule that has not measured anything."""
