@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -110,7 +111,7 @@ def test_scales_are_smoothed_and_bounded(raw: list[float], low: float, width: fl
     expected = 1.0
     for number, value in enumerate(raw):
         (scale,) = (scheduler.measure(scheduler_model(scheduler, model), loss, [X]) or {}).values()
-        if value == value and abs(value) != float("inf"):
+        if math.isfinite(value):
             kept = smoothing if number else 0.0
             expected = min(max(kept * expected + (1 - kept) * value, low), low + width)
         assert scale == pytest.approx(expected)
