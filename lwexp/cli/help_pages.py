@@ -53,8 +53,8 @@ Examples
 {flags}"""
 _PLAN_GROUPS = ("model", "grouping", "decay", "policy")
 _PLAN_OPTIONS = (
-    "lr", "mult", "index_from", "freeze", "freeze_mode", "lr_overrides", "lr_mults", "split_groups", "group_options",
-    "lr_events", "policies", "phases", "unfreeze", "epochs", "max_steps",
+    "lr", "mult", "index_from", "freeze", "train", "freeze_mode", "lr_overrides", "lr_mults", "split_groups",
+    "group_options", "lr_events", "policies", "phases", "unfreeze", "epochs", "max_steps",
 )  # fmt: skip
 
 

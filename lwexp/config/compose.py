@@ -130,7 +130,7 @@ def base_weight_decay(config: RunConfig) -> float | None:
 
 def has_uniform_rates(config: RunConfig) -> bool:
     """Whether every part of any network trains at the base rate from the first step on."""
-    if config.freeze or config.lr_events or config.unfreeze.every_epochs or config.unfreeze.every_steps:
+    if config.freeze or config.train or config.lr_events or config.unfreeze.every_epochs or config.unfreeze.every_steps:
         return False
     if config.unfreeze.at or config.policies or any(phase.train or phase.policies for phase in config.phases):
         return False

@@ -8,7 +8,7 @@ from typing import Any
 from lwexp.core.decay import ALIASES
 
 # Options that are lists of texts: a single one may stand for a list of one
-LISTS_OF_TEXTS = ("freeze", "split_groups", "no_weight_decay", "checkpoint.allow_targets")
+LISTS_OF_TEXTS = ("freeze", "train", "split_groups", "no_weight_decay", "checkpoint.allow_targets")
 # Sections that are one choice of a config group
 GROUPS = ("data", "model", "weights", "grouping", "decay", "optimizer", "policy", "tracking")
 # Mappings whose keys the user chose and in which the order counts
@@ -22,7 +22,7 @@ IN_ORDER = ("lr_overrides", "lr_mults", "group_options", "policies")
 # Settings of which parts have which rate, 0 if frozen; a run and its uniform twin agree in everything else
 LAYERWISE = (
     "mult", "decay", "grouping", "index_from", "lr_overrides", "lr_mults", "split_groups", "lr_events", "policies",
-    "phases", "freeze", "freeze_mode", "freeze_stats",
+    "phases", "freeze", "train", "freeze_mode", "freeze_stats",
     "unfreeze",
 )  # fmt: skip
 # Options that belong to one run or sweep, which a new run from its config does not take over

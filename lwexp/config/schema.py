@@ -245,6 +245,7 @@ class RunConfig(Section):
     mult: Positive | None
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     freeze: list[str]
+    train: list[str]
     freeze_mode: Literal["requires_grad", "lr_zero"]
     freeze_stats: bool
     lr_overrides: dict[str, NonNegative]

@@ -214,7 +214,10 @@ def _no_earlier_run(case: _Case) -> str | None:
 
 _RULES = (
     _Rule("mult", _decay_without_mult),
-    _Rule("freeze_mode", lambda case: None if case.config.freeze else "nothing is frozen; freeze=[…] says what"),
+    _Rule(
+        "freeze_mode",
+        lambda case: None if case.config.freeze or case.config.train else "nothing is frozen; freeze=[…] says what",
+    ),
     _Rule("index_from", _index_from),
     _Rule("independent_weight_decay", _equal_rates),
     _Rule("policies", _policies),

@@ -9,7 +9,7 @@ from typing import Any
 from lwexp.errors import ConfigError
 
 from .options import at_least, number
-from .patterns import first_matches
+from .patterns import KIND, first_matches
 from .plan_table import OptimizerPart, PlanGroup
 
 GroupOptions = Mapping[str, Mapping[str, Any]]
@@ -113,7 +113,11 @@ def _parts(
         firsts.setdefault(key, own)
     for key in sorted(members, key=lambda key: key[0]):
         own, is_undecayed = firsts[key], key[0]
-        label = ["+".join(own.patterns)] if own.patterns and len(members) > 1 else []
+        label = (
+            ["+".join(pattern.removeprefix(KIND) for pattern in own.patterns)]
+            if own.patterns and len(members) > 1
+            else []
+        )
         label += ["no_weight_decay"] if is_undecayed else []
         part_name = ":".join([group.name, *label])
         while label and part_name in taken:

@@ -19,6 +19,7 @@ from lwexp.errors import ConfigError, UnknownNameError
 from .depth.parameters import wrapper_prefix
 from .depth.thresholds import TIMEOUT
 from .group_names import group_names
+from .kinds import Kinds
 from .options import check_options
 from .patterns import first_indices, prefixes
 
@@ -135,7 +136,11 @@ def by_name(model: nn.Module, *, patterns: Mapping[str, str | list[str]]) -> Gro
     if not patterns:
         raise ConfigError(key, "{}", "needs at least one group, e.g. {head: fc, body: '*'}")
     names = head_to_stem(model)
-    wanted = {group: [written] if isinstance(written, str) else written for group, written in patterns.items()}
+    kinds = Kinds.of(model)
+    wanted = {
+        group: kinds.named([written] if isinstance(written, str) else written, f"{key}.{group}")
+        for group, written in patterns.items()
+    }
     owners = [group for group, own in wanted.items() for _ in own]
     first = first_indices([pattern for own in wanted.values() for pattern in own], names)
     found: dict[str, list[str]] = {group: [] for group in patterns}

@@ -16,11 +16,12 @@ from .decay import ALIASES, Decay, DecayName, DecayOptions, make_decay, none, wi
 from .depth.parameters import Names, is_lazy
 from .group_options import GroupOptions, check_group_options, chosen_options, with_parts
 from .grouping import Grouping, GroupingName, GroupingOptions, group, takes_input
+from .kinds import Kinds
 from .measured.base import MeasuredDecay
 from .measured.lookup import make_rule, measured_notes, new_head, takes_mult
 from .optim.muon import adamw_names
 from .options import at_least, number
-from .patterns import first_matches
+from .patterns import NamedSet, first_matches
 from .plan import Plan
 from .plan_notes import no_layerwise_rates, notes, trained_layers
 from .resolve import first_index, overrides_of, resolve
@@ -54,6 +55,7 @@ def make_plan(
     lr: float = 1e-3,
     mult: float | None = None,
     freeze: str | Sequence[str] = (),
+    train: str | Sequence[str] = (),
     freeze_mode: FreezeMode = "requires_grad",
     lr_overrides: Mapping[str, float] | None = None,
     lr_mults: Mapping[str, float] | None = None,
@@ -75,7 +77,7 @@ def make_plan(
     - `lr`: the base rate, that of the head. `mult`: the factor from one group to the next of the decay `linear`, 0.95
       unless `decay_options` have `mult`, or the rate of the last group, `stem_lr`.
     - `freeze`: a pattern or a list; `freeze_mode` omits those parameters from the optimizer (`requires_grad`) or keeps
-      them in it at rate 0 (`lr_zero`).
+      them in it at rate 0 (`lr_zero`). `train`: patterns of what is trained, all else is frozen.
     - `lr_overrides`: pattern -> absolute rate. `lr_mults`: pattern -> factor of the decay's rate. For each the first
       match wins; a parameter that both match is refused.
     - `split_groups`: patterns whose parameters are parts of their own, at the rate of their group.
@@ -89,6 +91,7 @@ def make_plan(
     - `index_from`: the decay counts all groups from the head ("all"), or starts at the first group that has parameters
       to train ("trained"): with a frozen head (LoRA, an old head beside a new one, a teacher registered last) the first
       trained group has the rate `lr`.
+    - Patterns are dotted prefixes (`layer4`), globs (`*.bias`) or kinds of parameters (`kind/norm`, `KINDS`).
     - `example_input` (a tensor, tuple or dict): for groupings that trace a forward pass, where the model's input cannot
       be guessed.
 
@@ -113,13 +116,19 @@ def make_plan(
     for name, parameter in parameters.items():
         if is_lazy(parameter):
             raise ConfigError("model", name, "has no shape yet; run a batch through the model before the plan is made")
+    kinds = Kinds.of(model)
+    freeze = [*kinds.named(freeze, "freeze"), *_rest(kinds.named(_patterns("train", train), "train"), [*parameters])]
+    split_groups = kinds.named(split_groups, "split_groups")
+    group_options = kinds.keyed(group_options, "group_options")
+    if not isinstance(no_weight_decay, bool):
+        no_weight_decay = tuple(kinds.named(no_weight_decay, "no_weight_decay"))
     grouping_options = dict(grouping_options or {})
     if example_input is not None and takes_input(grouping):
         grouping_options.setdefault("example_input", example_input)
     grouped = group(model, grouping, grouping_options)
     head_first = [*parameters][::-1]
     overrides = overrides_of(
-        head_first, freeze, freeze_mode, lr_overrides=lr_overrides or {}, lr_mults=lr_mults or {},
+        head_first, freeze, freeze_mode, kinds=kinds, lr_overrides=lr_overrides or {}, lr_mults=lr_mults or {},
         explicit_rates=decay_options.get("rates") or {}, split_groups=split_groups,
     )  # fmt: skip
     named_frozen = {*first_matches(sorted({*freeze}), [*parameters], "freeze")}
@@ -131,7 +140,7 @@ def make_plan(
         mult = decay_options.setdefault("mult", DEFAULT_MULT)
     mult = DEFAULT_MULT if mult is None else float(mult)
     rule = make_rule(decay, decay_options)
-    new = None if rule is None else new_head(rule, [*parameters])
+    new = None if rule is None else new_head(rule, [*parameters], kinds)
     scale = make_decay(decay, decay_options) if rule is None else none()  # type: ignore[arg-type]
     groups = resolve(
         names, grouped.groups, scale=scale, lr=lr, frozen=frozen, left_out=left_out, overrides=overrides, first=first,
@@ -152,7 +161,7 @@ def make_plan(
         index_from=index_from,
         model=type(model).__name__,
         freeze_mode=freeze_mode,
-        no_weight_decay=no_weight_decay,
+        no_weight_decay=no_weight_decay if isinstance(no_weight_decay, bool) else tuple(map(str, no_weight_decay)),
         notes=(
             *grouped.notes,
             *notes(groups, _name(grouping), _name(decay), lr, mult, listed if no_weight_decay is True else ()),
@@ -167,6 +176,7 @@ def make_plan(
         measured=None if rule is None else rule.options,
         _rule=rule,
         _parameters=parameters,
+        _kinds=kinds,
         _adamw_names=adamw_names(model, groups, parameters),
     )
     if plan.no_layerwise_rates and layers > 1:
@@ -192,6 +202,12 @@ def _patterns(key: str, written: str | Sequence[str]) -> tuple[str, ...]:
     if not all(isinstance(pattern, str) for pattern in patterns):
         raise ConfigError(key, written, "must be a pattern or a list of them, e.g. [stem, blocks.0]")
     return patterns
+
+
+def _rest(train: Sequence[str], names: Sequence[str]) -> list[str]:
+    """What stands for all parameters that `train` does not match, if there are any; of no patterns nothing."""
+    rest = {*names} - {*first_matches(train, names, "train")} if train else set()
+    return [NamedSet("rest", rest)] if rest else []
 
 
 def _no_weight_decay(written: bool | str | Sequence[str]) -> bool | tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Patterns that name parameters: a dotted prefix (`layer4`) or a glob (`blocks.*.norm1.*`)."""
+"""Patterns that name parameters: a dotted prefix (`layer4`), a glob (`blocks.*.norm1.*`) or a kind (`kind/norm`)."""
 
 from __future__ import annotations
 
@@ -9,9 +9,36 @@ from functools import lru_cache
 
 from lwexp.errors import UnknownNameError
 
+KIND = "kind/"
+
+
+class NamedSet(str):
+    """A pattern that stands for a set of names: what `kind/norm` means in one network (`lwexp.core.kinds`)."""
+
+    names: frozenset[str]
+
+    def __new__(cls, pattern: str, names: Iterable[str]) -> NamedSet:
+        """`pattern` is how it was written."""
+        made = super().__new__(cls, pattern)
+        made.names = frozenset(names)
+        return made
+
+    def __reduce__(self) -> tuple[type[NamedSet], tuple[str, frozenset[str]]]:
+        """To copy and pickle it."""
+        return NamedSet, (str(self), self.names)
+
+    def match(self, name: str) -> bool:
+        """Whether it has `name`."""
+        return name in self.names
+
+
+def _glob(pattern: str) -> NamedSet | re.Pattern[str] | None:
+    """What matches whole names; None for a prefix."""
+    return pattern if isinstance(pattern, NamedSet) else _compiled(pattern)
+
 
 @lru_cache(maxsize=1024)
-def _glob(pattern: str) -> re.Pattern[str] | None:
+def _compiled(pattern: str) -> re.Pattern[str] | None:
     """The regular expression of a glob; None for a prefix."""
     return re.compile(translate(pattern)) if any(c in pattern for c in "*?[") else None
 
@@ -25,11 +52,13 @@ def matches(pattern: str, name: str) -> bool:
     (True, False)
     >>> matches("*.bias", "fc.bias"), matches("fc.*", "fc.bias"), matches("fc.bias", "fc.bias")
     (True, True, True)
+
+    What stands for a kind of parameters is a `NamedSet`.
     """
     glob = _glob(pattern)
     if glob is None:
         return name == pattern or name.startswith(f"{pattern}.")
-    return glob.match(name) is not None
+    return bool(glob.match(name))
 
 
 def first_indices(patterns: Sequence[str], names: Iterable[str]) -> dict[str, int]:

@@ -67,6 +67,7 @@ def match_groups(plan: PlanTable, patterns: Sequence[str], key: str, *, in_order
     Raises `ConfigError` under `key` for a pattern that matches nothing or a part of a group only, and, `in_order`, for
     one that an earlier pattern hides.
     """
+    patterns = plan.patterns(patterns, key)
     found = first_matches(patterns, [name for g in plan.groups for name in g.parameter_names], key)
     for pattern in patterns:
         if in_order and pattern not in found.values():

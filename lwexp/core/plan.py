@@ -13,6 +13,7 @@ from lwexp.errors import ConfigError
 
 from . import plan_html, plan_json, plan_text
 from .binding import misfit
+from .kinds import NO_KINDS, Kinds
 from .measured.base import MeasuredDecay
 from .measured.lookup import make_rule
 from .optim.muon import adamw_chosen, adamw_names, with_kinds
@@ -42,6 +43,7 @@ class Plan(PlanTable):
     _parameters: Mapping[str, nn.Parameter] = field(repr=False, compare=False)
     _rule: MeasuredDecay | None = field(default=None, repr=False, compare=False)
     _adamw_names: frozenset[str] = field(default=frozenset(), repr=False, compare=False)  # what Muon is not for
+    _kinds: Kinds = field(default=NO_KINDS, repr=False, compare=False)  # of its parameters
 
     def __str__(self) -> str:
         """The table for a terminal."""
@@ -158,12 +160,12 @@ class Plan(PlanTable):
         Their rates are times `adamw_lr / lr`, except where the patterns `keep` match; a group with both kinds becomes
         two rows, the second named `<name>:adamw`.
         """
-        chosen = adamw_chosen(self.groups, self._adamw_names, adamw)
+        chosen = adamw_chosen(self.groups, self._adamw_names, adamw, self._kinds)
         plan = replace(self, _adamw_names=chosen)
         if adamw_lr is None:
             return plan
         factor = base_lr("optimizer.adamw_lr", adamw_lr) / self.lr
-        scaled = chosen - {*first_matches(keep, [*self._bound], "keep")}
+        scaled = chosen - {*first_matches(self.patterns(keep, "keep"), [*self._bound], "keep")}
         return replace(plan, groups=with_second_lr(self.groups, scaled, factor, ":adamw", self._bound))
 
     def split(self, *where: Where) -> tuple[Plan, ...]:
@@ -172,7 +174,7 @@ class Plan(PlanTable):
         `where`: a pattern, a list of patterns, or a function `(name, parameter) -> bool`; each takes from what those
         before it left. Groups keep their names, indices and rates. Raises `ConfigError` for a part that trains nothing.
         """
-        found = split_names(self.groups, where, self._bound)
+        found = split_names(self.groups, where, self._bound, self._kinds)
         return tuple(replace(self, groups=parts_of(self.groups, names, self._bound), notes=()) for names in found)
 
     def with_lr(self, lr: float) -> Plan:
@@ -284,8 +286,8 @@ class Plan(PlanTable):
         if difference := misfit(self, self._parameters, parameters):
             why = f"has other parameters than the plan was made of: {difference}"
             raise ConfigError("model", type(model).__name__, why)
-        names = self._adamw_names or adamw_names(model, self.groups, parameters)
-        return replace(self, _parameters=parameters, _adamw_names=names)
+        others = self._adamw_names or adamw_names(model, self.groups, parameters)
+        return replace(self, _parameters=parameters, _adamw_names=others, _kinds=Kinds.of(model))
 
     def apply_freeze(self, model: nn.Module) -> None:
         """Set `requires_grad` of the frozen parameters of `model` to False; no effect in the mode `lr_zero`."""

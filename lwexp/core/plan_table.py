@@ -6,13 +6,15 @@ import hashlib
 import json
 import math
 import numbers
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from operator import index
 from typing import Any, SupportsIndex, overload
 
 from lwexp.errors import ConfigError, UnknownGroupError
+
+from .kinds import NO_KINDS, Kinds
 
 
 @dataclass(frozen=True)
@@ -188,6 +190,11 @@ class PlanTable:
     def frozen_names(self) -> tuple[str, ...]:
         """All frozen parameters, from the head to the stem."""
         return tuple(name for g in self.groups for name in g.frozen_names)
+
+    def patterns(self, written: Sequence[str], key: str) -> list[str]:
+        """Patterns with those of kinds (`kind/norm`) as what they stand for. Raises `ConfigError` under `key`."""
+        kinds: Kinds = getattr(self, "_kinds", NO_KINDS)  # a plan with its parameters has them
+        return kinds.named(written, key)
 
     def positions(self, param_groups: Iterable[Mapping[str, Any]]) -> list[int | None]:
         """The position in `groups` of each of an optimizer's param groups, by name; None for one of another name."""

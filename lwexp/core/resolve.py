@@ -10,8 +10,9 @@ from lwexp.errors import ConfigError
 
 from .decay import Decay
 from .depth.parameters import Names
+from .kinds import Kinds
 from .options import at_least, number, rate
-from .patterns import first_matches
+from .patterns import KIND, first_matches
 from .plan_table import PlanGroup
 
 NamedGroups = Sequence[tuple[str, Sequence[str]]]
@@ -39,6 +40,7 @@ def overrides_of(
     freeze: Sequence[str],
     freeze_mode: str,
     *,
+    kinds: Kinds,
     lr_overrides: Mapping[str, float],
     lr_mults: Mapping[str, float],
     explicit_rates: Mapping[str, float],
@@ -50,6 +52,8 @@ def overrides_of(
     `ConfigError` for a parameter that has both a rate and a factor, or that is frozen and has a rate.
     """
     _check_rates(lr_overrides, lr_mults, explicit_rates)
+    lr_overrides, lr_mults = kinds.keyed(lr_overrides, "lr_overrides"), kinds.keyed(lr_mults, "lr_mults")
+    explicit_rates = kinds.keyed(explicit_rates, "decay.rates")
     found = {}
     for name, pattern in first_matches([*explicit_rates], names, "decay.rates").items():
         found[name] = Override((pattern,), float(explicit_rates[pattern]))
@@ -159,7 +163,7 @@ def _split(members: Sequence[str], overrides: Mapping[str, Override]) -> list[tu
     shared = set.intersection(*(set(override.patterns) for override in found))
     labels: list[str] = []
     for override in found:
-        label = ":".join(pattern for pattern in override.patterns if pattern not in shared)
+        label = ":".join(pattern.removeprefix(KIND) for pattern in override.patterns if pattern not in shared)
         while label in labels:
             label += "_"
         labels.append(label)

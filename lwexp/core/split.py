@@ -9,6 +9,7 @@ from torch import nn
 
 from lwexp.errors import ConfigError
 
+from .kinds import Kinds
 from .options import at_least, number
 from .patterns import first_matches
 from .plan_table import PlanGroup
@@ -17,7 +18,9 @@ Where = str | Sequence[str] | Callable[[str, nn.Parameter], bool]
 _Parameters = Mapping[str, nn.Parameter]
 
 
-def split_names(groups: Sequence[PlanGroup], where: Sequence[Where], parameters: _Parameters) -> list[set[str]]:
+def split_names(
+    groups: Sequence[PlanGroup], where: Sequence[Where], parameters: _Parameters, kinds: Kinds
+) -> list[set[str]]:
     """The parameters of `groups` that each of `where` takes of what those before it left, and last the rest.
 
     Raises `ConfigError` for a part that has nothing to train.
@@ -30,7 +33,7 @@ def split_names(groups: Sequence[PlanGroup], where: Sequence[Where], parameters:
             taken = {name for name in left if each(name, parameters[name])}
         else:
             patterns = [each] if isinstance(each, str) else [*each]
-            taken = {*first_matches(patterns, everything, "split")} & {*left}
+            taken = {*first_matches(kinds.named(patterns, "split"), everything, "split")} & {*left}
         found.append(taken)
         left = [name for name in left if name not in taken]
     found.append({*left})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lwexp.config.schema import RunConfig
 from lwexp.core.patterns import first_matches, matches
@@ -66,7 +66,7 @@ def check_plan(config: RunConfig, plan: Plan) -> None:
         ("lr_mults", [*config.lr_mults], "an earlier entry"),
         ("decay.rates", [*rates] if config.decay.name == "explicit" else [], "an earlier entry"),
     ):
-        used = set(first_matches(patterns, names, key).values())
+        used = set(first_matches(plan.patterns(patterns, key), names, key).values())
         for pattern in patterns:
             if pattern not in used:
                 value = {**rates, **config.lr_mults, **config.lr_overrides}[pattern]
@@ -74,9 +74,9 @@ def check_plan(config: RunConfig, plan: Plan) -> None:
     _check_group_options(config, plan)
     moving = any(g.lr > 0 and g.optimizer_names for g in plan.groups) or any(e.lr > 0 for e in config.lr_events)
     if not moving:
-        key, value = ("freeze", config.freeze) if config.freeze else ("lr_overrides", config.lr_overrides)
-        if not value:
-            key, value = "decay", config.decay.name or config.decay.target
+        given = {"freeze": config.freeze, "train": config.train, "lr_overrides": config.lr_overrides}
+        decay: Any = config.decay.name or config.decay.target
+        key, value = next(((key, value) for key, value in given.items() if value), ("decay", decay))
         raise ConfigError(key, value, "the rate of every group is 0, nothing would be trained")
 
 

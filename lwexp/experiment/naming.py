@@ -16,7 +16,7 @@ LONGEST = 120  # characters of a name
 _LONGEST_VALUE = 32
 # Most telling first; then the others, as the config has them
 _FIRST = (
-    "lr", "mult", "decay", "grouping", "policy", "weights", "freeze", "unfreeze", "lr_overrides", "lr_mults",
+    "lr", "mult", "decay", "grouping", "policy", "weights", "freeze", "train", "unfreeze", "lr_overrides", "lr_mults",
     "lr_events", "policies", "phases", "optimizer",
 )  # fmt: skip
 _LAST = ("seed",)

@@ -22,14 +22,16 @@ if TYPE_CHECKING:
 def build_plan(config: RunConfig, built: BuiltModel) -> Plan:
     """The plan that the config's grouping, decay, freezing and overrides give the model."""
     from lwexp.core.grouping import takes_input
+    from lwexp.core.kinds import Kinds
     from lwexp.core.make_plan import make_plan
     from lwexp.core.patterns import first_matches
 
     grouping, grouping_options = choice(config.grouping, "grouping", options_apart=True)
     decay, decay_options = choice(config.decay, "decay")
     names, splits = [name for name, _ in built.module.named_parameters()], split_patterns(config)
+    kinds = Kinds.of(built.module)
     for pattern, key in splits.items():
-        first_matches([pattern], names, key)
+        first_matches(kinds.named([pattern], key), names, key)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NoLayerwiseRatesWarning)  # `check_plan` refuses such a plan, a preview shows it
         plan = make_plan(
@@ -41,6 +43,7 @@ def build_plan(config: RunConfig, built: BuiltModel) -> Plan:
             lr=config.lr,
             mult=config.mult,
             freeze=config.freeze,
+            train=config.train,
             freeze_mode=config.freeze_mode,
             lr_overrides=config.lr_overrides,
             lr_mults=config.lr_mults,

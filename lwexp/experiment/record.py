@@ -164,7 +164,7 @@ def _log_how_to_resume(place: JobPlace) -> None:
 
 def _tags(experiment: Experiment, place: JobPlace, processes: int, *, in_sweep: bool) -> dict[str, str]:
     """Tags of the run; of a sweep's job also its arm: whether its rates are uniform, as plan and schedule say."""
-    uniform = experiment.schedule.uniform and not experiment.config.freeze
+    uniform = experiment.schedule.uniform and not (experiment.config.freeze or experiment.config.train)
     return {
         **({} if processes == 1 else {"lwexp.processes": f"{processes} ({experiment.config.parallel})"}),
         "lwexp.overrides": " ".join(place.overrides),

@@ -37,8 +37,9 @@ def unused_here(
 
 
 def _all_absolute(case: _Case, *more: str) -> str | None:
-    absolute = [*case.config.lr_overrides, *more]
-    trained = [name for group in case.schedule.plan.groups for name in group.optimizer_names]
+    plan = case.schedule.plan
+    absolute = plan.patterns([*case.config.lr_overrides, *more], "lr_overrides")
+    trained = [name for group in plan.groups for name in group.optimizer_names]
     covered = all(any(matches(pattern, name) for pattern in absolute) for name in trained)
     return "every trained parameter has an absolute rate" if covered else None
 

@@ -49,7 +49,7 @@ def arm_of(child: StoredRun, rates: tuple[float, ...]) -> str:
     if not arm:
         return ""
     params = child.params
-    frozen = params.get("freeze", "[]") != "[]" or params.get("lr_events", "[]") != "[]"
+    frozen = any(params.get(key, "[]") != "[]" for key in ("freeze", "train")) or params.get("lr_events", "[]") != "[]"
     unfreezes = any(params.get(f"unfreeze.every_{unit}", "None") != "None" for unit in ("epochs", "steps"))
     base = number(params.get("lr", ""))
     if frozen or unfreezes or any(base is not None and not math.isclose(base, rate, rel_tol=1e-6) for rate in rates):

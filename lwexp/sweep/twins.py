@@ -24,6 +24,7 @@ _RESETS = {
     "lr_overrides": "lr_overrides=null",
     "lr_mults": "lr_mults=null",
     "freeze": "freeze=[]",
+    "train": "train=[]",
     "lr_events": "lr_events=[]",
     "policies": "policies=null",
     "phases": "phases=[]",

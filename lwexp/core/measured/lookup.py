@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from lwexp.core.kinds import Kinds
 from lwexp.core.options import check_options
 from lwexp.core.patterns import first_matches
 from lwexp.core.plan_table import PlanGroup
@@ -37,11 +38,11 @@ def make_rule(decay: object, options: Mapping[str, Any]) -> MeasuredDecay | None
     return RULES[decay](**check_options(RULES[decay], options, "decay"))
 
 
-def new_head(rule: MeasuredDecay, names: Sequence[str]) -> set[str]:
+def new_head(rule: MeasuredDecay, names: Sequence[str], kinds: Kinds) -> set[str]:
     """The parameters among `names` that stand apart since they are new."""
     if rule.include_new or not rule.new:
         return set()
-    return {*first_matches(rule.new, names, "decay.new")}
+    return {*first_matches(kinds.named(rule.new, "decay.new"), names, "decay.new")}
 
 
 def measured_notes(rule: MeasuredDecay, groups: Sequence[PlanGroup]) -> Iterator[str]:

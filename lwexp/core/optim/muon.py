@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lwexp.core.dtensor import is_sharded
+from lwexp.core.kinds import Kinds
 from lwexp.core.patterns import first_matches
 from lwexp.core.plan_table import PlanGroup
 from lwexp.errors import ConfigError
@@ -46,14 +47,14 @@ def adamw_names(
 
 
 def adamw_chosen(
-    groups: Sequence[PlanGroup], others: Collection[str], adamw: str | Sequence[str] | None
+    groups: Sequence[PlanGroup], others: Collection[str], adamw: str | Sequence[str] | None, kinds: Kinds
 ) -> frozenset[str]:
     """`others` and what the patterns `adamw` cover; raises `ConfigError` if nothing is left for Muon."""
     names = [name for g in groups for name in g.parameter_names]
     patterns = [adamw] if isinstance(adamw, str) else [*(adamw or ())]
     if not all(isinstance(pattern, str) for pattern in patterns):
         raise ConfigError("optimizer.adamw", adamw, "must be a pattern or a list of them, e.g. [stem, blocks.0]")
-    chosen = frozenset([*others, *first_matches(patterns, names, "optimizer.adamw")])
+    chosen = frozenset([*others, *first_matches(kinds.named(patterns, "optimizer.adamw"), names, "optimizer.adamw")])
     if chosen.issuperset(name for g in groups for name in g.optimizer_names):
         why = "the network has no hidden matrix to train with it; timm_muon takes every parameter, adamw is another"
         raise ConfigError("optimizer", "muon", why)
