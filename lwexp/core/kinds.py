@@ -51,7 +51,7 @@ _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Bilinear)
 
 @dataclass(frozen=True)
 class Kinds:
-    """The parameters of each kind: kind -> names, in the model's order; kinds without any are left out."""
+    """The parameters of each kind: kind -> names, in the model's order; kinds without any are omitted."""
 
     names: Mapping[str, tuple[str, ...]]
 

@@ -105,10 +105,11 @@ def make_plan(
     if mult is not None and (decay == "linear" or takes_mult(decay)):
         decay_options.setdefault("mult", mult)
     lr = _check_rates(lr, {"mult": mult, "decay.mult": decay_options.get("mult")}, freeze_mode)
-    freeze, split_groups = _patterns("freeze", freeze), _patterns("split_groups", split_groups)
+    kinds = Kinds.of(model)
+    freeze, split_groups = _frozen(model, kinds, freeze, train), _patterns("split_groups", split_groups, kinds)
     decays = WeightDecay.of(weight_decay, weight_decay_mult, independent_weight_decay)
-    no_weight_decay = _no_weight_decay(no_weight_decay)
-    group_options = check_group_options(group_options)
+    no_weight_decay = _no_weight_decay(no_weight_decay, kinds)
+    group_options = kinds.keyed(check_group_options(group_options), "group_options")
     if index_from not in INDEX_FROM:
         raise UnknownNameError("index_from", index_from, INDEX_FROM, "no such way to count")
     names = Names.of(model)
@@ -116,12 +117,6 @@ def make_plan(
     for name, parameter in parameters.items():
         if is_lazy(parameter):
             raise ConfigError("model", name, "has no shape yet; run a batch through the model before the plan is made")
-    kinds = Kinds.of(model)
-    freeze = [*kinds.named(freeze, "freeze"), *_rest(kinds.named(_patterns("train", train), "train"), [*parameters])]
-    split_groups = kinds.named(split_groups, "split_groups")
-    group_options = kinds.keyed(group_options, "group_options")
-    if not isinstance(no_weight_decay, bool):
-        no_weight_decay = tuple(kinds.named(no_weight_decay, "no_weight_decay"))
     grouping_options = dict(grouping_options or {})
     if example_input is not None and takes_input(grouping):
         grouping_options.setdefault("example_input", example_input)
@@ -195,24 +190,26 @@ def _check_rates(lr: float, mults: Mapping[str, float | None], freeze_mode: str)
     return number("lr", lr)
 
 
-def _patterns(key: str, written: str | Sequence[str]) -> tuple[str, ...]:
+def _patterns(key: str, written: str | Sequence[str], kinds: Kinds) -> list[str]:
     patterns = (
         (written,) if isinstance(written, str) else tuple(written) if isinstance(written, Iterable) else (written,)
     )
     if not all(isinstance(pattern, str) for pattern in patterns):
         raise ConfigError(key, written, "must be a pattern or a list of them, e.g. [stem, blocks.0]")
-    return patterns
+    return kinds.named(patterns, key)
 
 
-def _rest(train: Sequence[str], names: Sequence[str]) -> list[str]:
-    """What stands for all parameters that `train` does not match, if there are any; of no patterns nothing."""
-    rest = {*names} - {*first_matches(train, names, "train")} if train else set()
-    return [NamedSet("rest", rest)] if rest else []
+def _frozen(model: nn.Module, kinds: Kinds, freeze: str | Sequence[str], train: str | Sequence[str]) -> list[str]:
+    """The patterns `freeze`, and one that stands for all parameters that `train`, if given, does not match."""
+    frozen, trained = _patterns("freeze", freeze, kinds), _patterns("train", train, kinds)
+    names = [name for name, _ in model.named_parameters()]
+    rest = {*names} - {*first_matches(trained, names, "train")} if trained else set()
+    return [*frozen, *([NamedSet("rest", rest)] if rest else [])]
 
 
-def _no_weight_decay(written: bool | str | Sequence[str]) -> bool | tuple[str, ...]:
+def _no_weight_decay(written: bool | str | Sequence[str], kinds: Kinds) -> bool | tuple[str, ...]:
     """True or False, or patterns; none of them are False."""
-    return written if isinstance(written, bool) else _patterns("no_weight_decay", written) or False
+    return written if isinstance(written, bool) else tuple(_patterns("no_weight_decay", written, kinds)) or False
 
 
 def _name(choice: object) -> str:
