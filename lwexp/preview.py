@@ -62,7 +62,8 @@ def preview(config: DictConfig) -> Previewed:
                 raise ConfigError(f"preview.{kind}", target, f"cannot be written: {error.strerror}") from error
             log.info("wrote %s", path)
     if schedule.follows_training:
-        log.info("the policy is metric-driven, so its rates are not known before training; no plots")
+        why = "policy is metric-driven" if schedule.is_metric_driven else "decay is measured"
+        log.info("the %s, so its rates are not known before training; no plots", why)
         return Previewed(plan, schedule, experiment.steps)
     for path in draw_plan(plan, schedule, experiment.steps, folder):
         log.info("wrote %s", path)

@@ -24,10 +24,11 @@ def build_plan(config: RunConfig, built: BuiltModel) -> Plan:
     from lwexp.core.grouping import takes_input
     from lwexp.core.kinds import Kinds
     from lwexp.core.make_plan import make_plan
+    from lwexp.core.measured.lookup import with_new_head
     from lwexp.core.patterns import first_matches
 
     grouping, grouping_options = choice(config.grouping, "grouping", options_apart=True)
-    decay, decay_options = choice(config.decay, "decay")
+    decay, decay_options = with_new_head(*choice(config.decay, "decay"), built.new_names)
     names, splits = [name for name, _ in built.module.named_parameters()], split_patterns(config)
     kinds = Kinds.of(built.module)
     for pattern, key in splits.items():

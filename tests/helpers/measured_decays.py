@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lwexp import MeasuredDecay
+from lwexp import Callback, MeasuredDecay
 from lwexp.core.measured.probe import Probe
+from lwexp.training.state import StepResult
 
 
 @dataclass(kw_only=True)
@@ -65,3 +68,14 @@ class Updates(MeasuredDecay):
     def measure(self, probe: Probe) -> Mapping[int, float]:
         self.found.append(probe.updates())
         return dict.fromkeys(probe.compared, 1.0)
+
+
+class Kill(Callback):
+    """Ends the process at once when a step is done, where the environment has KILL_HERE."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def step_end(self, result: StepResult) -> None:
+        if result.number == self.step and "KILL_HERE" in os.environ:
+            os.kill(os.getpid(), signal.SIGKILL)

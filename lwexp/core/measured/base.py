@@ -80,15 +80,14 @@ class MeasuredDecay:
         """The same rule that has not measured anything."""
         return copy.deepcopy(self)
 
-    def when(self, steps_per_epoch: int | None = None) -> str:
+    def when(self) -> str:
         """When it measures, in words."""
         if self.every_steps is not None:
             return f"before the first step and every {self.every_steps} steps"
         if self.every_epochs is None:
             return "before the first step"
         many = "every epoch" if self.every_epochs == 1 else f"every {self.every_epochs:g} epochs"
-        steps = "" if steps_per_epoch is None else f" ({self.interval(steps_per_epoch)} steps)"
-        return f"before the first step and {many}{steps}"
+        return f"before the first step and {many}"
 
     def interval(self, steps_per_epoch: int) -> int | None:
         """Optimizer steps between two measurements; None: there is only the first."""

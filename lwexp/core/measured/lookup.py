@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from lwexp.core.kinds import Kinds
@@ -36,6 +37,15 @@ def make_rule(decay: object, options: Mapping[str, Any]) -> MeasuredDecay | None
     if not isinstance(decay, str) or decay not in RULES:
         return None
     return RULES[decay](**check_options(RULES[decay], options, "decay"))
+
+
+def with_new_head(decay: Any, options: Mapping[str, Any], new: Collection[str]) -> tuple[Any, dict[str, Any]]:
+    """A decay and its options; a measured one that names no new head has the parameters `new` as such."""
+    if not new or not is_measured(decay):
+        return decay, dict(options)
+    if isinstance(decay, MeasuredDecay):
+        return (replace(decay, new=sorted(new)) if decay.new is None else decay), dict(options)
+    return decay, {**options, "new": sorted(new)} if options.get("new") is None else dict(options)
 
 
 def new_head(rule: MeasuredDecay, names: Sequence[str], kinds: Kinds) -> set[str]:
