@@ -17,6 +17,7 @@ from lwexp.config.monitored import with_monitor
 from lwexp.core.decay import ALIASES, DECAYS
 from lwexp.core.grouping import GROUPINGS
 from lwexp.core.make_plan import DEFAULT_MULT
+from lwexp.core.measured import RULES
 from lwexp.core.policy import common
 from lwexp.core.shapes import POLICIES
 from lwexp.models.lstm import LSTMClassifier
@@ -173,12 +174,12 @@ def test_file_is_named_after_what_it_chooses(choice: str) -> None:
         assert name in written
         return
     assert str(written["kind" if "kind" in written else "name"]) == name
-    members = {"grouping": GROUPINGS, "decay": {**DECAYS, **ALIASES}, "policy": POLICIES}.get(group)
+    members = {"grouping": GROUPINGS, "decay": {**DECAYS, **ALIASES, **RULES}, "policy": POLICIES}.get(group)
     assert members is None or name in members
 
 
 def test_every_grouping_decay_and_policy_has_a_file() -> None:
-    for group, members in (("grouping", GROUPINGS), ("decay", DECAYS), ("policy", POLICIES)):
+    for group, members in (("grouping", GROUPINGS), ("decay", [*DECAYS, *RULES]), ("policy", POLICIES)):
         assert {f"{group}/{name}" for name in members} <= set(CHOICES)
 
 
@@ -234,6 +235,13 @@ def test_decays_defaults_are_those_of_its_function(name: str) -> None:
     if name not in ("none", "explicit"):
         assert values.pop("stem_lr") is None  # takes the place of another option
     assert_same_defaults(DECAYS[name], values, {"mult"})  # the top level has it
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_measured_decays_defaults_are_those_of_its_class(name: str) -> None:
+    values = written(f"decay/{name}.yaml")
+    del values["name"]
+    assert values.items() <= defaults(RULES[name]).items()
 
 
 @pytest.mark.parametrize("name", GROUPINGS)

@@ -14,6 +14,7 @@ import pytest
 from lwexp.config.compose import plain
 from lwexp.config.unused import unused
 from lwexp.config.validation import check
+from lwexp.core.decay import ALIASES, DECAYS
 from lwexp.data import DataSource
 from lwexp.experiment.instantiate import build_optimizer
 from lwexp.experiment.planning import build_plan, build_schedule
@@ -58,7 +59,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 _WARM = ("floor", "warm-up", "held warm-up")
 CASES = [
-    *((choice, "") for choice in CHOICES if choice.startswith(("policy/", "decay/")) and "custom" not in choice),
+    *((choice, "") for choice in CHOICES if choice.startswith("policy/") and "custom" not in choice),
+    # not the measured decays, whose rates come in the training
+    *((f"decay/{name}", "") for name in (*DECAYS, *ALIASES)),
     *(("decay/linear", name) for name in SETTINGS if name),
     *((f"policy/{name}", setting) for name in ("cosine", "constant", "step") for setting in _WARM),
     *((f"decay/{decay}", "frozen head") for decay in ("none", "cosine")),

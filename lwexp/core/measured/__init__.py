@@ -6,5 +6,9 @@
 from __future__ import annotations
 
 from .base import MeasuredDecay
+from .heavy_tails import HeavyTail, TempBalance
 
-RULES: dict[str, type[MeasuredDecay]] = {}
+RULES: dict[str, type[MeasuredDecay]] = {
+    "temp_balance": TempBalance,
+    "heavy_tail": HeavyTail,
+}
