@@ -92,6 +92,10 @@ class PlanScheduler(LRScheduler):
 
     def get_lr(self) -> list[float]:  # type: ignore[override]  # torch allows tensors too
         """The rate of each of the optimizer's groups at step `last_epoch`."""
+        if self.measurement is not None and self.measurement.last is not None:
+            scales = self.measurement.at(self.last_epoch)
+            if scales != self.schedule.scales:
+                self.schedule.set_scales(scales)
         rates = self.schedule.rates(self.last_epoch)
         return [
             float(group["lr"]) if position is None else rates[position]
@@ -136,7 +140,6 @@ class PlanScheduler(LRScheduler):
         if self.measurement is None:
             raise ConfigError("decay", self.schedule.plan.decay, "is known before training, so nothing is measured")
         scales = self.measurement.measure(probe)
-        self.schedule.set_scales(scales)
         self._apply()
         return dict(zip([g.name for g in self.schedule.plan.groups], scales, strict=True))
 
@@ -234,7 +237,6 @@ class PlanScheduler(LRScheduler):
         saved = state_dict.get("measured")
         if self.measurement is not None and saved is not None and saved["name"] == self.measurement.name:
             self.measurement.load_state_dict(saved)
-            self.schedule.set_scales(self.measurement.scales)
         self.last_epoch = state_dict["step"]
         self._apply()
 

@@ -23,7 +23,8 @@ class MeasuredDecay:
 
     The planned rate of a group is times its scale, from the measurement on until the next. Scales are measured before
     the first step, and again every `every_steps` optimizer steps or `every_epochs` epochs (None: not again).
-    `smoothing` (0 to below 1) is the share of the old scale that is kept. Scales are at least `min_scale` and at most
+    `smoothing` (0 to below 1) is the share of the old scale that is kept; a scale moves evenly from the old one to the
+    new one over `ramp_steps` optimizer steps (0: at once), at first from 1. Scales are at least `min_scale` and at most
     `max_scale` (None: no bound).
 
     A group of a new head, most of whose weights match the patterns `new`, keeps the planned rate and is not compared
@@ -34,6 +35,7 @@ class MeasuredDecay:
     every_steps: int | None = None
     every_epochs: float | None = None
     smoothing: float = 0.0
+    ramp_steps: int = 0
     min_scale: float = 0.0
     max_scale: float | None = None
     new: Sequence[str] | None = None
@@ -53,6 +55,7 @@ class MeasuredDecay:
         between("decay.smoothing", self.smoothing, 0, 1)
         if self.smoothing == 1:
             raise ConfigError("decay.smoothing", 1, "keeps the first scales for ever; must be below 1")
+        at_least("decay.ramp_steps", self.ramp_steps, 0)
         at_least("decay.min_scale", self.min_scale, 0)
         if self.max_scale is not None:
             at_least("decay.max_scale", self.max_scale, self.min_scale)
@@ -82,12 +85,12 @@ class MeasuredDecay:
 
     def when(self) -> str:
         """When it measures, in words."""
+        again, ramp = "", f", and reached within {self.ramp_steps} steps" if self.ramp_steps else ""
         if self.every_steps is not None:
-            return f"before the first step and every {self.every_steps} steps"
-        if self.every_epochs is None:
-            return "before the first step"
-        many = "every epoch" if self.every_epochs == 1 else f"every {self.every_epochs:g} epochs"
-        return f"before the first step and {many}"
+            again = f" and every {self.every_steps} steps"
+        elif self.every_epochs is not None:
+            again = " and every epoch" if self.every_epochs == 1 else f" and every {self.every_epochs:g} epochs"
+        return f"before the first step{again}{ramp}"
 
     def interval(self, steps_per_epoch: int) -> int | None:
         """Optimizer steps between two measurements; None: there is only the first."""

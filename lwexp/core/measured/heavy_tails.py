@@ -104,12 +104,13 @@ class TempBalance(MeasuredDecay):
 class HeavyTail(TempBalance):
     """LLR (He et al. 2026, arXiv:2605.22297), `temp_balance` for transformers: scales from 1 to 5, every 100 steps.
 
-    As in the authors' code the first layer, the last one and embeddings have the largest scale (`ends`), and norms of
-    rows of their own the base rate (`norms`).
+    Rates move to the new scales within `ramp_steps`. As in the authors' code the first layer, the last one and
+    embeddings have the largest scale (`ends`), and norms in rows of their own the base rate (`norms`).
     """
 
     every_steps: int | None = 100
     every_epochs: float | None = None
+    ramp_steps: int = 50
     min_scale: float = 1.0
     max_scale: float | None = 5.0
     ends: Ends = "largest"

@@ -22,7 +22,7 @@ class Measurement:
         self.rule, self._plan = rule, plan
         self.interval = rule.interval(steps_per_epoch)
         self.last: int | None = None  # the optimizer step before which was measured
-        self.scales = (1.0,) * len(plan.groups)
+        self.scales = self._before = (1.0,) * len(plan.groups)
 
     @property
     def name(self) -> str:
@@ -35,8 +35,17 @@ class Measurement:
             return True
         return self.last != step and self.interval is not None and step % self.interval == 0
 
+    def at(self, step: int) -> tuple[float, ...]:
+        """The scale of each group at optimizer step `step`, which may be on the way to the one measured last."""
+        done = 0 if self.last is None else max(step - self.last + 1, 0)
+        if done >= self.rule.ramp_steps:
+            return self.scales
+        share = done / self.rule.ramp_steps
+        return tuple(old + (new - old) * share for old, new in zip(self._before, self.scales, strict=True))
+
     def measure(self, probe: Probe) -> tuple[float, ...]:
         """Measure now; returns the scale of each group of the plan."""
+        self._before = self.at(probe.step - 1)
         found = self.rule.measure(probe)
         scales = list(self.scales)
         for position in probe.compared:
@@ -49,11 +58,15 @@ class Measurement:
 
     def state_dict(self) -> dict[str, Any]:
         """The last measurement and the rule's own state; scales by the groups' names."""
-        scales = dict(zip(self._plan.labels, self.scales, strict=True))
-        return {"name": self.name, "last": self.last, "scales": scales, "rule": self.rule.state_dict()}
+        scales, before = (dict(zip(self._plan.labels, each, strict=True)) for each in (self.scales, self._before))
+        return {
+            "name": self.name, "last": self.last, "scales": scales, "before": before, "rule": self.rule.state_dict(),
+        }  # fmt: skip
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state`; a group that it lacks has scale 1."""
         self.last = state["last"]
-        self.scales = tuple(state["scales"].get(label, 1.0) for label in self._plan.labels)
+        self.scales, self._before = (
+            tuple(state[key].get(label, 1.0) for label in self._plan.labels) for key in ("scales", "before")
+        )
         self.rule.load_state_dict(state["rule"])

@@ -35,7 +35,7 @@ def started(model: nn.Module, decay: str, grouping: str = "per_parameter", **opt
 
 def measured(model: nn.Module, decay: str, grouping: str = "per_parameter", **options: object) -> dict[str, float]:
     """Scales by the names of groups; no batch is needed."""
-    scheduler = started(model, decay, grouping, **options)
+    scheduler = started(model, decay, grouping, **{"ramp_steps": 0, **options})
     scales = scheduler.measure(model, lambda *_: torch.zeros(()), [])
     assert scales is not None
     rates = scheduler.rates()
