@@ -14,6 +14,7 @@ from pydantic import Discriminator, Field, Tag
 
 from .data_schema import DataConfig
 from .section import Count, Fraction, NonNegative, OpenSection, Positive, Section
+from .tuning_schema import L2SPConfig, WiseFTConfig
 
 
 class ModelConfig(OpenSection):
@@ -275,6 +276,8 @@ class RunConfig(Section):
     eval_every_steps: Count | None
     early_stopping: EarlyStoppingConfig
     ema: AverageConfig
+    l2_sp: L2SPConfig
+    wise_ft: WiseFTConfig
     deterministic: bool
     tta: Literal["none", "flip", "five_crop", "ten_crop"]
     device: str

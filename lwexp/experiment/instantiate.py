@@ -22,6 +22,7 @@ from .cross_checks import check_layerwise, check_model, check_plan, check_schedu
 from .naming import data_label, weights_text
 from .planning import build_monitor, build_plan, build_schedule
 from .preprocessing import choose_preprocessing
+from .starting_weights import check_start
 from .training_batches import check_batches
 from .unused_here import unused_here
 
@@ -115,6 +116,7 @@ def make_experiment(
             *notes_of(schedule),
             *value_notes(PlanScheduler(build_optimizer(config, plan), schedule)),
             *check_model(config, plan, built.module),
+            *check_start(config, plan, built.new_names),
             *unused_notes(config, overrides, command, processes),
             *unused_here(config, given_options(overrides), source, schedule, all_steps),
         ]

@@ -30,6 +30,7 @@ from .network_record import log_network
 from .place import JobPlace
 from .restore import look, restore_run
 from .source_task import start_from_source_task
+from .starting_weights import evaluate_mix
 from .summary import summary
 
 log = logging.getLogger(__name__)
@@ -121,7 +122,17 @@ def _run(config: RunConfig, place: JobPlace, callbacks: Mapping[str, Callback], 
             on_rank_zero(lambda: record.describe(experiment, place, tracker, progress))
             on_device.parallelize_learner(learner, config, world)
             trainer = on_device.build_trainer(
-                learner, loaders, progress, config, place, tracker, files, callbacks, world, resumed=state
+                learner,
+                loaders,
+                progress,
+                config,
+                place,
+                tracker,
+                files,
+                callbacks,
+                world,
+                resumed=state,
+                new_names=experiment.built.new_names,
             )
             done = _train(trainer, loaders, experiment, place)
     record.log_where(tracker, config, place)
@@ -148,6 +159,9 @@ def _train(trainer: Trainer, loaders: on_device.Loaders, experiment: Experiment,
     tested = evaluate_best(trainer, loaders, experiment, place)
     tracker.log(tested, progress.step - 1)
     metrics |= tested
+    mixed = evaluate_mix(trainer, loaders, experiment, place)
+    tracker.log(mixed, progress.step - 1)
+    metrics |= mixed
     if loaders.test is not None:
         of_test = replace(main, metric=main.metric.replace("val/", "test/"))
         closing += f", {of_test.words} {of_test.shown(of_test.value(tested))} with those weights"

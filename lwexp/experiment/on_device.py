@@ -26,6 +26,7 @@ from lwexp.training.trainer import Trainer, TrainerOptions
 from .instantiate import Experiment, build_loss, build_metrics, build_optimizer, cache_settings
 from .manifest import point_of
 from .place import JobPlace
+from .starting_weights import own_callbacks
 from .training_batches import augmentation, balance, evaluated, mixing
 
 log = logging.getLogger(__name__)
@@ -160,8 +161,12 @@ def build_trainer(
     world: World,
     *,
     resumed: Mapping[str, Any] | None,
+    new_names: frozenset[str] = frozenset(),
 ) -> Trainer:
-    """The trainer of a parallelized learner; `resumed` is the state that it was restored from."""
+    """The trainer of a parallelized learner; `resumed` is the state that it was restored from.
+
+    `new_names`: the parameters that the weights do not have.
+    """
     return Trainer(
         learner,
         loaders.train,
@@ -191,4 +196,5 @@ def build_trainer(
         ),
         resumed=resumed,
         measured_on=loaders.measured_on,
+        own=own_callbacks(config, learner, new_names, world, place.folder, resumed=resumed is not None),
     )

@@ -24,8 +24,9 @@ from lwexp.training.checkpoint.weights import load_weights, read_weights
 from .finding import find
 from .inputs import ImageInput, TensorInput, TextInput, Transform
 
+Weights = Literal["best", "last", "wise_ft"]
 log = logging.getLogger(__name__)
-WEIGHTS = {"best": "best.safetensors", "last": "model.safetensors"}
+WEIGHTS = {"best": "best.safetensors", "last": "model.safetensors", "wise_ft": "wise_ft.safetensors"}
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ class LoadedRun:
 def load(
     run: str | Path,
     *,
-    weights: Literal["best", "last"] = "best",
+    weights: Weights = "best",
     device: str = "cpu",
     allow_targets: Sequence[str] = (),
     options: Mapping[str, str] | None = None,
@@ -119,13 +120,14 @@ def load(
     """The network of `run`, ready for use: `model, transform, classes = load("outputs/runs/…")`.
 
     `run`: a run's or a sweep's folder, an MLflow run id or the first six or more of its digits, or "latest"; of a sweep
-    the run with the best validation is taken. `weights`: those of the best validation, or of the last step. The data
+    the run with the best validation is taken. `weights`: those of the best validation, of the last step, or the average
+    of `wise_ft`. The data
     are not needed. A network of the user's own is built only if `allow_targets` names it, because a folder may come
     from somebody else. `options`: such as {"tracking.uri": …}, for an id of another store. Raises `ConfigError`,
     `RunError`.
     """
     if weights not in WEIGHTS:
-        raise ConfigError("weights", weights, f"must be {' or '.join(WEIGHTS)}")
+        raise ConfigError("weights", weights, f"must be {', '.join(WEIGHTS)}")
     loaded = from_folder(find(str(run), options), weights, device, allow_targets)
     for note in loaded.notes:
         log.warning("%s", note)
@@ -133,7 +135,7 @@ def load(
 
 
 def from_folder(
-    folder: Path, weights: Literal["best", "last"] = "best", device: str = "cpu", allow_targets: Sequence[str] = ()
+    folder: Path, weights: Weights = "best", device: str = "cpu", allow_targets: Sequence[str] = ()
 ) -> LoadedRun:
     """The network of the run in `folder`, as `load` makes it; nothing is logged."""
     check_code(folder, allow_targets)

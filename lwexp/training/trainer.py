@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,10 +92,11 @@ class Trainer:
         options: TrainerOptions | None = None,
         resumed: Mapping[str, Any] | None = None,
         measured_on: EpochLoader | None = None,
+        own: Sequence[Callback] = (),
     ) -> None:
         """`learner` is parallelized already; `resumed` is the state that it and `progress` were restored from.
 
-        `measured_on`: the batches of `train` once more, for a measured decay.
+        `measured_on`: the batches of `train` once more, for a measured decay. `own` change gradients, before others.
         """
         self.learner, self.train, self.val, self.progress = learner, train, val, progress
         self.folder, self.tracker, self.world, self.options = folder, tracker, world, options or TrainerOptions()
@@ -103,7 +104,8 @@ class Trainer:
         accumulate, clips = self.options.accumulate, self.options.clip_grad_norm is not None
         steps_per_epoch = -(-len(train) // accumulate)
         self.log = EpochLog(progress, steps_per_epoch, self.options.title)
-        own: list[Callback] = [
+        own = [
+            *own,
             MetricsLogger(progress, self.options.rates_every),
             BestWeights(world, folder),
             self.log,
@@ -250,9 +252,11 @@ class Trainer:
             )
         return self.world.on_rank_zero(lambda: metrics)
 
-    def test(self, loader: EpochLoader, split: str = "test", each: EachBatch | None = None) -> dict[str, float]:
-        """Evaluate the best weights on the test split, or on another; `each` as of `evaluate`."""
-        path, own = self.folder / "best.safetensors", self.learner.model.state_dict()
+    def test(
+        self, loader: EpochLoader, split: str = "test", each: EachBatch | None = None, file: str = "best.safetensors"
+    ) -> dict[str, float]:
+        """Evaluate the weights in `file`, the best ones, on the test split or another; `each` as of `evaluate`."""
+        path, own = self.folder / file, self.learner.model.state_dict()
         state = self.world.on_rank_zero(lambda: read_weights(path))
         load_weights(self.learner.model, {name: shard_like(t, own.get(name, t)) for name, t in state.items()}, path)
         return self.evaluate(loader, split, each)

@@ -99,7 +99,7 @@ class Checkpointer:
     def _tidy_up(self) -> bool:
         """Remove what a killed process left half written; returns whether the best weights of that time are back."""
         assert self.files is not None
-        for left in [*self._folder.glob(".best.safetensors.*"), *self._folder.glob(".model.safetensors.*")]:
+        for left in self._folder.glob(".*.safetensors.*"):
             with suppress(OSError):
                 left.unlink()
         # The file may hold weights of a later step, which are not part of this training.
