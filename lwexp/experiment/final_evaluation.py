@@ -1,4 +1,7 @@
-"""The evaluation at the end of a run: the best weights on the test split, in numbers, tables and pictures."""
+"""The evaluation at the end of a run: the best weights on the test split, in numbers, tables and pictures.
+
+And, with `wise_ft`, their average with the starting weights.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,15 @@ import math
 from typing import TYPE_CHECKING
 
 from lwexp.formatting import one_line
+from lwexp.training.checkpoint.weights import read_weights, save_weights
 from lwexp.training.details import Details, details_of
+from lwexp.training.monitor import Monitor
 from lwexp.training.predictions import PredictionKeeper
+from lwexp.training.start import FILE as START
+from lwexp.training.start import mixed
 
 from .evaluation_files import FOLDER, Evaluated, write_evaluation
+from .starting_weights import new_parameters
 
 if TYPE_CHECKING:
     from lwexp.data import EpochLoader
@@ -21,6 +29,7 @@ if TYPE_CHECKING:
     from .place import JobPlace
 
 log = logging.getLogger(__name__)
+MIX = "wise_ft.safetensors"  # in the run's folder
 _MORE = ("top5", "ece")  # of a classification, besides what every evaluation gives
 
 
@@ -44,6 +53,35 @@ def evaluate_best(trainer: Trainer, loaders: Loaders, experiment: Experiment, pl
         more = {}
     trainer.world.on_rank_zero(lambda: _keep(details, loader, split, trainer, experiment, place))
     return more if split == "val" else {**metrics, **more}
+
+
+def evaluate_mix(trainer: Trainer, loaders: Loaders, experiment: Experiment, place: JobPlace) -> dict[str, float]:
+    """Average the weights of the start and the best ones, keep the result, and evaluate it.
+
+    Returns `wise_ft/val/accuracy` and the like, and those of the test split; nothing where it is off.
+    """
+    config, world, folder = experiment.config, trainer.world, place.folder
+    alpha = config.wise_ft.alpha
+    if alpha is None:
+        return {}
+    new = new_parameters(experiment.plan, experiment.built.new_names, config.wise_ft.new, "wise_ft.new")
+
+    def mix() -> bool:
+        best = read_weights(folder / "best.safetensors")
+        save_weights(mixed(read_weights(folder / START), best, alpha, new), folder / MIX)
+        return True
+
+    world.on_rank_zero(mix)
+    found = trainer.test(loaders.val, "val", file=MIX)
+    if loaders.test is not None:
+        found |= trainer.test(loaders.test, "test", file=MIX)
+    main = Monitor.of(experiment.source.info.task)
+    log.info(
+        "wise_ft alpha=%g: %s %s with (1 - alpha) * start + alpha * best weights, kept in %s",
+        alpha, main.words, main.shown(main.value(found)), MIX,
+    )  # fmt: skip
+    trainer.tracker.artifact(folder / MIX)
+    return {f"wise_ft/{name}": value for name, value in found.items()}
 
 
 def _keep(

@@ -22,7 +22,7 @@ from lwexp.training.trainer import Trainer
 
 from . import on_device, record
 from .cross_checks import check_processes
-from .final_evaluation import evaluate_best
+from .final_evaluation import evaluate_best, evaluate_mix
 from .folder import Result, check_place, finished, own_folder, save_result
 from .instantiate import Experiment, build_callbacks, download_once, make_experiment
 from .manifest import point_of
@@ -30,7 +30,6 @@ from .network_record import log_network
 from .place import JobPlace
 from .restore import look, restore_run
 from .source_task import start_from_source_task
-from .starting_weights import evaluate_mix
 from .summary import summary
 
 log = logging.getLogger(__name__)

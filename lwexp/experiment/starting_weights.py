@@ -1,9 +1,8 @@
-"""What a run does with the weights that it starts from: the penalty L2-SP, and the average WiSE-FT at the end."""
+"""What a run needs of the weights that it starts from, to be pulled to them (L2-SP) or averaged with them (WiSE-FT)."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,14 +15,6 @@ if TYPE_CHECKING:
     from lwexp.distributed.world import World
     from lwexp.training.callbacks import Callback
     from lwexp.training.state import Learner
-    from lwexp.training.trainer import Trainer
-
-    from .instantiate import Experiment
-    from .on_device import Loaders
-    from .place import JobPlace
-
-log = logging.getLogger(__name__)
-MIX = "wise_ft.safetensors"  # in the run's folder
 
 
 def check_start(config: RunConfig, plan: Plan, new_names: frozenset[str]) -> Iterator[str]:
@@ -37,7 +28,7 @@ def check_start(config: RunConfig, plan: Plan, new_names: frozenset[str]) -> Ite
             why = "needs weights to start from: weights=pretrained, checkpoint or source_task"
             raise ConfigError(f"{key}.alpha", alpha, why)
         names = {name for group in plan for name in group.parameter_names}
-        apart = _new(plan, new_names, new, f"{key}.new") & names
+        apart = new_parameters(plan, new_names, new, f"{key}.new") & names
         if apart == names:
             raise ConfigError(f"{key}.new", new, "covers all parameters, nothing is left that has a start")
         what = "pulled to 0" if key == "l2_sp" else "as trained"
@@ -67,45 +58,12 @@ def own_callbacks(
     if config.l2_sp.alpha is None:
         return ()
     chosen = config.l2_sp
-    new = _new(learner.plan, new_names, chosen.new, "l2_sp.new")
+    new = new_parameters(learner.plan, new_names, chosen.new, "l2_sp.new")
     penalty = StartPenalty(config.l2_sp.alpha, chosen.beta, chosen.all_parameters)
     return (PullToStart(penalty, new, read_start(learner.model, world, folder)),)
 
 
-def evaluate_mix(trainer: Trainer, loaders: Loaders, experiment: Experiment, place: JobPlace) -> Mapping[str, float]:
-    """Average the weights of the start and the best ones, keep the result, and evaluate it.
-
-    Returns `wise_ft/val/accuracy` and the like, and those of the test split; nothing where it is off.
-    """
-    from lwexp.training.checkpoint.weights import read_weights, save_weights
-    from lwexp.training.monitor import Monitor
-    from lwexp.training.start import FILE, mixed
-
-    config, world, folder = experiment.config, trainer.world, place.folder
-    alpha = config.wise_ft.alpha
-    if alpha is None:
-        return {}
-    new = _new(experiment.plan, experiment.built.new_names, config.wise_ft.new, "wise_ft.new")
-
-    def mix() -> bool:
-        best = read_weights(folder / "best.safetensors")
-        save_weights(mixed(read_weights(folder / FILE), best, alpha, new), folder / MIX)
-        return True
-
-    world.on_rank_zero(mix)
-    found = trainer.test(loaders.val, "val", file=MIX)
-    if loaders.test is not None:
-        found |= trainer.test(loaders.test, "test", file=MIX)
-    main = Monitor.of(experiment.source.info.task)
-    log.info(
-        "wise_ft alpha=%g: %s %s with (1 - alpha) * start + alpha * best weights, kept in %s",
-        alpha, main.words, main.shown(main.value(found)), MIX,
-    )  # fmt: skip
-    trainer.tracker.artifact(folder / MIX)
-    return {f"wise_ft/{name}": value for name, value in found.items()}
-
-
-def _new(plan: Plan, new_names: frozenset[str], patterns: Sequence[str], key: str) -> frozenset[str]:
+def new_parameters(plan: Plan, new_names: frozenset[str], patterns: Sequence[str], key: str) -> frozenset[str]:
     """The parameters that were not loaded, and those that `patterns` name."""
     names = [name for group in plan for name in group.parameter_names]
     return new_names | {*first_matches(plan.patterns(patterns, key), names, key)}
