@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .core.optim.names import OptimizerName
     from .core.plan import Plan
     from .core.plan_table import PlanGroup
+    from .core.recipes import Recipe, recipe
     from .core.schedule import Event
     from .core.scheduler import PlanScheduler
     from .core.shapes import PolicyName
@@ -57,20 +58,23 @@ _HOMES = {
     "PlanScheduler": "core.scheduler",
     "PolicyName": "core.shapes",
     "Probe": "core.measured.probe",
+    "Recipe": "core.recipes",
     "RunError": "errors",
     "UnknownGroupError": "errors",
     "UnknownNameError": "errors",
     "UnknownOptionError": "errors",
     "load": "inference.loaded",
     "make_plan": "core.make_plan",
+    "recipe": "core.recipes",
     "plot": "plots.figure",
     "run_job": "cli.library",
     "track": "record.track",
 }
 __all__ = [
     "Callback", "ConfigError", "DecayName", "Event", "GroupingName", "LoadedRun", "LwexpError", "MeasuredDecay",
-    "NoLayerwiseRatesWarning", "OptimizerName", "Plan", "PlanGroup", "PlanScheduler", "PolicyName", "Probe", "RunError",
-    "UnknownGroupError", "UnknownNameError", "UnknownOptionError", "load", "make_plan", "plot", "run_job", "track",
+    "NoLayerwiseRatesWarning", "OptimizerName", "Plan", "PlanGroup", "PlanScheduler", "PolicyName", "Probe", "Recipe",
+    "RunError", "UnknownGroupError", "UnknownNameError", "UnknownOptionError", "load", "make_plan", "plot", "recipe",
+    "run_job", "track",
 ]  # fmt: skip
 
 

@@ -1,4 +1,5 @@
-"""Hydra plugins: choices without a file (`model=<any timm name>`, `optimizer=<any name>`) and their completion.
+"""Hydra plugins: choices without a file (`model=<any timm name>`, `optimizer=<any name>`, `recipe=<name>`) and their
+completion.
 
 Files under `conf/` win over these names. Whether a name exists is known only to timm or torch, which are not imported
 here: `--help`, `--cfg job` and a mistyped option answer at once, and the name is checked when the run looks it up.
@@ -17,13 +18,14 @@ from hydra.plugins.config_source import ConfigResult, ConfigSource
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 
+from lwexp.config import recipes
 from lwexp.host.files import atomic_write
 
-GROUPS = ("model", "optimizer")
+GROUPS = ("model", "optimizer", "recipe")
 
 
 class NamedChoices(ConfigSource):
-    """`model/<name>` and `optimizer/<name>` as if a file of that name existed."""
+    """`model/<name>`, `optimizer/<name>` and `recipe/<name>` as if a file of that name existed."""
 
     @staticmethod
     def scheme() -> str:
@@ -32,7 +34,12 @@ class NamedChoices(ConfigSource):
 
     def load_config(self, config_path: str) -> ConfigResult:
         """The config that a file for this name would hold."""
-        group, _, name = config_path.removesuffix(".yaml").partition("/")
+        path = config_path.removesuffix(".yaml")
+        if recipes.is_choice(path):
+            held, package = recipes.config_of(path)
+            header: dict[str, str | None] = {"package": package}
+            return ConfigResult(self.provider, f"lwexp://{config_path}", OmegaConf.create(held), header=header)
+        group, _, name = path.partition("/")
         values = {"source": "timm", "name": name} if group == "model" else {"name": name}
         config = OmegaConf.create(values)
         return ConfigResult(self.provider, f"lwexp://{config_path}", config, header={"package": None})
@@ -46,12 +53,16 @@ class NamedChoices(ConfigSource):
         return config_path.rstrip("/") in GROUPS
 
     def is_config(self, config_path: str) -> bool:
-        """Any single name in those groups may exist."""
-        group, _, name = config_path.removesuffix(".yaml").partition("/")
-        return group in GROUPS and bool(name) and "/" not in name
+        """Any single name of a model or an optimizer may exist."""
+        path = config_path.removesuffix(".yaml")
+        group, _, name = path.partition("/")
+        named = group in ("model", "optimizer") and bool(name) and "/" not in name
+        return recipes.is_choice(path) or named
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
         """All names where a shell asks for completions; none elsewhere, `--help` would list 1,371 models."""
+        if config_path.rstrip("/") == "recipe":
+            return recipes.names() if results_filter != ObjectType.GROUP else []
         if config_path.rstrip("/") == "model" and results_filter != ObjectType.GROUP and _completing():
             return model_names()
         return []

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from lwexp.config import recipes
 from lwexp.config.defaults import CONF, documented
 from lwexp.errors import UnknownNameError
 
 Page = Callable[[Sequence[str], "Path | None"], str]  # of topics and the user's --config-dir
 
-_BUILT_IN = {"hydra/launcher": ["basic"]}  # choices that Hydra brings
+_BUILT_IN = {"hydra/launcher": ["basic"], "recipe": recipes.names()}  # choices without a file
 _COLUMN = 32  # in which meanings begin
 _FLAGS = """\
 --help <option or group> explains its keys, e.g. --help checkpoint, --help data; --version prints lwexp's version;
@@ -51,7 +52,7 @@ Examples
   python -m lwexp.preview model=vit_tiny_patch16_224 grouping=depth_index policy=cosine preview.csv=plan.csv
   python -m lwexp.run --help                                     all options
 {flags}"""
-_PLAN_GROUPS = ("model", "grouping", "decay", "policy")
+_PLAN_GROUPS = ("recipe", "model", "grouping", "decay", "policy")
 _PLAN_OPTIONS = (
     "lr", "mult", "index_from", "freeze", "train", "freeze_mode", "lr_overrides", "lr_mults", "split_groups",
     "group_options", "lr_events", "policies", "phases", "unfreeze", "epochs", "max_steps",
@@ -79,7 +80,7 @@ def preview_page(topics: Sequence[str] = (), folder: Path | None = None) -> str:
 def _groups(folder: Path | None) -> list[str]:
     folders = [CONF] if folder is None else [CONF, folder]
     found = {str(path.parent.relative_to(root)) for root in folders for path in root.rglob("*.yaml")} - {"."}
-    return sorted(found, key=lambda group: ("/" in group, group))
+    return sorted({"recipe", *found}, key=lambda group: ("/" in group, group))
 
 
 def _choices(groups: Sequence[str], folder: Path | None) -> str:
@@ -105,7 +106,10 @@ def _explain(topics: Sequence[str]) -> str:
     """The keys of each topic: an option of config.yaml with all below it, or the files of a group."""
     known, groups, parts = documented(), _groups(None), []
     for topic in topics:
-        if topic in groups:
+        if topic == "recipe":
+            keys = [key for key in known if f"{key}.".startswith("recipe.")]
+            parts += [_options(keys) + "\n", *recipes.pages()]
+        elif topic in groups:
             files = sorted((CONF / topic).glob("*.yaml"))
             parts += [f"{topic}={path.stem}\n{path.read_text(encoding='utf-8')}" for path in files]
         elif topic in known:

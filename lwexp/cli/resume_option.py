@@ -14,6 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lwexp.config import recipes
 from lwexp.config.defaults import CONF, defaults
 from lwexp.config.keys import GROUPS, OF_ONE_RUN, leaves
 from lwexp.config.overrides import SAVED, SAVED_REST, parse_overrides
@@ -75,8 +76,8 @@ def _allowed_part(
     saved: dict[str, Any], values: Mapping[str, Any], chosen: Collection[str], folder: Path
 ) -> dict[str, Any]:
     """`saved` without the sections that the command line chooses. Raises `ConfigError` for code and lost secrets."""
-    for section in chosen:
-        saved.pop(section, None)
+    ended = {*chosen, *(recipes.KEYS if "recipe" in chosen else ())}  # a recipe is taken as a whole
+    saved = {key: value for key, value in saved.items() if key not in ended}
     _refuse_code(saved, values)
     _refuse_secrets(saved, values, folder)
     return saved

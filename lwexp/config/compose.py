@@ -16,6 +16,7 @@ from .interpolated import typed
 from .keys import IN_ORDER, with_lists, with_one_mult
 from .monitored import monitored, with_monitor
 from .overrides import key_of, keys_below
+from .recipes import with_given_lengths
 from .schema import PhaseConfig, RunConfig
 from .section import OpenSection
 from .targets import import_with, named_partial
@@ -62,7 +63,7 @@ def plain(config: DictConfig) -> dict[str, Any]:
     if folded.get("mult") != values.get("mult") and "mult" in given:
         why = f"is another name of mult, which is {values['mult']}; give one of them"
         raise ConfigError("decay.mult", folded["mult"], why)
-    return with_monitor(_with_stem_lr(folded, given))
+    return with_monitor(with_given_lengths(_with_stem_lr(folded, given), given))
 
 
 def choice(section: OpenSection, group: str, options_apart: bool = False) -> tuple[Any, dict[str, Any]]:
@@ -128,6 +129,14 @@ def base_weight_decay(config: RunConfig) -> float | None:
     return given
 
 
+def base_rate(config: RunConfig) -> float:
+    """`lr`, or that of the recipe as it is published, for its batch size. Raises `ConfigError`."""
+    lr = config.recipe.lr if config.lr is None else config.lr
+    if lr is None:
+        raise ConfigError("lr", None, "must be given, or recipe.lr, from which it follows")
+    return lr
+
+
 def has_uniform_rates(config: RunConfig) -> bool:
     """Whether every part of any network trains at the base rate from the first step on."""
     if config.freeze or config.train or config.lr_events or config.unfreeze.every_epochs or config.unfreeze.every_steps:
@@ -137,7 +146,7 @@ def has_uniform_rates(config: RunConfig) -> bool:
     if any(factor != 1 for factor in config.lr_mults.values()):
         return False
     rates = [*config.lr_overrides.values(), *(config.decay.options.get("rates") or {}).values()]
-    if any(rate != config.lr for rate in rates):
+    if any(rate != base_rate(config) for rate in rates):
         return False
     return has_equal_scales(config)
 
@@ -200,12 +209,13 @@ def _decay(config: RunConfig) -> Callable[[int, int], float]:
 
     name, options = choice(config.decay, "decay")
     if name == "linear":
-        if config.mult is None and options.get("stem_lr") is None:
+        mult = config.recipe.mult if config.mult is None else config.mult
+        if mult is None and options.get("stem_lr") is None:
             raise ConfigError("mult", None, "must be given, or decay.stem_lr, from which it follows")
-        options = {"mult": config.mult, **options}
+        options = {"mult": mult, **options}
     if options.get("stem_lr") is not None:
         options = {key: value for key, value in options.items() if key not in ("mult", "min_scale")}
-    return make_decay(name, with_ends(name, options, lr=config.lr, count=2))
+    return make_decay(name, with_ends(name, options, lr=base_rate(config), count=2))
 
 
 def _check_decay(config: RunConfig) -> None:
@@ -233,7 +243,7 @@ def _check_sections(config: RunConfig) -> None:
             raise UnknownNameError("grouping", grouping, GROUPINGS, "no such grouping")
         check_options(GROUPINGS[grouping], options, "grouping")
     policy, options = choice(config.policy, "policy")
-    make_policy(policy, options, lr=config.lr, steps=10**12)  # how long the training is, only the data tell
+    make_policy(policy, options, lr=base_rate(config), steps=10**12)  # how long the training is, only the data tell
     for i, phase in enumerate([None, *phase_choices(config.phases)]):
         base = "" if phase is None else f"phases.{i - 1}."
         own = policy_choices(config.policies) if phase is None else phase["policies"]
@@ -241,7 +251,7 @@ def _check_sections(config: RunConfig) -> None:
         if phase is not None and phase["policy"] is not None:
             found[f"{base}policy"] = phase["policy"]
         for key, written in found.items():
-            make_policy(*policy_of(written, key), lr=config.lr, steps=10**12, key=key)
+            make_policy(*policy_of(written, key), lr=base_rate(config), steps=10**12, key=key)
     for name, callback in config.callbacks.items():
         import_with(str(callback.target), callback.options, f"callbacks.{name}", "class")
     for name, metric in config.metrics.items():

@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from lwexp.errors import ConfigError, LwexpError, UnknownNameError, UnknownOptionError
 from lwexp.formatting import one_line
 
+from . import recipes
 from .defaults import CONF, defaults
 from .overrides import given_value, user_overrides
 from .quoting import unparsed
@@ -40,7 +41,7 @@ def as_lwexp_error(error: BaseException, arguments: Sequence[str]) -> LwexpError
         return UnknownNameError(group or "config", name, list(error.options), "no such choice")
     missing = re.search(r"Could not load '(\w+)/([^']+)'", str(error))
     if isinstance(error, MissingConfigException) and missing:  # in a list of choices
-        choices = [path.stem for path in (CONF / missing[1]).glob("*.yaml")]
+        choices = [path.stem for path in (CONF / missing[1]).glob("*.yaml")] or recipes.names()
         return UnknownNameError(missing[1], missing[2], choices, "no such choice")
     if isinstance(error, OverrideParseException):
         return unparsed(error.override, _known_keys())
@@ -68,6 +69,10 @@ def _composition_error(error: ConfigCompositionException, arguments: Sequence[st
     unknown = re.search(r"Could not override '([^']+)'", text)
     if unknown and "No match in the defaults list" not in text:
         return UnknownOptionError(unknown[1], given_value(unknown[1], arguments), _known_keys())
+    twice = re.search(r"Multiple values for ([\w/]+)\. To override", text)
+    if twice and f"+{twice[1]}" in {override.partition("=")[0] for override in arguments}:
+        value = given_value(twice[1], arguments)
+        return ConfigError(f"+{twice[1]}", value, f"is a group of choices already; write {twice[1]}={value}")
     several = re.search(r"(?:argument|parameters) '[+~]*([^'=]+)=", text)
     if several:
         why = "several values are for a sweep: add -m; a list is written [a,b]"

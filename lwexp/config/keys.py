@@ -35,6 +35,7 @@ _HARMLESS = (
     "name", "notes",
     "resume", "from_run", "progress", "device", "threads", "deterministic", "compile", "channels_last", "parallel",
     "data.workers", "data.cache", "grouping.timeout",  # another plan is found by its groups
+    "recipe.source", "recipe.differs",
 )  # fmt: skip
 # Keys that say which examples a run has and how they are split; scores on different ones cannot be compared
 _DATA = (

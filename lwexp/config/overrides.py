@@ -46,7 +46,7 @@ def parse_overrides(overrides: Sequence[str]) -> tuple[dict[str, Any], set[str]]
         if override.is_delete():
             raise ConfigError(f"~{key}", value, "nothing can be deleted from the config of a resumed run")
         values.update(flatten(value, f"{key}.") if isinstance(value, Mapping) else {key: value})
-        if key in GROUPS and not isinstance(value, Mapping):
+        if key in (*GROUPS, "recipe") and not isinstance(value, Mapping):
             chosen.add(key)
     return values, chosen
 

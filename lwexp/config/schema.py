@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag
 
 from .data_schema import DataConfig
+from .recipe_schema import RecipeConfig
 from .section import Count, Fraction, NonNegative, OpenSection, Positive, Section
 from .tuning_schema import L2SPConfig, WiseFTConfig
 
@@ -242,7 +243,8 @@ class RunConfig(Section):
     tags: dict[str, str | bool | int | float]
     notes: str | None
 
-    lr: Positive
+    recipe: RecipeConfig
+    lr: Positive | None
     mult: Positive | None
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     freeze: list[str]

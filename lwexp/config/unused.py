@@ -108,7 +108,7 @@ def _equal_scales(case: _Case) -> str | None:
     """Where a decay gives every group the same scale, from which group it counts does not matter."""
     if not has_equal_scales(case.config):
         return None
-    mult = f" mult={case.config.mult:g}" if case.config.decay.name == "linear" else ""
+    mult = f" mult={case.config.mult:g}" if case.config.decay.name == "linear" and case.config.mult else ""
     return f"decay={_name(case.config.decay)}{mult} gives every group the same rate"
 
 

@@ -24,6 +24,8 @@ from .options import at_least, number
 from .patterns import NamedSet, first_matches
 from .plan import Plan
 from .plan_notes import no_layerwise_rates, notes, trained_layers
+from .recipes.base import Recipe
+from .recipes.use import fill_plan
 from .resolve import first_index, overrides_of, resolve
 from .weight_decay import WeightDecay, undecayed_names
 
@@ -46,10 +48,13 @@ def _no_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
+@fill_plan
 @_no_garbage_collection()
 def make_plan(
     model: nn.Module,
     *,
+    recipe: str | Recipe | None = None,
+    batch_size: int | None = None,
     grouping: GroupingName | Grouping = "top_module",
     decay: DecayName | Decay | MeasuredDecay = "linear",
     lr: float = 1e-3,
@@ -72,6 +77,8 @@ def make_plan(
 ) -> Plan:
     """Resolve a model and settings to a plan; the model is not changed.
 
+    - `recipe`: published work, by name (`lwexp.recipe`): what is not given here is as published, also in the methods
+      `optimizer`, `schedule` and `scheduler` of the plan; `batch_size`, in one step, is for its base rate.
     - `grouping` and `decay`: names or callables `model -> groups` and `(index, count) -> scale`, with their options.
       A measured decay (`auto_rgn`, … or your own subclass of `MeasuredDecay`) gets its scales in the training.
     - `lr`: the base rate, that of the head. `mult`: the factor from one group to the next of the decay `linear`, 0.95
@@ -175,7 +182,7 @@ def make_plan(
         _adamw_names=adamw_names(model, groups, parameters),
     )
     if plan.no_layerwise_rates and layers > 1:
-        warnings.warn(plan.no_layerwise_rates, NoLayerwiseRatesWarning, stacklevel=3)
+        warnings.warn(plan.no_layerwise_rates, NoLayerwiseRatesWarning, stacklevel=4)
     return plan
 
 

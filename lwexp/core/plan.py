@@ -23,6 +23,7 @@ from .plan_diff import difference_text
 from .plan_notes import trained_layers
 from .plan_table import PlanTable
 from .policy import PolicyOptions
+from .recipes.use import fill_optimizer, fill_schedule
 from .schedule import Event, Schedule, ScheduleOptions, make_schedule
 from .scheduler import PlanScheduler
 from .shapes import PolicyName
@@ -128,8 +129,9 @@ class Plan(PlanTable):
     ) -> torch.optim.Optimizer: ...
     @overload
     def optimizer(self, optimizer: type[_Optimizer], **options: Any) -> _Optimizer: ...
+    @fill_optimizer
     def optimizer(self, optimizer: str | type[torch.optim.Optimizer] = "adam", **options: Any) -> torch.optim.Optimizer:
-        """The optimizer of a short name (torch's or timm's) or class over `param_groups()`.
+        """The optimizer of a short name (torch's or timm's) or class over `param_groups()`; without one the recipe's.
 
         For `adam`, `adamw` and `sgd` by name it takes torch's fused kernel, which is faster, unless `options` set
         `fused` or `foreach`. Gradient scalers and frameworks still unscale, clip and skip steps as with torch's default
@@ -200,9 +202,10 @@ class Plan(PlanTable):
         """
         return load_by_name(optimizer, self.names_in(optimizer), state, strict=strict)
 
+    @fill_schedule
     def schedule(
         self,
-        policy: PolicyName | Callable[[int], float] = "constant",
+        policy: PolicyName | Callable[[int], float] | None = None,
         *,
         steps: int | None = None,
         steps_per_epoch: int = 1,
@@ -216,6 +219,8 @@ class Plan(PlanTable):
         **options: Unpack[PolicyOptions],
     ) -> Schedule:
         """Every group's rate at every step: the plan times `policy`, a name or a callable `step -> factor`.
+
+        Without one it is constant, or with a recipe that of the recipe, as are phases and gradual unfreezing.
 
         `steps` is the number of optimizer steps of the training, `steps_per_epoch` is used by policies that count
         epochs; `options` are the policy's, with `warmup_steps`, `warmup`, `min_lr` and `floor` for all. `lr_events`
@@ -232,15 +237,15 @@ class Plan(PlanTable):
         torch's, the inverse of the rates'.
         """
         return make_schedule(
-            self, policy, options, rule=self._rule, steps=steps, steps_per_epoch=steps_per_epoch, policies=policies,
-            phases=phases, lr_events=lr_events, unfreeze_every_steps=unfreeze_every_steps, unfreeze_at=unfreeze_at,
-            weight_decay_policy=weight_decay_policy, momentum_policy=momentum_policy,
+            self, policy or "constant", options, rule=self._rule, steps=steps, steps_per_epoch=steps_per_epoch,
+            policies=policies, phases=phases, lr_events=lr_events, unfreeze_every_steps=unfreeze_every_steps,
+            unfreeze_at=unfreeze_at, weight_decay_policy=weight_decay_policy, momentum_policy=momentum_policy,
         )  # fmt: skip
 
     def scheduler(
         self,
         optimizer: torch.optim.Optimizer,
-        policy: PolicyName | Callable[[int], float] = "constant",
+        policy: PolicyName | Callable[[int], float] | None = None,
         *,
         steps: int | None = None,
         **options: Unpack[ScheduleOptions],
@@ -253,7 +258,7 @@ class Plan(PlanTable):
 
     def lr_table(
         self,
-        policy: PolicyName | Callable[[int], float] = "constant",
+        policy: PolicyName | Callable[[int], float] | None = None,
         *,
         steps: int,
         **options: Unpack[ScheduleOptions],
@@ -262,8 +267,7 @@ class Plan(PlanTable):
 
         `options` are those of `schedule`. Raises `ConfigError` for metric-driven policies (plateau).
         """
-        schedule = self.schedule(policy, steps=steps, **options)
-        return schedule.table(range(schedule.steps or 0))
+        return (found := self.schedule(policy, steps=steps, **options)).table(range(found.steps or 0))
 
     @property
     def trained_layers(self) -> int:
@@ -284,8 +288,7 @@ class Plan(PlanTable):
         """The same plan over the parameters of `model`, by name; raises `ConfigError` unless the plan `fits` it."""
         parameters = dict(model.named_parameters())
         if difference := misfit(self, self._parameters, parameters):
-            why = f"has other parameters than the plan was made of: {difference}"
-            raise ConfigError("model", type(model).__name__, why)
+            raise ConfigError("model", type(model).__name__, f"has other parameters than the plan's: {difference}")
         others = self._adamw_names or adamw_names(model, self.groups, parameters)
         return replace(self, _parameters=parameters, _adamw_names=others, _kinds=Kinds.of(model))
 

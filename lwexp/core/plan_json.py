@@ -16,7 +16,8 @@ from .plan_table import OptimizerPart, PlanTable
 
 def write(plan: PlanTable) -> str:
     """The plan's settings, notes, hash and groups."""
-    settings = {f.name: getattr(plan, f.name) for f in fields(PlanTable) if f.name != "groups"}
+    settings = {f.name: getattr(plan, f.name) for f in fields(PlanTable) if f.name not in ("groups", "recipe")}
+    settings |= {} if plan.recipe is None else {"recipe": asdict(plan.recipe)}
     groups = [asdict(g) for g in plan.groups]
     if not any(part.options for g in plan.groups for part in g.parts):  # a group is one param group of its name
         groups = [{key: value for key, value in g.items() if key != "parts"} for g in groups]

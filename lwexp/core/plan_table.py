@@ -15,6 +15,7 @@ from typing import Any, SupportsIndex, overload
 from lwexp.errors import ConfigError, UnknownGroupError
 
 from .kinds import NO_KINDS, Kinds
+from .recipes.base import Recipe
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ class PlanTable:
     weight_decay_mult: float
     independent_weight_decay: bool
     measured: Mapping[str, Any] | None = field(default=None, kw_only=True, hash=False)  # options of a measured decay
+    recipe: Recipe | None = field(default=None, kw_only=True, compare=False)  # for what methods are not given
     schedule_line: str = field(default="", kw_only=True)  # in words, and what identifies its rates; "": not known here
 
     def __repr__(self) -> str:

@@ -6,8 +6,16 @@ import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from lwexp.config.compose import base_weight_decay, choice, phase_choices, policy_choices, split_patterns
+from lwexp.config.compose import (
+    base_rate,
+    base_weight_decay,
+    choice,
+    phase_choices,
+    policy_choices,
+    split_patterns,
+)  # fmt: skip
 from lwexp.config.monitored import monitored
+from lwexp.config.recipes import changed_options, recipe_of
 from lwexp.config.schema import RunConfig
 from lwexp.errors import NoLayerwiseRatesWarning, UnknownNameError
 from lwexp.tasks import METRICS, Task
@@ -26,6 +34,7 @@ def build_plan(config: RunConfig, built: BuiltModel) -> Plan:
     from lwexp.core.make_plan import make_plan
     from lwexp.core.measured.lookup import with_new_head
     from lwexp.core.patterns import first_matches
+    from lwexp.core.recipes.base import weights_of
 
     grouping, grouping_options = choice(config.grouping, "grouping", options_apart=True)
     decay, decay_options = with_new_head(*choice(config.decay, "decay"), built.new_names)
@@ -33,6 +42,9 @@ def build_plan(config: RunConfig, built: BuiltModel) -> Plan:
     kinds = Kinds.of(built.module)
     for pattern, key in splits.items():
         first_matches(kinds.named([pattern], key), names, key)
+    recipe = recipe_of(config)
+    rates = recipe.rates(weights_of(built.module), config.batch_size * config.accumulate)
+    falls = config.decay.options.get("stem_lr") is None  # else the multiplier follows from the ends
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NoLayerwiseRatesWarning)  # `check_plan` refuses such a plan, a preview shows it
         plan = make_plan(
@@ -41,8 +53,8 @@ def build_plan(config: RunConfig, built: BuiltModel) -> Plan:
             grouping_options=grouping_options,
             decay=decay,
             decay_options=decay_options,
-            lr=config.lr,
-            mult=config.mult,
+            lr=rates.lr if config.lr is None and rates.lr is not None else base_rate(config),
+            mult=rates.mult if config.mult is None and falls else config.mult,
             freeze=config.freeze,
             train=config.train,
             freeze_mode=config.freeze_mode,
@@ -61,7 +73,8 @@ def build_plan(config: RunConfig, built: BuiltModel) -> Plan:
         chosen = config.optimizer.options
         absolute = [*config.lr_overrides, *(decay_options.get("rates") or {})]
         plan = plan.for_muon(chosen.get("adamw_lr"), chosen.get("adamw"), keep=absolute)
-    return replace(plan, model=config.model.label)
+    lines = recipe.lines(rates, changed_options(config)) if recipe.name else ()
+    return replace(plan, model=config.model.label, notes=(*lines, *plan.notes))
 
 
 def build_monitor(config: RunConfig, task: Task) -> Monitor:

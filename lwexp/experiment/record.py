@@ -150,7 +150,8 @@ def _resolved(experiment: Experiment) -> dict[str, Any]:
     config = experiment.config
     name = loss_name(config.loss.name, experiment.source.info.task)
     monitor = {"monitor": experiment.monitor.metric, "monitor_mode": experiment.monitor.mode}
-    return {"mult": config.mult or experiment.plan.mult, "loss": {**config.loss.model_dump(), "name": name}, **monitor}
+    rates = {"lr": experiment.plan.lr, "mult": config.mult or experiment.plan.mult}
+    return {**rates, "loss": {**config.loss.model_dump(), "name": name}, **monitor}
 
 
 def _log_how_to_resume(place: JobPlace) -> None:

@@ -35,13 +35,13 @@ def composed() -> dict[str, Any]:
     assert isinstance(root, dict)
     chosen = {group: "lstm" if group == "model" else name for entry in root.pop("defaults") if isinstance(entry, dict)
               for group, name in entry.items() if "hydra" not in group}  # fmt: skip
-    del root["hydra"]
+    del root["hydra"], chosen["recipe"]  # the latter has no file
     return {**root, **{group: FILES[CONF / group / f"{name}.yaml"] for group, name in chosen.items()}}
 
 
 def leaves(values: dict[str, Any], prefix: str = "") -> list[str]:
     """Dotted keys of everything that is not a section."""
-    sections = {"loss", "unfreeze", "preview", *CHOICES}
+    sections = {"loss", "recipe", "unfreeze", "preview", *CHOICES}
     found = []
     for key, value in values.items():
         found += leaves(value, f"{key}.") if not prefix and key in sections else [f"{prefix}{key}"]

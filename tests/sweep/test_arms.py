@@ -18,14 +18,14 @@ RECIPE = "# @package _global_\nlr_overrides: {fc: 0.5}\nmult: 0.7\n"
 @pytest.mark.parametrize(("options", "twin"), [
     (["decay.mult=0.5,0.8"], "mult=1"),
     (["freeze=[lstm],[]", "mult=0.9"], "freeze=[] mult=1"),
-    (["+recipe=a,b", "--config-dir", "files"], "recipe=a lr_overrides=null mult=1"),
+    (["+variant=a,b", "--config-dir", "files"], "variant=a lr_overrides=null mult=1"),
 ])  # fmt: skip
 def test_the_uniform_twin_trains_all_layers_at_the_base_rate(
     options: list[str], twin: str, lwexp_here: RunHere, client: MlflowClient, tmp_path: Path  # noqa: F811
 ) -> None:  # fmt: skip
-    (tmp_path / "files" / "recipe").mkdir(parents=True)
+    (tmp_path / "files" / "variant").mkdir(parents=True)
     for name, text in (("a", RECIPE), ("b", RECIPE.replace("0.5", "0.6"))):
-        (tmp_path / "files" / "recipe" / f"{name}.yaml").write_text(text.replace("fc", "head"), encoding="utf-8")
+        (tmp_path / "files" / "variant" / f"{name}.yaml").write_text(text.replace("fc", "head"), encoding="utf-8")
     outcome = lwexp_here("run", "-m", *LSTM, *HERE, *options, "max_steps=1")
     assert outcome.code == 0, outcome.err
     _, children = family(client)

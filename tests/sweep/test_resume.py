@@ -78,9 +78,9 @@ def test_new_points_have_the_settings_of_the_sweep(lwexp_here: RunHere, tmp_path
 
 
 def test_the_folder_of_configs_is_remembered(lwexp_here: RunHere, tmp_path: Path) -> None:
-    (tmp_path / "files" / "recipe").mkdir(parents=True)
-    (tmp_path / "files" / "recipe" / "slow.yaml").write_text("# @package _global_\nlr: 0.25\n", encoding="utf-8")
-    words = ["+recipe=slow", "sweep.baseline=false"]
+    (tmp_path / "files" / "variant").mkdir(parents=True)
+    (tmp_path / "files" / "variant" / "slow.yaml").write_text("# @package _global_\nlr: 0.25\n", encoding="utf-8")
+    words = ["+variant=slow", "sweep.baseline=false"]
     assert lwexp_here("run", "-m", "--config-dir", "files", *SWEEP, *words).code == 0
     for again in (["sweep.resume=mine"], ["sweep.resume=mine", "seed=1"]):
         outcome = lwexp_here("run", *again)

@@ -87,21 +87,21 @@ def test_a_job_with_equal_rates_is_uniform_whatever_its_keys_say(command: list[s
 
 
 def test_what_a_file_sets_is_ended_too_and_jobs_that_differ_in_it_alone_share_a_twin(tmp_path: Path) -> None:
-    (tmp_path / "recipe").mkdir()
+    (tmp_path / "variant").mkdir()
     for name, rate in (("a", 0.1), ("b", 0.2)):
         text = f"# @package _global_\nlr: 0.5\nlr_overrides: {{fc: {rate}}}\nfreeze: [conv1]\ndecay: {{mult: 0.7}}\n"
-        (tmp_path / "recipe" / f"{name}.yaml").write_text(text, encoding="utf-8")
-    found = points("+recipe=a,b", folder=tmp_path)
+        (tmp_path / "variant" / f"{name}.yaml").write_text(text, encoding="utf-8")
+    found = points("+variant=a,b", folder=tmp_path)
     assert [point.arm for point in found] == ["layerwise", "layerwise", "uniform"]
-    assert twins(found) == [("+recipe=a", "lr_overrides=null", "freeze=[]", "decay.mult=1")]
+    assert twins(found) == [("+variant=a", "lr_overrides=null", "freeze=[]", "decay.mult=1")]
 
 
 def test_a_stems_rate_from_a_file_is_ended_too(tmp_path: Path) -> None:
-    (tmp_path / "recipe").mkdir()
+    (tmp_path / "variant").mkdir()
     text = "# @package _global_\nlr: 0.5\ndecay: {stem_lr: 1e-5}\n"
-    (tmp_path / "recipe" / "a.yaml").write_text(text, encoding="utf-8")
-    assert twins(points("+recipe=a", "seed=0,1", "sweep.baseline=true", folder=tmp_path)) == [
-        ("+recipe=a", f"seed={seed}", "mult=1", "decay.stem_lr=null") for seed in (0, 1)
+    (tmp_path / "variant" / "a.yaml").write_text(text, encoding="utf-8")
+    assert twins(points("+variant=a", "seed=0,1", "sweep.baseline=true", folder=tmp_path)) == [
+        ("+variant=a", f"seed={seed}", "mult=1", "decay.stem_lr=null") for seed in (0, 1)
     ]
 
 
