@@ -21,7 +21,8 @@ _FOLDER = "recipe"  # policy=recipe/mae: the policy of that recipe
 # Top-level keys of recipes: another recipe ends what an earlier one or the user has set there
 KEYS = (
     "recipe", "lr", "mult", "grouping", "decay", "policy", "optimizer", "freeze", "train", "freeze_mode",
-    "freeze_stats", "lr_overrides", "lr_mults", "split_groups", "lr_events", "policies", "phases", "unfreeze", "group_options",
+    "freeze_stats", "lr_overrides", "lr_mults", "split_groups", "lr_events", "policies", "phases", "unfreeze",
+    "group_options",
     "no_weight_decay", "weight_decay_mult", "independent_weight_decay", "weight_decay_policy", "momentum_policy",
     "index_from", "clip_grad_norm",
 )  # fmt: skip
@@ -78,6 +79,13 @@ def composed(name: str | None) -> Mapping[str, Any] | None:
     return {**own, **{group: section(recipe, group) for group in recipe.settings if group in GROUPS}}
 
 
+def published(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the recipe of a plain config sets, if it is one of lwexp's."""
+    recipe = values.get("recipe")
+    name = recipe.get("name") if isinstance(recipe, Mapping) else None
+    return (composed(name) if isinstance(name, str) else None) or {}
+
+
 def recipe_of(config: RunConfig) -> Recipe:
     """The recipe as the config describes it, with what follows from the network; one without a name changes nothing."""
     values = config.recipe.model_dump(exclude_none=True)
@@ -89,16 +97,16 @@ def changed_options(config: RunConfig) -> list[str]:
     of_recipe = composed(config.recipe.name) or {}
     values = config.model_dump(mode="json", by_alias=True, exclude_defaults=True)
     found: dict[str, Any] = {}
-    for key, published in of_recipe.items():
+    for key, usual in of_recipe.items():
         own = values.get(key)
-        if key in GROUPS and kind_of(published) != kind_of(own):
+        if key in GROUPS and kind_of(usual) != kind_of(own):
             found[key] = kind_of(own)
-        elif isinstance(published, Mapping):
+        elif isinstance(usual, Mapping):
             flat = flatten(own or {}, f"{key}.")
             found |= {
-                name: flat.get(name) for name, each in flatten(published, f"{key}.").items() if flat.get(name) != each
+                name: flat.get(name) for name, each in flatten(usual, f"{key}.").items() if flat.get(name) != each
             }
-        elif own != published:
+        elif own != usual:
             found[key] = own
     return [f"{key}={value}" for key, value in found.items()]
 
@@ -112,7 +120,7 @@ def kind_of(section: Mapping[str, Any] | None) -> Any:
 def with_given_lengths(values: dict[str, Any], given: Collection[str]) -> dict[str, Any]:
     """`values` where a length of the warm-up, or a way to unfreeze, on the command line ends the recipe's other one."""
     for group, ways in (("policy", LENGTHS), ("unfreeze", ("every_epochs", "every_steps", "at"))):
-        section, of_recipe = values.get(group), (composed(values["recipe"]["name"]) or {}).get(group, {})
+        section, of_recipe = values.get(group), published(values).get(group, {})
         chosen = [key for key in ways if any(f"{each}.".startswith(f"{group}.{key}.") for each in given)]
         if chosen and isinstance(section, Mapping):
             ended = [key for key in ways if key not in chosen and key in section and of_recipe.get(key)]

@@ -288,7 +288,7 @@ class Plan(PlanTable):
         """The same plan over the parameters of `model`, by name; raises `ConfigError` unless the plan `fits` it."""
         parameters = dict(model.named_parameters())
         if difference := misfit(self, self._parameters, parameters):
-            raise ConfigError("model", type(model).__name__, f"has other parameters than the plan's: {difference}")
+            raise ConfigError("model", type(model).__name__, f"is not what the plan was made of: {difference}")
         others = self._adamw_names or adamw_names(model, self.groups, parameters)
         return replace(self, _parameters=parameters, _adamw_names=others, _kinds=Kinds.of(model))
 

@@ -9,7 +9,7 @@ from typing import Any
 from lwexp.config.defaults import CONF, defaults, load
 from lwexp.config.keys import GROUPS, USER_KEYED, changes_numbers, flatten
 from lwexp.config.monitored import with_monitor
-from lwexp.config.recipes import composed, kind_of
+from lwexp.config.recipes import kind_of, published
 from lwexp.config.schema import PretrainedConfig, RunConfig, SourceTaskConfig, WeightsFileConfig
 from lwexp.formatting import one_line, printable
 
@@ -95,16 +95,16 @@ def _of_groups(values: Mapping[str, Any]) -> dict[str, Any]:
         name = str(kind or section.get("name") or section.get("source"))
         target = section.pop("_target_", None)
         known = _defaults_of(group, name) | {"name": section.get("name")}
-        published = (composed(values["recipe"]["name"]) or {}).get(group)
-        if published is not None and kind_of(published) == name:
-            known = {**published}
+        of_recipe = published(values).get(group)
+        if of_recipe is not None and kind_of(of_recipe) == name:
+            known = {**of_recipe}
         if group == "policy":  # a plateau's own metric is that of `monitor` unless it names one
             known = with_monitor({**values, group: known})[group]
         known.pop("kind", None)
         known.pop("_target_", None)
         if group in _SHOWN:  # in front of the others
             section, known = section | dict.fromkeys(_SHOWN[group]), known | dict.fromkeys(_SHOWN[group])
-        elif target is not None or name != (kind_of(published) or _usual_choice(group)):
+        elif target is not None or name != (kind_of(of_recipe) or _usual_choice(group)):
             found[group] = target or section.get("name")
         flat, usual = flatten(section, keep=_below(group)), flatten(known, keep=_below(group))
         found |= {f"{group}.{key}": value for key, value in flat.items() if usual.get(key) != value}
@@ -113,11 +113,11 @@ def _of_groups(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _of_top_level(values: Mapping[str, Any]) -> dict[str, Any]:
     own = {key: value for key, value in values.items() if key not in GROUPS}
-    recipe = values["recipe"]["name"]
-    usual = {**defaults(), **(composed(recipe) or {})}
+    of_recipe = published(values)
+    usual = {**defaults(), **of_recipe}
     flat, usual = flatten(own, keep=USER_KEYED), flatten(usual, keep=USER_KEYED)
-    if composed(recipe):
-        flat = {"recipe": recipe, **flat}
+    if of_recipe:
+        flat = {"recipe": of_recipe["recipe"]["name"], **flat}
     differing = {key: value for key, value in flat.items() if usual.get(key) != value}
     if values["decay"].get("stem_lr") is not None or values["decay"].get("name") != "linear":
         differing.pop("mult", None)  # it does not count, or follows from the ends
