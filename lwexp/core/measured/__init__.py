@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from .base import MeasuredDecay
 from .heavy_tails import HeavyTail, TempBalance
+from .update_ratio import UpdateRatio
 
 RULES: dict[str, type[MeasuredDecay]] = {
     "temp_balance": TempBalance,
     "heavy_tail": HeavyTail,
+    "update_ratio": UpdateRatio,
 }
