@@ -38,6 +38,7 @@ class ImagesConfig(Section):
     mixup: NonNegative = 0.0
     cutmix: NonNegative = 0.0
     sampler: Literal["shuffle", "balanced"] = "shuffle"
+    train_size: Count | None = None
     workers: Workers
 
 
@@ -124,6 +125,7 @@ class TextConfig(Section):
     test_fraction: Fraction
     split_seed: Annotated[int, Field(ge=0)]
     sampler: Literal["shuffle", "balanced"] = "shuffle"
+    train_size: Count | None = None
     workers: Workers
 
     @property

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -20,6 +21,7 @@ from .contents import Contents
 from .images import SampleDataset, SampleStore
 from .info import DataInfo, TargetScale
 from .keys import order_seed
+from .splits import strata, stratified_part
 from .tokens import Tokens
 from .transforms import Preprocessing
 
@@ -134,6 +136,19 @@ class DataSource:
             for name, split in self._splits.items()
         }
         return Splits(made["train"], made["val"], made.get("test"))
+
+    def with_train(self, size: int, seed: int) -> DataSource:
+        """The same data with `size` of the training samples, drawn by `seed`, in the proportions of all.
+
+        Everything else stays as all training samples made it: classes, normalization, vocabulary. Raises `ConfigError`.
+        """
+        train = self._splits["train"]
+        kept = stratified_part(strata(train.labels), size, seed)
+        split = Split(train.store, train.positions[kept], train.labels[kept])
+        part = copy.copy(self)
+        part._splits = {**self._splits, "train": split}
+        part.info = replace(self.info, sizes={**self.info.sizes, "train": size})
+        return part
 
     def restrict(self, labels: list[int]) -> DataSource:
         """The same data with only the classes `labels`, relabeled 0, 1, … in that order; of a classification."""

@@ -1,6 +1,8 @@
-"""Stratified split of labeled samples into two."""
+"""Stratified splits of labeled samples into two, and stratified parts of them."""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import torch
@@ -8,6 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lwexp.errors import ConfigError
+
+_BINS = 10  # parts of equal size in which the numbers of a regression are for a stratified split
 
 
 def stratified_cut(labels: Tensor, fraction: float, seed: int, what: str = "image") -> tuple[Tensor, Tensor]:
@@ -29,6 +33,43 @@ def stratified_cut(labels: Tensor, fraction: float, seed: int, what: str = "imag
     is_cut = torch.zeros(len(labels), dtype=torch.bool)
     is_cut[cut] = True
     return torch.nonzero(~is_cut).flatten(), torch.nonzero(is_cut).flatten()
+
+
+def strata(labels: Tensor) -> Tensor:
+    """Classes to stratify by, int64 [n]; `labels` as `Split` has them."""
+    if labels.ndim == 1 and not labels.is_floating_point():
+        return labels
+    if bool(((labels == 0) | (labels == 1)).all()) and labels.shape[1] > 1:
+        counts = labels.sum(dim=0)
+        rarity = torch.where(labels > 0, counts, math.inf)
+        return torch.where(labels.any(dim=1), rarity.argmin(dim=1), labels.shape[1])
+    if labels.shape[1] > 1:
+        return torch.zeros(len(labels), dtype=torch.int64)
+    order = labels[:, 0].argsort(stable=True)
+    bins = min(_BINS, max(1, len(labels) // (2 * _BINS)))
+    strata = torch.empty(len(labels), dtype=torch.int64)
+    strata[order] = torch.arange(len(labels)) * bins // len(labels)
+    return strata
+
+
+def stratified_part(labels: Tensor, size: int, seed: int) -> Tensor:
+    """`size` positions in `labels`, int64 [n], sorted: every class in proportion, each with one sample at least.
+
+    Raises `ConfigError` for fewer samples than classes, or more than there are.
+    """
+    _, classes, counts = np.unique(labels.numpy(), return_inverse=True, return_counts=True)
+    if not len(counts) <= size <= len(labels):
+        what = "training samples" if size > len(labels) else "classes, of which each needs a sample"
+        limit = len(labels) if size > len(labels) else len(counts)
+        raise ConfigError("data.train_size", size, f"there are {limit} {what}")
+    random = np.random.RandomState(seed % 2**32)
+    shares = _shares(counts, size, random)
+    for lacking in np.nonzero(shares == 0)[0]:
+        shares[shares.argmax()] -= 1
+        shares[lacking] = 1
+    members = np.split(np.argsort(classes, kind="stable"), np.cumsum(counts)[:-1])
+    parts = [random.permutation(positions)[:n] for positions, n in zip(members, shares, strict=True)]
+    return torch.from_numpy(np.sort(np.concatenate(parts)))
 
 
 def _draw(labels: NDArray[np.int64], size: int, seed: int) -> Tensor:

@@ -16,10 +16,9 @@ from lwexp.formatting import few
 from lwexp.tasks import Task
 
 from .source import SplitName
-from .splits import stratified_cut
+from .splits import strata, stratified_cut
 
 KEY = "data.label"
-_BINS = 10  # parts of equal size in which the numbers of a regression are for a stratified split
 _BOOLEAN = {"0": 0.0, "1": 1.0, "false": 0.0, "true": 1.0, "0.0": 0.0, "1.0": 1.0}
 
 
@@ -113,11 +112,11 @@ def cut_missing(
     missing = {name: part for name, part in fractions.items() if name not in positions and part}
     if sum(missing.values()) >= 1:
         raise ConfigError("data.val_fraction", val_fraction, "leaves nothing to train on")
-    strata = _strata(labels)
+    parts = strata(labels)
     left = 1.0
     for name, fraction in missing.items():
         train = positions["train"]
-        kept, cut = stratified_cut(strata[train], fraction / left, seed, what)
+        kept, cut = stratified_cut(parts[train], fraction / left, seed, what)
         positions["train"], positions[name] = train[kept], train[cut]
         left -= fraction
     return [*missing]
@@ -227,23 +226,6 @@ def _index(name: str, index: Mapping[str, int], where: tuple[str, str], split: s
     if name not in index:
         raise ConfigError(*where, f"the {what} {name} of the {split} split is not in train; {nearest(name, index)}")
     return index[name]
-
-
-def _strata(labels: Tensor) -> Tensor:
-    """Classes to stratify by, int64 [n]; `labels` as `Split` has them."""
-    if labels.ndim == 1 and not labels.is_floating_point():
-        return labels
-    if bool(((labels == 0) | (labels == 1)).all()) and labels.shape[1] > 1:
-        counts = labels.sum(dim=0)
-        rarity = torch.where(labels > 0, counts, math.inf)
-        return torch.where(labels.any(dim=1), rarity.argmin(dim=1), labels.shape[1])
-    if labels.shape[1] > 1:
-        return torch.zeros(len(labels), dtype=torch.int64)
-    order = labels[:, 0].argsort(stable=True)
-    bins = min(_BINS, max(1, len(labels) // (2 * _BINS)))
-    strata = torch.empty(len(labels), dtype=torch.int64)
-    strata[order] = torch.arange(len(labels)) * bins // len(labels)
-    return strata
 
 
 def _shown(cell: object) -> str:

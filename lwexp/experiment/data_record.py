@@ -51,6 +51,8 @@ def datasets_of(source: DataSource, data: Mapping[str, Any], base: Path) -> list
         own = whole.copy()
         own.update(name.encode())
         own.update(labels.numpy().tobytes())
+        if name == "train" and data.get("train_size") is not None:
+            own.update(source.split("train").positions.numpy().tobytes())
         profile: dict[str, Any] = {"num_rows": size, "num_classes": len(info.classes)}
         if info.task == "classification":
             counts = torch.bincount(labels, minlength=len(info.classes)).tolist()

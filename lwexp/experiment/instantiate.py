@@ -80,13 +80,10 @@ def make_experiment(
 
     from lwexp.core.schedule_text import line_of, notes_of, value_notes
     from lwexp.core.scheduler import PlanScheduler
-    from lwexp.data import half_of_classes
     from lwexp.models.build import draft_model
 
     console.now(f"reading the data, {data_label(config.data.model_dump(by_alias=True))}")
-    source = open_whole_data(config, base)
-    if isinstance(config.weights, SourceTaskConfig):
-        source = half_of_classes(source, "target", config.weights.split_seed)
+    source = open_training_data(config, base)
     info = source.info
     monitor = build_monitor(config, info.task)
     steps_per_epoch, steps = training_steps(config, info.sizes["train"], info.kind)
@@ -175,6 +172,18 @@ def _with_weights(config: RunConfig, built: BuiltModel, base: Path, *, report_lo
             log.info("%s", report)
         return replace(built, new_names=report.new_names(built.module))
     return built
+
+
+def open_training_data(config: RunConfig, base: Path) -> DataSource:
+    """What a run trains on and is evaluated on: the classes that it learns, as many samples as it may see."""
+    from lwexp.data import half_of_classes
+
+    source = open_whole_data(config, base)
+    if isinstance(config.weights, SourceTaskConfig):
+        source = half_of_classes(source, "target", config.weights.split_seed)
+    if config.data.train_size is not None:
+        source = source.with_train(config.data.train_size, config.seed)
+    return source
 
 
 def open_whole_data(config: RunConfig | NetworkConfig, base: Path) -> DataSource:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -43,3 +44,17 @@ def test_fewer_than_four_classes_cannot_be_halved(photos: Path) -> None:
     assert error_of(lambda: half_of_classes(folder(photos), "source", 0)) == (
         "weights=source_task: needs at least 4 classes to halve, the data has 3"
     )
+
+
+def test_a_smaller_training_set_leaves_all_else_as_it_is() -> None:
+    whole = digits()
+    part, again, other = whole.with_train(50, 3), whole.with_train(50, 3), whole.with_train(50, 4)
+    assert torch.equal(part.split("train").positions, again.split("train").positions)
+    assert not torch.equal(part.split("train").positions, other.split("train").positions)
+    assert torch.bincount(part.labels("train")).tolist() == [5] * 10
+    assert set(part.split("train").positions.tolist()) <= set(whole.split("train").positions.tolist())
+    assert part.info == replace(whole.info, sizes={**whole.info.sizes, "train": 50})
+    assert part.split("test") is whole.split("test")
+    assert len(part.datasets(GRAY, False, 0).train) == 50
+    half = half_of_classes(whole, "target", 0).with_train(20, 0)
+    assert torch.bincount(half.labels("train")).tolist() == [4] * 5

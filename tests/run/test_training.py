@@ -185,3 +185,15 @@ def test_muon_and_adamw_each_start_from_their_base_rate(lwexp_here: RunHere, sto
     run = store.run()
     rates = {key: store.history(run, key)[0][1] for key in run.data.metrics if key.startswith("lr/")}
     assert [rates[key] for key in sorted(rates)] == pytest.approx([3e-4, 0.005, 1.5e-4]), rates
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_run_on_few_samples_says_so_and_draws_them_by_its_seed(lwexp_here: RunHere, tmp_path: Path) -> None:
+    few = [*SMALL, *UNTRACKED, "data.train_size=40", "batch_size=10", "max_steps=null", "epochs=1"]
+    assert "digits, 40 training, 269 validation, 270 test images" in lwexp_here("run", *few, "hydra.run.dir=a").out
+    assert lwexp_here("run", *few, "hydra.run.dir=b").code == 0
+    assert lwexp_here("run", *few, "hydra.run.dir=c", "seed=1").code == 0
+    a, b = weights(tmp_path / "a"), weights(tmp_path / "b")
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    outcome = lwexp_here("run", *SMALL, *UNTRACKED, "data.train_size=5")
+    assert (outcome.code, "data.train_size=5: there are 10 classes" in outcome.err) == (2, True), outcome.err
