@@ -9,8 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lwexp.config.data_schema import ImageFolderConfig, ImageTableConfig, TextConfig, TorchvisionConfig
-from lwexp.config.schema import NetworkConfig, PretrainedConfig, RunConfig, SourceTaskConfig, WeightsFileConfig
+from lwexp.config.schema import PretrainedConfig, RunConfig, SourceTaskConfig, WeightsFileConfig
 from lwexp.config.targets import callback, own_object
 from lwexp.config.unused import Command, given_options, unused_notes
 from lwexp.errors import ConfigError
@@ -20,6 +19,7 @@ from lwexp.host.resources import has_compiler
 
 from .cross_checks import check_layerwise, check_model, check_plan, check_schedule, check_steps
 from .naming import data_label, weights_text
+from .opening import open_training_data
 from .planning import build_monitor, build_plan, build_schedule
 from .preprocessing import choose_preprocessing
 from .starting_weights import check_start
@@ -31,8 +31,7 @@ if TYPE_CHECKING:
 
     from lwexp.core.plan import Plan
     from lwexp.core.schedule import Schedule
-    from lwexp.data import CacheSettings, DataSource, Preprocessing
-    from lwexp.distributed.world import World
+    from lwexp.data import DataSource, Preprocessing
     from lwexp.models.build import BuiltModel
     from lwexp.training.callbacks import Callback
     from lwexp.training.loss import TaskLoss
@@ -174,41 +173,6 @@ def _with_weights(config: RunConfig, built: BuiltModel, base: Path, *, report_lo
     return built
 
 
-def open_training_data(config: RunConfig, base: Path) -> DataSource:
-    """What a run trains on and is evaluated on: the classes that it learns, as many samples as it may see."""
-    from lwexp.data import half_of_classes
-
-    source = open_whole_data(config, base)
-    if isinstance(config.weights, SourceTaskConfig):
-        source = half_of_classes(source, "target", config.weights.split_seed)
-    if config.data.train_size is not None:
-        source = source.with_train(config.data.train_size, config.seed)
-    return source
-
-
-def open_whole_data(config: RunConfig | NetworkConfig, base: Path) -> DataSource:
-    """The data with all its classes."""
-    from lwexp.data import open_data
-
-    model = config.model.name if config.model.source == "huggingface" else None
-    return open_data(based(config.data, base), model)
-
-
-def download_once(config: RunConfig, base: Path, world: World) -> None:
-    """Have rank 0 alone download what the data need."""
-    if world.size > 1 and isinstance(config.data, TorchvisionConfig):
-        world.on_rank_zero(lambda: bool(open_whole_data(config, base)))
-
-
-def cache_settings(config: RunConfig, base: Path, passes: float) -> CacheSettings | None:
-    """Where and when decoded images are kept; None for data that are in memory. `passes` as in `CacheSettings`."""
-    from lwexp.data import CacheSettings
-
-    if not isinstance(config.data, (ImageFolderConfig, ImageTableConfig, TorchvisionConfig)):
-        return None
-    return CacheSettings(base / "outputs" / "cache", config.data.cache, passes)
-
-
 def training_steps(config: RunConfig, samples: int, kind: str) -> tuple[int, int]:
     """Optimizer steps of an epoch and of the whole training; an incomplete last batch is dropped."""
     if config.batch_size > samples:
@@ -285,21 +249,3 @@ def check_machine(config: RunConfig) -> None:
         raise ConfigError("compile", True, "needs a C++ compiler; there is none, and CXX names none")
     if config.tracking.system_metrics and find_spec("psutil") is None:
         raise ConfigError("tracking.system_metrics", True, "needs the package psutil: pip install 'lwexp[system]'")
-
-
-def based(data: Any, base: Path) -> Any:
-    """The data section with its folders relative to where the command was started.
-
-    `dataset` may be a folder or a name of the hub.
-    """
-    if isinstance(data, ImageFolderConfig):
-        return data.model_copy(update={"path": str(base / Path(data.path).expanduser())})
-    if isinstance(data, TorchvisionConfig):
-        return data.model_copy(update={"root": str(base / Path(data.root).expanduser())})
-    if isinstance(data, (TextConfig, ImageTableConfig)):
-        given = {key: getattr(data, key, None) for key in ("path", "root", "dataset")}
-        folders = {key: base / Path(value).expanduser() for key, value in given.items() if value is not None}
-        if "dataset" in folders and not folders["dataset"].is_dir():
-            del folders["dataset"]
-        return data.model_copy(update={key: str(folder) for key, folder in folders.items()})
-    return data

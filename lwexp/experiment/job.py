@@ -24,9 +24,10 @@ from . import on_device, record
 from .cross_checks import check_processes
 from .final_evaluation import evaluate_best, evaluate_mix
 from .folder import Result, check_place, finished, own_folder, save_result
-from .instantiate import Experiment, build_callbacks, download_once, make_experiment
+from .instantiate import Experiment, build_callbacks, make_experiment
 from .manifest import point_of
 from .network_record import log_network
+from .opening import download_once
 from .place import JobPlace
 from .restore import look, restore_run
 from .source_task import start_from_source_task

@@ -145,7 +145,7 @@ def _from_data(folder: Path) -> ModelRecord:
     from lwexp.data import half_of_classes
     from lwexp.models.build import draft_model
 
-    from .instantiate import open_whole_data
+    from .opening import open_whole_data
 
     values = saved_config(folder)
     try:

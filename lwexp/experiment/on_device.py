@@ -23,8 +23,9 @@ from lwexp.training.checkpoint.files import CheckpointFiles
 from lwexp.training.state import Learner, Progress
 from lwexp.training.trainer import Trainer, TrainerOptions
 
-from .instantiate import Experiment, build_loss, build_metrics, build_optimizer, cache_settings
+from .instantiate import Experiment, build_loss, build_metrics, build_optimizer
 from .manifest import point_of
+from .opening import cache_settings
 from .place import JobPlace
 from .starting_weights import own_callbacks
 from .training_batches import augmentation, balance, evaluated, mixing

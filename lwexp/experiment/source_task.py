@@ -28,7 +28,8 @@ from lwexp.training.seeding import seed_everything
 from lwexp.training.state import Learner, Progress
 from lwexp.training.trainer import Trainer, TrainerOptions
 
-from .instantiate import Experiment, cache_settings, open_whole_data
+from .instantiate import Experiment
+from .opening import cache_settings, open_whole_data
 from .training_batches import augmentation
 
 _UNUSED = {"mixup", "cutmix", "sampler"}  # options of the data that apply to the run alone

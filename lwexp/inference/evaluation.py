@@ -20,7 +20,7 @@ from lwexp.data.source import SPLIT_NAMES
 from lwexp.data.views import Views
 from lwexp.errors import ConfigError, UnknownNameError, UnknownOptionError
 from lwexp.experiment.evaluation_files import Evaluated
-from lwexp.experiment.instantiate import based, open_whole_data
+from lwexp.experiment.opening import based, open_whole_data
 from lwexp.experiment.saved_config import code_in, saved_config
 from lwexp.experiment.training_batches import evaluated
 from lwexp.tasks import Task

@@ -12,7 +12,7 @@ from PIL import Image
 
 from lwexp.config.data_schema import ImageTableConfig
 from lwexp.data import DataSource, SampleKey, open_data
-from lwexp.experiment.instantiate import based
+from lwexp.experiment.opening import based
 from tests.data.test_image_table import DEFAULTS
 from tests.helpers.data_sources import COLOR, GRAY, error_of, write_images
 
