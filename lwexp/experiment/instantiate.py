@@ -154,11 +154,12 @@ def _with_weights(config: RunConfig, built: BuiltModel, base: Path, *, report_lo
     """
     import torch
 
+    from lwexp.models.blueprint import parameters_among
     from lwexp.models.weights import head_names, load_checkpoint
 
     if isinstance(config.weights, SourceTaskConfig):
         with torch.random.fork_rng(devices=[]):
-            return replace(built, new_names=frozenset(head_names(built.module)))
+            return replace(built, new_names=parameters_among(built.module, head_names(built.module)))
     if isinstance(config.weights, WeightsFileConfig):
         report = load_checkpoint(
             built.module,

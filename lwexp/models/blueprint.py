@@ -64,8 +64,10 @@ class Blueprint:
 
 
 def parameters_among(module: nn.Module, names: Iterable[str]) -> frozenset[str]:
-    """Those of `names` that are parameters of `module`; a tied one has several names."""
-    return frozenset(names) & {name for name, _ in module.named_parameters(remove_duplicate=False)}
+    """Those of `names` that are parameters of `module`; of a tied one its first name, as in a plan."""
+    every = dict(module.named_parameters(remove_duplicate=False))
+    ids = {id(every[name]) for name in names if name in every}
+    return frozenset(name for name, parameter in module.named_parameters() if id(parameter) in ids)
 
 
 def channel_choices(channels: int) -> list[int]:

@@ -63,8 +63,8 @@ class BuiltModel:
     begins with those or a file's, else None.
     `example` is a batch of two inputs, None where their shape is unknown.
     `new_names` are the parameters that the model's weights do not have: a head for other classes, layers that options
-    add. Where no weights are loaded all parameters are alike, and it is empty. A tied parameter is in it with each of
-    its names. On the meta device it is what is known before loading.
+    add. Where no weights are loaded all parameters are alike, and it is empty. A tied parameter is in it with its first
+    name. On the meta device it is what is known before loading.
     """
 
     module: nn.Module

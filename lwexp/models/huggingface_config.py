@@ -16,6 +16,8 @@ from lwexp.config.hub import HubEntry, quiet
 from lwexp.errors import ConfigError, UnknownNameError, UnknownOptionError
 from lwexp.formatting import one_line
 
+from .blueprint import parameters_among
+
 if TYPE_CHECKING:
     from lwexp.data import Tokens
 
@@ -77,11 +79,11 @@ def unfilled_by(published: PretrainedConfig, module: nn.Module) -> frozenset[str
     own = dict(module.named_parameters(remove_duplicate=False))
     network = getattr(transformers, published.architectures[0], None) if published.architectures else None
     if network is None:
-        return frozenset(name for name in own if not name.startswith(prefix))
+        return parameters_among(module, (name for name in own if not name.startswith(prefix)))
     with quiet(), torch.random.fork_rng(devices=[]), torch.device("meta"):
         made = network(published)
     theirs = {name.removeprefix(prefix): p.shape for name, p in made.named_parameters(remove_duplicate=False)}
-    return frozenset(name for name, p in own.items() if theirs.get(name.removeprefix(prefix)) != p.shape)
+    return parameters_among(module, (n for n, p in own.items() if theirs.get(n.removeprefix(prefix)) != p.shape))
 
 
 def fit_tokens(config: PretrainedConfig, tokens: Tokens | None) -> None:

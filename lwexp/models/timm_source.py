@@ -19,7 +19,7 @@ from lwexp.config.hub import quiet_hub
 from lwexp.config.schema import ModelConfig
 from lwexp.errors import ConfigError, UnknownNameError
 
-from .blueprint import Blueprint, ModelRequest, Variant, channel_choices, loading_failed, required
+from .blueprint import Blueprint, ModelRequest, Variant, channel_choices, loading_failed, parameters_among, required
 
 OTHERS = ("torchvision", "lstm", "huggingface", "custom")  # what `model=` accepts besides timm's names
 
@@ -89,7 +89,7 @@ def _unfilled(name: str, channels: int, module: nn.Module) -> frozenset[str]:
                 adapt_input_conv(channels, theirs.detach())
             except NotImplementedError:
                 layers.append(layer)
-    return frozenset(name for name in own if name in names or name.rpartition(".")[0] in layers)
+    return parameters_among(module, (name for name in own if name in names or name.rpartition(".")[0] in layers))
 
 
 def _names(declared: str | Sequence[str] | None) -> list[str]:
