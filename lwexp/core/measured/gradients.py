@@ -95,12 +95,12 @@ class AutoSNR(GradientDecay):
     over the largest one of all groups. The paper has mean and variance of a weight's gradient g over the examples of a
     batch, tunes the threshold, and has a group for each tensor: `grouping=per_parameter`.
 
-    `noise="batches"`: mean and variance are those over the gradients of `batches` batches (at least 3). With n examples
-    in a batch the variance is that over the examples / n, in all groups alike, so that s[i] is the same in
-    expectation, at the cost of a few training steps. "rows" is what the authors' code has in its place: g**2 over the
-    variance along the first axis of the weight's tensor, whose mean over the batches counts; tensors with one row have
-    none and are left out. `normalize=False`: s[i] is not divided; the code has that, with threshold 0.95 and `norms`
-    left out. A weight without gradient counts as 0.
+    `noise="batches"`: mean and variance are those over the gradients of `batches` batches (at least 3), which costs a
+    few training steps and no gradient per example. The variance between batches of n examples is that of the examples
+    over n, in all groups alike, so n cancels in the division by the largest. `noise="rows"` is what the authors' code
+    computes: g**2 over the variance along the first axis of the weight's tensor, averaged over the batches; a tensor of
+    one row has none and does not count. `normalize=False`: s[i] is not divided. Their code has that, threshold 0.95,
+    5 batches and `norms=False`. A weight without gradient counts as 0.
     """
 
     batches: int = 8
