@@ -143,6 +143,12 @@ class PlanScheduler(LRScheduler):
         self._apply()
         return dict(zip([g.name for g in self.schedule.plan.groups], scales, strict=True))
 
+    def take_scales(self, found: Mapping[int, float]) -> None:
+        """From this step on, multiply planned rates by the scales `found`, by position in the plan."""
+        assert self.measurement is not None
+        self.measurement.take(found, self.last_epoch)
+        self._apply()
+
     def observe(self, metrics: Mapping[str, float]) -> None:
         """Pass the latest metrics to a metric-driven policy; no effect for others."""
         driven: list[MetricPolicy] = [policy.shape for policy, _ in self._metric_policies()]  # type: ignore[misc]

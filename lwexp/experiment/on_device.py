@@ -71,12 +71,13 @@ def open_loaders(experiment: Experiment, base: Path, device: torch.device, world
     order: dict[str, Any] = {
         "seed": config.seed, "balance": balance(config, source), "mixing": mixing(config, source),
     }  # fmt: skip
+    rule = experiment.schedule.rule
     return Loaders(
         train_loader(data.train, **order, **loading),
         eval_loader(data.val, **loading),
         eval_loader(data.test, **loading) if data.test is not None else None,
         call if config.tta == "none" else Views(config.tta, experiment.built.image_size),
-        None if experiment.plan.measured is None else train_loader(data.train, **order, **{**loading, "workers": 0}),
+        train_loader(data.train, **order, **{**loading, "workers": 0}) if rule and not rule.after_epochs else None,
     )
 
 

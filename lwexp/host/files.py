@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -41,6 +42,18 @@ def replacing(path: Path, *, durable: bool = True, temporary: str | None = None)
     finally:
         with suppress(OSError):  # it is gone where all went well
             written.unlink()
+
+
+def link_or_copy(source: Path, path: Path, *, temporary: str | None = None) -> None:
+    """Make `path` a hard link to `source`, or a copy where the file system has no links; `temporary` as of `replacing`.
+
+    Raises `OSError`.
+    """
+    with replacing(path, temporary=temporary) as written:
+        try:
+            os.link(source, written)
+        except OSError:
+            shutil.copyfile(source, written)
 
 
 def remove_temporaries(folder: Path, *, of: str | None = None, but: Collection[str] = ()) -> None:

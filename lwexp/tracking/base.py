@@ -21,8 +21,11 @@ class Tracker(Protocol):
     def run_id(self) -> str | None:
         """MLflow's id of the run; None without MLflow, and until the store has created the run."""
 
-    def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Log metrics of the optimizer step `step`; does not wait for a store."""
+    def log(self, metrics: Mapping[str, float], step: int, time_ms: int | None = None) -> None:
+        """Log metrics of the optimizer step `step`; does not wait for a store.
+
+        `time_ms`: when they were measured, in milliseconds since the Unix epoch; None: now.
+        """
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
         """Keep a file, or a folder's files, under `folder` of the run's artifacts."""
@@ -53,7 +56,7 @@ class NoTracker:
         """Keep the name, which log messages show with any tracker."""
         self.run_name = run_name
 
-    def log(self, metrics: Mapping[str, float], step: int) -> None:
+    def log(self, metrics: Mapping[str, float], step: int, time_ms: int | None = None) -> None:
         """Do nothing."""
 
     def artifact(self, path: Path, folder: str | None = None) -> None:

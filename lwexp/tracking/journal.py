@@ -182,8 +182,10 @@ class Journal:
             self.run = dict(value)
         self.status = value["status"] if kind == "end" else None if kind == "resumed" else self.status
 
-    def rows(self, metrics: Mapping[str, float], step: int) -> None:
-        """Append the values of one step with the present time, except those that the journal already has.
+    def rows(self, metrics: Mapping[str, float], step: int, time_ms: int | None = None) -> None:
+        """Append the values of one step, except those that the journal already has.
+
+        `time_ms`: milliseconds since the Unix epoch; None: the present time.
 
         Raises `RunError` on a full disk; earlier entries stay complete.
         """
@@ -195,7 +197,8 @@ class Journal:
         number = self._numbers.get(names)
         if number is None:
             number = self._new_keys(names)
-        body = _ROW.pack(number, step, time.time_ns() // 1_000_000) + struct.pack(f"<{len(names)}d", *metrics.values())
+        time_ms = time.time_ns() // 1_000_000 if time_ms is None else time_ms
+        body = _ROW.pack(number, step, time_ms) + struct.pack(f"<{len(names)}d", *metrics.values())
         try:
             self._append(_record("rows", body))
         except OSError as error:

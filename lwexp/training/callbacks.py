@@ -13,6 +13,7 @@ The events in order:
         evaluation_start
         evaluation_end
         epoch_end
+        epoch_undone          in place of evaluation and epoch_end, where the epoch is run again (decay=auto_lr)
     fit_end                   after the last epoch; not after an error or an interrupt
     close                     always last, also after an error
 
@@ -34,7 +35,7 @@ from .state import Learner, Progress, StepResult
 
 EVENTS = (
     "setup", "fit_start", "epoch_start", "step_start", "gradients_ready", "update_end", "step_end",
-    "evaluation_start", "evaluation_end", "epoch_end", "fit_end", "close",
+    "evaluation_start", "evaluation_end", "epoch_end", "epoch_undone", "fit_end", "close",
 )  # fmt: skip
 
 
@@ -74,6 +75,9 @@ class Callback:
 
     def epoch_end(self, progress: Progress) -> None:
         """An epoch has ended, its evaluation included."""
+
+    def epoch_undone(self, progress: Progress) -> None:
+        """The epoch is to be run again: all is as at its start, this callback too by its `load_state_dict`."""
 
     def fit_end(self, progress: Progress) -> None:
         """The training is complete; `progress.best` has the best metrics."""
@@ -155,6 +159,10 @@ class Callbacks:
     def epoch_end(self, progress: Progress) -> None:
         """See `Callback`."""
         self._call("epoch_end", progress)
+
+    def epoch_undone(self, progress: Progress) -> None:
+        """See `Callback`."""
+        self._call("epoch_undone", progress)
 
     def fit_end(self, progress: Progress) -> None:
         """See `Callback`."""

@@ -184,6 +184,10 @@ class ProgressBar(Callback):
         """Remove it."""
         self.close()
 
+    def epoch_undone(self, progress: Progress) -> None:
+        """Remove it."""
+        self.close()
+
     def close(self) -> None:
         """Remove it."""
         if self._bar is not None:

@@ -40,6 +40,7 @@ from .state import Learner, Progress, StepResult
 from .step import EagerStep, ScaledStep, Step
 from .stopping import EarlyStopping
 from .system_metrics import SystemMetrics
+from .undo import make_trial
 
 log = logging.getLogger(__name__)
 
@@ -119,18 +120,21 @@ class Trainer:
         if self.options.patience is not None:
             own.append(EarlyStopping(self.options.patience, self.options.min_delta))
         self.measuring: Measuring | None = None
-        if learner.scheduler.measurement is not None and measured_on is not None:
+        measurement = learner.scheduler.measurement
+        if measurement is not None and measured_on is not None and not measurement.rule.after_epochs:
             self.measuring = Measuring(
                 learner, progress, measured_on, accumulate, self.options.clip_grad_norm, tracker, world
             )
             own.append(self.measuring)
         self.callbacks = Callbacks(own, callbacks or {})
-        self.callbacks.setup(learner, tracker)
+        self.trial, held = make_trial(learner, progress, self.callbacks, tracker, world, folder)
+        self.callbacks.setup(learner, held)
         guard = NonFiniteGuard(self.options.nonfinite, learner, progress, clips, checkpoints)
         self.step = self._step(guard)
         self.checkpointer = Checkpointer(
-            learner, progress, self.callbacks, guard, tracker, world, folder, checkpoints, self.options.config
-        )
+            learner, progress, self.callbacks, guard, tracker, world, folder, checkpoints, self.options.config,
+            self.trial,
+        )  # fmt: skip
         self._weightless = False  # whether a step without any weight was reported
         self.signals = Requests(stops=checkpoints is not None, quiet=not world.is_rank_zero)
         self.feed = BatchFeed(BatchWeight(learner.loss), world, self.signals, self.checkpointer, self.flush)
@@ -139,9 +143,10 @@ class Trainer:
         """Train to the last step; returns the metrics of the best evaluation, whose weights are in best.safetensors."""
         learner, progress, every = self.learner, self.progress, self.options.eval_every_steps
         self.checkpointer.start(self.resumed)
-        with self.signals, self.callbacks, console.doing(self.log.text, own_bar=self.options.progress_bar):
+        with self.signals, self.trial, self.callbacks, console.doing(self.log.text, own_bar=self.options.progress_bar):
             self.callbacks.fit_start(progress)
             while not progress.done:
+                self.trial.begin()
                 self.train_mode()
                 for batches in self.train_batches():
                     if every is not None and self.is_due(every):
@@ -159,15 +164,20 @@ class Trainer:
                 self.flush()
                 if progress.stopped is not None:
                     break
+                if self.trial.end():  # undone: the same epoch again
+                    self.checkpointer.undone(self.flush)
+                    continue
                 if progress.step >= progress.steps:  # before the epoch ends: a longer training has more of it
                     self.checkpointer.save_end(self.flush)
                 self.validate()
                 progress.end_epoch()
                 self.callbacks.epoch_end(progress)
+            self.trial.accept()
             if progress.stopped is not None:
                 self.checkpointer.save_end(self.flush)
             save_model(learner.model, self.world, self.folder / "model.safetensors")
             self.feed.agree()
+            self.trial.finish()
             self.callbacks.fit_end(progress)
         return progress.best
 

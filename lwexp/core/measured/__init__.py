@@ -40,5 +40,6 @@ RULES: Mapping[str, type[MeasuredDecay]] = _Rules(
         "temp_balance": ("heavy_tails", "TempBalance"),
         "heavy_tail": ("heavy_tails", "HeavyTail"),
         "update_ratio": ("update_ratio", "UpdateRatio"),
+        "auto_lr": ("auto_lr", "AutoLR"),
     }
 )

@@ -42,6 +42,7 @@ class MeasuredDecay:
     include_new: bool = False
 
     needs: ClassVar[str] = ""  # in words, what it looks at: for the plan's note
+    after_epochs: ClassVar[bool] = False  # measured by what whole epochs did, not by a look between two steps
 
     def __post_init__(self) -> None:
         """Raise `ConfigError` for options out of range."""

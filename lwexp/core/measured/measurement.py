@@ -45,15 +45,17 @@ class Measurement:
 
     def measure(self, probe: Probe) -> tuple[float, ...]:
         """Measure now; returns the scale of each group of the plan."""
-        self._before = self.at(probe.step - 1)
         found = self.rule.measure(probe)
-        scales = list(self.scales)
-        for position in probe.compared:
-            raw = found.get(position, math.nan)
+        return self.take({position: found[position] for position in probe.compared if position in found}, probe.step)
+
+    def take(self, found: Mapping[int, float], step: int) -> tuple[float, ...]:
+        """Take new scales, by position in the plan, before optimizer step `step`; returns those of all groups."""
+        self._before, scales = self.at(step - 1), list(self.scales)
+        for position, raw in found.items():
             if math.isfinite(raw):
                 kept = 0.0 if self.last is None else self.rule.smoothing
                 scales[position] = self.rule.bounded(kept * scales[position] + (1 - kept) * raw)
-        self.last, self.scales = probe.step, tuple(scales)
+        self.last, self.scales = step, tuple(scales)
         return self.scales
 
     def state_dict(self) -> dict[str, Any]:

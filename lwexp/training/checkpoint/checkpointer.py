@@ -18,6 +18,7 @@ from lwexp.training.callbacks import Callbacks
 from lwexp.training.nonfinite import NonFiniteGuard
 from lwexp.training.seeding import random_state_of, seed_apart, set_random_state
 from lwexp.training.state import Learner, Progress
+from lwexp.training.trial import Trial
 
 from .files import CheckpointFiles
 from .snapshot import snapshot
@@ -40,11 +41,12 @@ class Checkpointer:
         folder: Path,
         files: CheckpointFiles | None,
         config: Mapping[str, Any],
+        trial: Trial,
     ) -> None:
         """`folder` is the run's; without `files` no checkpoint is saved. `config`: plain values to save with each."""
         self._learner, self._progress, self._callbacks, self._guard = learner, progress, callbacks, guard
         self._tracker, self._world, self._folder, self._config = tracker, world, folder, config
-        self.files = files
+        self._trial, self.files = trial, files
 
     def start(self, resumed: Mapping[str, Any] | None) -> None:
         """Right before the first step: what is left to restore of the state `resumed`, random generators last."""
@@ -57,6 +59,7 @@ class Checkpointer:
             if self.files is not None and not self._world.on_rank_zero(self._tidy_up) and self._progress.best:
                 log.warning("the best weights up to step %d are missing; the best is counted from there", step)
                 self._progress.best = {}
+            self._trial.load_state_dict(resumed.get("undo", {}))
         if self.files is not None:
             self.files.begin(step)
         if random is not None:
@@ -81,10 +84,21 @@ class Checkpointer:
         self._world.on_rank_zero(lambda: files.save(state, step, best))
         files.note_saved(step)
 
+    def undone(self, flush: Callable[[], None]) -> None:
+        """The training is back at an earlier step: one checkpoint replaces those of what was undone.
+
+        Raises as `save`.
+        """
+        files, step = self.files, self._progress.step
+        if files is not None and self._world.all_gather(files.go_back(step))[0]:
+            self.save(flush)
+
     def save_end(self, flush: Callable[[], None]) -> None:
         """`save` after the last step, where `files` has it so; a failure is a warning: the training is complete."""
         if self.files is None or not self.files.at_end:
             return
+        if self._trial.sets_scales:
+            self.files.saved_step = None  # one of this step may hold the epoch before it was accepted
         try:
             self.save(flush)
         except LwexpError as error:
@@ -94,6 +108,8 @@ class Checkpointer:
         """Everything that continues the training exactly. Tensors are the learner's own: save before the next step."""
         callbacks, position = self._callbacks.state_dict(), self._tracker.position()
         state = snapshot(self._learner, self._progress, callbacks, position, self._world, self._config)
+        if undo := self._trial.state_dict():
+            state["undo"] = undo
         return full_state(state, keep=self._world.is_rank_zero) if self._world.size > 1 else state
 
     def _tidy_up(self) -> bool:

@@ -10,7 +10,6 @@ import logging
 import os
 import re
 import secrets
-import shutil
 import time
 import zipfile
 from collections.abc import Mapping
@@ -22,7 +21,7 @@ import torch
 
 from lwexp.errors import RunError
 from lwexp.formatting import one_line
-from lwexp.host.files import replacing
+from lwexp.host.files import link_or_copy, replacing
 
 log = logging.getLogger(__name__)
 FORMAT = 1  # of the state; a file of another one is not read
@@ -58,6 +57,12 @@ class CheckpointFiles:
             return True
         return self._every_minutes is not None and time.monotonic() - self._time >= 60 * self._every_minutes
 
+    def go_back(self, step: int) -> bool:
+        """The training is back at optimizer step `step`; returns whether there are checkpoints of later steps."""
+        self.saved_step = None
+        self.begin(step)
+        return any(_step(path) > step for path in self.paths())
+
     def paths(self) -> list[Path]:
         """All checkpoints, the newest first."""
         try:
@@ -81,7 +86,7 @@ class CheckpointFiles:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._remove_temporary()
             if best is not None:
-                self._put(self.best_weights(step), best)
+                link_or_copy(best, self.best_weights(step), temporary=_temporary_name())
             self._write(path, {"format": FORMAT, **state})
         except OSError as error:
             raise RunError(f"cannot write the checkpoint {path}: {_line(error)}; {self._left()}") from error
@@ -111,7 +116,7 @@ class CheckpointFiles:
         if not kept.is_file():
             return False
         try:
-            self._put(path, kept)
+            link_or_copy(kept, path, temporary=_temporary_name())
         except OSError as error:
             raise RunError(f"cannot restore {path}: {_line(error)}") from error
         return True
@@ -129,14 +134,6 @@ class CheckpointFiles:
             if not self._read_back:  # the files of a process are alike, so one check is enough
                 _check_readable(temporary, path)
                 self._read_back = True
-
-    def _put(self, path: Path, source: Path) -> None:
-        """Hard-link `path` to `source`; copy where the file system has no links."""
-        with replacing(path, temporary=_temporary_name()) as temporary:
-            try:
-                os.link(source, temporary)
-            except OSError:
-                shutil.copyfile(source, temporary)
 
     def _prune(self, step: int) -> None:
         """Remove all but the newest ones up to `step`."""

@@ -50,7 +50,7 @@ def snapshot(
         "labels": list(learner.plan.labels),
         "model": learner.model.state_dict(),
         "average": None if learner.average is None else learner.average.state_dict(),
-        "optimizer_class": _class_name(learner.optimizer),
+        "optimizer_class": optimizer_class(learner.optimizer),
         "optimizer": learner.optimizer.state_dict(),
         "scheduler": learner.scheduler.state_dict(),
         "scaler": learner.scaler.state_dict(),
@@ -79,7 +79,7 @@ def restore(learner: Learner, progress: Progress, state: Mapping[str, Any], *, r
         changes = plan_difference(state["plan"], plan)
         why = f"the plan is not that of the checkpoint of step {state['step']}: {changes}; true takes the new plan"
         raise ConfigError("checkpoint.remap", False, why)
-    kind = _class_name(learner.optimizer)
+    kind = optimizer_class(learner.optimizer)
     if kind != state["optimizer_class"] and not remap:
         raise ConfigError("optimizer", kind, f"the checkpoint was made with {state['optimizer_class']}")
     learner.model.load_state_dict(state["model"])
@@ -140,7 +140,7 @@ def _shape(value: object) -> list[int] | None:
     return list(value.shape) if isinstance(value, Tensor) else None
 
 
-def _class_name(optimizer: torch.optim.Optimizer) -> str:
+def optimizer_class(optimizer: torch.optim.Optimizer) -> str:
     """The class whose state it is: that of our own optimizers is torch's."""
     kind = getattr(optimizer, "stock", type(optimizer))
     return f"{kind.__module__}.{kind.__qualname__}"
