@@ -222,6 +222,7 @@ PRIVATE = {  # names that others keep to themselves and that lwexp uses neverthe
     "torch.optim._muon.muon": "the update of torch.optim.Muon, for filters as matrices",
     "torch._foreach_addcmul_": "one kernel for many tensors",
     "torch._foreach_norm": "one kernel for many tensors",
+    "torch._foreach_sub_": "one kernel for many tensors",
     "torch._fused_adam_": "torch's fused kernels, with a rate for each group",
     "torch._fused_adamw_": "torch's fused kernels, with a rate for each group",
     "torch._fused_sgd_": "torch's fused kernels, with a rate for each group",

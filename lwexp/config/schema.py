@@ -141,6 +141,12 @@ class AverageConfig(Section):
     warmup: bool
 
 
+class DiagnosticsConfig(Section):
+    """Every how many optimizer steps the steps of all groups are measured; null: never."""
+
+    every_steps: Count | None
+
+
 class UnfreezeConfig(Section):
     """Gradual unfreezing from the head, one more group every so many epochs or steps (null: off), or by pattern."""
 
@@ -238,7 +244,6 @@ class RunConfig(Section):
     tracking: Annotated[
         Annotated[MLflowConfig, Tag("mlflow")] | Annotated[NoTrackingConfig, Tag("none")], Discriminator(_tracker)
     ]
-
     name: Annotated[str, Field(min_length=1, max_length=250)] | None
     tags: dict[str, str | bool | int | float]
     notes: str | None
@@ -290,6 +295,7 @@ class RunConfig(Section):
     parallel: Literal["ddp", "fsdp"]
     sync_batchnorm: bool
     nonfinite: Literal["stop", "skip"]
+    diagnostics: DiagnosticsConfig
     progress: bool
     resume: str | None
     from_run: str | None

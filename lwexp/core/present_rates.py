@@ -18,6 +18,11 @@ def scale_metric(label: str) -> str:
     return f"scale/{label}"
 
 
+def diagnosed_metric(measure: str, label: str) -> str:
+    """The name of a measure of a diagnosed step, of the group `label`, in the journal."""
+    return f"diagnostics/{measure}/{label}"
+
+
 def present_rates(param_groups: Iterable[Mapping[str, Any]]) -> list[float]:
     """The rate of each group, of numbers and tensors alike; one copy from the device for all groups.
 

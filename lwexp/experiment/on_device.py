@@ -190,6 +190,7 @@ def build_trainer(
             patience=config.early_stopping.patience,
             min_delta=config.early_stopping.min_delta,
             rates_every=config.tracking.rates_every,
+            diagnose_every=config.diagnostics.every_steps,
             system_metrics=config.tracking.system_metrics,
             progress_bar=config.progress,
             scores_of=loaders.scores_of,

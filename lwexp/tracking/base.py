@@ -21,10 +21,11 @@ class Tracker(Protocol):
     def run_id(self) -> str | None:
         """MLflow's id of the run; None without MLflow, and until the store has created the run."""
 
-    def log(self, metrics: Mapping[str, float], step: int, time_ms: int | None = None) -> None:
+    def log(self, metrics: Mapping[str, float], step: int, time_ms: int | None = None, *, deliver: bool = True) -> None:
         """Log metrics of the optimizer step `step`; does not wait for a store.
 
-        `time_ms`: when they were measured, in milliseconds since the Unix epoch; None: now.
+        `time_ms`: when they were measured, in milliseconds since the Unix epoch; None: now. `deliver`: to the stores,
+        too; else they stay in the run's folder.
         """
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
@@ -56,7 +57,7 @@ class NoTracker:
         """Keep the name, which log messages show with any tracker."""
         self.run_name = run_name
 
-    def log(self, metrics: Mapping[str, float], step: int, time_ms: int | None = None) -> None:
+    def log(self, metrics: Mapping[str, float], step: int, time_ms: int | None = None, *, deliver: bool = True) -> None:
         """Do nothing."""
 
     def artifact(self, path: Path, folder: str | None = None) -> None:

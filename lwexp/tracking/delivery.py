@@ -163,7 +163,7 @@ class Delivery:
                     self._send()
                 self._pending.append(entry.value)
                 self._count, self._end = self._count + len(entry.value.keys), entry.end
-            elif entry.kind != "keys":
+            elif entry.kind not in ("keys", "kept"):
                 self._send()
                 self._send_entry(entry)
                 self._advance(entry.end, 0)

@@ -10,7 +10,7 @@ from typing import Any
 from .base import Status, Tracker
 from .inputs import DatasetRecord
 
-Row = list[Any]  # metrics, step, milliseconds since the Unix epoch
+Row = list[Any]  # metrics, step, milliseconds since the Unix epoch, whether they are delivered
 
 
 class HeldTracker:
@@ -37,15 +37,17 @@ class HeldTracker:
         Rows pass at once from now on.
         """
         rows, self.rows = self.rows or [], None
-        for metrics, step, time_ms in rows:
-            self._tracker.log({name(key): value for key, value in metrics.items()}, step + offset, time_ms)
+        for metrics, step, time_ms, deliver in rows:
+            renamed = {name(key): value for key, value in metrics.items()}
+            self._tracker.log(renamed, step + offset, time_ms, deliver=deliver)
 
-    def log(self, metrics: Mapping[str, float], step: int, time_ms: int | None = None) -> None:
+    def log(self, metrics: Mapping[str, float], step: int, time_ms: int | None = None, *, deliver: bool = True) -> None:
         """Hold the row, or pass it."""
         if self.rows is None:
-            self._tracker.log(metrics, step)
+            self._tracker.log(metrics, step, deliver=deliver)
         elif metrics:
-            self.rows.append([dict(metrics), step, time.time_ns() // 1_000_000 if time_ms is None else time_ms])
+            time_ms = time.time_ns() // 1_000_000 if time_ms is None else time_ms
+            self.rows.append([dict(metrics), step, time_ms, deliver])
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
         """Pass it."""

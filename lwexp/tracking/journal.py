@@ -23,12 +23,12 @@ from lwexp.host.files import replacing
 
 from .keys import free_key, safe_key
 
-Kind = Literal["run", "keys", "rows", "tags", "artifact", "resumed", "end", "inputs", "params"]
+Kind = Literal["run", "keys", "rows", "tags", "artifact", "resumed", "end", "inputs", "params", "kept"]
 FILE = "journal.lwexp"
 
 _HEADER = b"lwexp journal 1\n"
 _MARK = b"\xf1\x7a"
-_KINDS: tuple[Kind, ...] = ("run", "keys", "rows", "tags", "artifact", "resumed", "end", "inputs", "params")
+_KINDS: tuple[Kind, ...] = ("run", "keys", "rows", "tags", "artifact", "resumed", "end", "inputs", "params", "kept")
 _NUMBERS = {kind: number for number, kind in enumerate(_KINDS)}
 _HEAD = struct.Struct("<2sBI")  # mark, kind, length of the content
 _CHECK = struct.Struct("<I")
@@ -48,7 +48,10 @@ class Rows(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """One record; `value` is `Rows` for the kind `rows`, else a mapping. `end` is the position behind it in bytes."""
+    """One record; `value` is `Rows` for the kinds `rows` and `kept`, else a mapping. `end`: the position behind it.
+
+    `kept` are rows for the run's own pictures and tables, which no store gets. Positions are in bytes.
+    """
 
     kind: Kind
     value: Any
@@ -113,7 +116,7 @@ class Reader:
                 yield entry
 
     def _entry(self, kind: Kind, body: bytes) -> Entry | None:
-        if kind == "rows":
+        if kind in ("rows", "kept"):
             number, step, time_ms = _ROW.unpack_from(body)
             keys = self.key_sets.get(number)
             if keys is None:  # the record with these keys is damaged
@@ -162,7 +165,7 @@ class Journal:
             raise
 
     def write(self, kind: Kind, value: Mapping[str, Any]) -> None:
-        """Append an entry of any kind but `rows`. Raises `RunError` on a full disk."""
+        """Append an entry of any kind but `rows` and `kept`. Raises `RunError` on a full disk."""
         body = json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")
         record = _record(kind, body)
         try:
@@ -182,7 +185,13 @@ class Journal:
             self.run = dict(value)
         self.status = value["status"] if kind == "end" else None if kind == "resumed" else self.status
 
-    def rows(self, metrics: Mapping[str, float], step: int, time_ms: int | None = None) -> None:
+    def rows(
+        self,
+        metrics: Mapping[str, float],
+        step: int,
+        time_ms: int | None = None,
+        kind: Literal["rows", "kept"] = "rows",
+    ) -> None:
         """Append the values of one step, except those that the journal already has.
 
         `time_ms`: milliseconds since the Unix epoch; None: the present time.
@@ -200,10 +209,10 @@ class Journal:
         time_ms = time.time_ns() // 1_000_000 if time_ms is None else time_ms
         body = _ROW.pack(number, step, time_ms) + struct.pack(f"<{len(names)}d", *metrics.values())
         try:
-            self._append(_record("rows", body))
+            self._append(_record(kind, body))
         except OSError as error:
             self._raise_disk_error(error)
-        self.rows_written += len(names)
+        self.rows_written += len(names) * (kind == "rows")
 
     def sync(self) -> int:
         """Sync the file to disk; returns its length in bytes."""
@@ -225,8 +234,8 @@ class Journal:
         reader = Reader(self.path)
         last: dict[tuple[str, ...], int] = {}
         for entry in reader.entries():
-            if entry.kind == "rows":
-                self.rows_written += len(entry.value.keys)
+            if entry.kind in ("rows", "kept"):
+                self.rows_written += len(entry.value.keys) * (entry.kind == "rows")
                 last[entry.value.keys] = max(last.get(entry.value.keys, -1), entry.value.step)
             elif entry.kind == "run":
                 self.run = entry.value

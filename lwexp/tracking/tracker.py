@@ -77,13 +77,13 @@ class JournalTracker:
         """MLflow's id of the run; None until the store has created it."""
         return read_state(self.folder).run_id
 
-    def log(self, metrics: Mapping[str, float], step: int, time_ms: int | None = None) -> None:
-        """Write `metrics` of `step` to the journal, with the present time or `time_ms`.
+    def log(self, metrics: Mapping[str, float], step: int, time_ms: int | None = None, *, deliver: bool = True) -> None:
+        """Write `metrics` of `step` to the journal, with the present time or `time_ms`; `deliver`: to the stores, too.
 
         Raises `RunError` on a full disk, and after `finish`.
         """
         self._check_open(f"step {step}")
-        self.journal.rows(metrics, step, time_ms)
+        self.journal.rows(metrics, step, time_ms, "rows" if deliver else "kept")
         now = time.monotonic()
         if now >= self._next_check:
             self._next_check = now + _CHECK_SECONDS

@@ -8,6 +8,7 @@ The events in order:
         epoch_start           also where an epoch resumes in the middle
             step_start
             gradients_ready   gradients of the whole step, unscaled, before they are checked and clipped
+            update_start      gradients as the optimizer is about to use them; not where they are found not finite
             update_end        the optimizer has just moved the weights; not after a skipped step
             step_end          the numbers of a step
         evaluation_start
@@ -17,9 +18,9 @@ The events in order:
     fit_end                   after the last epoch; not after an error or an interrupt
     close                     always last, also after an error
 
-On a GPU `step_end` comes one step late, since no step waits for its numbers; `gradients_ready` and `update_end` come in
-time with the device and should not wait for it either. Where several processes train, each has its own callbacks, and
-the state of those of rank 0 is saved.
+On a GPU `step_end` comes one step late, since no step waits for its numbers; `gradients_ready`, `update_start` and
+`update_end` come in time with the device and should not wait for it either. Where several processes train, each has its
+own callbacks, and the state of those of rank 0 is saved.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from lwexp.tracking import Tracker
 from .state import Learner, Progress, StepResult
 
 EVENTS = (
-    "setup", "fit_start", "epoch_start", "step_start", "gradients_ready", "update_end", "step_end",
+    "setup", "fit_start", "epoch_start", "step_start", "gradients_ready", "update_start", "update_end", "step_end",
     "evaluation_start", "evaluation_end", "epoch_end", "epoch_undone", "fit_end", "close",
 )  # fmt: skip
 
@@ -60,6 +61,9 @@ class Callback:
 
     def gradients_ready(self, progress: Progress) -> None:
         """Every `parameter.grad` is that of the whole step."""
+
+    def update_start(self, progress: Progress) -> None:
+        """Every `parameter.grad` is as the optimizer uses it: unscaled and clipped."""
 
     def update_end(self, progress: Progress) -> None:
         """The optimizer has made step `progress.step`."""
@@ -139,6 +143,10 @@ class Callbacks:
     def gradients_ready(self, progress: Progress) -> None:
         """See `Callback`."""
         self._call("gradients_ready", progress)
+
+    def update_start(self, progress: Progress) -> None:
+        """See `Callback`."""
+        self._call("update_start", progress)
 
     def update_end(self, progress: Progress) -> None:
         """See `Callback`."""

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lwexp.core.arriving import Arriving
 from lwexp.distributed.world import World
 
 from .batches import Batches
@@ -53,6 +54,7 @@ class DeferredStep:
         if self._clip_grad_norm is not None:
             nn.utils.clip_grads_with_norm_(self._trainable, self._clip_grad_norm, torch.linalg.vector_norm(norms))
         self._found_inf = torch.maximum(self._found_inf, (~torch.isfinite(numbers).all()).float())
+        self._callbacks.update_start(self._progress)
         optimizer.found_inf = self._found_inf
         optimizer.step()
         del optimizer.found_inf
@@ -85,14 +87,9 @@ class PendingNumbers:
 
     def __init__(self, number: int, rates: list[float], numbers: Tensor) -> None:
         """`numbers`: the loss, then the norm of each gradient, [1 + parameters]."""
-        self.number, self.rates = number, rates
-        on_gpu = numbers.device.type == "cuda"
-        host = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=on_gpu)
-        self._numbers = host.copy_(numbers, non_blocking=True)
-        self._arrived = torch.cuda.current_stream(numbers.device).record_event() if on_gpu else None
+        self.number, self.rates, self._numbers = number, rates, Arriving(numbers)
 
     def read(self) -> tuple[float, Tensor]:
         """The loss and the norms, as soon as they have arrived."""
-        if self._arrived is not None:
-            self._arrived.synchronize()
-        return self._numbers[0].item(), self._numbers[1:]
+        numbers = self._numbers.read()
+        return numbers[0].item(), numbers[1:]

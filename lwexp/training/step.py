@@ -62,6 +62,7 @@ class EagerStep:
         self.callbacks.gradients_ready(self.progress)
         problem = self.check_and_clip(number, loss, rates)
         if problem is None:
+            self.callbacks.update_start(self.progress)
             self.learner.optimizer.step()
             self.callbacks.update_end(self.progress)
         return problem
@@ -95,11 +96,12 @@ class ScaledStep(EagerStep):
         """Let the scaler step; returns the problem only where no scale helps any more."""
         scaler, optimizer = self.learner.scaler, self.learner.optimizer
         scale = scaler.get_scale()
-        if self.clip_grad_norm is not None or self.callbacks.listens("gradients_ready"):
+        if self.clip_grad_norm is not None or any(map(self.callbacks.listens, ("gradients_ready", "update_start"))):
             scaler.unscale_(optimizer)
             self.callbacks.gradients_ready(self.progress)
         if self.clip_grad_norm is not None:
             self.check_and_clip(number, loss, rates)
+        self.callbacks.update_start(self.progress)
         scaler.step(optimizer)
         scaler.update()
         if scaler.get_scale() < min(scale, 1.0):

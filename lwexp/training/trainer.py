@@ -29,6 +29,7 @@ from .checkpoint.files import CheckpointFiles
 from .checkpoint.weights import load_weights, read_weights
 from .console import EpochLog, ProgressBar
 from .deferred_step import DeferredStep
+from .diagnostics import Diagnostics
 from .evaluation import EachBatch, evaluate
 from .loss import BatchWeight
 from .measuring import Measuring
@@ -59,6 +60,7 @@ class TrainerOptions:
     patience: int | None = None  # evaluations without improvement after which the training ends
     min_delta: float = 0.0  # smallest change of the monitored metric that is an improvement
     rates_every: int = 1  # optimizer steps between two records of all rates
+    diagnose_every: int | None = None  # optimizer steps between two that are measured; None: none is
     system_metrics: bool = False  # the load of the machine as well; needs psutil
     progress_bar: bool = True
     title: str = ""  # in front of what is shown while it trains
@@ -111,6 +113,8 @@ class Trainer:
             BestWeights(world, folder),
             self.log,
         ]
+        if self.options.diagnose_every is not None:
+            own.append(Diagnostics(self.options.diagnose_every, world, folder))
         if self.options.progress_bar and world.is_rank_zero:
             own.append(ProgressBar(train, accumulate, self.options.title))
         if self.options.system_metrics and world.is_rank_zero:

@@ -76,7 +76,7 @@ class Recorder:
     def __init__(self, values: dict[tuple[str, int], float] | None = None) -> None:
         self.values = {} if values is None else dict(values)
 
-    def log(self, metrics: Mapping[str, float], step: int, time_ms: int | None = None) -> None:
+    def log(self, metrics: Mapping[str, float], step: int, time_ms: int | None = None, *, deliver: bool = True) -> None:
         for name, value in metrics.items():
             assert self.values.setdefault((name, step), value) == value or math.isnan(value)
 

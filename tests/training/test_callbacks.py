@@ -28,7 +28,7 @@ def listening() -> tuple[Callback, list[str]]:
     return type("Listening", (Callback,), {event: note(event) for event in EVENTS})(), heard
 
 
-STEP = ["step_start", "gradients_ready", "update_end", "step_end"]
+STEP = ["step_start", "gradients_ready", "update_start", "update_end", "step_end"]
 
 
 def test_events_come_in_order(tmp_path: Path) -> None:
@@ -44,7 +44,7 @@ def test_numbers_of_a_deferred_step_come_one_step_late(tmp_path: Path) -> None:
     callback, heard = listening()
     make_trainer(tmp_path, steps=3, epochs=1, defer=True, every_steps=None, callbacks={"mine": callback}).fit()
     steps = [event for event in heard if event in STEP]
-    assert steps == [*STEP[:3], *STEP, *STEP, "step_end"]
+    assert steps == [*STEP[:4], *STEP, *STEP, "step_end"]
 
 
 class Norms(Callback):
