@@ -14,7 +14,8 @@ from pydantic import Discriminator, Field, Tag
 
 from .data_schema import DataConfig
 from .recipe_schema import RecipeConfig
-from .section import Count, Fraction, NonNegative, OpenSection, Positive, Section
+from .section import Count, NonNegative, OpenSection, Positive, Section
+from .training_schema import AverageConfig, DiagnosticsConfig, EarlyStoppingConfig, LossConfig
 from .tuning_schema import L2SPConfig, WiseFTConfig
 
 
@@ -116,37 +117,6 @@ def _tracker(values: Any) -> Any:
     return name if isinstance(name, str) else None
 
 
-class LossConfig(Section):
-    """Any `torch.nn` loss by its class name."""
-
-    name: str
-    label_smoothing: Fraction
-    class_weights: Literal["balanced"] | list[NonNegative] | None
-    options: dict[str, Any]
-
-
-class EarlyStoppingConfig(Section):
-    """The training ends after `patience` evaluations in a row without an improvement; null: never."""
-
-    patience: Count | None
-    min_delta: NonNegative
-
-
-class AverageConfig(Section):
-    """The exponential moving average of the weights (EMA); `decay` null: none."""
-
-    decay: Annotated[float, Field(gt=0, lt=1)] | None
-    every_steps: Count
-    start_step: Annotated[int, Field(ge=0)]
-    warmup: bool
-
-
-class DiagnosticsConfig(Section):
-    """Every how many optimizer steps the steps of all groups are measured; null: never."""
-
-    every_steps: Count | None
-
-
 class UnfreezeConfig(Section):
     """Gradual unfreezing from the head, one more group every so many epochs or steps (null: off), or by pattern."""
 
@@ -244,6 +214,7 @@ class RunConfig(Section):
     tracking: Annotated[
         Annotated[MLflowConfig, Tag("mlflow")] | Annotated[NoTrackingConfig, Tag("none")], Discriminator(_tracker)
     ]
+
     name: Annotated[str, Field(min_length=1, max_length=250)] | None
     tags: dict[str, str | bool | int | float]
     notes: str | None
