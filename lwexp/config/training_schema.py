@@ -1,4 +1,4 @@
-"""Sections of the training itself: its loss, when it stops early, the average of its weights, what is measured of it."""
+"""Sections of the training itself: its loss, an early stop, the average of its weights, what is measured of it."""
 
 from __future__ import annotations
 
