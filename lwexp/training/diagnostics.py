@@ -6,18 +6,15 @@ import logging
 from pathlib import Path
 
 from lwexp.core.arriving import Arriving
-from lwexp.core.dtensor import is_sharded, local_shard, shard_like
+from lwexp.core.dtensor import is_sharded
 from lwexp.core.present_rates import diagnosed_metric
 from lwexp.core.update_norms import MEASURES, UpdateNorms
-from lwexp.distributed.world import SINGLE, World
+from lwexp.distributed.world import World
 from lwexp.tracking import Tracker
 
 from .callbacks import Callback
-from .checkpoint.checkpointer import save_model
-from .checkpoint.weights import read_weights
+from .start import FILE, read_start, save_start
 from .state import Learner, Progress, StepResult
-
-START = "start.safetensors"  # the weights before the first step, in the folder of a run that is diagnosed
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +29,7 @@ class Diagnostics(Callback):
 
     def __init__(self, every_steps: int, world: World, folder: Path) -> None:
         """`folder` is the run's."""
-        self._every, self._world, self._path = every_steps, world, folder / START
+        self._every, self._world, self._folder = every_steps, world, folder
         self._last = -1
         self._pending: dict[int, Arriving] = {}
 
@@ -40,8 +37,7 @@ class Diagnostics(Callback):
         """Find the parameters of each group; replicas are measured by rank 0 alone."""
         self._learner, self._tracker = learner, tracker
         self._norms = UpdateNorms(learner.plan, learner.parallel.total_norms)
-        self._sharded = any(is_sharded(p) for p in learner.trainable)
-        self._measures = self._sharded or self._world.is_rank_zero
+        self._measures = self._world.is_rank_zero or any(is_sharded(p) for p in learner.trainable)
         self._names = [
             (*(diagnosed_metric(measure, label) for measure in MEASURES), diagnosed_metric("lr", label))
             for label in learner.plan.labels
@@ -50,12 +46,15 @@ class Diagnostics(Callback):
     def fit_start(self, progress: Progress) -> None:
         """Keep the starting weights, or find them again."""
         self._last = progress.steps - 1
+        model, world, folder = self._learner.model, self._world, self._folder
         if progress.step == 0:
-            save_model(self._learner.model, self._world, self._path)
-        if not self._world.on_rank_zero(self._path.is_file):
-            log.warning("%s is missing: the distance of the weights from where they started is not known", START)
-        elif self._measures:
-            self._read_start()
+            save_start(model, world, folder)
+        if not world.on_rank_zero((folder / FILE).is_file):
+            log.warning("%s is missing: the distance of the weights from where they started is not known", FILE)
+            return
+        start = read_start(model, world, folder)
+        if self._measures:
+            self._norms.set_start(start)
 
     def update_start(self, progress: Progress) -> None:
         """The gradients are as the optimizer uses them."""
@@ -82,8 +81,3 @@ class Diagnostics(Callback):
 
     def _due(self, step: int) -> bool:
         return self._measures and (step % self._every == 0 or step == self._last)
-
-    def _read_start(self) -> None:
-        own, read = self._norms.moving, (self._world if self._sharded else SINGLE).on_rank_zero
-        state = read(lambda: read_weights(self._path))
-        self._norms.set_start({name: local_shard(shard_like(state[name], p)).cpu() for name, p in own.items()})

@@ -176,7 +176,7 @@ class Dying(Recorder):
         super().__init__()
         self._left = at
 
-    def log(self, metrics: Mapping[str, float], step: int, time_ms: int | None = None) -> None:
+    def log(self, metrics: Mapping[str, float], step: int, time_ms: int | None = None, *, deliver: bool = True) -> None:
         self._left -= 1
         if self._left < 0:
             raise Killed
