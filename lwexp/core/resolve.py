@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lwexp.errors import ConfigError
 
@@ -110,9 +110,11 @@ def resolve(
 
     A group is split by the overrides of its parameters. `names` are all parameters of the model, `frozen` do not move,
     `left_out` are not in the optimizer. The decay counts the groups from the one with the index `first`.
-    `new`: the scales are measured, but for groups most of whose weights are these.
+    `new`: the scales are measured, but for these parameters, which are parts of their own.
     """
     weights = {name: parameter.numel() for name, parameter in names.tensors.items()}
+    apart = {name: overrides.get(name, _NONE) for name in new or ()}
+    overrides = {**overrides, **{name: replace(o, patterns=_joined(o.patterns, NEW)) for name, o in apart.items()}}
     split = [(name, _split(members, overrides)) for name, members in named_groups]
     times = Counter(label for _, parts in split for label, _, _ in parts)  # the number of groups that each one splits
     taken = {name for name, _ in named_groups}
@@ -140,13 +142,14 @@ def resolve(
                     measured=new is not None
                     and not absolute
                     and not all(n in frozen for n in part)
-                    and 2 * sum([weights[n] for n in part if n in new]) <= sum([weights[n] for n in part]),
+                    and not any(n in new for n in part),
                 )
             )
     return tuple(rows)
 
 
 _NONE = Override(())
+NEW = "new"  # names the part of a group that a new head is
 
 
 def _split(members: Sequence[str], overrides: Mapping[str, Override]) -> list[tuple[str, Override, list[str]]]:

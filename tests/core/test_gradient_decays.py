@@ -112,7 +112,7 @@ def test_signal_and_noise_are_those_over_examples_where_a_batch_is_one() -> None
     for group in ("5", "4", "2", "1"):
         each = torch.stack([joined(one, group).double() for one in found])
         ratio = each.mean(dim=0).square() / each.var(dim=0)
-        expected[group] = float(torch.where(each.mean(dim=0) == 0, torch.zeros_like(ratio), ratio).mean())
+        expected[group] = float(ratio[each.abs().sum(dim=0) > 0].mean())
     ranked = over_largest(expected)
     for threshold in (value * (1 + shift) for value in ranked.values() for shift in (-1e-4, 1e-4) if value < 1):
         measured = scales(model, "auto_snr", batches, "top_module", batches=32, threshold=threshold)

@@ -27,9 +27,9 @@ class MeasuredDecay:
     new one over `ramp_steps` optimizer steps (0: at once), at first from 1. Scales are at least `min_scale` and at most
     `max_scale` (None: no bound).
 
-    A group of a new head, most of whose weights match the patterns `new`, keeps the planned rate and is not compared
-    with the others, unless `include_new`: the gradients of weights that were just drawn are larger by orders. So do
-    groups that an absolute rate of their own or freezing sets apart.
+    Parameters of a new head, those that match the patterns `new`, are groups of their own, keep the planned rate and
+    are not compared with the others, unless `include_new`: the gradients of weights that were just drawn are larger by
+    orders. So do groups that an absolute rate of their own or freezing sets apart.
     """
 
     every_steps: int | None = None

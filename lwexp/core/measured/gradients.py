@@ -100,7 +100,8 @@ class AutoSNR(GradientDecay):
     over n, in all groups alike, so n cancels in the division by the largest. `noise="rows"` is what the authors' code
     computes: g**2 over the variance along the first axis of the weight's tensor, averaged over the batches; a tensor of
     one row has none and does not count. `normalize=False`: s[i] is not divided. Their code has that, threshold 0.95,
-    5 batches and `norms=False`. A weight without gradient counts as 0.
+    5 batches and `norms=False`. Weights without gradient, as of words that do not occur, do not count; a group of
+    nothing else rests.
     """
 
     batches: int = 8
@@ -136,9 +137,12 @@ class AutoSNR(GradientDecay):
                 for name in {name for own in names.values() for name in own}:
                     value = snr_of_rows(gradients[name]) if name in gradients else 0.0
                     of_rows[name] = of_rows.get(name, 0.0) + value / self.batches
-        sizes = {name: probe.weight(name).numel() for own in names.values() for name in own}
-        found = of_rows if self.noise == "rows" else {name: moments.snr(name) for name in sizes}
-        return {i: _weighted_mean([(found[name], sizes[name]) for name in own]) for i, own in names.items()}
+        all_names = [name for own in names.values() for name in own]
+        if self.noise == "rows":
+            found = {name: (of_rows[name], probe.weight(name).numel()) for name in all_names}
+        else:
+            found = {name: moments.snr(name) for name in all_names}
+        return {i: _weighted_mean([found[name] for name in own]) for i, own in names.items()}
 
 
 class Moments:
@@ -161,20 +165,20 @@ class Moments:
             self.mean[name] += difference / self.count
             self._squares[name] += difference * (gradient - self.mean[name])
 
-    def snr(self, name: str) -> float:
-        """The mean over a parameter of mean**2 / variance; of elements without gradient 0.
+    def snr(self, name: str) -> tuple[float, int]:
+        """The mean of mean**2 / variance over the elements of a parameter that have a gradient, and their number.
 
         >>> moments = Moments()
         >>> for value in (1.0, 2.0, 3.0):
         ...     moments.add({"w": torch.tensor([value, 0.0])})
-        >>> moments.snr("w")  # 2**2 / 1, and 0
-        2.0
+        >>> moments.snr("w")  # 2**2 / 1
+        (4.0, 1)
         """
         if name not in self.mean:
-            return 0.0
+            return 0.0, 0
         variance = self._squares[name] / (self.count - 1)
-        ratio = torch.where(self.mean[name] == 0, torch.zeros_like(variance), self.mean[name].square() / variance)
-        return float(ratio.clamp(max=_LARGEST).mean())
+        ratio = (self.mean[name].square() / variance)[(self.mean[name] != 0) | (variance != 0)]
+        return (float(ratio.clamp(max=_LARGEST).mean()), len(ratio)) if len(ratio) else (0.0, 0)
 
 
 def snr_of_rows(gradient: Tensor) -> float:
