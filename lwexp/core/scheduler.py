@@ -135,6 +135,14 @@ class PlanScheduler(LRScheduler):
         probe = Probe(plan, model, self.optimizer, backward, lambda: batches, step=self.last_epoch)
         return self.measure_with(probe)
 
+    def observe_gradients(self, model: nn.Module) -> None:
+        """Show a measured decay that observes each step (`hypergradient`) the gradients of `model`; else no effect.
+
+        In your own loop: between `loss.backward()`, or `scaler.unscale_(optimizer)`, and `optimizer.step()`.
+        """
+        if self.measurement is not None and self.measurement.rule.observes:
+            self.measurement.rule.observe(self.schedule.plan, dict(model.named_parameters()), lambda sums: sums)
+
     def measure_with(self, probe: Probe) -> dict[str, float]:
         """Measure the scales of a measured decay now, by a look at the training; returns them by group name."""
         if self.measurement is None:

@@ -70,6 +70,10 @@ class ParallelModel:
         """Context of a forward and backward pass; only the `last` one of a step averages gradients over the ranks."""
         return nullcontext()
 
+    def total(self, sums: Tensor) -> Tensor:
+        """Sums over the full tensors from those over this rank's shards."""
+        return sums
+
     def total_norms(self, norms: Tensor) -> Tensor:
         """Norms of the full gradients from those of this rank's shards."""
         return norms
@@ -126,13 +130,16 @@ class ShardedModel(ParallelModel):
         self.forward.set_requires_gradient_sync(last)
         return nullcontext()
 
-    def total_norms(self, norms: Tensor) -> Tensor:
-        """Squares of the shards' norms add up."""
+    def total(self, sums: Tensor) -> Tensor:
+        """Add up over the ranks, in place."""
         from torch.distributed import all_reduce
 
-        squares = norms.square()
-        all_reduce(squares)
-        return squares.sqrt()
+        all_reduce(sums)
+        return sums
+
+    def total_norms(self, norms: Tensor) -> Tensor:
+        """Squares of the shards' norms add up."""
+        return self.total(norms.square()).sqrt()
 
 
 def shard_optimizer(optimizer: torch.optim.Optimizer, before: Sequence[Tensor], after: Sequence[nn.Parameter]) -> None:

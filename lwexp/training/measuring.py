@@ -53,6 +53,7 @@ class Measuring(Callback):
         self._weight = BatchWeight(learner.loss)
         self.measurement = learner.scheduler.measurement
         self.seconds, self.times = 0.0, 0
+        self._shown: int | None = None  # epoch whose scales were printed
 
     def before_step(self, prepare: Callable[[], None]) -> None:
         """Measure if it is due, after `prepare`; the model is in training mode."""
@@ -74,7 +75,9 @@ class Measuring(Callback):
             if g.measured
         }
         self._tracker.log({scale_metric(label): scale for label, scale in scales.items()}, progress.step)
-        log.info("scales from step %d on, measured in %.2g s: %s", progress.step, seconds, shown(scales))
+        level = logging.INFO if self._shown != progress.epoch else logging.DEBUG
+        self._shown = progress.epoch  # once an epoch is enough, the rest is in the record
+        log.log(level, "scales from step %d on, measured in %.2g s: %s", progress.step, seconds, shown(scales))
 
     def fit_start(self, progress: Progress) -> None:
         """Start the clock."""
@@ -146,6 +149,20 @@ class Measuring(Callback):
             norms = self._learner.parallel.total_norms(gradient_norms(self._learner.trainable))
             norm = torch.linalg.vector_norm(norms)
             torch.nn.utils.clip_grads_with_norm_(self._learner.trainable, self._clip_grad_norm, norm)
+
+
+class Observing(Callback):
+    """Shows a measured decay that observes steps the gradients of each."""
+
+    def __init__(self, learner: Learner) -> None:
+        """`learner` is parallelized already."""
+        self._learner, self._parameters = learner, dict(learner.model.named_parameters())
+
+    def gradients_ready(self, progress: Progress) -> None:
+        """Between the backward pass and the step."""
+        learner = self._learner
+        assert learner.scheduler.measurement is not None
+        learner.scheduler.measurement.rule.observe(learner.plan, self._parameters, learner.parallel.total)
 
 
 def shown(scales: dict[str, float]) -> str:

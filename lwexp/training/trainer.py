@@ -32,7 +32,7 @@ from .deferred_step import DeferredStep
 from .diagnostics import Diagnostics
 from .evaluation import EachBatch, evaluate
 from .loss import BatchWeight
-from .measuring import Measuring
+from .measuring import Measuring, Observing
 from .modes import train_mode
 from .nonfinite import Mode, NonFiniteGuard
 from .recording import AverageWeights, BestWeights, MetricsLogger
@@ -130,6 +130,8 @@ class Trainer:
                 learner, progress, measured_on, accumulate, self.options.clip_grad_norm, tracker, world
             )
             own.append(self.measuring)
+            if measurement.rule.observes:
+                own.append(Observing(learner))
         self.callbacks = Callbacks(own, callbacks or {})
         self.trial, held = make_trial(learner, progress, self.callbacks, tracker, world, folder)
         self.callbacks.setup(learner, held)

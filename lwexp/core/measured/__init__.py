@@ -39,6 +39,7 @@ RULES: Mapping[str, type[MeasuredDecay]] = _Rules(
         "auto_snr": ("gradients", "AutoSNR"),
         "temp_balance": ("heavy_tails", "TempBalance"),
         "heavy_tail": ("heavy_tails", "HeavyTail"),
+        "hypergradient": ("hypergradient", "Hypergradient"),
         "update_ratio": ("update_ratio", "UpdateRatio"),
         "auto_lr": ("auto_lr", "AutoLR"),
     }

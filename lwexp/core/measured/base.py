@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -12,6 +12,10 @@ from lwexp.core.options import at_least, between
 from lwexp.errors import ConfigError
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from lwexp.core.plan_table import PlanTable
+
     from .probe import Probe
 
 _COMMON = ("every_steps", "every_epochs", "smoothing", "min_scale", "max_scale")
@@ -43,6 +47,7 @@ class MeasuredDecay:
 
     needs: ClassVar[str] = ""  # in words, what it looks at: for the plan's note
     after_epochs: ClassVar[bool] = False  # measured by what whole epochs did, not by a look between two steps
+    observes: ClassVar[bool] = False  # whether `observe` is called
 
     def __post_init__(self) -> None:
         """Raise `ConfigError` for options out of range."""
@@ -67,6 +72,15 @@ class MeasuredDecay:
         One that is missing or not finite leaves the group's scale as it was.
         """
         raise NotImplementedError
+
+    def observe(
+        self, plan: PlanTable, parameters: Mapping[str, nn.Parameter], total: Callable[[Tensor], Tensor]
+    ) -> None:
+        """The gradients of an optimizer step are complete, before clipping; its rates are set already.
+
+        `parameters` by name, of sharded ones with the local shard; `total` adds up such sums over the processes. On a
+        GPU it should not wait for the device.
+        """
 
     def state_dict(self) -> dict[str, Any]:
         """What a later measurement needs of earlier ones: plain values and tensors, saved with checkpoints."""
