@@ -29,9 +29,9 @@ def stop_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int | None], None]:
         nonlocal left
         left = steps or 10**9
 
-        def log(self: JournalTracker, metrics: Any, step: int) -> None:
+        def log(self: JournalTracker, metrics: Any, step: int, **options: Any) -> None:
             nonlocal left
-            real(self, metrics, step)
+            real(self, metrics, step, **options)
             left -= "train/loss" in metrics
             if left == 0:
                 raise KeyboardInterrupt

@@ -58,8 +58,8 @@ def test_a_run_has_the_rates_of_the_library_and_resumes_bit_for_bit(
         assert [recorded[f"lr/{label}", step] for step in range(6)] == table[:, i].tolist()
     real = JournalTracker.log
 
-    def log(self: JournalTracker, metrics: Any, step: int) -> None:
-        real(self, metrics, step)
+    def log(self: JournalTracker, metrics: Any, step: int, **options: Any) -> None:
+        real(self, metrics, step, **options)
         if step == 2 and "train/loss" in metrics:
             os.kill(os.getpid(), signal.SIGINT)
 

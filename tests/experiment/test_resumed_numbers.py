@@ -41,8 +41,8 @@ def test_interrupted_in_the_middle_of_an_epoch_it_ends_with_the_same_numbers(
     assert lwexp_here("run", *options, "hydra.run.dir=whole").code == 0
     real = JournalTracker.log
 
-    def log(self: JournalTracker, metrics: Any, step: int) -> None:
-        real(self, metrics, step)
+    def log(self: JournalTracker, metrics: Any, step: int, **options: Any) -> None:
+        real(self, metrics, step, **options)
         if step == 4 and "train/loss" in metrics:
             os.kill(os.getpid(), signal.SIGINT)
 
@@ -71,8 +71,8 @@ def test_a_plan_that_has_changed_leaves_the_run_as_it_ended_or_is_taken_by_name(
     (tmp_path / "mine.py").write_text(GROUPING.format(cut=2), encoding="utf-8")
     real = JournalTracker.log
 
-    def log(self: JournalTracker, metrics: Any, step: int) -> None:
-        real(self, metrics, step)
+    def log(self: JournalTracker, metrics: Any, step: int, **options: Any) -> None:
+        real(self, metrics, step, **options)
         if step == 2:
             raise KeyboardInterrupt
 

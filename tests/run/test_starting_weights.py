@@ -87,9 +87,9 @@ def test_both_resume_bit_for_bit(
     assert lwexp_here("run", *command, "hydra.run.dir=whole").code == 0
     real, steps = JournalTracker.log, 0
 
-    def log(self: JournalTracker, metrics: Any, step: int) -> None:
+    def log(self: JournalTracker, metrics: Any, step: int, **options: Any) -> None:
         nonlocal steps
-        real(self, metrics, step)
+        real(self, metrics, step, **options)
         steps += "train/loss" in metrics
         if steps == 3:
             raise KeyboardInterrupt
