@@ -68,6 +68,9 @@ class PlanScheduler(LRScheduler):
         `metrics` is the value that a metric-driven policy observes, or a mapping that has it by its name.
         """
         if metrics is None:
+            if self.measurement is not None and self.measurement.last is None and self.last_epoch >= 0:
+                why = "is measured, and nothing was: call scheduler.measure(model, loss, batches) before each step"
+                raise ConfigError("decay", self.schedule.plan.decay, why)
             self._waits_for_step = False
             super().step()
             self._apply_values()

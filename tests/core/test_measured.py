@@ -180,3 +180,11 @@ def test_few_batches_are_one_clear_error() -> None:
     model = network()
     with pytest.raises(lwexp.RunError, match="2 batches are needed for a measurement, and there are 1"):
         scheduler_of(make_plan(model, decay=GradientNorms())).measure(model, loss, [X])
+
+
+def test_a_loop_that_forgets_to_measure_is_refused_at_its_first_step() -> None:
+    model = network()
+    scheduler = scheduler_of(make_plan(model, decay=GradientNorms()))
+    scheduler.optimizer.step()
+    with pytest.raises(ConfigError, match=r"decay=GradientNorms: is measured, and nothing was: call scheduler\.measure"):
+        scheduler.step()
