@@ -9,7 +9,8 @@ from lwexp.core.decay import ALIASES
 
 # Options that are lists of texts: a single one may stand for a list of one
 LISTS_OF_TEXTS = (
-    "freeze", "train", "split_groups", "no_weight_decay", "l2_sp.new", "wise_ft.new", "checkpoint.allow_targets",
+    "freeze", "train", "split_groups", "no_weight_decay", "l2_sp.new", "wise_ft.new", "lora.target",
+    "checkpoint.allow_targets",
 )  # fmt: skip
 # Sections that are one choice of a config group
 GROUPS = ("data", "model", "weights", "grouping", "decay", "optimizer", "policy", "tracking")

@@ -16,7 +16,7 @@ from .data_schema import DataConfig
 from .recipe_schema import RecipeConfig
 from .section import Count, NonNegative, OpenSection, Positive, Section
 from .training_schema import AverageConfig, DiagnosticsConfig, EarlyStoppingConfig, LossConfig
-from .tuning_schema import L2SPConfig, WiseFTConfig
+from .tuning_schema import L2SPConfig, LoraConfig, WiseFTConfig
 
 
 class ModelConfig(OpenSection):
@@ -254,6 +254,7 @@ class RunConfig(Section):
     eval_every_steps: Count | None
     early_stopping: EarlyStoppingConfig
     ema: AverageConfig
+    lora: LoraConfig
     l2_sp: L2SPConfig
     wise_ft: WiseFTConfig
     deterministic: bool

@@ -23,7 +23,7 @@ from .section import OpenSection
 Command = Literal["run", "preview", "job"]  # a job is a run of a sweep
 _LENGTHS = ("warmup_steps", "warmup_fraction", "warmup_epochs")
 # Sections in which one option switches the others on
-_SWITCHES = {"early_stopping": "patience", "ema": "decay", "l2_sp": "alpha", "wise_ft": "alpha"}
+_SWITCHES = {"early_stopping": "patience", "ema": "decay", "l2_sp": "alpha", "wise_ft": "alpha", "lora": "rank"}
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lwexp.config.schema import RunConfig
+from lwexp.config.schema import RunConfig, SourceTaskConfig
 from lwexp.core.patterns import first_matches, matches
 from lwexp.core.policy import Policy, is_metric_driven
 from lwexp.core.shapes import POLICIES
@@ -53,6 +53,19 @@ def check_processes(config: RunConfig, size: int) -> None:
     if size > 1 and config.parallel == "fsdp" and config.ema.decay is not None:
         why = "averages whole weights, and parallel=fsdp shards them; parallel=ddp does not"
         raise ConfigError("ema.decay", config.ema.decay, why)
+
+
+def check_adapters(config: RunConfig) -> None:
+    """What a network with adapters cannot do."""
+    if config.lora.rank is None:
+        return
+    if isinstance(config.weights, SourceTaskConfig):
+        raise ConfigError(
+            "lora.rank", config.lora.rank, "is not for weights=source_task, whose weights have no adapters"
+        )
+    if config.wise_ft.alpha is not None:
+        why = "averages with the starting weights, which adapters do not move; lora.alpha scales what they add"
+        raise ConfigError("wise_ft.alpha", config.wise_ft.alpha, why)
 
 
 def check_plan(config: RunConfig, plan: Plan) -> None:

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lwexp.config.schema import PretrainedConfig, RunConfig, SourceTaskConfig, WeightsFileConfig
+from lwexp.config.schema import PretrainedConfig, RunConfig, WeightsFileConfig
 from lwexp.config.targets import callback, own_object
 from lwexp.config.unused import Command, given_options, unused_notes
 from lwexp.errors import ConfigError
@@ -17,6 +17,7 @@ from lwexp.host.console import console
 from lwexp.host.device import build_device
 from lwexp.host.resources import has_compiler
 
+from .built_network import adapter_notes, with_weights
 from .cross_checks import check_layerwise, check_model, check_plan, check_schedule, check_steps
 from .naming import data_label, weights_text
 from .opening import open_training_data
@@ -112,6 +113,7 @@ def make_experiment(
             *notes_of(schedule),
             *value_notes(PlanScheduler(build_optimizer(config, plan), schedule)),
             *check_model(config, plan, built.module),
+            *adapter_notes(built.adapters),
             *check_start(config, plan, built.new_names),
             *unused_notes(config, overrides, command, processes),
             *unused_here(config, given_options(overrides), source, schedule, all_steps),
@@ -123,17 +125,17 @@ def make_experiment(
         return plan, schedule
 
     if device == "meta":
-        built = _with_weights(config, draft.on_meta(), base)
+        built = with_weights(config, draft.on_meta(), base)
         plan, schedule = planned(built)
     else:
         check_machine(config)
         found, tried = None, draft.tried
         if tried is not None:
             with torch.random.fork_rng(devices=[]):  # a seed means the same weights with and without this
-                tried = _with_weights(config, tried, base, report_loaded=False)
+                tried = with_weights(config, tried, base, report_loaded=False)
                 found = planned(tried)
         console.now(f"building {config.model.label}, its weights {weights_text(config)}")
-        built = _with_weights(config, draft.allocate(), base)
+        built = with_weights(config, draft.allocate(), base)
         if found is None or tried is None or not found[0].fits(built.module):
             plan, schedule = planned(built)  # it differs each time it is built, or cannot run without its weights
         elif tried.new_names != built.new_names:  # the weights lack more or less than their config says
@@ -145,33 +147,6 @@ def make_experiment(
     plan.apply_freeze(built.module)
     preprocessing = choose_preprocessing(config, source, built, base, resumed)
     return Experiment(config, source, built, preprocessing, plan, schedule, steps_per_epoch, steps, monitor)
-
-
-def _with_weights(config: RunConfig, built: BuiltModel, base: Path, *, report_loaded: bool = True) -> BuiltModel:
-    """`built` with the weights of a file, if the config names one, and the names of what is not loaded.
-
-    Into a model on the meta device nothing is loaded. Weights of a source task follow later, for all but the head.
-    """
-    import torch
-
-    from lwexp.models.blueprint import parameters_among
-    from lwexp.models.weights import head_names, load_checkpoint
-
-    if isinstance(config.weights, SourceTaskConfig):
-        with torch.random.fork_rng(devices=[]):
-            return replace(built, new_names=parameters_among(built.module, head_names(built.module)))
-    if isinstance(config.weights, WeightsFileConfig):
-        report = load_checkpoint(
-            built.module,
-            base / config.weights.path,
-            strict=config.weights.strict,
-            place=config.weights.key,
-            prefix=config.weights.prefix,
-        )
-        if report_loaded:
-            log.info("%s", report)
-        return replace(built, new_names=report.new_names(built.module))
-    return built
 
 
 def training_steps(config: RunConfig, samples: int, kind: str) -> tuple[int, int]:

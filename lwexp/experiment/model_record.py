@@ -43,7 +43,7 @@ class ModelRecord:
     `channels`: of the data's images, 1 or 3; 0 for texts. `image_size`: side in pixels; 0 for texts. `model`: the
     config's section, without anything that needs the network or a random number. `network`: what `model` alone does
     not say, for `lwexp.models.rebuild.rebuild_model`. `style`, `preprocessing`: of images, None where samples are
-    tensors that are used as they are; `max_length`: of texts.
+    tensors that are used as they are; `max_length`: of texts; `adapters`: those in the network.
     """
 
     task: Task
@@ -56,6 +56,7 @@ class ModelRecord:
     preprocessing: Mapping[str, Any] | None = None
     max_length: int | None = None
     scale: Mapping[str, Any] | None = None
+    adapters: Mapping[str, Any] | None = None
 
     @property
     def kind(self) -> str:
@@ -137,6 +138,7 @@ def _record(
         preprocessing=None if preprocessing is None else json.loads(json.dumps(asdict(preprocessing))),
         max_length=None if info.tokens is None else info.tokens.max_length,
         scale=None if info.scale is None else json.loads(json.dumps(asdict(info.scale))),
+        adapters=None if built.adapters is None else asdict(built.adapters),
     )
 
 

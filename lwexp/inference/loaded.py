@@ -17,6 +17,7 @@ from lwexp.data import Inputs, Preprocessing, Tokens, call
 from lwexp.errors import ConfigError
 from lwexp.experiment.model_record import TOKENIZER, ModelRecord, code_of, model_record
 from lwexp.host.device import build_device
+from lwexp.models.adapters import Adapters, add_adapters, merge_adapters
 from lwexp.models.rebuild import rebuild_model
 from lwexp.tracking import run_status
 from lwexp.training.checkpoint.weights import load_weights, read_weights
@@ -148,7 +149,11 @@ def from_folder(
         validate(ModelConfig, record.model, "model."), record.network, channels=record.channels,
         outputs=len(record.classes), image_size=record.image_size, tokens=tokens,
     )  # fmt: skip
+    if record.adapters is not None:
+        add_adapters(module, Adapters.of(record.adapters))
     load_weights(module, read_weights(path), path)
+    if record.adapters is not None:
+        merge_adapters(module)
     place = build_device(device)
     module.to(place).eval().requires_grad_(requires_grad=False)
     transform = TextInput(tokens) if tokens is not None else _image_input(record, folder)

@@ -24,6 +24,7 @@ from lwexp.data import Inputs, Tokens, call
 from lwexp.errors import ConfigError, LwexpError, UnknownOptionError
 from lwexp.formatting import one_line
 
+from .adapters import Adapters
 from .blueprint import Blueprint, ModelRequest, Variant, parameters
 from .file_preprocessing import for_channels
 from .sources import make_blueprint
@@ -64,7 +65,7 @@ class BuiltModel:
     `example` is a batch of two inputs, None where their shape is unknown.
     `new_names` are the parameters that the model's weights do not have: a head for other classes, layers that options
     add. Where no weights are loaded all parameters are alike, and it is empty. A tied parameter is in it with its first
-    name. On the meta device it is what is known before loading.
+    name. On the meta device it is what is known before loading. `adapters` are those in the model.
     """
 
     module: nn.Module
@@ -73,6 +74,7 @@ class BuiltModel:
     preprocessing: Mapping[str, Any] | None
     example: Inputs | None = None
     new_names: frozenset[str] = frozenset()
+    adapters: Adapters | None = None
 
 
 @dataclass(frozen=True)
