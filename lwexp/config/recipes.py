@@ -24,7 +24,7 @@ KEYS = (
     "freeze_stats", "lr_overrides", "lr_mults", "split_groups", "lr_events", "policies", "phases", "unfreeze",
     "group_options",
     "no_weight_decay", "weight_decay_mult", "independent_weight_decay", "weight_decay_policy", "momentum_policy",
-    "index_from", "clip_grad_norm",
+    "index_from", "clip_grad_norm", "l2_sp", "wise_ft", "lora",
 )  # fmt: skip
 
 

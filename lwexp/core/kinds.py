@@ -71,17 +71,29 @@ class Kinds:
         return cls({kind: tuple(found[kind]) for kind in KINDS if found.get(kind)})
 
     def named(self, patterns: Iterable[str], key: str) -> list[str]:
-        """`patterns` with those of kinds as the sets of names that they stand for. Raises `ConfigError`."""
-        return [self._set(pattern, key) if _is_kind(pattern) else pattern for pattern in patterns]
+        """`patterns` with those of kinds as the sets of names that they stand for. Raises `ConfigError`.
+
+        A kind that the model need not have, `kind/qk?`, is dropped where it has none.
+        """
+        return [self._set(pattern, key) if _is_kind(pattern) else pattern for pattern in patterns if self._has(pattern)]
 
     def keyed(self, by_pattern: Mapping[str, _Value], key: str) -> dict[str, _Value]:
         """The same for a mapping from patterns."""
         return {
-            (self._set(pattern, key) if _is_kind(pattern) else pattern): value for pattern, value in by_pattern.items()
+            (self._set(pattern, key) if _is_kind(pattern) else pattern): value
+            for pattern, value in by_pattern.items()
+            if self._has(pattern)
         }
 
+    def _has(self, pattern: object) -> bool:
+        """False for a kind that need not be there and is not."""
+        if not _is_kind(pattern) or not str(pattern).endswith("?"):
+            return True
+        kind = str(pattern).removeprefix(KIND).removesuffix("?")
+        return kind not in KINDS or kind in self.names
+
     def _set(self, pattern: str, key: str) -> NamedSet:
-        kind = pattern.removeprefix(KIND)
+        kind = pattern.removeprefix(KIND).removesuffix("?")
         if kind not in KINDS:
             raise ConfigError(key, pattern, f"no such kind of parameters; {nearest(kind, KINDS)}")
         if not self.names:

@@ -166,7 +166,9 @@ def _split(members: Sequence[str], overrides: Mapping[str, Override]) -> list[tu
     shared = set.intersection(*(set(override.patterns) for override in found))
     labels: list[str] = []
     for override in found:
-        label = ":".join(pattern.removeprefix(KIND) for pattern in override.patterns if pattern not in shared)
+        label = ":".join(
+            pattern.removeprefix(KIND).rstrip("?") for pattern in override.patterns if pattern not in shared
+        )
         while label in labels:
             label += "_"
         labels.append(label)

@@ -79,8 +79,9 @@ def check_plan(config: RunConfig, plan: Plan) -> None:
         ("lr_mults", [*config.lr_mults], "an earlier entry"),
         ("decay.rates", [*rates] if config.decay.name == "explicit" else [], "an earlier entry"),
     ):
-        used = set(first_matches(plan.patterns(patterns, key), names, key).values())
-        for pattern in patterns:
+        written = plan.patterns(patterns, key)
+        used = set(first_matches(written, names, key).values())
+        for pattern in written:
             if pattern not in used:
                 value = {**rates, **config.lr_mults, **config.lr_overrides}[pattern]
                 raise ConfigError(f"{key}.{pattern}", value, f"{earlier} covers all it matches; put it first")

@@ -6,8 +6,9 @@ from lwexp.errors import UnknownNameError
 
 from .base import Recipe
 from .layer_decay import LAYER_DECAY
+from .tuning import TUNING
 
-RECIPES: dict[str, Recipe] = {each.name: each for each in (*LAYER_DECAY,)}
+RECIPES: dict[str, Recipe] = {each.name: each for each in (*LAYER_DECAY, *TUNING)}
 
 __all__ = ["RECIPES", "Recipe", "recipe"]
 
