@@ -65,6 +65,9 @@ def evaluate_mix(trainer: Trainer, loaders: Loaders, experiment: Experiment, pla
     if alpha is None:
         return {}
     new = new_parameters(experiment.plan, experiment.built.new_names, config.wise_ft.new, "wise_ft.new")
+    every = [*trainer.learner.model.named_parameters(remove_duplicate=False)]
+    ids = {id(parameter) for name, parameter in every if name in new}
+    new = frozenset(name for name, parameter in every if id(parameter) in ids)  # a tied one with all its names
 
     def mix() -> bool:
         best = read_weights(folder / "best.safetensors")
