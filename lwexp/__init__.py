@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .cli.library import run_job
     from .core.decay import DecayName
+    from .core.finding.find_lr import FoundRates, find_lr
     from .core.grouping import GroupingName
     from .core.make_plan import make_plan
     from .core.measured.base import MeasuredDecay
@@ -47,6 +48,7 @@ _HOMES = {
     "ConfigError": "errors",
     "DecayName": "core.decay",
     "Event": "core.schedule",
+    "FoundRates": "core.finding.find_lr",
     "GroupingName": "core.grouping",
     "LoadedRun": "inference.loaded",
     "LwexpError": "errors",
@@ -63,6 +65,7 @@ _HOMES = {
     "UnknownGroupError": "errors",
     "UnknownNameError": "errors",
     "UnknownOptionError": "errors",
+    "find_lr": "core.finding.find_lr",
     "load": "inference.loaded",
     "make_plan": "core.make_plan",
     "recipe": "core.recipes",
@@ -71,10 +74,10 @@ _HOMES = {
     "track": "record.track",
 }
 __all__ = [
-    "Callback", "ConfigError", "DecayName", "Event", "GroupingName", "LoadedRun", "LwexpError", "MeasuredDecay",
-    "NoLayerwiseRatesWarning", "OptimizerName", "Plan", "PlanGroup", "PlanScheduler", "PolicyName", "Probe", "Recipe",
-    "RunError", "UnknownGroupError", "UnknownNameError", "UnknownOptionError", "load", "make_plan", "plot", "recipe",
-    "run_job", "track",
+    "Callback", "ConfigError", "DecayName", "Event", "FoundRates", "GroupingName", "LoadedRun", "LwexpError",
+    "MeasuredDecay", "NoLayerwiseRatesWarning", "OptimizerName", "Plan", "PlanGroup", "PlanScheduler", "PolicyName",
+    "Probe", "Recipe", "RunError", "UnknownGroupError", "UnknownNameError", "UnknownOptionError", "find_lr", "load",
+    "make_plan", "plot", "recipe", "run_job", "track",
 ]  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from .formatting import version_line
 COMMANDS = {
     "run": "train one model, or with -m a sweep of many",
     "preview": "print and draw a run's plan without training",
+    "find": "suggest a base rate by a range test, on request one for each group",
     "predict": "predict images or texts with the network of a run",
     "export": "write the network of a run for other programs: ONNX, torch.export",
     "report": "what can be concluded from a sweep",

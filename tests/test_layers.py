@@ -56,7 +56,8 @@ ALLOWED: dict[str, set[str]] = {  # from the ground up; a module may also import
     "lwexp": {"__main__", "errors", "formatting", "core", "plots", "record", "training", "inference", "cli"},
 }  # fmt: skip
 COMMANDS = {  # they may import anything
-    "__main__", "run", "preview", "ui", "sync", "predict", "export", "evaluate", "report.__main__", "report.command",
+    "__main__", "run", "preview", "find", "ui", "sync", "predict", "export", "evaluate", "report.__main__",
+    "report.command",
 }  # fmt: skip
 HYDRA = {"cli", "config", "sweep", *COMMANDS}
 NETWORKS = {"models", "data", "config.hub"}

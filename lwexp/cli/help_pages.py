@@ -52,6 +52,22 @@ Examples
   python -m lwexp.preview model=vit_tiny_patch16_224 grouping=depth_index policy=cosine preview.csv=plan.csv
   python -m lwexp.run --help                                     all options
 {flags}"""
+_FIND = """\
+lwexp.find: suggest the base rate of a run by a range test: the loss while the rate rises at every optimizer step.
+Usage: python -m lwexp.find [group=choice] [key=value]
+
+It takes every option of lwexp.run and trains with its plan, optimizer and batches, at rates of its own: policies,
+phases, events and gradual unfreezing are off. The network is not kept. Printed are the suggestions of four rules and
+the overrides to train with; curves and pictures go to outputs/finds/ and to MLflow.
+
+{options}
+
+Examples
+  python -m lwexp.find model=resnet18 decay=linear mult=0.9
+  python -m lwexp.find model=vit_tiny_patch16_224 grouping=depth_index find.groups=true find.steps=50
+  python -m lwexp.find from_run=outputs/runs/mine find.repeats=3
+  python -m lwexp.run --help                                     all options
+{flags}"""
 _PLAN_GROUPS = ("recipe", "model", "grouping", "decay", "policy")
 _PLAN_OPTIONS = (
     "lr", "mult", "index_from", "freeze", "train", "freeze_mode", "lr_overrides", "lr_mults", "split_groups",
@@ -75,6 +91,13 @@ def preview_page(topics: Sequence[str] = (), folder: Path | None = None) -> str:
         choices=_choices(_PLAN_GROUPS, folder), options=_options(_PLAN_OPTIONS),
         files=_options(["preview.csv", "preview.json"]), flags=_FLAGS,
     )  # fmt: skip
+
+
+def find_page(topics: Sequence[str] = (), folder: Path | None = None) -> str:
+    """The page of `lwexp.find`, as `run_page`."""
+    if topics:
+        return _explain(topics)
+    return _FIND.format(options=_options([key for key in documented() if key.startswith("find.")]), flags=_FLAGS)
 
 
 def _groups(folder: Path | None) -> list[str]:

@@ -88,7 +88,7 @@ def _known_keys() -> list[str]:
     """What may stand on the left of `=`: the keys of config.yaml and the groups."""
     config = defaults()
     groups = [path.name for path in CONF.iterdir() if path.is_dir()]
-    sections = ("unfreeze", "loss", "checkpoint", "sweep", "preview")
+    sections = ("unfreeze", "loss", "checkpoint", "sweep", "find", "preview")
     nested = [f"{key}.{inner}" for key in sections for inner in config[key]]
     return [*groups, *nested, *config]
 

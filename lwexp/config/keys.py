@@ -31,7 +31,7 @@ LAYERWISE = (
 # Options that belong to one run or sweep, which a new run from its config does not take over
 OF_ONE_RUN = ("from_run", "sweep", "name", "notes")
 # Sections and keys that do not change the numbers of a training
-_HARMLESS_SECTIONS = ("tracking", "diagnostics", "checkpoint", "preview", "sweep", "tags")
+_HARMLESS_SECTIONS = ("tracking", "diagnostics", "checkpoint", "find", "preview", "sweep", "tags")
 _HARMLESS = (
     "name", "notes",
     "resume", "from_run", "progress", "device", "threads", "deterministic", "compile", "channels_last", "parallel",

@@ -180,6 +180,18 @@ class PreviewConfig(Section):
     json_: str | None = Field(alias="json")
 
 
+class FindConfig(Section):
+    """The range tests of `lwexp.find`; their ranges are checked in `lwexp.core.finding.curve`."""
+
+    min_lr: Positive
+    max_lr: Positive
+    steps: Count
+    groups: bool
+    repeats: Count
+    smoothing: Annotated[float, Field(ge=0, lt=1)]
+    diverged: Annotated[float, Field(gt=1)]
+
+
 class CallbackConfig(OpenSection):
     """A callback of the user's own; other keys are arguments of its class."""
 
@@ -274,4 +286,5 @@ class RunConfig(Section):
     callbacks: dict[str, CallbackConfig]
     checkpoint: CheckpointConfig
     sweep: SweepConfig
+    find: FindConfig
     preview: PreviewConfig

@@ -20,7 +20,7 @@ from .overrides import user_overrides
 from .schema import RunConfig
 from .section import OpenSection
 
-Command = Literal["run", "preview", "job"]  # a job is a run of a sweep
+Command = Literal["run", "preview", "find", "job"]  # a job is a run of a sweep
 _LENGTHS = ("warmup_steps", "warmup_fraction", "warmup_epochs")
 # Sections in which one option switches the others on
 _SWITCHES = {"early_stopping": "patience", "ema": "decay", "l2_sp": "alpha", "wise_ft": "alpha", "lora": "rank"}
@@ -239,5 +239,6 @@ _RULES = (
         _Rule(key, lambda case: "this is one run; -m starts a sweep" if case.command != "job" else None)
         for key in ("sweep.baseline", "sweep.isolate", "sweep.report")
     ),
+    _Rule("find", lambda case: None if case.command == "find" else "only lwexp.find uses it"),
     _Rule("preview", lambda case: None if case.command == "preview" else "only lwexp.preview writes it"),
 )

@@ -131,8 +131,10 @@ class PlanScheduler(LRScheduler):
             return None
         from .measured.probe import Probe
 
-        def backward(batch: Any) -> None:
-            torch.autograd.backward(loss(model, batch))
+        def backward(batch: Any) -> torch.Tensor:
+            value = loss(model, batch)
+            torch.autograd.backward(value)
+            return value.detach()
 
         plan = self.schedule.plan
         probe = Probe(plan, model, self.optimizer, backward, lambda: batches, step=self.last_epoch)

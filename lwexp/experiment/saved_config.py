@@ -56,7 +56,7 @@ def saved_config(folder: Path, option: str = "resume") -> dict[str, Any]:
         for key in ("hydra", "defaults"):
             if section is not None and key in section:
                 raise ConfigError(option, folder, f"its {FILE} has a part {key!r}, which no run writes")
-    for key in ("resume", "preview"):
+    for key in ("resume", "find", "preview"):
         values.pop(key, None)
     if isinstance(values.get("checkpoint"), dict):
         for key in ("remap", "allow_targets"):  # of the one command that gave them

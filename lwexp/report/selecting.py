@@ -44,6 +44,9 @@ def select(store: StoreReader, experiment: str, words: Sequence[str], query: str
         matching = store.search([_id_of(experiment, experiments)], query, OLDEST_FIRST, option="--filter")
         if not matching:
             raise ConfigError("--filter", query, f"no run of the experiment {experiment} matches")
+        matching = [run for run in matching if run.tags.get("lwexp.kind") != "find"]
+        if not matching:
+            raise ConfigError("--filter", query, "matches range tests alone, which trained nothing")
         single = [run for run in matching if not _is_sweep(run)]
         for run in single or matching:  # a sweep has the params of its best run, and its other runs may not match
             found.add(run)

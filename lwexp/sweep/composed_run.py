@@ -14,7 +14,9 @@ from lwexp.config.overrides import user_overrides
 from lwexp.redaction import redact_addresses, redact_values
 
 if TYPE_CHECKING:
+    from lwexp.config.schema import RunConfig
     from lwexp.experiment.job import RunResult
+    from lwexp.experiment.place import JobPlace
     from lwexp.training.callbacks import Callback
 
 
@@ -25,19 +27,27 @@ def run_composed(
 
     `draw_in_process`: matplotlib is imported here already.
     """
-    from lwexp.config.compose import plain, settings
-    from lwexp.config.keys import IN_ORDER
+    from lwexp.config.compose import settings
     from lwexp.experiment.job import run_job
-    from lwexp.experiment.place import JobPlace
 
     from .search.pruning import trial_reporter
 
-    config, hydra = settings(composed), HydraConfig.get()
-    values = plain(composed)
+    config = settings(composed)
+    place = place_of_composed(composed, config, draw_in_process=draw_in_process)
+    return run_job(config, place, {**(callbacks or {}), **trial_reporter(config.sweep.search, place.folder)})
+
+
+def place_of_composed(composed: DictConfig, config: RunConfig, *, draw_in_process: bool = False) -> JobPlace:
+    """Where Hydra lets a command work, and what it was asked for; `config` is `composed`, checked."""
+    from lwexp.config.compose import plain
+    from lwexp.config.keys import IN_ORDER
+    from lwexp.experiment.place import JobPlace
+
+    hydra, values = HydraConfig.get(), plain(composed)
     policies = {pattern: values["policies"][pattern] for pattern in config.policies}
     in_order = {key: dict(getattr(config, key)) for key in IN_ORDER} | {"policies": policies}
     values |= in_order  # in the order that counts
-    place = JobPlace(
+    return JobPlace(
         folder=Path(hydra.runtime.output_dir),
         base=Path(hydra.runtime.cwd),
         values=redact_values(values, redact_addresses),
@@ -45,7 +55,6 @@ def run_composed(
         draw_in_process=draw_in_process,
         package=None if os.environ.get("LWEXP_NO_MODELS") else _package,
     )
-    return run_job(config, place, {**(callbacks or {}), **trial_reporter(config.sweep.search, place.folder)})
 
 
 def _package(folder: Path) -> tuple[Path, dict[str, Any]]:

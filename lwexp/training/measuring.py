@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from itertools import chain
+from collections.abc import Callable
 from time import perf_counter
-from typing import Any
 
-import torch
-
-from lwexp.core.measured.probe import Probe
 from lwexp.core.present_rates import scale_metric
 from lwexp.data import EpochLoader
 from lwexp.distributed.world import World
 from lwexp.host.console import console
 from lwexp.tracking import Tracker
 
-from .batches import Batches
 from .callbacks import Callback
-from .loss import BatchWeight
-from .nonfinite import gradient_norms
+from .probing import Probing
 from .seeding import random_state, set_random_state
 from .state import Learner, Progress
-from .step import accumulate_gradients
 
 log = logging.getLogger(__name__)
 _SHOWN = 8  # groups in a line
@@ -47,10 +39,8 @@ class Measuring(Callback):
     ) -> None:
         """`loader` gives the training's batches, besides its own: reading it disturbs nothing."""
         assert learner.scheduler.measurement is not None
-        self._learner, self._progress, self._loader = learner, progress, loader
-        self._accumulate, self._clip_grad_norm = accumulate, clip_grad_norm
-        self._tracker, self._world = tracker, world
-        self._weight = BatchWeight(learner.loss)
+        self._learner, self._progress, self._tracker = learner, progress, tracker
+        self._probing = Probing(learner, progress, loader, accumulate, clip_grad_norm, world)
         self.measurement = learner.scheduler.measurement
         self.seconds, self.times = 0.0, 0
         self._shown: int | None = None  # epoch whose scales were printed
@@ -64,7 +54,7 @@ class Measuring(Callback):
         started, random = perf_counter(), random_state()
         with console.doing("measuring the scales of the groups"):
             try:
-                self._learner.scheduler.measure_with(self.probe())
+                self._learner.scheduler.measure_with(self._probing.probe())
             finally:
                 set_random_state(random)
         seconds = perf_counter() - started
@@ -89,66 +79,6 @@ class Measuring(Callback):
             many = "a measurement" if self.times == 1 else f"{self.times} measurements"
             share = 100 * self.seconds / (perf_counter() - self._started)
             log.info("%s of the scales took %.2g s, %.1f %% of the training", many, self.seconds, share)
-
-    def probe(self) -> Probe:
-        """A look at the training before its next step."""
-        learner = self._learner
-        return Probe(
-            learner.plan, learner.model, learner.optimizer, self._backward, self._batches,
-            step=self._progress.step, clip=self._clip,
-        )  # fmt: skip
-
-    def _batches(self) -> Iterator[Batches]:
-        """The batches of the coming steps, as the training will have them; after this epoch, those of the next."""
-        epoch, start = self._progress.epoch, self._progress.batches
-        for at, first in chain([(epoch, start)], ((later, 0) for later in range(epoch + 1, epoch + 1000))):
-            self._loader.set_epoch(at, first)
-            found: list[Any] = []
-            for batch in self._loader:
-                found.append(batch)
-                if len(found) == self._accumulate:
-                    yield self._step_of(found)
-                    found = []
-            if found:
-                yield self._step_of(found)
-
-    def _step_of(self, found: list[Any]) -> Batches:
-        weights = [self._weight(labels) for _, labels in found]
-        (total,) = self._world.sum_numbers([sum(weights)])
-        return Batches(found, weights, total)
-
-    def _backward(self, batches: Batches) -> None:
-        """The gradients of one step, unscaled; in fp16 by a scale at which they are finite."""
-        learner = self._learner
-        scaler = learner.scaler
-        if not scaler.is_enabled():
-            self._accumulate_gradients(batches)
-            return
-        scale = scaler.get_scale()
-        try:
-            while True:
-                learner.scaler = torch.amp.GradScaler(learner.device.type, init_scale=scale)
-                for p in learner.trainable:
-                    p.grad = None
-                self._accumulate_gradients(batches)
-                gradients = [p.grad for p in learner.trainable if p.grad is not None]
-                (infinite,) = self._world.sum_numbers([not all(bool(torch.isfinite(g).all()) for g in gradients)])
-                if not infinite or scale <= 1:
-                    break
-                scale /= 16
-        finally:
-            learner.scaler = scaler
-        for gradient in gradients:
-            gradient.div_(scale)
-
-    def _accumulate_gradients(self, batches: Batches) -> None:
-        accumulate_gradients(self._learner, self._learner.parallel.forward, batches, self._world)
-
-    def _clip(self) -> None:
-        if self._clip_grad_norm is not None:
-            norms = self._learner.parallel.total_norms(gradient_norms(self._learner.trainable))
-            norm = torch.linalg.vector_norm(norms)
-            torch.nn.utils.clip_grads_with_norm_(self._learner.trainable, self._clip_grad_norm, norm)
 
 
 class Observing(Callback):

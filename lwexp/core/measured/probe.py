@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,7 @@ class Probe:
         plan: PlanTable,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
-        backward: Callable[[Any], None],
+        backward: Callable[[Any], Tensor],
         batches: Callable[[], Iterable[Any]],
         *,
         step: int,
@@ -37,11 +37,12 @@ class Probe:
     ) -> None:
         """`batches` gives those of the coming optimizer steps, `backward` adds the gradients of one to `.grad`.
 
-        `clip` clips them in place, for a step of the optimizer.
+        It returns the mean loss. `clip` clips gradients in place, for a step of the optimizer.
         """
         self.plan, self.model, self.step = plan, model, step
         self.optimizer = optimizer
-        self._backward, self._batches, self._clip = backward, batches, clip
+        self.batches = batches
+        self._backward, self._clip = backward, clip
         self._parameters = dict(model.named_parameters())
         self._random: list[Tensor] | None = None  # of the measurement, between two batches
 
@@ -94,13 +95,39 @@ class Probe:
                         p.copy_(before[name])
         return found
 
+    def trial(self, rates: Iterable[Sequence[float]], batches: Iterator[Any]) -> Generator[float, None, None]:
+        """Train from here on the next of `batches`, at `rates` of the plan's groups; yields the loss before each step.
+
+        As the iterator ends or is closed, everything is put back.
+        """
+        optimizer, parameters = self.optimizer, [*self.model.parameters()]
+        moved = [p for group in optimizer.param_groups for p in group["params"]]
+        positions = self.plan.positions(optimizer.param_groups)
+        with self._undisturbed(), _put_back(optimizer):
+            before = [p.detach().clone() for p in moved]
+            try:
+                for row in rates:
+                    for p in parameters:
+                        p.grad = None
+                    yield float(self._backward(next(batches)))
+                    if self._clip is not None:
+                        self._clip()
+                    for group, position in zip(optimizer.param_groups, positions, strict=True):
+                        if position is not None:
+                            _set_rate(group, row[position])
+                    optimizer.step()
+            finally:
+                with torch.no_grad():
+                    for p, value in zip(moved, before, strict=True):
+                        p.copy_(value)
+
     def _trained(self) -> list[tuple[str, nn.Parameter]]:
         names = [name for g in self.plan.groups for name in g.optimizer_names if name not in g.frozen_names]
         return [(name, self._parameters[name]) for name in names]
 
     def _next(self, count: int) -> Iterator[Any]:
         given = 0
-        for batch in self._batches():
+        for batch in self.batches():
             if given == count:
                 return
             given += 1
