@@ -26,7 +26,7 @@ _RULES = {
     "valley": "in the middle of the longest valley",
     "steepest": "where the loss falls fastest",
     "minimum": "a tenth of the rate of the smallest loss",
-    "divergence": "a tenth of the rate at which it diverges",
+    "divergence": "a tenth of the rate at which it is back where it started",
 }
 
 

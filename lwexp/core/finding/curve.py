@@ -78,6 +78,8 @@ class RangeTest:
             found.append(loss)
             mean = self.smoothing * mean + (1 - self.smoothing) * loss
             value = mean / (1 - self.smoothing ** len(found))
+            if len(found) <= self.steps // 10:  # the first losses alone say little
+                continue
             least = min(least, value)
             if value > least + (self.diverged - 1) * abs(least):
                 return found, True

@@ -37,10 +37,11 @@ def suggest(curve: Curve) -> Suggestion:
     if losses.index(min(losses)) == len(losses) - 1 and not curve.diverged:
         del found["minimum"]
         notes["minimum"] = falling
-    if curve.diverged:
-        found["divergence"] = curve.rates[-1] / 10
+    lost = diverging(curve)
+    if lost is None:
+        notes["divergence"] = f"the loss does not rise above its start up to {curve.rates[-1]:.1e}"
     else:
-        notes["divergence"] = f"the loss does not diverge up to {curve.rates[-1]:.1e}"
+        found["divergence"] = lost / 10
     return Suggestion(curve, found, notes=notes)
 
 
@@ -104,12 +105,25 @@ def minimum(rates: Sequence[float], losses: Sequence[float]) -> float:
     return rates[losses.index(min(losses))] / 10
 
 
+def diverging(curve: Curve) -> float | None:
+    """The rate at which the loss is back where it started, None if it never is.
+
+    That is the first step after the smallest loss at which the median of five losses exceeds that of the first tenth of
+    the test: one bad batch is no divergence, and the smoothed loss would show it many steps late.
+    """
+    losses, start = curve.losses, median(curve.losses[: max(curve.test.steps // 10, 1)])
+    medians = [median(losses[max(i - 2, 0) : i + 3]) for i in range(len(losses))]
+    least = medians.index(min(medians))
+    late = (i for i in range(least, len(losses)) if medians[i] > start)
+    return curve.rates[next(late, -1)] if curve.diverged else next((curve.rates[i] for i in late), None)
+
+
 RULES: dict[str, Callable[[Sequence[float], Sequence[float]], float]] = {
     "valley": valley,
     "steepest": steepest,
     "minimum": minimum,
 }
-NAMES = (*RULES, "divergence")  # a tenth of the rate at which the test ended since the loss diverged
+NAMES = (*RULES, "divergence")  # a tenth of the rate `diverging`
 
 
 def _looked_at(curve: Curve) -> tuple[list[float], list[float]]:
