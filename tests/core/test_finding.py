@@ -18,7 +18,7 @@ import lwexp
 from lwexp import ConfigError, make_plan
 from lwexp.core.finding.curve import Curve, RangeTest
 from lwexp.core.finding.find_lr import patterns_of
-from lwexp.core.finding.suggestion import suggest
+from lwexp.core.finding.suggestion import RULES, steepest, suggest
 from lwexp.core.patterns import matches
 from tests.helpers.commands import GOLDEN
 from tests.helpers.tiny_training import flat
@@ -32,11 +32,18 @@ def test_rules_suggest_what_fastais_functions_suggest_on_the_same_losses(known: 
     test = RangeTest(min_lr=FASTAI["min_lr"], max_lr=FASTAI["max_lr"], steps=FASTAI["steps"], diverged=1e9)
     curve = test.run(lambda rates: (each for each in known["losses"]))
     assert curve.smoothed[::10] == pytest.approx(known["smoothed"], abs=2e-5)
-    found = suggest(curve)
-    assert not found.reason
-    for rule in ("valley", "steepest"):
-        assert found.rates[rule] == pytest.approx(known[rule], rel=1e-12)
-    assert found.rates.get("minimum", known["minimum"]) == pytest.approx(known["minimum"], rel=1e-12)
+    looked = curve.looked_at
+    rates, losses = [curve.rates[i] for i in looked], [curve.smoothed[i] for i in looked]
+    for name, rule in RULES.items():
+        assert rule(rates, losses) == pytest.approx(known[name], rel=1e-12), name
+
+
+def test_the_steepest_place_is_none_of_the_noise_before_the_loss_falls() -> None:
+    """fastai's function takes such a place: 2e-6 for one of three seeds of MobileNetV2 on clothing, 3e-3 for another."""
+    curve = curve_of(lambda x: 2.5 - 0.3 / (1 + math.exp(-(x + 3))) - 0.1 * (-5.9 < x < -5.83), smoothing=0.9)
+    looked = curve.looked_at
+    assert steepest([curve.rates[i] for i in looked], [curve.smoothed[i] for i in looked]) < 1e-5
+    assert 1e-4 < suggest(curve).rates["steepest"] < 1e-1
 
 
 def curve_of(loss: Callable[[float], float], noise: float = 0.0, **options: Any) -> Curve:

@@ -11,6 +11,7 @@ from statistics import median
 from .curve import Curve
 
 FLAT = 0.03  # a smaller fall of the loss, as a share of it, is none
+FALLS = 0.1  # of the whole fall, before which the steepest place is one of noise
 NOISE = 2.0  # standard deviations of the smoothed loss that a fall must exceed
 
 
@@ -25,7 +26,7 @@ class Suggestion:
 
 
 def suggest(curve: Curve) -> Suggestion:
-    """Look at a curve by every rule of `RULES`."""
+    """Look at a curve by every rule of `RULES`; unlike fastai, `steepest` leaves the first tenth of the fall aside."""
     reason = no_answer(curve)
     if reason:
         return Suggestion(curve, reason=reason)
@@ -33,6 +34,8 @@ def suggest(curve: Curve) -> Suggestion:
     found, notes = dict[str, float](), dict[str, str]()
     for name, rule in RULES.items():
         found[name] = rule(rates, losses)
+    falls = next(i for i, loss in enumerate(losses) if loss <= losses[0] - FALLS * (losses[0] - min(losses)))
+    found["steepest"] = steepest(rates[falls - 1 :], losses[falls - 1 :])
     falling = f"the loss still falls at {curve.rates[-1]:.1e}"
     if losses.index(min(losses)) == len(losses) - 1 and not curve.diverged:
         del found["minimum"]
