@@ -18,7 +18,8 @@ from lwexp.training.seeding import deterministic, explained_operations, seed_eve
 
 from . import on_device
 from .cross_checks import check_processes
-from .instantiate import Experiment, download_once, make_experiment
+from .instantiate import Experiment, make_experiment
+from .opening import download_once
 from .place import JobPlace
 from .source_task import start_from_source_task
 from .summary import summary

@@ -39,7 +39,7 @@ def test_rules_suggest_what_fastais_functions_suggest_on_the_same_losses(known: 
 
 
 def test_the_steepest_place_is_none_of_the_noise_before_the_loss_falls() -> None:
-    """fastai's function takes such a place: 2e-6 for one of three seeds of MobileNetV2 on clothing, 3e-3 for another."""
+    """As fastai's function takes it: 2e-6 for one of three seeds of MobileNetV2 on clothing, 3e-3 for another."""
     curve = curve_of(lambda x: 2.5 - 0.3 / (1 + math.exp(-(x + 3))) - 0.1 * (-5.9 < x < -5.83), smoothing=0.9)
     looked = curve.looked_at
     assert steepest([curve.rates[i] for i in looked], [curve.smoothed[i] for i in looked]) < 1e-5
@@ -194,3 +194,28 @@ def test_batches_that_cannot_be_used_are_refused(batches: Any, message: str) -> 
         lwexp.find_lr(model, plan, plan.optimizer("adam"), loss, batches)
     with pytest.raises(lwexp.UnknownNameError, match="valey"):
         lwexp.find_lr(model, plan, plan.optimizer("adam"), loss, BATCHES).lr("valey")
+
+
+def test_the_decay_finder_gives_groups_the_rates_that_their_tests_suggest() -> None:
+    """`normalize=null`: whatever the base rate is; else in proportion."""
+    rates: dict[str | None, list[float]] = {}
+    for normalize in (None, "mean", "largest"):
+        model = network()
+        options = {"normalize": normalize, "max_lr": 100.0, "min_scale": 0.0, "max_scale": None}
+        plan = make_plan(model, decay="finder", decay_options=options, lr=0.02, freeze=["1"])
+        scheduler = plan.scheduler(plan.optimizer("adam"), "constant")
+        found = lwexp.find_lr(model, plan, scheduler.optimizer, loss, BATCHES, groups=True, max_lr=100.0)
+        before = state(model, scheduler.optimizer)
+        scheduler.measure(model, loss, BATCHES)
+        own = [each.rates["valley"] for each in found.groups.values()]
+        assert len(own) == 2
+        rates[normalize] = [scheduler.group_lr(i) for i in found.groups]
+        assert rates[normalize][0] / rates[normalize][1] == pytest.approx(own[0] / own[1])
+        after = state(model, scheduler.optimizer)
+        assert [after[0], after[2], after[3]] == [before[0], before[2], before[3]]
+        if normalize is None:
+            assert rates[None] == pytest.approx(own)
+    assert math.prod(rates["mean"]) == pytest.approx(0.02**2)
+    assert max(rates["largest"]) == pytest.approx(0.02)
+    with pytest.raises(ConfigError, match=r"decay\.steps=3"):
+        make_plan(network(), decay="finder", decay_options={"steps": 3})

@@ -62,9 +62,9 @@ def test_it_prints_overrides_that_a_run_takes_and_keeps_a_run_of_its_own_kind(
     assert store.files(run) == {"find.csv", "find.json", "find.png", "find_groups.png"}
     assert "lr=" in run.data.tags["mlflow.note.content"]
     # other commands take it for no training
-    assert one_line(lwexp_here("report")).startswith("tracking.experiment=lwexp: holds no sweep yet")
-    assert "matches range tests alone" in one_line(lwexp_here("report", "--filter", "params.seed = '0'"))
-    assert "there are no runs below outputs/ here" in one_line(lwexp_here("evaluate", "latest"))
+    assert "tracking.experiment=lwexp: holds no sweep yet" in lwexp_here("report").err
+    assert "matches range tests alone" in lwexp_here("report", "--filter", "params.seed = '0'").err
+    assert "there are no runs below outputs/ here" in lwexp_here("evaluate", "latest").err
     assert "holds no run" in one_line(lwexp_here("run", f"from_run={folder}"))
 
     trained = lwexp_here("run", *SMALL, "mult=0.5", "max_steps=2", "progress=false", *pasted(outcome))

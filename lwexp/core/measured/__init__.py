@@ -42,5 +42,6 @@ RULES: Mapping[str, type[MeasuredDecay]] = _Rules(
         "hypergradient": ("hypergradient", "Hypergradient"),
         "update_ratio": ("update_ratio", "UpdateRatio"),
         "auto_lr": ("auto_lr", "AutoLR"),
+        "finder": ("finder", "Finder"),
     }
 )
