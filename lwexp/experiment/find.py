@@ -35,8 +35,10 @@ def find_run(value: str, given: Mapping[str, Any] | None = None, key: str = "res
         if key == "resume" and trained and not has_run(path):
             raise ConfigError(key, value, "holds a run without its journal, which cannot be resumed")
         if not (path / CONFIG).is_file():
-            stopped = "holds a command that was stopped before its run started" if (path / ".hydra").is_dir() else None
-            raise ConfigError(key, value, f"{stopped or 'holds no run'}; {_newest()}")
+            what = "holds a command that was stopped before its run started" if (path / ".hydra").is_dir() else None
+            if (path / "find.json").is_file():
+                what = "holds range tests, which train nothing that could be taken up"
+            raise ConfigError(key, value, f"{what or 'holds no run'}; {_newest()}")
         return path
     if path.exists():
         raise ConfigError(key, value, f"is a file; give the run's folder; {_newest()}")

@@ -65,7 +65,7 @@ def test_it_prints_overrides_that_a_run_takes_and_keeps_a_run_of_its_own_kind(
     assert "tracking.experiment=lwexp: holds no sweep yet" in lwexp_here("report").err
     assert "matches range tests alone" in lwexp_here("report", "--filter", "params.seed = '0'").err
     assert "there are no runs below outputs/ here" in lwexp_here("evaluate", "latest").err
-    assert "holds no run" in one_line(lwexp_here("run", f"from_run={folder}"))
+    assert "holds range tests, which" in one_line(lwexp_here("run", f"from_run={folder}"))
 
     trained = lwexp_here("run", *SMALL, "mult=0.5", "max_steps=2", "progress=false", *pasted(outcome))
     assert trained.code == 0, trained.err

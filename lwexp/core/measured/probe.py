@@ -103,6 +103,7 @@ class Probe:
         optimizer, parameters = self.optimizer, [*self.model.parameters()]
         moved = [p for group in optimizer.param_groups for p in group["params"]]
         positions = self.plan.positions(optimizer.param_groups)
+        self._random = None  # a trial does not depend on those before it
         with self._undisturbed(), _put_back(optimizer):
             before = [p.detach().clone() for p in moved]
             try:
