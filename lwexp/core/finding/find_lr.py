@@ -1,4 +1,4 @@
-"""`lwexp.find_lr`: range tests in a training loop of one's own; and what the command finds."""
+"""`lwexp.find_lr`: range tests in your own training loop; and what the command finds."""
 
 from __future__ import annotations
 
