@@ -37,7 +37,7 @@ def find_run(value: str, given: Mapping[str, Any] | None = None, key: str = "res
         if not (path / CONFIG).is_file():
             what = "holds a command that was stopped before its run started" if (path / ".hydra").is_dir() else None
             if (path / "find.json").is_file():
-                what = "holds range tests, which train nothing that could be taken up"
+                what = "holds range tests, which keep no trained network"
             raise ConfigError(key, value, f"{what or 'holds no run'}; {_newest()}")
         return path
     if path.exists():
