@@ -147,6 +147,34 @@ def test_norms_left_out_follow_their_group() -> None:
     assert 0 < grouped["1"] != with_norms["1"]
 
 
+@pytest.mark.parametrize("decay", ["auto_rgn", "auto_snr"])
+def test_a_new_adam_at_each_measurement_is_an_option(decay: str) -> None:
+    batches, (batch,) = batches_of(8, 8), batches_of(1, 16)
+    expected = network()
+    for _ in range(2):
+        adam = make_plan(expected, grouping="per_parameter", decay="none", lr=0.01).optimizer("adam")
+        for _ in range(2):
+            adam.zero_grad()
+            loss(expected, batch).backward()
+            adam.step()
+    model = network()
+    options = {"every_epochs": None, "every_steps": 2, "min_scale": 1.0, "max_scale": 1.0, "reset_optimizer": True}
+    plan = make_plan(model, grouping="per_parameter", decay=decay, lr=0.01, decay_options=options)  # type: ignore[arg-type]
+    scheduler = plan.scheduler(plan.optimizer("adam"), steps=10)
+    for _ in range(4):
+        scheduler.measure(model, loss, batches)
+        scheduler.optimizer.zero_grad()
+        loss(model, batch).backward()
+        scheduler.optimizer.step()
+        scheduler.step()
+    for ours, other in zip(model.parameters(), expected.parameters(), strict=True):
+        assert torch.equal(ours, other)
+    other_plan = make_plan(model, decay=decay, decay_options=options)  # type: ignore[arg-type]
+    refused = other_plan.scheduler(other_plan.optimizer("adagrad"), steps=10)
+    with pytest.raises(ConfigError, match=r"decay\.reset_optimizer=True: Adagrad does not"):
+        refused.measure(model, loss, batches)
+
+
 # --- a new head ----------------------------------------------------------------------------------------------------
 
 

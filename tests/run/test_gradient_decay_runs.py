@@ -28,6 +28,7 @@ RULES = {
     "auto_rgn": ["decay=auto_rgn", "decay.batches=2"],
     "auto_snr": ["decay=auto_snr", "decay.batches=3", "decay.threshold=0.9"],
 }
+RESUMED = ["decay.smoothing=0.5", "decay.reset_optimizer=true", "checkpoint.every_steps=1"]
 OFTEN = ["decay.every_epochs=null", "decay.every_steps=2"]
 CASES = [
     pytest.param(network, rule, marks=() if network == "lstm" else pytest.mark.slow)
@@ -72,7 +73,7 @@ def test_with_every_scale_at_1_training_is_that_without_a_measurement(
 def test_killed_and_resumed_it_is_the_same_bit_for_bit(
     lwexp_here: RunHere, tmp_path: Path, network: str, rule: str
 ) -> None:
-    options = [*NETWORKS[network], *SHORT, *RULES[rule], *OFTEN, "decay.smoothing=0.5", "checkpoint.every_steps=1"]
+    options = [*NETWORKS[network], *SHORT, *RULES[rule], *OFTEN, *RESUMED]
     outcome = lwexp_here("run", *options, "hydra.run.dir=whole")
     assert outcome.code == 0, outcome.err
     kill = "callbacks={kill: {_target_: tests.helpers.measured_decays.Kill, step: 3}}"

@@ -23,6 +23,8 @@ from .base import MeasuredDecay
 if TYPE_CHECKING:
     from .probe import Probe
 
+_EMPTIED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam, torch.optim.RAdam, torch.optim.SGD,
+            torch.optim.RMSprop)  # fmt: skip
 _ADDED = 1e-8  # in the authors' code, to the variance
 _LARGEST = 1e8  # beyond, the variance is that of rounding: all batches are the same examples
 
@@ -33,11 +35,15 @@ class GradientDecay(MeasuredDecay):
 
     Without `norms` only the other parameters are measured: a norm has the scale of its group, and a group of nothing
     else rests. The authors' code leaves norms out of the measurement and of the optimizer; their paper does not.
+
+    `reset_optimizer`: each measurement empties the optimizer's state, its moments, as in the authors' code, which makes
+    a new Adam each epoch; their paper does not say so. For adam, adamw, nadam, radam, sgd and rmsprop of torch.
     """
 
     every_epochs: float | None = 1.0
     batches: int = 5
     norms: bool = True
+    reset_optimizer: bool = False
 
     def __post_init__(self) -> None:
         """Raise `ConfigError` for options out of range."""
@@ -48,6 +54,16 @@ class GradientDecay(MeasuredDecay):
         """The parameters to measure of each compared group, by its position."""
         without = set() if self.norms else norm_parameters(probe.model)
         return {i: [name for name in probe.names(i) if name not in without] for i in probe.compared}
+
+    def empty(self, optimizer: torch.optim.Optimizer) -> None:
+        """Empty the optimizer's state if `reset_optimizer`; it makes a new one in its next step."""
+        if not self.reset_optimizer:
+            return
+        if not isinstance(optimizer, _EMPTIED):
+            why = f"{type(optimizer).__name__} does not make a new state by itself; choose adam, adamw, sgd or rmsprop"
+            raise ConfigError("decay.reset_optimizer", True, why)
+        optimizer.state.clear()
+        optimizer.__setstate__({})  # type: ignore[no-untyped-call]  # forgets what it has kept of the old state
 
 
 @dataclass(kw_only=True)
@@ -60,9 +76,8 @@ class AutoRGN(GradientDecay):
     a new head with the rest: `include_new`.
 
     `average="norms"`: r[i] is the mean of those of the batches, as in the authors' code, which has 5 batches.
-    "gradients": it is that of their mean gradient, in which the noise of the batches is smaller. Their code also makes
-    a new Adam at each epoch; here its state stays. Where all weights of a group are 0, which is a division by 0 in
-    their code, the group keeps its scale.
+    "gradients": it is that of their mean gradient, in which the noise of the batches is smaller. Where all weights of a
+    group are 0, which is a division by 0 in their code, the group keeps its scale.
     """
 
     average: Literal["norms", "gradients"] = "norms"
@@ -83,6 +98,7 @@ class AutoRGN(GradientDecay):
                     sums[i] += norm(gradients[name] for name in names[i] if name in gradients) / self.batches
         if self.average == "gradients":
             sums = {i: norm(mean.mean[name] for name in names[i] if name in mean.mean) for i in sums}
+        self.empty(probe.optimizer)
         scales = over_largest({i: sums[i] / weights[i] for i in sums if weights[i] > 0})
         return {**scales, **{i: 0.0 for i, own in names.items() if not own}}
 
@@ -105,7 +121,7 @@ class AutoSNR(GradientDecay):
     """
 
     batches: int = 8
-    threshold: float = 0.1
+    threshold: float = 0.5
     noise: Literal["batches", "rows"] = "batches"
     normalize: bool = True
 
@@ -123,6 +139,7 @@ class AutoSNR(GradientDecay):
     def measure(self, probe: Probe) -> dict[int, float]:
         """1 for each compared group whose signal-to-noise ratio reaches the threshold, 0 for the others."""
         ratios = self.ratios(probe)
+        self.empty(probe.optimizer)
         ratios = over_largest(ratios) if self.normalize else ratios
         return {i: math.nan if math.isnan(ratio) else float(ratio >= self.threshold) for i, ratio in ratios.items()}
 
