@@ -166,7 +166,7 @@ def _no_convention(case: _Case) -> str | None:
         torchs = {"options": None, "interval": "step", **options, "name": str(case.config.policy.name)}
         fills = "steps" in torch_lengths(torchs)
     else:
-        fills = not name or "steps" in POLICIES[name].__annotations__
+        fills = not name or (name != "multistep" and "steps" in POLICIES[name].__annotations__)
     if fills:
         return None
     kind = options.get("warmup") or ("hold" if name == "warmup_exponential" else "linear")

@@ -52,6 +52,9 @@ class GroupingOptions(TypedDict, total=False):
 
     order: Literal["registration", "execution"]  # per_parameter, top_module
     source: str  # depth_index
+    blocks: int
+    last_norm: Literal["block", "head"]
+    between_stages: Literal["next", "previous"]
     timeout: float
     example_input: object
     patterns: Mapping[str, str | list[str]]  # by_name
@@ -105,7 +108,14 @@ def top_module(
 
 
 def depth_index(
-    model: nn.Module, *, source: str = "auto", example_input: object = None, timeout: float = TIMEOUT
+    model: nn.Module,
+    *,
+    source: str = "auto",
+    blocks: int = 1,
+    last_norm: Literal["block", "head"] = "block",
+    between_stages: Literal["next", "previous"] = "next",
+    example_input: object = None,
+    timeout: float = TIMEOUT,
 ) -> Grouped:
     """One group for each depth of the network, the deepest (the head) first.
 
@@ -113,8 +123,13 @@ def depth_index(
     uses the parameters), `registration`, or `auto`, the first of these that is available for the model.
     `example_input` (a tensor, tuple or dict) is for models whose input cannot be guessed. `timeout`: seconds for the
     forward pass of a copy; `auto` then takes the order of registration, and says so.
+
+    Published layer decays differ in three things: so many consecutive `blocks` of a stage are one group; the norm after
+    the last block (`last_norm`) is in the group of that block or of the head; what is `between_stages`, as a
+    downsampling layer, is with the block after it (`next`) or before it (`previous`).
     """
     from .depth import find_depths  # not at the top: it may need timm
+    from .stages import regrouped
 
     depths = find_depths(model, source, example_input, timeout)
     by_depth: dict[int, list[str]] = {}
@@ -122,6 +137,7 @@ def depth_index(
         by_depth.setdefault(depths.by_name[name], []).append(name)
     ordered = [tuple(by_depth[depth]) for depth in sorted(by_depth, reverse=True)]
     prefix = wrapper_prefix(model)
+    ordered = regrouped(model, ordered, prefix, blocks=blocks, last_norm=last_norm, between_stages=between_stages)
     groups = tuple(NamedGroup(name, names) for name, names in zip(group_names(ordered, prefix), ordered, strict=True))
     return Grouped(groups, (f"depth from {depths.source}", *depths.notes))
 

@@ -99,7 +99,7 @@ class PolicyOptions(TypedDict, total=False):
     power: float  # polynomial
     step_size: int  # step
     gamma: float  # step, multistep
-    milestones: Sequence[int]  # multistep
+    milestones: Sequence[float]  # multistep
     pct_start: float  # onecycle
     div_factor: float
     final_div_factor: float

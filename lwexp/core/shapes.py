@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from lwexp.errors import ConfigError
 
-from .options import at_least, between
+from .options import at_least, between, whole
 from .torch_policy import plateau, torch_scheduler
 
 Shape = Callable[[int], float]
@@ -120,12 +120,25 @@ def step(*, step_size: int, gamma: float = 0.1) -> Shape:
     return lambda step: gamma ** (step // step_size)
 
 
-def multistep(*, milestones: list[int], gamma: float = 0.1) -> Shape:
-    """gamma ** (number of milestones reached), `milestones` in optimizer steps, as torch's MultiStepLR."""
+def multistep(*, milestones: list[float], gamma: float = 0.1, steps: int | None = None) -> Shape:
+    """gamma ** (number of milestones reached), as torch's MultiStepLR.
+
+    `milestones` in optimizer steps, or as fractions of the training between 0 and 1.
+    """
     at_least("policy.gamma", gamma, 0, strictly=True)
-    if not milestones or sorted(milestones) != list(milestones) or milestones[0] < 1:
+    milestones = [int(each) if each >= 1 and each == int(each) else each for each in milestones]  # as typed
+    if not milestones or sorted(milestones) != milestones or milestones[0] <= 0:
         raise ConfigError("policy.milestones", milestones, "needs rising steps from 1 on, e.g. [100,200]")
-    return lambda step: gamma ** bisect_right(milestones, step)
+    fractions = [each for each in milestones if each < 1]
+    if fractions and len(fractions) < len(milestones):
+        raise ConfigError("policy.milestones", milestones, "has steps and fractions; give one of the two")
+    if fractions and steps is None:
+        raise ConfigError("policy.milestones", milestones, "are fractions, which need the number of optimizer steps")
+    found = [
+        max(round(each * (steps or 0)), 1) if fractions else whole(f"policy.milestones.{i}", each)
+        for i, each in enumerate(milestones)
+    ]
+    return lambda step: gamma ** bisect_right(found, step)
 
 
 def onecycle(*, steps: int, pct_start: float = 0.3, div_factor: float = 25.0, final_div_factor: float = 1e4) -> Shape:

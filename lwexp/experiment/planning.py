@@ -15,7 +15,7 @@ from lwexp.config.compose import (
     split_patterns,
 )  # fmt: skip
 from lwexp.config.monitored import monitored
-from lwexp.config.recipes import changed_options, recipe_of
+from lwexp.config.recipes import changed_options, composed, recipe_of
 from lwexp.config.schema import RunConfig
 from lwexp.errors import NoLayerwiseRatesWarning, UnknownNameError
 from lwexp.tasks import METRICS, Task
@@ -35,6 +35,7 @@ def build_plan(config: RunConfig, built: BuiltModel) -> Plan:
     from lwexp.core.measured.lookup import with_new_head
     from lwexp.core.patterns import first_matches
     from lwexp.core.recipes.base import weights_of
+    from lwexp.core.recipes.use import absent_patterns
 
     grouping, grouping_options = choice(config.grouping, "grouping", options_apart=True)
     decay, decay_options = with_new_head(*choice(config.decay, "decay"), built.new_names)
@@ -45,6 +46,8 @@ def build_plan(config: RunConfig, built: BuiltModel) -> Plan:
     recipe = recipe_of(config)
     rates = recipe.rates(weights_of(built.module), config.batch_size * config.accumulate)
     falls = config.decay.options.get("stem_lr") is None  # else the multiplier follows from the ends
+    of_recipe = (composed(config.recipe.name) or {}).get("lr_mults", {})
+    absent = absent_patterns((key for key in config.lr_mults if key in of_recipe), built.module)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NoLayerwiseRatesWarning)  # `check_plan` refuses such a plan, a preview shows it
         plan = make_plan(
@@ -59,7 +62,7 @@ def build_plan(config: RunConfig, built: BuiltModel) -> Plan:
             train=config.train,
             freeze_mode=config.freeze_mode,
             lr_overrides=config.lr_overrides,
-            lr_mults=config.lr_mults,
+            lr_mults={key: factor for key, factor in config.lr_mults.items() if key not in absent},
             split_groups=[*config.split_groups, *splits],
             group_options=config.group_options,
             no_weight_decay=config.no_weight_decay,
@@ -73,7 +76,7 @@ def build_plan(config: RunConfig, built: BuiltModel) -> Plan:
         chosen = config.optimizer.options
         absolute = [*config.lr_overrides, *(decay_options.get("rates") or {})]
         plan = plan.for_muon(chosen.get("adamw_lr"), chosen.get("adamw"), keep=absolute)
-    lines = recipe.lines(rates, changed_options(config)) if recipe.name else ()
+    lines = recipe.lines(rates, changed_options(config), absent) if recipe.name else ()
     return replace(plan, model=config.model.label, notes=(*lines, *plan.notes))
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lwexp.core.decay import DECAYS, make_decay
+from lwexp.core.decay import DECAYS, make_decay, with_ends
 from lwexp.errors import ConfigError
 
 FALLING = {
@@ -70,3 +70,13 @@ def test_mistakes_name_the_key_and_the_nearest_choice(name: str, options: dict[s
 def test_own_function_may_not_give_scales_no_rate_can_have(value: float) -> None:
     with pytest.raises(ConfigError, match="scale of group 1 of 3"):
         make_decay(lambda index, count: value, {})(1, 3)
+
+
+@pytest.mark.parametrize(
+    ("head_steps", "scales"), [(0, [1, 1, 0.5, 0.25]), (1, [1, 0.5, 0.25, 0.125]), (2, [1, 0.25, 0.125, 0.0625])]
+)
+def test_steps_from_the_head_to_the_next_group(head_steps: int, scales: list[float]) -> None:
+    decay = make_decay("linear", {"mult": 0.5, "head_steps": head_steps})
+    assert [decay(i, 4) for i in range(4)] == scales
+    ends = with_ends("linear", {"stem_lr": scales[-1], "head_steps": head_steps}, lr=1.0, count=4)
+    assert ends == {"mult": pytest.approx(0.5), "head_steps": head_steps}

@@ -53,11 +53,15 @@ class Recipe:
             words.append(f"mult={mult:g} for a network of {weights:,} weights")
         return Rates(lr, mult, "; ".join(words))
 
-    def lines(self, rates: Rates, changed: Sequence[str] = ()) -> tuple[str, ...]:
-        """What a plan says of it: the source, the rates and what differs; `changed` are the user's own options."""
+    def lines(self, rates: Rates, changed: Sequence[str] = (), absent: Sequence[str] = ()) -> tuple[str, ...]:
+        """What a plan says of it: the source, the rates and what differs.
+
+        `changed` are the user's own options, `absent` patterns of `lr_mults` that the network has nothing of.
+        """
         found = [f"recipe={self.name}: {self.source}" if self.source else f"recipe={self.name}"]
         found += [f"recipe={self.name}: {rates.words}"] if rates.words else []
         found += [f"recipe={self.name} differs from the paper: {self.differs}"] if self.differs else []
+        found += [f"recipe={self.name}: the network has no {each}, so its lr_mults are omitted" for each in absent]
         found += [f"recipe={self.name}, changed here: {', '.join(changed)}"] if changed else []
         return tuple(found)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import wraps
 from typing import Any, TypeVar, cast
 
 from torch import nn
 
+from lwexp.core.patterns import matches
 from lwexp.errors import ConfigError
 
 from . import recipe
@@ -42,10 +43,13 @@ def fill_plan(make: _Function) -> _Function:
         chosen = found(given.pop("recipe"))
         rates = chosen.rates(weights_of(model), given.pop("batch_size", None))
         values = _arguments(chosen, rates, given)
+        absent = absent_patterns(values.get("lr_mults", {}), model)
+        if absent:
+            values["lr_mults"] = {key: each for key, each in values["lr_mults"].items() if key not in absent}
         plan = make(*args, **{**given, **values})
         own = [key for key in _arguments(chosen, rates, {}) if key in given and key not in values]
         changed = [f"{key}={getattr(given[key], '__name__', given[key])}" for key in own]
-        return replace(plan, recipe=chosen, notes=(*chosen.lines(rates, changed), *plan.notes))
+        return replace(plan, recipe=chosen, notes=(*chosen.lines(rates, changed, absent), *plan.notes))
 
     return cast(_Function, call)
 
@@ -78,6 +82,12 @@ def fill_optimizer(make: _Function) -> _Function:
         return make(self, name, **{**options, **given})
 
     return cast(_Function, call)
+
+
+def absent_patterns(patterns: Iterable[str], model: nn.Module) -> list[str]:
+    """Those that match no parameter: a recipe may name layers that only its own networks have."""
+    names = [name for name, _ in model.named_parameters()]
+    return [each for each in patterns if not any(matches(each, name) for name in names)]
 
 
 def split_patterns(settings: Mapping[str, Any]) -> list[str]:
