@@ -90,13 +90,17 @@ def by_pattern(values: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def has_mult(decay: Mapping[Any, Any]) -> bool:
-    """Whether the rates of the section `decay` fall by the top-level `mult`.
+    """Whether the section `decay` uses the top-level `mult`: decay=linear, and measured decays with that option.
 
     >>> has_mult({"name": "geometric"}), has_mult({"name": "linear", "stem_lr": 1e-5}), has_mult({"name": "cosine"})
     (True, False, False)
+    >>> has_mult({"name": "update_ratio"}), has_mult({"name": "temp_balance"})
+    (True, False)
     """
-    name = decay.get("name")
-    return ALIASES.get(str(name), name) == "linear" and decay.get("stem_lr") is None
+    from lwexp.core.measured.lookup import takes_mult
+
+    name = ALIASES.get(str(decay.get("name")), decay.get("name"))
+    return takes_mult(name) or (name == "linear" and decay.get("stem_lr") is None)
 
 
 def with_lists(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,7 +122,7 @@ def with_lists(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def with_one_mult(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The config `values` with `decay.mult`, another name of the top-level `mult` of decay=linear, in its place.
+    """The config `values` with `decay.mult`, another name of the top-level `mult` for decays that use it, in its place.
 
     >>> with_one_mult({"mult": 0.95, "decay": {"name": "geometric", "mult": 0.8}})
     {'mult': 0.8, 'decay': {'name': 'linear'}}
@@ -127,7 +131,7 @@ def with_one_mult(values: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(decay, Mapping) and str(decay.get("name")) in ALIASES:
         decay = {**decay, "name": ALIASES[decay["name"]]}
         values = {**values, "decay": decay}
-    if not isinstance(decay, Mapping) or decay.get("name") != "linear" or "mult" not in decay:
+    if not isinstance(decay, Mapping) or "mult" not in decay or not has_mult({"name": decay.get("name")}):
         return dict(values)
     if decay.get("_target_") is not None or decay.get("target") is not None:  # a function of the user's own
         return dict(values)

@@ -7,7 +7,7 @@ from pathlib import PurePath
 from typing import Any
 
 from lwexp.config.defaults import CONF, defaults, load
-from lwexp.config.keys import GROUPS, USER_KEYED, changes_numbers, flatten
+from lwexp.config.keys import GROUPS, USER_KEYED, changes_numbers, flatten, has_mult
 from lwexp.config.monitored import with_monitor
 from lwexp.config.recipes import kind_of, published
 from lwexp.config.schema import PretrainedConfig, RunConfig, SourceTaskConfig, WeightsFileConfig
@@ -119,7 +119,7 @@ def _of_top_level(values: Mapping[str, Any]) -> dict[str, Any]:
     if of_recipe:
         flat = {"recipe": of_recipe["recipe"]["name"], **flat}
     differing = {key: value for key, value in flat.items() if usual.get(key) != value}
-    if values["decay"].get("stem_lr") is not None or values["decay"].get("name") != "linear":
+    if not has_mult(values["decay"]):
         differing.pop("mult", None)  # it does not count, or follows from the ends
     return differing
 

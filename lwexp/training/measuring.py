@@ -84,15 +84,16 @@ class Measuring(Callback):
 class Observing(Callback):
     """Shows a measured decay that observes steps the gradients of each."""
 
-    def __init__(self, learner: Learner) -> None:
-        """`learner` is parallelized already."""
+    def __init__(self, learner: Learner, measuring: Measuring) -> None:
+        """`learner` is parallelized already; the time counts as that of `measuring`, on a GPU that of the launch."""
         self._learner, self._parameters = learner, dict(learner.model.named_parameters())
+        self._measuring = measuring
 
     def gradients_ready(self, progress: Progress) -> None:
         """Between the backward pass and the step."""
-        learner = self._learner
-        assert learner.scheduler.measurement is not None
-        learner.scheduler.measurement.rule.observe(learner.plan, self._parameters, learner.parallel.total)
+        learner, started = self._learner, perf_counter()
+        self._measuring.measurement.rule.observe(learner.plan, self._parameters, learner.parallel.total)
+        self._measuring.seconds += perf_counter() - started
 
 
 def shown(scales: dict[str, float]) -> str:

@@ -131,7 +131,7 @@ class Trainer:
             )
             own.append(self.measuring)
             if measurement.rule.observes:
-                own.append(Observing(learner))
+                own.append(Observing(learner, self.measuring))
         self.callbacks = Callbacks(own, callbacks or {})
         self.trial, held = make_trial(learner, progress, self.callbacks, tracker, world, folder)
         self.callbacks.setup(learner, held)

@@ -51,6 +51,7 @@ def test_the_multiplier_of_any_network_moves(lwexp_here: RunHere, tmp_path: Path
     assert "measured from the gradients of its steps before the first step and every 1 steps" in outcome.out
     assert outcome.out.count("scales from step") <= 3, "one line an epoch"
     (folder,) = folders(tmp_path)
+    assert " mult=0.9 decay=hypergradient" in outcome.out, "the run's name has it"
     rows = [[scale for label, scale in row.items() if label != "step"] for row in table(folder)]
     assert rows[0] == rows[1] == pytest.approx([0.9**i for i in range(len(rows[0]))])
     for row in rows[2:]:
