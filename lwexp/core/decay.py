@@ -17,8 +17,11 @@ from .measured import RULES
 from .options import at_least, between, check_options, number, rate
 
 Decay = Callable[[int, int], float]
-# For editors and type checkers: the keys of DECAYS and ALIASES, and all options that they have.
-DecayName = Literal["linear", "arithmetic", "polynomial", "cosine", "none", "explicit", "geometric", "layer_decay"]
+# For editors and type checkers: the keys of DECAYS, ALIASES and RULES, and all options of the first.
+DecayName = Literal[
+    "linear", "arithmetic", "polynomial", "cosine", "none", "explicit", "geometric", "layer_decay",
+    "auto_rgn", "auto_snr", "temp_balance", "heavy_tail", "hypergradient", "update_ratio", "auto_lr", "finder",
+]  # fmt: skip
 
 
 class DecayOptions(TypedDict, total=False):

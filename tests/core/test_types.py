@@ -13,6 +13,7 @@ from lwexp import DecayName, GroupingName, OptimizerName, PolicyName, make_plan
 from lwexp.core.decay import ALIASES as DECAY_ALIASES
 from lwexp.core.decay import DECAYS, DecayOptions
 from lwexp.core.grouping import GROUPINGS, GroupingOptions
+from lwexp.core.measured import RULES
 from lwexp.core.optim.names import (
     OptimizerOptions,
     PrefixedOptimizerName,
@@ -47,7 +48,7 @@ def written(options: Any) -> dict[str, set[str]]:
 
 def test_names_are_those_of_the_registries() -> None:
     assert {*get_args(GroupingName)} == GROUPINGS.keys()
-    assert {*get_args(DecayName)} == DECAYS.keys() | DECAY_ALIASES.keys()
+    assert {*get_args(DecayName)} == DECAYS.keys() | DECAY_ALIASES.keys() | RULES.keys()
     assert {*get_args(PolicyName)} == POLICIES.keys() | ALIASES.keys()
 
 
