@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +22,11 @@ from lwexp.training.callbacks import Callback
 from lwexp.training.probing import Probing
 from lwexp.training.trainer import Trainer
 from tests.experiment.resumed_runs import one_line
-from tests.helpers.commands import Outcome, RunHere
+from tests.helpers.commands import ROOT, Outcome, RunHere
 from tests.helpers.tiny_training import BATCHES, Noisy, close, flat, make_trainer
 from tests.run.runs import Store
 
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
 SMALL = ["model=lstm", "model.hidden_size=16", "data.image_size=8", "threads=1", "batch_size=64", "epochs=1"]
 SHORT = [*SMALL, "find.steps=60", "find.smoothing=0.9", "find.min_lr=1e-5", "find.max_lr=100"]
 
@@ -107,6 +111,23 @@ def test_no_answer_is_said_with_its_reason(lwexp_here: RunHere, tmp_path: Path) 
 def test_a_mistake_is_one_line(options: list[str], key: str, lwexp_here: RunHere, tmp_path: Path) -> None:
     assert one_line(lwexp_here("find", *SMALL, *options)).startswith(key)
     assert not list(tmp_path.glob("outputs/finds/*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_processes_find_what_one_finds(lwexp_here: RunHere, tmp_path: Path, parallel: str) -> None:
+    options = [*SHORT, "tracking=none", "device=cpu"]
+    assert lwexp_here("find", *options, "hydra.run.dir=one").code == 0
+    command = [*TORCHRUN, "lwexp.find", *options, f"parallel={parallel}", "hydra.run.dir=two"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(command, cwd=tmp_path, env=environment, check=False, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("to train with it: ") == 1
+    losses = []
+    for folder in ("one", "two"):
+        with (tmp_path / folder / "find.csv").open() as file:
+            losses.append([float(row["loss"]) for row in csv.DictReader(file)][:20])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
 
 
 class Finder(Callback):

@@ -84,8 +84,8 @@ def find_lr(
     loss of a batch, a scalar; on several processes the mean over all of them. `repeats`: tests on further batches,
     which are averaged.
 
-    Weights, buffers, gradients, random generators and the optimizer are afterwards what they were, bit for bit. The
-    model stays in its mode: call `model.train()` before. Raises `ConfigError`.
+    Weights, buffers, gradients, torch's random generators and the optimizer are afterwards what they were, bit for bit.
+    The model stays in its mode: call `model.train()` before. Raises `ConfigError`.
 
     >>> found = find_lr(model, plan, optimizer, loss, loader)  # doctest: +SKIP
     >>> found.rates  # doctest: +SKIP
