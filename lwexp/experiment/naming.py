@@ -114,8 +114,8 @@ def _of_groups(values: Mapping[str, Any]) -> dict[str, Any]:
 def _of_top_level(values: Mapping[str, Any]) -> dict[str, Any]:
     own = {key: value for key, value in values.items() if key not in GROUPS}
     of_recipe = published(values)
-    usual = {**defaults(), **of_recipe}
-    flat, usual = flatten(own, keep=USER_KEYED), flatten(usual, keep=USER_KEYED)
+    flat = flatten(own, keep=USER_KEYED)
+    usual = {**flatten(defaults(), keep=USER_KEYED), **flatten(of_recipe, keep=USER_KEYED)}
     if of_recipe:
         flat = {"recipe": of_recipe["recipe"]["name"], **flat}
     differing = {key: value for key, value in flat.items() if usual.get(key) != value}

@@ -16,6 +16,7 @@ from lwexp.config.defaults import CONF, defaults
 from lwexp.config.keys import GROUPS
 from lwexp.config.recipes import KEYS
 from lwexp.core.recipes import RECIPES
+from lwexp.experiment.naming import _differing
 from lwexp.models.lstm import LSTMClassifier
 from tests.helpers.commands import RunHere
 
@@ -132,6 +133,12 @@ def test_a_run_is_named_and_recorded_by_its_recipe(lwexp_here: RunHere, tmp_path
     assert float(runs[0].data.params["lr"]) == 1.25e-4
     assert "recipe" not in runs[1].data.params
     assert not any(key.startswith("recipe.") for run in runs for key in run.data.params)
+
+
+def test_a_part_of_a_section_is_no_word_in_the_name() -> None:
+    values = composed("recipe=ulmfit", "epochs=2", "unfreeze.every_steps=7")
+    assert [*_differing(values)][:2] == ["recipe=ulmfit", "unfreeze.every_epochs=null"]
+    assert "unfreeze.at={}" not in [*_differing(values)]
 
 
 def outcome_of(tmp_path: Path, folder: str) -> str:
