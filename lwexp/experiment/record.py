@@ -24,6 +24,7 @@ from lwexp.training.loss import loss_name
 from lwexp.training.state import Progress
 
 from .data_record import datasets_of, save_data_record
+from .diagnosed import keep_diagnosis
 from .folder import Result, save_result
 from .instantiate import Experiment
 from .manifest import place_in_sweep, point_of
@@ -114,8 +115,13 @@ def conclude(
             tracker.artifact(path)
     if experiment.plan.measured is not None and (scales := save_scales(folder, experiment.plan.labels)) is not None:
         tracker.artifact(scales)
+    apart = keep_diagnosis(experiment, place, tracker, progress)
+    for line in apart:
+        log.info("%s", line)
     tracker.artifact(folder / "best.safetensors")
-    tracker.tag({NOTE_TAG: plan_note(experiment.plan, result_text(metrics), experiment.config.notes or "")})
+    tracker.tag(
+        {NOTE_TAG: plan_note(experiment.plan, result_text(metrics), "\n\n".join(apart), experiment.config.notes or "")}
+    )
     save_result(folder, Result(metrics, progress.monitor, stopped=progress.stopped))
 
 

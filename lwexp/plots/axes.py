@@ -18,7 +18,7 @@ from matplotlib.colorbar import Colorbar
 from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
-from matplotlib.ticker import FuncFormatter, LogFormatterSciNotation, MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogFormatterSciNotation, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
 WIDTH, DPI = 9.0, 200  # inches, and dots per inch: 900 px wide in a browser at 100 px an inch, twice that in a paper
@@ -115,13 +115,20 @@ def scale_rates(axes: Axes, span: tuple[float, float], log: bool) -> None:
     label_rates(axes, log)
 
 
-def label_rates(axes: Axes, log: bool) -> None:
-    """Label rates on the vertical axis in plain characters."""
+def label_rates(axes: Axes, log: bool, *, across: bool = False) -> None:
+    """Label rates on the vertical axis, or the one `across`, in plain characters."""
+    axis = axes.xaxis if across else axes.yaxis
     if log:
-        axes.yaxis.set_major_formatter(_LogLabels())
-        axes.yaxis.set_minor_formatter(_LogLabels())
+        axis.set_major_formatter(_LogLabels())
+        axis.set_minor_formatter(_LogLabels())
+        low, high = sorted(axis.get_view_interval())
+        if across and high > 5 * low:  # labels are side by side
+            axis.set_minor_formatter(NullFormatter())
+            if high < 100 * low:
+                axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                axis.set_major_formatter(FuncFormatter(lambda x, _: rate_text(x)))
     else:
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.6g}"))
+        axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.6g}"))
     axes.tick_params(which="both", labelsize=8.5, labelfontfamily=FONT)
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from .rate_table import Floats, RateTable, thin
+from .diagnosis import TITLES, Diagnosis
+from .rate_table import Floats, RateTable, subsample, thin
 
 _TEMPLATE = Path(__file__).with_name("rates.html")
 _PLACE = "@@RATES@@"
@@ -19,13 +20,18 @@ _NUMBERS = 12_000  # values in all curves at most, which keeps the page at about
 _COMPARED = 16
 
 
-def render_html(table: RateTable) -> str:
+def render_html(table: RateTable, diagnosis: Diagnosis | None = None) -> str:
     """The page as text. A large table is thinned evenly over steps; rates keep 6 significant digits.
+
+    The measures of a `diagnosis` are views beside that of the rates, to 4 digits; what is not defined is null.
 
     The data is JSON in a script element that is not executed, with `<`, `>` and `&` escaped so that nothing can end the
     element; the page inserts names as text only.
     """
-    data = json.dumps(page_data(table), separators=(",", ":"), allow_nan=False)  # ASCII: U+2028 is escaped as well
+    views = [] if diagnosis is None else _views(diagnosis)
+    data = json.dumps(
+        {**page_data(table), "views": views}, separators=(",", ":"), allow_nan=False
+    )  # ASCII: U+2028 is escaped as well
     for character in "<>&":
         data = data.replace(character, f"\\u{ord(character):04x}")
     before, after = _TEMPLATE.read_text(encoding="utf-8").split(_PLACE)
@@ -58,6 +64,22 @@ def page_data(table: RateTable) -> dict[str, Any]:
         "scale": _round(curves.scale, 8),
         "zeros": [_ranges(column == 0) if column.any() else [] for column in kept.rates.T],
     }
+
+
+def _views(diagnosis: Diagnosis) -> list[dict[str, Any]]:
+    rows = subsample(np.arange(len(diagnosis.steps)), max(60, _NUMBERS // diagnosis.rates.shape[1]))
+    return [
+        {
+            "title": TITLES[name],
+            "steps": diagnosis.steps[rows].tolist(),
+            "curves": [[_defined(value) for value in column] for column in values[rows].T.tolist()],
+        }
+        for name, values in diagnosis.measures.items()
+    ]
+
+
+def _defined(value: float) -> float | None:
+    return float(f"{value:.3e}") if np.isfinite(value) else None
 
 
 @dataclass(frozen=True)

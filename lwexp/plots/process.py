@@ -7,24 +7,29 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from lwexp.errors import RunError
 
+from .diagnosis import Diagnosis
 from .rate_table import RateTable
 
 
-def write_plots(table: RateTable, folder: Path, *, in_process: bool = False) -> list[Path]:
+def write_plots(
+    table: RateTable, folder: Path, *, in_process: bool = False, diagnosis: Diagnosis | None = None
+) -> list[Path]:
     """Write the files of `lwexp.plots.rates.write_plots` to `folder`; returns their paths. Raises `RunError`.
 
+    With a `diagnosis` those of `lwexp.plots.diagnostics.write_diagnosis`.
     `in_process`: draw here, for a process that has imported matplotlib anyway, such as the jobs of a sweep.
     """
     if in_process:
         from . import rates
 
         try:
-            return rates.write_plots(table, folder)
+            return rates.write_plots(table, folder, diagnosis)
         except Exception as error:
             raise RunError(f"the plots of the plan cannot be drawn: {type(error).__name__}: {error}") from error
     texts: dict[str, object] = {
@@ -35,7 +40,11 @@ def write_plots(table: RateTable, folder: Path, *, in_process: bool = False) -> 
     }
     texts |= {"about": table.about, "count": table.count, "jumps": table.jumps}
     sent = io.BytesIO()
-    np.savez(sent, rates=table.rates, steps=table.steps, texts=np.array(json.dumps(texts)))
+    arrays: dict[str, Any] = {"texts": np.array(json.dumps(texts)), "rates": table.rates, "steps": table.steps}
+    if diagnosis is not None:
+        arrays |= {"diagnosed": diagnosis.steps, "used": diagnosis.rates}
+        arrays |= {f"measure {name}": values for name, values in diagnosis.measures.items()}
+    np.savez(sent, **arrays)
     command = [sys.executable, "-m", "lwexp.plots.rates", str(folder)]
     # In a new session: Ctrl-C is for the training.
     done = subprocess.run(command, input=sent.getvalue(), capture_output=True, start_new_session=True, check=False)

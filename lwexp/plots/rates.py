@@ -45,6 +45,7 @@ from .axes import (
     scale_rates,
     widen,
 )
+from .diagnosis import TITLES, Diagnosis
 from .rate_table import Floats, RateTable, subsample, thin
 
 _ZERO = "0.87"
@@ -210,10 +211,16 @@ def draw_rates_by_step(table: RateTable) -> Figure:
     return figure
 
 
-def write_plots(table: RateTable, folder: Path) -> list[Path]:
-    """Write `rates_heatmap.png`, `rates_by_depth.png`, `rates_by_step.png` and `rates.html` to `folder`; creates it."""
+def write_plots(table: RateTable, folder: Path, diagnosis: Diagnosis | None = None) -> list[Path]:
+    """Write `rates_heatmap.png`, `rates_by_depth.png`, `rates_by_step.png` and `rates.html` to `folder`; creates it.
+
+    With a `diagnosis`, what `write_diagnosis` writes in their place.
+    """
+    from .diagnostics import write_diagnosis
     from .html import render_html
 
+    if diagnosis is not None:
+        return write_diagnosis(table, diagnosis, folder)
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for name, draw in (
@@ -277,7 +284,11 @@ def main() -> None:
     """Draw the table from standard input, as `lwexp.plots.process` sends it, to the folder in `argv`."""
     with np.load(io.BytesIO(sys.stdin.buffer.read())) as sent:
         table = RateTable(**json.loads(str(sent["texts"])), rates=sent["rates"], steps=sent["steps"])
-    print(json.dumps([str(path) for path in write_plots(table, Path(sys.argv[1]))]))
+        diagnosis = None
+        if "diagnosed" in sent:
+            measures = {name: sent[f"measure {name}"] for name in TITLES if f"measure {name}" in sent}
+            diagnosis = Diagnosis(sent["diagnosed"], sent["used"], measures)
+    print(json.dumps([str(path) for path in write_plots(table, Path(sys.argv[1]), diagnosis)]))
 
 
 if __name__ == "__main__":
