@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from lwexp.core.group_names import common_path
 from lwexp.core.patterns import matches
 from lwexp.core.plan_table import PlanGroup, PlanTable
 from lwexp.plots.diagnosis import Diagnosis
@@ -39,11 +38,14 @@ def outliers(
     for found, what in ((low, "hardly moved"), (high, "moved far more than the rest")):
         for g in found[:_MOST]:
             way = float(distances[g])
-            line = f"{plan.labels[g]} {what}: by {_share(way)} of its start, the median group by {_share(median)}"
+            scale = f" (its rate is {plan.groups[g].scale:.2g} of the base rate)" if plan.groups[g].scale != 1 else ""
+            way_of = f"by {_share(way)} of its start{scale}, the median group by {_share(median)}"
+            line = f"{plan.labels[g]} {what}: {way_of}"
             missing = min(max(median / way, 0.01), 100.0) if way else 100.0
             lines.append(line + _suggestion(plan, plan.groups[g], math.sqrt(missing), lr_mults, fixed))
         if len(found) > _MOST:
-            lines.append(f"{len(found) - _MOST} more groups {what}; diagnostics.csv has them")
+            more = len(found) - _MOST
+            lines.append(f"{more} more {'group' if more == 1 else 'groups'} {what}; diagnostics.csv has them")
     return lines
 
 
@@ -52,17 +54,22 @@ def _suggestion(
 ) -> str:
     """What to type, where a pattern names the group and nothing else."""
     others = [name for g in plan.groups if g is not group for name in g.parameter_names]
-    for pattern in (group.name, common_path(group.parameter_names), *group.parameter_names[:1]):
-        own = all(matches(pattern, name) for name in group.parameter_names) if pattern else False
-        if own and not any(matches(pattern, name) for name in others):
-            break
-    else:
+    patterns = list(dict.fromkeys(_own_prefix(name, others) for name in group.parameter_names))
+    if len(patterns) > _MOST:
         return ""
     first = group.parameter_names[0]
     key, value = "lr_mults", factor * next((mult for p, mult in lr_mults.items() if matches(p, first)), 1.0)
     if any(matches(p, first) for p in fixed):
         key, value = "lr_overrides", factor * group.lr
-    return f"; '{key}={{{pattern}: {value:.1g}}}' may help"
+    shown = f"{float(f'{value:.1g}'):g}"
+    return f"; '{key}={{{', '.join(f'{pattern}: {shown}' for pattern in patterns)}}}' may help"
+
+
+def _own_prefix(name: str, others: Sequence[str]) -> str:
+    """The shortest dotted prefix of `name` that is none of one of the `others`."""
+    parts = name.split(".")
+    prefixes = (".".join(parts[:end]) for end in range(1, len(parts)))
+    return next((prefix for prefix in prefixes if not any(matches(prefix, other) for other in others)), name)
 
 
 def _share(ratio: float) -> str:

@@ -105,15 +105,21 @@ def _bare(setting: Setting, **options: Any) -> None:
         next(steps)
 
 
-def lwexp(setting: Setting) -> None:
+def lwexp(setting: Setting, *more: str) -> None:
     """`python -m lwexp.run`, evaluation, pictures and checkpoints included; they are outside of the measured steps."""
     sys.argv = [
         "lwexp.run", "model=resnet18", "grouping=per_parameter", "policy=cosine", "optimizer=adam", f"lr={LR}",
         f"mult={MULT}", f"epochs={setting.epochs}", f"batch_size={BATCH_SIZE}", "data.augment=false", "progress=false",
         f"device={setting.device}", f"tracking.uri={setting.uri}", f"hydra.run.dir={setting.folder / 'run'}",
+        *more,
     ]  # fmt: skip
     with suppress(SystemExit):
         runpy.run_module("lwexp.run", run_name="__main__", alter_sys=True)
+
+
+def diagnosed(every_steps: int) -> Callable[[Setting], None]:
+    """`lwexp` with every so many steps diagnosed."""
+    return lambda setting: lwexp(setting, f"diagnostics.every_steps={every_steps}")
 
 
 def lightning(setting: Setting) -> None:
@@ -229,6 +235,9 @@ CONTESTANTS: dict[str, tuple[Callable[[Setting], None], tuple[str, ...]]] = {  #
     "bare": (bare, ()),
     "bare default": (bare_default, ()),
     "lwexp": (lwexp, ()),
+    "lwexp diagnosed 1": (diagnosed(1), ()),
+    "lwexp diagnosed 10": (diagnosed(10), ()),
+    "lwexp diagnosed 100": (diagnosed(100), ()),
     "lightning": (lightning, ("lightning",)),
     "ignite": (ignite, ("ignite",)),
     "huggingface": (huggingface, ("transformers", "accelerate")),

@@ -154,9 +154,10 @@ BATCH_NORMS = Case(Images, optimizer="sgd", optimizer_options={"momentum": 0.9},
 CASES = {
     "layer norms": NORMS,
     "batch norms": BATCH_NORMS,
-    "frozen": Case(plan={"freeze": ["blocks.1", "stem"]}, options={"accumulate": 2, "clip_grad_norm": 0.05},
+    "frozen": Case(plan={"freeze": ["blocks.1", "stem"]},
+                   options={"accumulate": 2, "clip_grad_norm": 0.05, "diagnose_every": 2},
                    weights=[0.0, 1.0, 3.0], label_smoothing=0.1),
-    "skipped": Case(before=poisoned(0, 3), options={"nonfinite": "skip", "clip_grad_norm": 0.05}),
+    "skipped": Case(before=poisoned(0, 3), options={"nonfinite": "skip", "clip_grad_norm": 0.05, "diagnose_every": 1}),
     "float32": Case(Images, dtype=torch.float32, optimizer="sgd", optimizer_options={"momentum": 0.9}, slow=True),
     "batch norms, frozen statistics": Case(
         Images, plan={"freeze": ["layer1", "bn1"]}, options={"freeze_stats": True, "defer": True}, slow=True),

@@ -93,7 +93,7 @@ def test_a_mistake_is_one_line(lwexp_here: RunHere) -> None:
 
 
 def test_groups_that_stand_out_are_named_with_a_suggestion() -> None:
-    plan = make_plan(TinyNet(), lr=0.1, mult=0.9)
+    plan = make_plan(TinyNet(), lr=0.1, decay="none")
     assert len(plan) >= 4
     distances = np.full((1, len(plan)), 0.01)
     distances[0, 0], distances[0, -1] = 0.2, 0.0005
