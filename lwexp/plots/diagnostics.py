@@ -56,7 +56,7 @@ def draw_diagnosis(table: RateTable, diagnosis: Diagnosis, measure: str) -> Figu
         handles = [Patch(facecolor=color, edgecolor=GRAY, linewidth=0.5) for color in seen]
         place = {"loc": "upper right", "bbox_to_anchor": (0.99, 0.995), "bbox_transform": figure.transFigure}
         legend(right, handles, [*seen.values()], size=8.5, **place)
-        right.get_legend().set_in_layout(False)  # type: ignore[union-attr]
+        right.get_legend().set_in_layout(False)
     room = (height - 1.7) * 72 / groups
     blocks = blocks_of(table.names) if room < LABEL_POINTS else []
     if blocks:
