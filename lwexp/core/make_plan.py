@@ -142,6 +142,9 @@ def make_plan(
         mult = decay_options.setdefault("mult", DEFAULT_MULT)
     mult = DEFAULT_MULT if mult is None else float(mult)
     rule = make_rule(decay, decay_options)
+    if rule is not None and decays.independent:
+        why = f"divides by the groups' scales, which decay={_name(decay)} measures in the training only"
+        raise ConfigError("independent_weight_decay", True, why)
     new = None if rule is None else new_head(rule, [*parameters], kinds)
     scale = make_decay(decay, decay_options) if rule is None else none()  # type: ignore[arg-type]
     groups = resolve(

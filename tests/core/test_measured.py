@@ -188,3 +188,8 @@ def test_a_loop_that_forgets_to_measure_is_refused_at_its_first_step() -> None:
     scheduler.optimizer.step()
     with pytest.raises(ConfigError, match=r"is measured, and nothing was: call scheduler\.measure"):
         scheduler.step()
+
+
+def test_weight_decay_that_needs_the_scales_is_refused() -> None:
+    with pytest.raises(ConfigError, match="divides by the groups' scales, which decay="):
+        make_plan(network(), decay=GradientNorms(), weight_decay=0.1, independent_weight_decay=True)
