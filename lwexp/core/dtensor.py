@@ -57,3 +57,8 @@ def shard_like(tensor: Tensor, like: Tensor) -> Tensor:
     assert isinstance(like, DTensor)
     on_device = tensor.detach().to(like.device_mesh.device_type)
     return distribute_tensor(on_device, like.device_mesh, like.placements)
+
+
+def wide(tensor: Tensor) -> Tensor:
+    """`tensor` as float64, in which sums of many squares are exact enough; as float32 on Apple GPUs, which lack it."""
+    return tensor.float() if tensor.device.type == "mps" else tensor.double()

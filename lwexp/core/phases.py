@@ -183,5 +183,6 @@ def _starts(
         raise ConfigError("phases", len(phases), f"{why}; without a length the last one takes what is left")
     if end is not None and starts[-1] >= end:
         why = f"would start at step {starts[-1]}, the training has the steps 0 to {end - 1}"
-        raise ConfigError(f"phases.{len(phases) - 1}", dict(phases[-1]), why)
+        written = {key: value for key, value in phases[-1].items() if value not in (None, {}, 1.0)}
+        raise ConfigError(f"phases.{len(phases) - 1}", written or "{}", f"{why}; it needs a longer training")
     return starts, end

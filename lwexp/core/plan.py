@@ -208,7 +208,7 @@ class Plan(PlanTable):
         policy: PolicyName | Callable[[int], float] | None = None,
         *,
         steps: int | None = None,
-        steps_per_epoch: int = 1,
+        steps_per_epoch: int | None = None,
         policies: Mapping[str, Any] | None = None,
         phases: Sequence[Mapping[str, Any]] = (),
         lr_events: Iterable[Event | Mapping[str, Any]] = (),

@@ -57,7 +57,7 @@ def notes(
         at_rate.setdefault((g.index, f"{g.lr:.6e}"), []).append(g)
     dominant = max(at_rate.values(), key=lambda parts: sum(g.trainable_weights for g in parts))
     share = sum(g.trainable_weights for g in dominant) / total if total else 0
-    if share > DOMINANT_SHARE and grouping in _FINER and len(groups) > 1:
+    if share > DOMINANT_SHARE and grouping in _FINER and len(groups) > 1 and decay != "none":
         found.append(
             f"group {dominant[0].index} ({dominant[0].name}) holds {share:.0%} of the trainable weights, so the rates "
             f"are nearly uniform; a finer grouping is grouping={_FINER[grouping]}"

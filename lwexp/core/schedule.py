@@ -75,7 +75,7 @@ class Schedule:
     events: list[Event] = field(default_factory=list)
     values: tuple[ValuePolicy, ...] = ()  # of weight decay and momentum
     rule: MeasuredDecay | None = None  # that measures scales, by which the rates of some groups are multiplied
-    steps_per_epoch: int = 1
+    steps_per_epoch: int | None = None  # None: not known
     scales: tuple[float, ...] | None = None  # of all groups, as last measured
 
     def __post_init__(self) -> None:
@@ -203,7 +203,7 @@ def make_schedule(
     options: Mapping[str, Any],
     *,
     steps: int | None,
-    steps_per_epoch: int = 1,
+    steps_per_epoch: int | None = None,
     policies: Mapping[str, Any] | None = None,
     phases: Sequence[Mapping[str, Any]] = (),
     lr_events: Iterable[Event | Mapping[str, Any]] = (),
@@ -216,6 +216,7 @@ def make_schedule(
     """Build a schedule from settings; raises `ConfigError` where they contradict each other."""
     if steps is not None:
         at_least("steps", steps := whole("steps", steps), 1)
+    epoch, steps_per_epoch = steps_per_epoch, 1 if steps_per_epoch is None else steps_per_epoch
     at_least("steps_per_epoch", steps_per_epoch := whole("steps_per_epoch", steps_per_epoch), 1)
     if unfreeze_every_steps is not None:
         unfreeze_every_steps = whole("unfreeze.every_steps", unfreeze_every_steps)
@@ -238,7 +239,7 @@ def make_schedule(
     given = tuple(value for value in values if value is not None)
     return Schedule(
         plan, built, made, steps, unfreeze_every_steps, opens_at, events, given,
-        rule=None if rule is None else rule.fresh(), steps_per_epoch=steps_per_epoch,
+        rule=None if rule is None else rule.fresh(), steps_per_epoch=epoch,
     )  # fmt: skip
 
 

@@ -68,9 +68,8 @@ class PlanScheduler(LRScheduler):
         `metrics` is the value that a metric-driven policy observes, or a mapping that has it by its name.
         """
         if metrics is None:
-            if self.measurement is not None and self.measurement.last is None and self.last_epoch >= 0:
-                why = "is measured, and nothing was: call scheduler.measure(model, loss, batches) before each step"
-                raise ConfigError("decay", self.schedule.plan.decay, why)
+            if self.last_epoch >= 0:
+                self.check_measured()
             self._waits_for_step = False
             super().step()
             self._apply_values()
@@ -87,6 +86,12 @@ class PlanScheduler(LRScheduler):
         self._waits_for_step = True
         shapes: list[MetricPolicy] = [policy.shape for policy, _ in driven]  # type: ignore[misc]
         self.observe(metrics if isinstance(metrics, Mapping) else {shape.metric: float(metrics) for shape in shapes})
+
+    def check_measured(self) -> None:
+        """Raise `ConfigError` where scales are to be measured and none are: all groups would train at the base rate."""
+        if self.measurement is not None and self.measurement.last is None:
+            why = "is measured, and nothing was: call scheduler.measure(model, loss, batches) before each step"
+            raise ConfigError("decay", self.schedule.plan.decay, why)
 
     def _metric_policies(self) -> list[tuple[Policy, int]]:
         """The metric-driven policies of the phase of the last step that was done, with its start."""
@@ -124,8 +129,8 @@ class PlanScheduler(LRScheduler):
         """Measure the scales of a measured decay where it is time to: call it before each step of your own loop.
 
         `loss` gives the mean loss of a batch, a scalar, `batches` are of the training, as many as the rule looks at.
-        Weights, gradients, buffers, random generators and the optimizer stay as they are. Returns the scales by group
-        name, None where nothing was due.
+        Weights, gradients, buffers, torch's random generators and the optimizer stay as they are. Returns the scales by
+        group name, None where nothing was due.
         """
         if self.measurement is None or not self.measurement.due(self.last_epoch):
             return None

@@ -30,4 +30,8 @@ def keep_diagnosis(experiment: Experiment, place: JobPlace, tracker: Tracker, pr
     paths = write_plots(table, place.folder, in_process=place.draw_in_process, diagnosis=diagnosis)
     for path in (place.folder / TABLE, *paths):
         tracker.artifact(path)
-    return outliers(plan, diagnosis, config.lr_mults, config.lr_overrides)
+    factors, fixed = (
+        {pattern: value for key, value in given.items() for pattern in plan.patterns([key], name)}
+        for name, given in (("lr_mults", config.lr_mults), ("lr_overrides", config.lr_overrides))
+    )
+    return outliers(plan, diagnosis, factors, fixed)

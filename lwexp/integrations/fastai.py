@@ -21,6 +21,7 @@ from fastai.callback.core import Callback
 from torch import nn
 
 from lwexp.core.plan import Plan
+from lwexp.errors import ConfigError
 
 
 def splitter(plan: Plan) -> Callable[[nn.Module], list[list[nn.Parameter]]]:
@@ -48,6 +49,8 @@ class PlanSchedule(Callback):  # type: ignore[misc, no-any-unimported]
 
     def before_fit(self) -> None:
         """Make the schedule, for all epochs of this fit."""
+        if self.plan.measured is not None:
+            raise ConfigError("decay", self.plan.decay, "is measured, which this callback does not do; lwexp.run does")
         lengths = {"steps": self.n_epoch * len(self.dls.train), "steps_per_epoch": len(self.dls.train)}
         self.schedule, self.done = self.plan.schedule(self.policy, **{**lengths, **self.options}), 0
 

@@ -38,6 +38,8 @@ class TimmScheduler(Scheduler):
         self.scheduler = plan.scheduler(optimizer, policy, **options)
 
     def _get_lr(self, t: int) -> list[float]:
+        if t > 0:
+            self.scheduler.check_measured()
         self.scheduler.last_epoch = t - 1  # a resumed script begins anywhere
         self.scheduler.advance()
         return self.scheduler.get_last_lr()  # type: ignore[return-value]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import perf_counter
 
 from lwexp.core.present_rates import scale_metric
@@ -36,11 +36,15 @@ class Measuring(Callback):
         clip_grad_norm: float | None,
         tracker: Tracker,
         world: World,
+        changing: Sequence[Callback] = (),
     ) -> None:
-        """`loader` gives the training's batches, besides its own: reading it disturbs nothing."""
+        """`loader` gives the training's batches, besides its own: reading it disturbs nothing.
+
+        `changing` are the callbacks that change gradients.
+        """
         assert learner.scheduler.measurement is not None
         self._learner, self._progress, self._tracker = learner, progress, tracker
-        self._probing = Probing(learner, progress, loader, accumulate, clip_grad_norm, world)
+        self._probing = Probing(learner, progress, loader, accumulate, clip_grad_norm, world, changing)
         self.measurement = learner.scheduler.measurement
         self.seconds, self.times = 0.0, 0
         self._shown: int | None = None  # epoch whose scales were printed

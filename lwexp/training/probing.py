@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any
 
@@ -14,6 +14,7 @@ from lwexp.data import EpochLoader
 from lwexp.distributed.world import World
 
 from .batches import Batches
+from .callbacks import Callback
 from .loss import BatchWeight
 from .nonfinite import gradient_norms
 from .state import Learner, Progress
@@ -31,11 +32,15 @@ class Probing:
         accumulate: int,
         clip_grad_norm: float | None,
         world: World,
+        changing: Sequence[Callback] = (),
     ) -> None:
-        """`loader` gives the training's batches, besides its own: reading it disturbs nothing."""
+        """`loader` gives the training's batches, besides its own: reading it disturbs nothing.
+
+        `changing` are the callbacks that change gradients.
+        """
         self._learner, self._progress, self._loader = learner, progress, loader
         self._accumulate, self._clip_grad_norm, self._world = accumulate, clip_grad_norm, world
-        self._weight = BatchWeight(learner.loss)
+        self._weight, self._changing = BatchWeight(learner.loss), changing
 
     def probe(self) -> Probe:
         """A look at the training before its next step."""
@@ -65,7 +70,14 @@ class Probing:
         return Batches(found, weights, total)
 
     def _backward(self, batches: Batches) -> Tensor:
-        """The gradients of one step, unscaled, and its loss; in fp16 by a scale at which they are finite."""
+        """The gradients of one step, as callbacks change them, and its loss."""
+        loss = self._unscaled(batches)
+        for callback in self._changing:
+            callback.gradients_ready(self._progress)
+        return loss
+
+    def _unscaled(self, batches: Batches) -> Tensor:
+        """The gradients of one step and its loss; in fp16 by a scale at which they are finite."""
         learner = self._learner
         scaler = learner.scaler
         if not scaler.is_enabled():

@@ -107,12 +107,15 @@ class Trainer:
         accumulate, clips = self.options.accumulate, self.options.clip_grad_norm is not None
         steps_per_epoch = -(-len(train) // accumulate)
         self.log = EpochLog(progress, steps_per_epoch, self.options.title)
-        own = [
-            *own,
-            MetricsLogger(progress, self.options.rates_every),
-            BestWeights(world, folder),
-            self.log,
-        ]
+        changing, own = (
+            own,
+            [
+                *own,
+                MetricsLogger(progress, self.options.rates_every),
+                BestWeights(world, folder),
+                self.log,
+            ],
+        )
         if self.options.diagnose_every is not None:
             own.append(Diagnostics(self.options.diagnose_every, world, folder))
         if self.options.progress_bar and world.is_rank_zero:
@@ -127,7 +130,7 @@ class Trainer:
         measurement = learner.scheduler.measurement
         if measurement is not None and measured_on is not None and not measurement.rule.after_epochs:
             self.measuring = Measuring(
-                learner, progress, measured_on, accumulate, self.options.clip_grad_norm, tracker, world
+                learner, progress, measured_on, accumulate, self.options.clip_grad_norm, tracker, world, changing
             )
             own.append(self.measuring)
             if measurement.rule.observes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 import lwexp
 from lwexp import ConfigError, Plan, PlanScheduler, make_plan
 from tests.helpers.measured_decays import Given, GradientNorms
+from tests.helpers.tiny_training import flat
 
 X = torch.randn(16, 4, generator=torch.Generator().manual_seed(0))
 
@@ -28,7 +30,7 @@ def loss(model: nn.Module, batch: Tensor) -> Tensor:
 
 
 def scheduler_of(plan: Plan, policy: Any = "constant", **options: Any) -> PlanScheduler:
-    return plan.scheduler(plan.optimizer("adam"), policy, **options)
+    return plan.scheduler(plan.optimizer("adam"), policy, **{"steps_per_epoch": 1, **options})
 
 
 def train(scheduler: PlanScheduler, model: nn.Module, steps: int) -> list[dict[str, float] | None]:
@@ -193,3 +195,56 @@ def test_a_loop_that_forgets_to_measure_is_refused_at_its_first_step() -> None:
 def test_weight_decay_that_needs_the_scales_is_refused() -> None:
     with pytest.raises(ConfigError, match="divides by the groups' scales, which decay="):
         make_plan(network(), decay=GradientNorms(), weight_decay=0.1, independent_weight_decay=True)
+
+
+class Restless(nn.Module):
+    """Replaces its buffer at each pass, and has a part that is frozen and one that is not in the plan's optimizer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Linear(4, 4), nn.Linear(4, 2)
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.count = self.count + 1
+        return self.head(self.stem(x))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "lamb", "adan", "rmsprop"])
+def test_a_trial_step_leaves_no_trace(optimizer: Any) -> None:
+    """Not in frozen weights at rate 0, other groups, counters of the optimizer, or buffers that are replaced."""
+    model, other = Restless(), nn.Parameter(torch.ones(3))
+    plan = make_plan(model, decay=GradientNorms(), freeze=["stem"], freeze_mode="lr_zero", lr=0.1)
+    built = plan.optimizer(optimizer, weight_decay=0.1)
+    built.add_param_group({"params": [other], "lr": 0.01})
+    scheduler = plan.scheduler(built, steps_per_epoch=1)
+    other.grad = torch.ones(3)
+    before = copy.deepcopy((model.state_dict(), other.data, built.state_dict()))
+    buffer = model.count
+    scheduler.measure(model, loss, [X, X])
+    after = model.state_dict(), other.data, built.state_dict()
+    for group, saved in zip(after[2]["param_groups"], before[2]["param_groups"], strict=True):
+        group["lr"] = saved["lr"]  # these were measured
+    assert flat(after) == flat(before)
+    assert model.count is buffer
+
+
+def test_epochs_need_a_length() -> None:
+    model = network()
+    scheduler = scheduler_of(make_plan(model, decay=GradientNorms()), steps=10, steps_per_epoch=None)
+    with pytest.raises(ConfigError, match=r"must be given to the scheduler: decay\.every_epochs=1"):
+        train(scheduler, model, 2)
+
+
+def test_a_measurement_reads_no_batch_too_many() -> None:
+    read = []
+
+    class Batches(list[Tensor]):
+        def __iter__(self) -> Any:
+            for batch in list.__iter__(self):
+                read.append(batch)
+                yield batch
+
+    model = network()
+    scheduler_of(make_plan(model, decay=GradientNorms())).measure(model, loss, Batches([X] * 5))
+    assert len(read) == 2 + 1, "two for gradients, one for the trial step"

@@ -58,8 +58,8 @@ def no_answer(curve: Curve) -> str:
     fall, size = losses[0] - losses[least], abs(losses[0])
     if curve.diverged and least == 0:
         return f"the loss rises from the smallest rates on ({first:.1e}); start lower, min_lr"
-    if fall < FLAT * size and curve.diverged:
-        return f"flat: the loss falls by less than {FLAT:.0%} before it diverges at {last:.1e}"
+    if fall < FLAT * size and (curve.diverged or diverging(curve) is not None):
+        return f"flat: the loss falls by less than {FLAT:.0%} before it diverges at {last:.1e}; try more steps"
     if fall < FLAT * size:
         return f"flat: the loss falls by less than {FLAT:.0%} from {first:.1e} to {last:.1e}; go higher, max_lr"
     noise = _noise(curve, curve.looked_at[0], curve.looked_at[least])

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from lwexp.core.dtensor import local_shard, shard_like
+from lwexp.core.dtensor import local_shard, shard_like, wide
 from lwexp.core.options import at_least, between
+from lwexp.errors import ConfigError
 
 from .base import MeasuredDecay
 from .profile import exponents
@@ -59,6 +60,7 @@ class Hypergradient(MeasuredDecay):
     _log_mult: float = field(init=False, repr=False)
     _before: dict[str, Tensor] = field(init=False, repr=False, default_factory=dict)  # weights, by parameter
     _loaded: bool = field(init=False, repr=False, default=False)  # the weights above are as a checkpoint has them
+    _asked: bool = field(init=False, repr=False, default=False)  # whether the multiplier was asked for before
     _sums: Tensor | None = field(init=False, repr=False, default=None)  # float64 [2]: of h, and the number of steps
 
     def __post_init__(self) -> None:
@@ -85,7 +87,7 @@ class Hypergradient(MeasuredDecay):
             changes = torch._foreach_sub(now, [local_shard(self._before[name]) for name in moved])
             gradients = [grad.to_dense() if grad.is_sparse else local_shard(grad) for grad in moved.values()]
             h = agreement(gradients, changes, [rows[name] for name in moved], exponents(plan), total)
-            counted = torch.stack([torch.where(h.isfinite(), h, 0.0), h.isfinite().double()])
+            counted = torch.stack([torch.where(h.isfinite(), h, 0.0), wide(h.isfinite())])
             self._sums = counted if self._sums is None else self._sums.to(counted.device) + counted
         self._loaded = False
         kept = [local_shard(self._before[name]) for name in rows]
@@ -103,7 +105,11 @@ class Hypergradient(MeasuredDecay):
         return True
 
     def measure(self, probe: Probe) -> dict[int, float]:
-        """Move the multiplier by what was observed since the last time."""
+        """Move the multiplier by what was observed since the last time. Raises `ConfigError` where nothing was."""
+        if self._asked and not self._before:
+            why = "observes nothing: call scheduler.observe_gradients(model) between backward and optimizer.step()"
+            raise ConfigError("decay", "hypergradient", why)
+        self._asked = True
         if self._sums is not None:
             sum_of_h, count = self._sums.tolist()
             moved = self._log_mult + self.hyper_lr * sum_of_h / max(count, 1.0)
@@ -140,7 +146,7 @@ def agreement(
     """
     dots = [torch.dot(g.flatten(), dw.flatten()) for g, dw in zip(gradients, changes, strict=True)]
     norms = [*torch._foreach_norm([*gradients]), *torch._foreach_norm([*changes])]
-    each = torch.stack([*dots, *norms]).double().view(3, len(dots))
+    each = wide(torch.stack([*dots, *norms])).view(3, len(dots))
     each[1:].square_()
     sums = total(each.new_zeros(3, len(index)).index_add_(1, torch.tensor(rows, device=each.device), each))
     depth = sums.new_tensor([float(i) for i in index])

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from lwexp.core.plan_table import PlanTable
+from lwexp.errors import ConfigError
 
 from .base import MeasuredDecay
 
@@ -17,10 +18,11 @@ if TYPE_CHECKING:
 class Measurement:
     """A rule in a training: what it measured last, and whether it is time to measure again."""
 
-    def __init__(self, rule: MeasuredDecay, plan: PlanTable, steps_per_epoch: int) -> None:
+    def __init__(self, rule: MeasuredDecay, plan: PlanTable, steps_per_epoch: int | None) -> None:
         """Nothing is measured yet: all scales are 1."""
         self.rule, self._plan = rule, plan
-        self.interval = rule.interval(steps_per_epoch)
+        self._epoch_unknown = rule.every_epochs is not None and steps_per_epoch is None
+        self.interval = rule.interval(steps_per_epoch or 1)
         self.last: int | None = None  # the optimizer step before which was measured
         self.scales = self._before = (1.0,) * len(plan.groups)
 
@@ -30,9 +32,12 @@ class Measurement:
         return f"{self._plan.decay} {self.rule.options}"
 
     def due(self, step: int) -> bool:
-        """Whether to measure before optimizer step `step`."""
+        """Whether to measure before optimizer step `step`. Raises `ConfigError` where that cannot be known."""
         if self.last is None:
             return True
+        if self._epoch_unknown and step != self.last:
+            why = f"must be given to the scheduler: decay.every_epochs={self.rule.every_epochs:g} counts epochs"
+            raise ConfigError("steps_per_epoch", None, why)
         return self.last != step and self.interval is not None and step % self.interval == 0
 
     def at(self, step: int) -> tuple[float, ...]:

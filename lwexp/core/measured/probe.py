@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class Probe:
     """A look at a training between two of its steps.
 
-    Weights, gradients, buffers, random generators and the optimizer are afterwards what they were, bit for bit.
+    Weights, gradients, buffers, torch's random generators and the optimizer are afterwards what they were, bit for bit.
     Of sharded tensors the full ones are given, so that all processes come to the same numbers: all must call.
     """
 
@@ -74,25 +74,22 @@ class Probe:
     def updates(self, batch: int = 0) -> dict[str, Tensor]:
         """By how much one step of the optimizer would change each trained parameter, at `plan.lr` in all groups.
 
-        On the next batch but `batch`, with the state that the optimizer has.
+        On the next batch but `batch`, with the state that the optimizer has. Frozen groups and those that are not in
+        the plan rest.
         """
         optimizer, found = self.optimizer, dict[str, Tensor]()
         *_, on = self._next(batch + 1)
-        with self._undisturbed(), _put_back(optimizer):
-            before = {name: p.detach().clone() for name, p in self._trained()}
-            try:
-                self._backward(on)
-                if self._clip is not None:
-                    self._clip()
-                for group in optimizer.param_groups:
-                    _set_rate(group, self.plan.lr)
-                optimizer.step()
-                for name, p in self._trained():
-                    found[name] = full_tensor(p.detach() - before[name])
-            finally:
-                with torch.no_grad():
-                    for name, p in self._trained():
-                        p.copy_(before[name])
+        positions = self.plan.positions(optimizer.param_groups)
+        with self._undisturbed(), _put_back(optimizer), _weights_put_back(optimizer) as before:
+            self._backward(on)
+            if self._clip is not None:
+                self._clip()
+            for group, position in zip(optimizer.param_groups, positions, strict=True):
+                rests = position is None or self.plan.groups[position].frozen
+                _set_rate(group, 0.0 if rests else self.plan.lr)
+            optimizer.step()
+            for name, p in self._trained():
+                found[name] = full_tensor(p.detach() - before[p])
         return found
 
     def trial(self, rates: Iterable[Sequence[float]], batches: Iterator[Any]) -> Generator[float, None, None]:
@@ -101,26 +98,18 @@ class Probe:
         As the iterator ends or is closed, everything is put back.
         """
         optimizer, parameters = self.optimizer, [*self.model.parameters()]
-        moved = [p for group in optimizer.param_groups for p in group["params"]]
         positions = self.plan.positions(optimizer.param_groups)
         self._random = None  # a trial does not depend on those before it
-        with self._undisturbed(), _put_back(optimizer):
-            before = [p.detach().clone() for p in moved]
-            try:
-                for row in rates:
-                    for p in parameters:
-                        p.grad = None
-                    yield float(self._backward(next(batches)))
-                    if self._clip is not None:
-                        self._clip()
-                    for group, position in zip(optimizer.param_groups, positions, strict=True):
-                        if position is not None:
-                            _set_rate(group, row[position])
-                    optimizer.step()
-            finally:
-                with torch.no_grad():
-                    for p, value in zip(moved, before, strict=True):
-                        p.copy_(value)
+        with self._undisturbed(), _put_back(optimizer), _weights_put_back(optimizer):
+            for row in rates:
+                for p in parameters:
+                    p.grad = None
+                yield float(self._backward(next(batches)))
+                if self._clip is not None:
+                    self._clip()
+                for group, position in zip(optimizer.param_groups, positions, strict=True):
+                    _set_rate(group, 0.0 if position is None else row[position])
+                optimizer.step()
 
     def _trained(self) -> list[tuple[str, nn.Parameter]]:
         names = [name for g in self.plan.groups for name in g.optimizer_names if name not in g.frozen_names]
@@ -128,19 +117,24 @@ class Probe:
 
     def _next(self, count: int) -> Iterator[Any]:
         given = 0
-        for batch in self.batches():
+        for given, batch in enumerate(self.batches(), 1):
+            yield batch
             if given == count:
                 return
-            given += 1
-            yield batch
-        if given < count:
-            raise RunError(f"decay: {count} batches are needed for a measurement, and there are {given}")
+        raise RunError(f"decay: {count} batches are needed for a measurement, and there are {given}")
 
     @contextmanager
     def _undisturbed(self) -> Iterator[None]:
         """Gradients start empty; they, buffers and random generators are then put back."""
-        parameters, buffers = [*self.model.parameters()], [*self.model.buffers()]
-        gradients, values = [p.grad for p in parameters], [buffer.detach().clone() for buffer in buffers]
+        parameters = [*self.model.parameters()]
+        gradients = [p.grad for p in parameters]
+        # some networks replace their buffers instead of filling them
+        buffers = [
+            (module, name, buffer, buffer.detach().clone())
+            for module in self.model.modules()
+            for name, buffer in module._buffers.items()
+            if buffer is not None
+        ]
         devices = {p.device.index or 0 for p in parameters if p.device.type == "cuda"}
         with torch.random.fork_rng(devices=devices):
             if self._random is not None:
@@ -156,7 +150,8 @@ class Probe:
                 for p, gradient in zip(parameters, gradients, strict=True):
                     p.grad = gradient
                 with torch.no_grad():
-                    for buffer, value in zip(buffers, values, strict=True):
+                    for module, name, buffer, value in buffers:
+                        module._buffers[name] = buffer
                         buffer.copy_(value)
 
 
@@ -165,6 +160,18 @@ def _set_rate(group: dict[str, Any], lr: float) -> None:
         group["lr"].fill_(lr)
     else:
         group["lr"] = lr
+
+
+@contextmanager
+def _weights_put_back(optimizer: torch.optim.Optimizer) -> Iterator[dict[Tensor, Tensor]]:
+    """After the block, all parameters of the optimizer are what they were; yields these values."""
+    before = {p: p.detach().clone() for group in optimizer.param_groups for p in group["params"]}
+    try:
+        yield before
+    finally:
+        with torch.no_grad():
+            for p, value in before.items():
+                p.copy_(value)
 
 
 @contextmanager
@@ -186,6 +193,8 @@ def _put_back(optimizer: torch.optim.Optimizer) -> Iterator[None]:
                 value.copy_(entry[key])
             optimizer.state[p] = {**entry, **tensors[p]}
         for group, options, lr in zip(optimizer.param_groups, groups, rates, strict=True):
+            for key in group.keys() - options.keys() - {"params", "lr"}:  # some count their steps there
+                del group[key]
             group.update(options)
             if isinstance(group["lr"], Tensor):
                 group["lr"].copy_(lr)

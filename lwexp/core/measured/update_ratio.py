@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from lwexp.core.dtensor import wide
 from lwexp.core.options import at_least
 
 from .base import MeasuredDecay
@@ -93,8 +94,8 @@ def update_ratio(pairs: list[tuple[Tensor, Tensor]]) -> float:
     >>> update_ratio([(tensor([3.0, 4.0]), tensor([0.75, 1.0])), (ones(2), zeros(2))])
     0.25
     """
-    change = sum(float(dw.double().square().sum()) for _, dw in pairs)
-    size = sum(float((w.double().square() * (dw != 0)).sum()) for w, dw in pairs)
+    change = sum(float(wide(dw).square().sum()) for _, dw in pairs)
+    size = sum(float((wide(w).square() * (dw != 0)).sum()) for w, dw in pairs)
     if change == 0:
         return math.nan
     return math.sqrt(change / size) if size else math.inf

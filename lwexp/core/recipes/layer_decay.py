@@ -50,7 +50,8 @@ BERT_LLRD = Recipe(
     what="0.95 per layer of BERT; the classifier has the rate of the last layer",
     source="Sun et al. 2019, arXiv:1905.05583, sections 5.1 and 5.3.4; github.com/xuyige/BERT4doc-Classification",
     differs="embeddings are a layer below the first, where their code gives them the base rate; bias correction, which "
-    "their Adam lacks",
+    "their Adam lacks; no clipping, which they do tensor by tensor; the rate falls from the end of the warm-up, theirs "
+    "as from step 0",
     lr=2e-5,
     batch_size=24,
     mult=0.95,
@@ -66,7 +67,8 @@ ELECTRA = Recipe(
     name="electra",
     what="0.8 per layer, from 200 million weights on 0.9; two steps from the head to the last layer",
     source="Clark et al. 2020, arXiv:2003.10555, table 7; github.com/google-research/electra, model/optimization.py",
-    differs="their code has the weight decay 0.01 where the paper has 0, and an Adam without bias correction",
+    differs="their code has the weight decay 0.01 where the paper has 0, and an Adam without bias correction; the rate "
+    "falls from the end of the warm-up, in their code as from step 0",
     lr=3e-4,
     batch_size=32,
     mult=0.8,

@@ -42,9 +42,15 @@ BITFIT = Recipe(
     name="bitfit",
     what="biases and the head alone",
     source="Ben Zaken et al. 2022, arXiv:2106.10199; github.com/benzakenelad/BitFit",
-    differs="they search rates from 1e-4 to 1e-3",
+    differs="they search rates from 1e-4 to 1e-3; their script's own is 1e-3, for batches of 8",
     lr=4e-4,
-    settings={**_UNIFORM, "optimizer": {"name": "adamw", "weight_decay": 0.0}, "train": ["kind/bias", "kind/head"]},
+    settings={
+        **_UNIFORM,
+        "policy": {"name": "constant"},
+        "optimizer": {"name": "adamw", "weight_decay": 0.0},
+        "clip_grad_norm": 1.0,
+        "train": ["kind/bias", "kind/head"],
+    },
 )
 NORM_TUNING = Recipe(
     name="norm_tuning",

@@ -9,7 +9,8 @@ from typing import Any, TypeVar, cast
 
 from torch import nn
 
-from lwexp.core.patterns import matches
+from lwexp.core.options import at_least, whole
+from lwexp.core.patterns import KIND, matches
 from lwexp.errors import ConfigError
 
 from . import recipe
@@ -41,7 +42,10 @@ def fill_plan(make: _Function) -> _Function:
         if given.get("recipe") is None or not isinstance(model, nn.Module):
             return make(*args, **given)
         chosen = found(given.pop("recipe"))
-        rates = chosen.rates(weights_of(model), given.pop("batch_size", None))
+        batch_size = given.pop("batch_size", None)
+        if batch_size is not None:
+            at_least("batch_size", batch_size := whole("batch_size", batch_size), 1)
+        rates = chosen.rates(weights_of(model), batch_size)
         values = _arguments(chosen, rates, given)
         absent = absent_patterns(values.get("lr_mults", {}), model)
         if absent:
@@ -87,7 +91,7 @@ def fill_optimizer(make: _Function) -> _Function:
 def absent_patterns(patterns: Iterable[str], model: nn.Module) -> list[str]:
     """Those that match no parameter: a recipe may name layers that only its own networks have."""
     names = [name for name, _ in model.named_parameters()]
-    return [each for each in patterns if not any(matches(each, name) for name in names)]
+    return [each for each in patterns if not each.startswith(KIND) and not any(matches(each, name) for name in names)]
 
 
 def split_patterns(settings: Mapping[str, Any]) -> list[str]:
