@@ -72,7 +72,8 @@ def test_commands_run(line: str, lwexp_here: Callable[..., Outcome], tmp_path: P
     short = [*short, "weights.epochs=1"] if "source_task" in line else short
     short = ["batch_size=64", "progress=false"] if ".preview" in module else short
     short = [s.replace("max_steps=2", "max_steps=41") if "step: 40" in line else s for s in short]
-    short = [*SHORT, "find.steps=30"] if ".find" in module else short
+    if ".find" in module:
+        short, arguments = [*SHORT, "find.steps=30"], [a.replace("resnet18", "resnet10t") for a in arguments]
     small = ["model=resnet10t"] if "model=" not in line and "layer4.1" not in line else []
     small, short = ([], []) if ".sync" in module else (small, short)
     outcome = lwexp_here(module.removeprefix("lwexp."), *arguments, *small, *short)
