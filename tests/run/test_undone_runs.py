@@ -103,7 +103,7 @@ def test_mistakes_are_one_line(lwexp_here: RunHere) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_all_processes_undo_together(lwexp_here: RunHere, tmp_path: Path, parallel: str) -> None:
-    """And resume, in one process, what two have stopped."""
+    """Two processes undo what one undoes, at the same cost."""
     options = [*LSTM, *UNTRACKED, "optimizer=sgd", "checkpoint.every_steps=3"]
     one = lwexp_here("run", *options, "hydra.run.dir=one")
     assert one.code == 0, one.err
