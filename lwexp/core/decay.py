@@ -28,18 +28,18 @@ class DecayOptions(TypedDict, total=False):
     """`decay_options` of the decays that have a name."""
 
     mult: float  # linear
-    head_steps: int
+    head_steps: int | None
     min_scale: float  # arithmetic, polynomial, cosine
     power: float  # polynomial
     rates: Mapping[str, float]  # explicit
     stem_lr: float | None  # in place of `mult` or `min_scale`
 
 
-def linear(*, mult: float, head_steps: int = 1) -> Decay:
+def linear(*, mult: float, head_steps: int | None = None) -> Decay:
     """A constant multiplier per group: scale = mult**index.
 
-    `head_steps` (at least 0) is the exponent of the group after the head; 1 is one step like all others. With 0 it has
-    the head's rate, as in Sun et al. 2019 (arXiv:1905.05583), with 2 there is a step more, as in ELECTRA.
+    `head_steps` (at least 0) is the exponent of the group after the head; 1, the default, is one step like all others.
+    With 0 it has the head's rate, as in Sun et al. 2019 (arXiv:1905.05583), with 2 there is a step more, as in ELECTRA.
 
     The name is the tutorial's; elsewhere this is called geometric or exponential layer decay, as `layer_decay` in BEiT
     (arXiv:2106.08254) and ELECTRA (arXiv:2003.10555). ULMFiT (arXiv:1801.06146) uses mult = 1/2.6.
@@ -50,8 +50,9 @@ def linear(*, mult: float, head_steps: int = 1) -> Decay:
     [1.0, 0.81, 0.729]
     """
     at_least("mult", mult, 0, strictly=True)
-    at_least("decay.head_steps", head_steps, 0)
-    return lambda index, count: mult ** (index + head_steps - 1) if index else 1.0
+    first = 1 if head_steps is None else head_steps
+    at_least("decay.head_steps", first, 0)
+    return lambda index, count: mult ** (index + first - 1) if index else 1.0
 
 
 def arithmetic(*, min_scale: float = 0.1) -> Decay:
@@ -142,7 +143,7 @@ def with_ends(decay: object, options: Mapping[str, Any], *, lr: float, count: in
         raise ConfigError(key, stem_lr, f"must be at most lr={lr:g} with decay={decay}; decay=linear can rise")
     if count < 2 and ratio != 1:
         raise ConfigError(key, stem_lr, f"there is one group, whose rate is lr={lr:g}; a finer grouping has two ends")
-    steps = count - 2 + int(others.get("head_steps", 1))  # of the last group
+    steps = count - 2 + (1 if others.get("head_steps") is None else int(others["head_steps"]))  # of the last group
     value = ratio if option == "min_scale" else ratio ** (1 / steps) if count > 1 and steps > 0 else 1.0
     given = others.get(option)
     if given is not None and not math.isclose(number(f"decay.{option}", given), value, rel_tol=1e-6):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from lwexp.errors import ConfigError
@@ -120,7 +120,7 @@ def step(*, step_size: int, gamma: float = 0.1) -> Shape:
     return lambda step: gamma ** (step // step_size)
 
 
-def multistep(*, milestones: list[float], gamma: float = 0.1, steps: int | None = None) -> Shape:
+def multistep(*, milestones: Sequence[float], gamma: float = 0.1, steps: int | None = None) -> Shape:
     """gamma ** (number of milestones reached), as torch's MultiStepLR.
 
     `milestones` in optimizer steps, or as fractions of the training between 0 and 1.

@@ -118,8 +118,9 @@ NEEDED = {
 NUMBERS = {"max_steps", "clip_grad_norm", "unfreeze.every_epochs", "unfreeze.every_steps", "checkpoint.every_steps",
            "checkpoint.every_minutes", "policy.warmup_fraction", "policy.warmup_epochs", "policy.cycles",
            "policy.cycle_steps", "optimizer.adamw_lr", "data.train_size", "decay.every_epochs", "decay.every_steps",
-           "decay.max_scale", "decay.ratio", "decay.stem_factor", "decay.stem_lr", "eval_every_steps",
-           "recipe.batch_size", "recipe.lr", "recipe.mult", "threads"}  # null by default  # fmt: skip
+           "decay.head_steps", "decay.max_scale", "decay.ratio", "decay.stem_factor", "decay.stem_lr",
+           "eval_every_steps", "recipe.batch_size", "recipe.lr", "recipe.mult",
+           "threads"}  # null by default  # fmt: skip
 CHOSEN_FROM = {"freeze_mode", "precision", "nonfinite", "floor", "warmup", "convention", "mode", "decay_shape",
                "interval", "source", "order"}  # fmt: skip
 STRUCTURES = ["[[{a: 1}]]", "{a: {b: [1]}}", "[[[0]]]"]

@@ -89,7 +89,6 @@ def test_the_model_must_be_a_module(tiny: TinyNet, model: Any) -> None:
     ("policy", "options", "said"),
     [
         ({"name": "cosine"}, {}, "policy={.*}: must be a name or a callable step -> factor; its options are keywords"),
-        (None, {}, "policy=null: must be a name or a callable"),
         (0.5, {}, "policy=0.5: must be a name or a callable"),
         ("cosine", {"steps": 10.5}, "steps=10.5: must be a whole number"),
         ("cosine", {"steps": "10"}, "steps=10: must be a whole number"),

@@ -81,7 +81,7 @@ def test_a_network_that_cannot_be_exported_is_one_line(lwexp_here: RunHere, tmp_
     [
         (["--to", "onnxx"], "--to=onnxx: no such format; did you mean onnx?"),
         (["more"], "give one run"),
-        (["--weights", "worst"], "weights=worst: must be best or last"),
+        (["--weights", "worst"], "weights=worst: must be best, last, wise_ft"),
     ],
     ids=["format", "runs", "weights"],
 )

@@ -67,7 +67,7 @@ def test_texts_come_from_files_and_from_the_command_line(lwexp_here: RunHere) ->
         (["latest"], "path=: give a folder of images, or files"),
         (["latest", "nowhere"], "path=nowhere: there is no such file or folder"),
         (["latest", "outputs", "--top", "0"], "--top=0: must be 1 or more"),
-        (["latest", "outputs", "--weights", "worst"], "weights=worst: must be best or last"),
+        (["latest", "outputs", "--weights", "worst"], "weights=worst: must be best, last, wise_ft"),
         (["latest", "outputs", "--text", "a"], "reads images, not texts"),
         (["latest", "outputs", "--tops", "1"], "unrecognized arguments: --tops 1; see lwexp-predict --help"),
     ],

@@ -146,7 +146,7 @@ def test_an_interrupted_job_ends_the_sweep(lwexp_here: RunHere, client: MlflowCl
 @pytest.mark.parametrize(("option", "line"), [
     ("tracking.uri=htp://server:5000", r"error: tracking\.uri=htp://server:5000: .*"),
     ("epoch=2", r"error: epoch=2: unknown option; did you mean epochs\?"),
-    ("decay=linaer", r"error: decay=linaer: no such choice; did you mean linear\?"),
+    ("decay=linaer", r"error: decay=linaer: no such choice; did you mean linear, finder\?"),
     ("batch_size=0", r"error: batch_size=0: should be greater than or equal to 1"),
 ])  # fmt: skip
 def test_a_mistake_in_all_jobs_is_one_line_before_any_of_them(

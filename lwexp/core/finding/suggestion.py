@@ -88,7 +88,7 @@ def valley(rates: Sequence[float], losses: Sequence[float]) -> float:
     That is the longest falling subsequence of losses; the rate is half of its span from its start, counted in steps.
 
     >>> valley([1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0], [3.0, 2.9, 2.5, 2.0, 1.0, 5.0])
-    0.001
+    0.0001
     """
     lengths, end = [1] * len(losses), 0
     for i in range(1, len(losses)):
