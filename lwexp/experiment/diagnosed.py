@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from lwexp.plots import process
 from lwexp.plots.plan import rate_table, scheduled_rates
-from lwexp.plots.process import write_plots
 from lwexp.plots.rate_table import subsample
 from lwexp.record.diagnostics import TABLE, save_diagnostics
 from lwexp.record.outliers import outliers
@@ -27,7 +27,7 @@ def keep_diagnosis(experiment: Experiment, place: JobPlace, tracker: Tracker, pr
     else:
         rows = subsample(np.arange(len(progress.seen_rates)))
         table = rate_table(plan, np.asarray(progress.seen_rates, dtype=np.float64)[rows], rows)
-    paths = write_plots(table, place.folder, in_process=place.draw_in_process, diagnosis=diagnosis)
+    paths = process.write_plots(table, place.folder, in_process=place.draw_in_process, diagnosis=diagnosis)
     for path in (place.folder / TABLE, *paths):
         tracker.artifact(path)
     factors, fixed = (
