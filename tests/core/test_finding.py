@@ -219,3 +219,13 @@ def test_the_decay_finder_gives_groups_the_rates_that_their_tests_suggest() -> N
     assert max(rates["largest"]) == pytest.approx(0.02)
     with pytest.raises(ConfigError, match=r"decay\.steps=3"):
         make_plan(network(), decay="finder", decay_options={"steps": 3})
+
+
+def test_a_measured_decay_names_the_groups_without_an_answer(caplog: pytest.LogCaptureFixture) -> None:
+    """A loss that depends on nothing: all stay at the base rate, and the log says so."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+    plan = lwexp.make_plan(model, decay="finder", decay_options={"steps": 30})
+    scheduler = plan.scheduler(plan.optimizer("sgd"), steps_per_epoch=1)
+    scheduler.measure(model, lambda model, x: 1.0 + 0 * model(x).sum(), [torch.ones(2, 4)] * 31)
+    assert set(scheduler.rates()) == {plan.lr}
+    assert "no range test of 1, 0 has an answer (flat" in caplog.text

@@ -5,6 +5,7 @@ The range test is that of Smith 2017 (arXiv:1506.01186), the rules are those of 
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from lwexp.core.finding.curve import RangeTest
 from lwexp.core.finding.find_lr import group_rate
+from lwexp.formatting import few
 
 from .base import MeasuredDecay
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 Rule = Literal["valley", "steepest", "minimum", "divergence"]
 Normalize = Literal["mean", "largest"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True)
@@ -59,6 +63,10 @@ class Finder(MeasuredDecay):
         """The scale of each group whose range test has an answer."""
         tests = {i: group_rate(probe, self._test, i) for i in probe.compared}
         found = {i: test.rates[self.rule] / probe.plan.lr for i, test in tests.items() if self.rule in test.rates}
+        silent = [i for i in tests if i not in found]
+        if silent:
+            names = few([probe.plan.groups[i].name for i in silent], 4)
+            log.warning("no range test of %s has an answer (%s): they keep their scale", names, tests[silent[0]].reason)
         if not found or self.normalize is None:
             return found
         largest = max(found.values())
