@@ -6,10 +6,11 @@ import itertools
 
 import pytest
 import timm
+import torch
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 
-from lwexp import make_plan
+from lwexp import ConfigError, make_plan
 from lwexp.core.plan import Plan
 from lwexp.integrations.timm import TimmScheduler
 
@@ -78,3 +79,13 @@ def test_a_plateau_observes_the_metric_of_each_epoch() -> None:
         scheduler.step(epoch + 1, 1.0)
         seen.append(scheduler.optimizer.param_groups[0]["lr"])
     assert seen == pytest.approx([0.1, 0.1, 0.05, 0.05, 0.025, 0.025])
+
+
+def test_a_measured_decay_that_nothing_measures_is_refused() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 2))
+    plan = make_plan(model, decay="auto_rgn", lr=0.1)
+    optimizer = plan.optimizer("sgd")
+    scheduler = TimmScheduler(optimizer, plan, "constant", steps=10)
+    optimizer.step()
+    with pytest.raises(ConfigError, match="is measured, and nothing was"):
+        scheduler.step_update(1)
