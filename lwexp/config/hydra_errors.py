@@ -14,7 +14,7 @@ from lwexp.errors import ConfigError, LwexpError, UnknownNameError, UnknownOptio
 from lwexp.formatting import one_line
 
 from . import recipes
-from .defaults import CONF, defaults
+from .defaults import CONF, documented
 from .overrides import given_value, user_overrides
 from .quoting import unparsed
 
@@ -86,11 +86,7 @@ def _composition_error(error: ConfigCompositionException, arguments: Sequence[st
 
 def _known_keys() -> list[str]:
     """What may stand on the left of `=`: the keys of config.yaml and the groups."""
-    config = defaults()
-    groups = [path.name for path in CONF.iterdir() if path.is_dir()]
-    sections = ("unfreeze", "loss", "checkpoint", "sweep", "find", "preview")
-    nested = [f"{key}.{inner}" for key in sections for inner in config[key]]
-    return [*groups, *nested, *config]
+    return [*(path.name for path in CONF.iterdir() if path.is_dir()), *documented()]
 
 
 def _text(error: BaseException) -> str:

@@ -34,6 +34,9 @@ WRITE = "options are written key=value, without dashes or blanks"
      "policy.name=CosineAnnealingWarmRestarts policy.options.T_0=10"),
     ("policy=torch policy.name=StepLR policy.step_size=3",
      "policy.step_size=3: options of the scheduler are one level below; write policy.options.step_size=3"),
+    ("diagnostics.every_step=3", "diagnostics.every_step=3: unknown option; did you mean diagnostics.every_steps, "),
+    ("early_stopping.patienc=3", "early_stopping.patienc=3: unknown option; did you mean early_stopping.patience, "),
+    ("sweep.search.trail=1", "sweep.search.trail=1: unknown option; did you mean sweep.search.trial, "),
     ("policy=torch", "policy.name=???: must be given: a class of torch.optim.lr_scheduler, such as StepLR, "
      "CosineAnnealingLR or OneCycleLR"),
     ("device=gpu", "device=gpu: no such device; did you mean cuda? here there are auto, cpu"),
