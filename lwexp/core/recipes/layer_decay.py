@@ -4,25 +4,38 @@ their authors give for fine-tuning; where they count the warm-up in epochs, it i
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from .base import Recipe
 
-
-def _by_depth(**options: Any) -> dict[str, Any]:
-    """One group per block, the last norm in the head's."""
-    return {"name": "depth_index", "last_norm": "head", **options}
-
-
-def _adamw(weight_decay: float, **options: Any) -> dict[str, Any]:
-    return {"name": "adamw", "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": weight_decay, **options}
+_LINEAR = {"name": "linear"}
 
 
 def _cosine(warmup: float, min_lr: float) -> dict[str, Any]:
     return {"name": "cosine", "warmup_fraction": warmup, "min_lr": min_lr}
 
 
-_LINEAR = {"name": "linear"}
+def _by_depth(
+    policy: Mapping[str, Any],
+    *,
+    weight_decay: float,
+    grouping: Mapping[str, Any] = MappingProxyType({}),
+    decay: Mapping[str, Any] = MappingProxyType({}),
+    eps: float = 1e-8,
+    **others: Any,
+) -> dict[str, Any]:
+    """What they have in common: a group for each block, the last norm in the head's; AdamW, no decay of 1-d weights."""
+    return {
+        "grouping": {"name": "depth_index", "last_norm": "head", **grouping},
+        "decay": {**_LINEAR, **decay},
+        "policy": dict(policy),
+        "optimizer": {"name": "adamw", "betas": [0.9, 0.999], "eps": eps, "weight_decay": weight_decay},
+        "no_weight_decay": True,
+        **others,
+    }
+
 
 ULMFIT = Recipe(
     name="ulmfit",
@@ -55,13 +68,9 @@ BERT_LLRD = Recipe(
     lr=2e-5,
     batch_size=24,
     mult=0.95,
-    settings={
-        "grouping": _by_depth(),
-        "decay": {**_LINEAR, "head_steps": 0},
-        "policy": {"name": "linear", "warmup_fraction": 0.1},
-        "optimizer": _adamw(0.01, eps=1e-6),
-        "no_weight_decay": True,
-    },
+    settings=_by_depth(
+        {"name": "linear", "warmup_fraction": 0.1}, weight_decay=0.01, decay={"head_steps": 0}, eps=1e-6
+    ),
 )
 ELECTRA = Recipe(
     name="electra",
@@ -73,14 +82,13 @@ ELECTRA = Recipe(
     batch_size=32,
     mult=0.8,
     sizes=({"weights": 5e7, "lr": 1e-4, "mult": 0.8}, {"weights": 2e8, "lr": 5e-5, "mult": 0.9}),
-    settings={
-        "grouping": _by_depth(),
-        "decay": {**_LINEAR, "head_steps": 2},
-        "policy": {"name": "linear", "warmup_fraction": 0.1},
-        "optimizer": _adamw(0.0, eps=1e-6),
-        "no_weight_decay": True,
-        "clip_grad_norm": 1.0,
-    },
+    settings=_by_depth(
+        {"name": "linear", "warmup_fraction": 0.1},
+        weight_decay=0.0,
+        decay={"head_steps": 2},
+        eps=1e-6,
+        clip_grad_norm=1.0,
+    ),
 )
 BEIT = Recipe(
     name="beit",
@@ -93,13 +101,7 @@ BEIT = Recipe(
     batch_size=1024,
     mult=0.65,
     sizes=({"weights": 2e8, "lr": 1e-3, "mult": 0.75},),
-    settings={
-        "grouping": _by_depth(),
-        "decay": _LINEAR,
-        "policy": _cosine(0.2, 1e-6),
-        "optimizer": _adamw(0.05),
-        "no_weight_decay": True,
-    },
+    settings=_by_depth(_cosine(0.2, 1e-6), weight_decay=0.05),
 )
 MAE = Recipe(
     name="mae",
@@ -111,13 +113,7 @@ MAE = Recipe(
     scaling="linear",
     mult=0.65,
     sizes=({"weights": 2e8, "lr": 1e-3, "mult": 0.75},),
-    settings={
-        "grouping": _by_depth(),
-        "decay": _LINEAR,
-        "policy": _cosine(0.05, 1e-6),
-        "optimizer": _adamw(0.05),
-        "no_weight_decay": True,
-    },
+    settings=_by_depth(_cosine(0.05, 1e-6), weight_decay=0.05),
 )
 CONVNEXT = Recipe(
     name="convnext",
@@ -128,13 +124,7 @@ CONVNEXT = Recipe(
     lr=5e-5,
     batch_size=512,
     mult=0.8,
-    settings={
-        "grouping": _by_depth(blocks=3),
-        "decay": _LINEAR,
-        "policy": {"name": "cosine", "min_lr": 1e-6},
-        "optimizer": _adamw(1e-8),
-        "no_weight_decay": True,
-    },
+    settings=_by_depth({"name": "cosine", "min_lr": 1e-6}, weight_decay=1e-8, grouping={"blocks": 3}),
 )
 VITDET = Recipe(
     name="vitdet",
@@ -145,13 +135,9 @@ VITDET = Recipe(
     batch_size=64,
     mult=0.7,
     sizes=({"weights": 2e8, "mult": 0.8}, {"weights": 5e8, "mult": 0.9}),
-    settings={
-        "grouping": _by_depth(),
-        "decay": _LINEAR,
-        "policy": {"name": "multistep", "milestones": [0.88889, 0.96296], "warmup_fraction": 0.001356},
-        "optimizer": _adamw(0.1),
-        "no_weight_decay": True,
-    },
+    settings=_by_depth(
+        {"name": "multistep", "milestones": [0.88889, 0.96296], "warmup_fraction": 0.001356}, weight_decay=0.1
+    ),
 )
 DINOV2 = Recipe(
     name="dinov2",
@@ -162,16 +148,13 @@ DINOV2 = Recipe(
     batch_size=1024,
     scaling="sqrt",
     mult=0.9,
-    settings={
-        "grouping": _by_depth(),
-        "decay": _LINEAR,
-        "policy": _cosine(0.1, 1e-6),
-        "optimizer": _adamw(0.04),
-        "weight_decay_policy": {"name": "cosine", "end": 0.4},
-        "no_weight_decay": True,
-        "lr_mults": {"*patch_embed*": 0.2},
-        "clip_grad_norm": 3.0,
-    },
+    settings=_by_depth(
+        _cosine(0.1, 1e-6),
+        weight_decay=0.04,
+        weight_decay_policy={"name": "cosine", "end": 0.4},
+        lr_mults={"*patch_embed*": 0.2},
+        clip_grad_norm=3.0,
+    ),
 )
 EVA02 = Recipe(
     name="eva02",
@@ -187,13 +170,7 @@ EVA02 = Recipe(
         {"weights": 5e7, "lr": 1e-4, "mult": 0.7},
         {"weights": 2e8, "lr": 5e-5, "mult": 0.8},
     ),
-    settings={
-        "grouping": _by_depth(),
-        "decay": _LINEAR,
-        "policy": {"name": "cosine", "warmup_fraction": 0.05},
-        "optimizer": _adamw(0.05),
-        "no_weight_decay": True,
-    },
+    settings=_by_depth({"name": "cosine", "warmup_fraction": 0.05}, weight_decay=0.05),
 )
 FT_CLIP = Recipe(
     name="ft_clip",
@@ -204,13 +181,7 @@ FT_CLIP = Recipe(
     batch_size=2048,
     mult=0.6,
     sizes=({"weights": 2e8, "lr": 4e-4, "mult": 0.65},),
-    settings={
-        "grouping": _by_depth(),
-        "decay": _LINEAR,
-        "policy": _cosine(0.2, 1e-6),
-        "optimizer": _adamw(0.05),
-        "no_weight_decay": True,
-    },
+    settings=_by_depth(_cosine(0.2, 1e-6), weight_decay=0.05),
 )
 SWIN_FINETUNE = Recipe(
     name="swin_finetune",
@@ -222,14 +193,9 @@ SWIN_FINETUNE = Recipe(
     batch_size=512,
     scaling="linear",
     mult=0.8,
-    settings={
-        "grouping": _by_depth(between_stages="previous"),
-        "decay": _LINEAR,
-        "policy": _cosine(0.2, 2.5e-7),
-        "optimizer": _adamw(0.05),
-        "no_weight_decay": True,
-        "clip_grad_norm": 5.0,
-    },
+    settings=_by_depth(
+        _cosine(0.2, 2.5e-7), weight_decay=0.05, grouping={"between_stages": "previous"}, clip_grad_norm=5.0
+    ),
 )
 
 LAYER_DECAY = (
