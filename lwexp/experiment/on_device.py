@@ -16,18 +16,21 @@ from lwexp.core.scheduler import PlanScheduler
 from lwexp.data import EpochLoader, Inputs, Views, call, eval_loader, train_loader, workers_note
 from lwexp.distributed.parallel import parallelize
 from lwexp.distributed.world import World
+from lwexp.host.resources import set_threads
 from lwexp.tracking import Tracker
 from lwexp.training.average import AverageOptions, WeightAverage
 from lwexp.training.callbacks import Callback
 from lwexp.training.checkpoint.files import CheckpointFiles
+from lwexp.training.seeding import seed_everything
 from lwexp.training.state import Learner, Progress
 from lwexp.training.trainer import Trainer, TrainerOptions
 
+from .cross_checks import check_processes
 from .instantiate import Experiment, build_loss, build_metrics, build_optimizer
 from .manifest import point_of
-from .opening import cache_settings
+from .opening import cache_settings, download_once
 from .place import JobPlace
-from .starting_weights import own_callbacks
+from .starting_weights import pull_to_start
 from .training_batches import augmentation, balance, evaluated, mixing
 
 log = logging.getLogger(__name__)
@@ -52,6 +55,16 @@ class Loaders:
         for loader in (self.train, self.val, self.test, self.measured_on):
             if loader is not None:
                 loader.close()
+
+
+def get_ready(config: RunConfig, base: Path, world: World) -> torch.device:
+    """Threads, seeds and data for what is built next; returns the device of this process. All ranks must call."""
+    set_threads(config.threads)
+    seed_everything(config.seed)
+    device = world.on_all_ranks(lambda: world.device(config.device))
+    check_processes(config, world.size)
+    download_once(config, base, world)
+    return device
 
 
 def open_loaders(experiment: Experiment, base: Path, device: torch.device, world: World) -> Loaders:
@@ -199,5 +212,5 @@ def build_trainer(
         ),
         resumed=resumed,
         measured_on=loaders.measured_on,
-        own=own_callbacks(config, learner, new_names, world, place.folder, resumed=resumed is not None),
+        changing=pull_to_start(config, learner, new_names, world, place.folder, resumed=resumed is not None),
     )

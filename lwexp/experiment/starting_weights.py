@@ -37,7 +37,7 @@ def check_start(config: RunConfig, plan: Plan, new_names: frozenset[str]) -> Ite
         yield "l2_sp is published in place of weight decay, and there is both: optimizer.weight_decay=0 ends the other"
 
 
-def own_callbacks(
+def pull_to_start(
     config: RunConfig, learner: Learner, new_names: frozenset[str], world: World, folder: Path, *, resumed: bool
 ) -> Sequence[Callback]:
     """Keep the weights that a new training starts from, where something returns to them; the pull to them, if any.

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from time import perf_counter
 
 from lwexp.core.present_rates import scale_metric
-from lwexp.data import EpochLoader
-from lwexp.distributed.world import World
 from lwexp.host.console import console
 from lwexp.tracking import Tracker
 
@@ -27,31 +25,17 @@ class Measuring(Callback):
     `scale/<label>` of each group whose scale is measured is logged at the step that it holds from.
     """
 
-    def __init__(
-        self,
-        learner: Learner,
-        progress: Progress,
-        loader: EpochLoader,
-        accumulate: int,
-        clip_grad_norm: float | None,
-        tracker: Tracker,
-        world: World,
-        changing: Sequence[Callback] = (),
-    ) -> None:
-        """`loader` gives the training's batches, besides its own: reading it disturbs nothing.
-
-        `changing` are the callbacks that change gradients.
-        """
+    def __init__(self, learner: Learner, progress: Progress, probing: Probing, tracker: Tracker) -> None:
+        """`probing` makes the looks at the training."""
         assert learner.scheduler.measurement is not None
-        self._learner, self._progress, self._tracker = learner, progress, tracker
-        self._probing = Probing(learner, progress, loader, accumulate, clip_grad_norm, world, changing)
+        self._learner, self._progress, self._probing, self._tracker = learner, progress, probing, tracker
         self.measurement = learner.scheduler.measurement
         self.seconds, self.times = 0.0, 0
         self._shown: int | None = None  # epoch whose scales were printed
 
     def before_step(self, prepare: Callable[[], None]) -> None:
         """Measure if it is due, after `prepare`; the model is in training mode."""
-        progress, plan = self._progress, self._learner.plan
+        progress = self._progress
         if not self.measurement.due(progress.step):
             return
         prepare()
@@ -63,11 +47,7 @@ class Measuring(Callback):
                 set_random_state(random)
         seconds = perf_counter() - started
         self.seconds, self.times = self.seconds + seconds, self.times + 1
-        scales = {
-            label: scale
-            for label, scale, g in zip(plan.labels, self.measurement.scales, plan.groups, strict=True)
-            if g.measured
-        }
+        scales = self.measurement.measured_scales()
         self._tracker.log({scale_metric(label): scale for label, scale in scales.items()}, progress.step)
         level = logging.INFO if self._shown != progress.epoch else logging.DEBUG
         self._shown = progress.epoch  # once an epoch is enough, the rest is in the record

@@ -35,6 +35,7 @@ from .loss import BatchWeight
 from .measuring import Measuring, Observing
 from .modes import train_mode
 from .nonfinite import Mode, NonFiniteGuard
+from .probing import Probing
 from .recording import AverageWeights, BestWeights, MetricsLogger
 from .seeding import random_state, set_random_state
 from .state import Learner, Progress, StepResult
@@ -95,11 +96,12 @@ class Trainer:
         options: TrainerOptions | None = None,
         resumed: Mapping[str, Any] | None = None,
         measured_on: EpochLoader | None = None,
-        own: Sequence[Callback] = (),
+        changing: Sequence[Callback] = (),
     ) -> None:
         """`learner` is parallelized already; `resumed` is the state that it and `progress` were restored from.
 
-        `measured_on`: the batches of `train` once more, for a measured decay. `own` change gradients, before others.
+        `measured_on`: the batches of `train` once more, for a measured decay. `changing` callbacks change
+        gradients, before all others.
         """
         self.learner, self.train, self.val, self.progress = learner, train, val, progress
         self.folder, self.tracker, self.world, self.options = folder, tracker, world, options or TrainerOptions()
@@ -107,15 +109,7 @@ class Trainer:
         accumulate, clips = self.options.accumulate, self.options.clip_grad_norm is not None
         steps_per_epoch = -(-len(train) // accumulate)
         self.log = EpochLog(progress, steps_per_epoch, self.options.title)
-        changing, own = (
-            own,
-            [
-                *own,
-                MetricsLogger(progress, self.options.rates_every),
-                BestWeights(world, folder),
-                self.log,
-            ],
-        )
+        own: list[Callback] = [MetricsLogger(progress, self.options.rates_every), BestWeights(world, folder), self.log]
         if self.options.diagnose_every is not None:
             own.append(Diagnostics(self.options.diagnose_every, world, folder))
         if self.options.progress_bar and world.is_rank_zero:
@@ -129,13 +123,13 @@ class Trainer:
         self.measuring: Measuring | None = None
         measurement = learner.scheduler.measurement
         if measurement is not None and measured_on is not None and not measurement.rule.after_epochs:
-            self.measuring = Measuring(
-                learner, progress, measured_on, accumulate, self.options.clip_grad_norm, tracker, world, changing
-            )
+            clip = self.options.clip_grad_norm
+            probing = Probing(learner, progress, measured_on, accumulate, clip, world, changing)
+            self.measuring = Measuring(learner, progress, probing, tracker)
             own.append(self.measuring)
             if measurement.rule.observes:
                 own.append(Observing(learner, self.measuring))
-        self.callbacks = Callbacks(own, callbacks or {})
+        self.callbacks = Callbacks([*changing, *own], callbacks or {})
         self.trial, held = make_trial(learner, progress, self.callbacks, tracker, world, folder)
         self.callbacks.setup(learner, held)
         guard = NonFiniteGuard(self.options.nonfinite, learner, progress, clips, checkpoints)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from lwexp.core.dtensor import full_tensor
 from lwexp.core.measured.auto_lr import AutoLR, Verdict, compared_layers
+from lwexp.core.measured.measurement import Measurement
 from lwexp.core.measured.variation import variation
 from lwexp.core.present_rates import scale_metric
 from lwexp.distributed.world import World
@@ -88,7 +89,8 @@ class EpochTrial(Trial):
         if self._world.is_rank_zero and progress.best:
             link_or_copy(self._best, self._kept_best)
         self._tracker.hold()
-        self._tracker.log({scale_metric(label): scale for label, scale in self._scales().items()}, progress.step)
+        scales = self._measurement.measured_scales()
+        self._tracker.log({scale_metric(label): scale for label, scale in scales.items()}, progress.step)
 
     def end(self) -> bool:
         """The epoch's last step is done: accept it or undo it. Returns whether it was undone. All ranks must call."""
@@ -162,13 +164,10 @@ class EpochTrial(Trial):
                 link_or_copy(self._best, self._kept_best)
 
     @property
-    def _measurement(self) -> Any:
-        return self._learner.scheduler.measurement
-
-    def _scales(self) -> dict[str, float]:
-        plan = self._learner.plan
-        every = zip(plan.labels, self._measurement.scales, plan.groups, strict=True)
-        return {label: scale for label, scale, g in every if g.measured}
+    def _measurement(self) -> Measurement:
+        measurement = self._learner.scheduler.measurement
+        assert measurement is not None
+        return measurement
 
     def _variations(self) -> list[float]:
         """By how much each layer has changed since the epoch's start. A collective where tensors are sharded."""
@@ -229,7 +228,7 @@ class EpochTrial(Trial):
             self._best.unlink(missing_ok=True)
 
     def _show_scales(self) -> None:
-        log.info("scales from step %d on: %s", self._progress.step, shown(self._scales()))
+        log.info("scales from step %d on: %s", self._progress.step, shown(self._measurement.measured_scales()))
 
 
 def make_trial(

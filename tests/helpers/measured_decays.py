@@ -70,6 +70,22 @@ class Updates(MeasuredDecay):
         return dict.fromkeys(probe.compared, 1.0)
 
 
+@dataclass(kw_only=True)
+class Failing(MeasuredDecay):
+    """Fails, or returns what is no mapping of positions to numbers."""
+
+    returns: str = "error"
+
+    def measure(self, probe: Probe) -> Mapping[int, float]:
+        wrong: Any = {"error": None, "list": [1.0, 2.0], "text": {0: "much"}}[self.returns]
+        return {0: 1 / 0} if wrong is None else wrong
+
+
+@dataclass(kw_only=True)
+class Unwritten(MeasuredDecay):
+    """Does not say how it measures."""
+
+
 class Kill(Callback):
     """Ends the process at once when a step is done, where the environment has KILL_HERE."""
 

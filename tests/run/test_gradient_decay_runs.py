@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-import torch
 
-from tests.helpers.commands import ROOT, RunHere
-from tests.run.runs import UNTRACKED, weights
+from tests.helpers.commands import RunHere
+from tests.run.measured_runs import assert_resumes_bit_for_bit, assert_scales_of_one_disturb_nothing, scales_of
+from tests.run.runs import UNTRACKED
 
 SHORT = [*UNTRACKED, "batch_size=32", "max_steps=5", "epochs=3", "progress=false", "threads=1"]
 BERT = "{hidden_size: 16, num_hidden_layers: 2, num_attention_heads: 2, intermediate_size: 32}"  # dropout 0.1
@@ -45,28 +40,13 @@ def words(tmp_path: Path) -> None:
     (tmp_path / "words.csv").write_text("\n".join(["text,label", *rows]) + "\n", encoding="utf-8")
 
 
-def table(folder: Path) -> list[dict[str, float]]:
-    with (folder / "scales.csv").open(encoding="utf-8") as file:
-        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
-
-
-def assert_same_weights(left: Path, right: Path) -> None:
-    ours, other = weights(left), weights(right)
-    assert ours.keys() == other.keys()
-    assert [name for name in ours if not torch.equal(ours[name], other[name])] == []
-
-
 @pytest.mark.parametrize(("network", "rule"), CASES)
 def test_with_every_scale_at_1_training_is_that_without_a_measurement(
     lwexp_here: RunHere, tmp_path: Path, network: str, rule: str
 ) -> None:
     options = [*NETWORKS[network], *SHORT]
-    forced = [*RULES[rule], *OFTEN, "decay.min_scale=1", "decay.max_scale=1"]
-    for folder, decay in (("plain", ["decay=none"]), ("measured", forced)):
-        outcome = lwexp_here("run", *options, *decay, f"hydra.run.dir={folder}")
-        assert outcome.code == 0, outcome.err
-    assert [row["step"] for row in table(tmp_path / "measured")] == [0, 2, 4]
-    assert_same_weights(tmp_path / "plain", tmp_path / "measured")
+    rows = assert_scales_of_one_disturb_nothing(lwexp_here, tmp_path, options, [*RULES[rule], *OFTEN])
+    assert [row["step"] for row in rows] == [0, 2, 4]
 
 
 @pytest.mark.parametrize(("network", "rule"), CASES)
@@ -74,21 +54,10 @@ def test_killed_and_resumed_it_is_the_same_bit_for_bit(
     lwexp_here: RunHere, tmp_path: Path, network: str, rule: str
 ) -> None:
     options = [*NETWORKS[network], *SHORT, *RULES[rule], *OFTEN, *RESUMED]
-    outcome = lwexp_here("run", *options, "hydra.run.dir=whole")
-    assert outcome.code == 0, outcome.err
-    kill = "callbacks={kill: {_target_: tests.helpers.measured_decays.Kill, step: 3}}"
-    command = [sys.executable, "-m", "lwexp.run", *options, kill, "hydra.run.dir=killed"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "KILL_HERE": "1"}
-    ended = subprocess.run(command, cwd=tmp_path, env=environment, check=False, capture_output=True)
-    assert ended.returncode == -signal.SIGKILL, ended.stderr
-    outcome = lwexp_here("run", "resume=killed", "checkpoint.allow_targets=[tests.helpers.measured_decays.Kill]")
-    assert outcome.code == 0, outcome.err
-    rows = table(tmp_path / "whole")
-    assert table(tmp_path / "killed") == rows
+    rows = assert_resumes_bit_for_bit(lwexp_here, tmp_path, options, step=3)
     assert [row["step"] for row in rows] == [0, 2, 4]
     compared = [value for row in rows for key, value in row.items() if key != "step"]
     assert min(compared) < 1 == max(compared)
-    assert_same_weights(tmp_path / "whole", tmp_path / "killed")
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -99,7 +68,7 @@ def test_a_new_head_stands_outside_by_default(lwexp_here: RunHere, tmp_path: Pat
         assert outcome.code == 0, outcome.err
         assert ("not compared, at the planned rate" in outcome.out) == (folder == "apart")
     head = {"00_head.bias", "01_head.weight"}
-    apart, paper = table(tmp_path / "apart")[0], table(tmp_path / "paper")[0]
+    apart, paper = scales_of(tmp_path / "apart")[0], scales_of(tmp_path / "paper")[0]
     assert {*paper} - {*apart} == head
     assert max(value for key, value in apart.items() if key != "step") == 1
     assert max(value for key, value in paper.items() if key != "step") == 1

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import re
-import signal
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from tests.helpers.commands import ROOT, RunHere
+from tests.helpers.commands import RunHere
+from tests.run.measured_runs import (
+    assert_resumes_bit_for_bit,
+    assert_scales_of_one_disturb_nothing,
+    scales_of,
+    scales_on_two_processes,
+)
 from tests.run.runs import FAKE, SMALL, UNTRACKED, folders, weights
-from tests.run.test_measured_runs import TORCHRUN, table
 
 LSTM = [*SMALL, "model.hidden_size=64", "grouping=per_parameter", "threads=1", *UNTRACKED]
 OFTEN = ["decay.every_epochs=null", "decay.every_steps=2", "decay.ramp_steps=3"]
@@ -49,7 +49,7 @@ def test_every_layer_but_the_ends_has_its_scale(lwexp_here: RunHere, tmp_path: P
     outcome = lwexp_here("run", *options, *UNTRACKED, "decay=temp_balance")
     assert outcome.code == 0, outcome.err
     (folder,) = folders(tmp_path)
-    scales = {label.partition("_")[2]: scale for label, scale in table(folder)[0].items() if label != "step"}
+    scales = {label.partition("_")[2]: scale for label, scale in scales_of(folder)[0].items() if label != "step"}
     assert len(scales) == rows
     assert min(scales.values()) == 0.5
     assert max(scales.values()) == 1.5
@@ -60,12 +60,10 @@ def test_every_layer_but_the_ends_has_its_scale(lwexp_here: RunHere, tmp_path: P
 @pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize("decay", ["temp_balance", "heavy_tail"])
 def test_scales_of_one_are_the_run_without_measurements(lwexp_here: RunHere, tmp_path: Path, decay: str) -> None:
-    assert lwexp_here("run", *LSTM, "decay=none", "hydra.run.dir=plain").code == 0
-    ones = ["decay.min_scale=1", "decay.max_scale=1", *OFTEN]
-    assert lwexp_here("run", *LSTM, f"decay={decay}", *ones, "hydra.run.dir=ones").code == 0
-    assert lwexp_here("run", *LSTM, f"decay={decay}", *OFTEN, "hydra.run.dir=measured").code == 0
-    plain, one, other = (weights(tmp_path / name) for name in ("plain", "ones", "measured"))
-    assert all(torch.equal(one[name], plain[name]) for name in plain)
+    own = [f"decay={decay}", *OFTEN]
+    assert_scales_of_one_disturb_nothing(lwexp_here, tmp_path, LSTM, own)
+    assert lwexp_here("run", *LSTM, *own, "hydra.run.dir=measured").code == 0
+    plain, other = weights(tmp_path / "plain"), weights(tmp_path / "measured")
     assert not all(torch.equal(other[name], plain[name]) for name in plain)
 
 
@@ -75,33 +73,13 @@ def test_scales_of_one_are_the_run_without_measurements(lwexp_here: RunHere, tmp
 def test_a_killed_run_resumes_bit_for_bit(lwexp_here: RunHere, tmp_path: Path, decay: str, step: int) -> None:
     """Killed in the middle of a ramp, after which comes a measurement or not."""
     options = [*LSTM, f"decay={decay}", *OFTEN, "checkpoint.every_steps=1"]
-    assert lwexp_here("run", *options, "hydra.run.dir=whole").code == 0
-    kill = f"callbacks={{kill: {{_target_: tests.helpers.measured_decays.Kill, step: {step}}}}}"
-    command = [sys.executable, "-m", "lwexp.run", *options, kill, "hydra.run.dir=killed"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "KILL_HERE": "1"}
-    ended = subprocess.run(command, cwd=tmp_path, env=environment, check=False, capture_output=True)
-    assert ended.returncode == -signal.SIGKILL, ended.stderr
-    outcome = lwexp_here("run", "resume=killed", "checkpoint.allow_targets=[tests.helpers.measured_decays.Kill]")
-    assert outcome.code == 0, outcome.err
-    assert "resum" in outcome.out
-    assert table(tmp_path / "killed") == table(tmp_path / "whole")
-    ours, other = weights(tmp_path / "killed"), weights(tmp_path / "whole")
-    assert all(torch.equal(ours[name], other[name]) for name in other)
+    assert_resumes_bit_for_bit(lwexp_here, tmp_path, options, step=step)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("decay", ["temp_balance", "heavy_tail"])
 def test_sharded_weights_give_the_scales_of_whole_ones(lwexp_here: RunHere, tmp_path: Path, decay: str) -> None:
     options = [*LSTM, f"decay={decay}", *OFTEN, "optimizer=sgd"]
-    assert lwexp_here("run", *options, "hydra.run.dir=one").code == 0
-    command = [*TORCHRUN, *options, "parallel=fsdp", "hydra.run.dir=two"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    ended: Any = subprocess.run(
-        command, cwd=tmp_path, env=environment, check=False, capture_output=True, text=True, timeout=400
-    )
-    assert ended.returncode == 0, ended.stderr
-    one, two = table(tmp_path / "one"), table(tmp_path / "two")
-    assert len(one) == len(two) == 3
+    one, two = scales_on_two_processes(lwexp_here, tmp_path, options, "fsdp", rel=1e-4)
+    assert len(one) == 3
     assert one[0] == two[0], "of the same weights"
-    for ours, other in zip(two, one, strict=True):
-        assert ours == pytest.approx(other, rel=1e-4)

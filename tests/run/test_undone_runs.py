@@ -13,9 +13,9 @@ import pytest
 
 from tests.experiment.resumed_runs import rows, same
 from tests.helpers.commands import ROOT, RunHere
+from tests.run.measured_runs import TORCHRUN, scales_of
 from tests.run.runs import FAKE, SMALL, UNTRACKED, Store, folders
 from tests.run.test_heavy_tail_runs import TEXT
-from tests.run.test_measured_runs import TORCHRUN, table
 
 UNDOES = ["decay=auto_lr", "decay.quality=1", "decay.relax=1", "decay.retries=2"]
 LSTM = [*SMALL, *UNDOES, "grouping=per_parameter", "threads=1"]  # 4 steps in the first epoch, 2 in the second
@@ -54,7 +54,7 @@ def test_mlflow_has_each_step_once_and_what_was_undone(lwexp_here: RunHere, stor
         assert [step for step, _ in store.history(run, name)] == [*range(6)]
         assert [step for step, _ in store.history(run, f"undone/{name}")] == [*range(undone)]
     assert [step for step, _ in store.history(run, "val/loss")] == [2, 3, 5]
-    assert [row["step"] for row in table(folder)] == [0, 4]
+    assert [row["step"] for row in scales_of(folder)] == [0, 4]
 
 
 @pytest.mark.usefixtures("no_pictures")
@@ -69,7 +69,7 @@ def test_networks_of_several_kinds(lwexp_here: RunHere, tmp_path: Path, name: st
     found = rows(folder)  # each once
     assert [step for key, step in found if key == "train/loss"] == [*range(4)]
     assert "undone and run again: " in outcome.out
-    assert max(table(folder)[-1].values()) <= 10
+    assert max(scales_of(folder)[-1].values()) <= 10
 
 
 @pytest.mark.usefixtures("no_pictures")

@@ -131,7 +131,7 @@ def test_training_is_that_on_the_loss_with_the_penalty_as_a_term(options: dict[s
         loaders = [make(noisy, batch_size=8, workers=0, device="cpu", **more)
                    for make, more in ((train_loader, {"seed": 0}), (eval_loader, {}))]  # fmt: skip
         trainer = Trainer(
-            learner, *loaders, Progress(5, 1), folder=tmp_path, tracker=tracker, own=own,
+            learner, *loaders, Progress(5, 1), folder=tmp_path, tracker=tracker, changing=own,
             options=TrainerOptions(progress_bar=False, **options),
         )  # fmt: skip
         trainer.fit()

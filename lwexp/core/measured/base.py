@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -22,7 +23,7 @@ _COMMON = ("every_steps", "every_epochs", "smoothing", "min_scale", "max_scale")
 
 
 @dataclass(kw_only=True)
-class MeasuredDecay:
+class MeasuredDecay(ABC):
     """Base class. A subclass is a dataclass whose fields are its options, and says in `measure` what the scales are.
 
     The planned rate of a group is times its scale, from the measurement on until the next. Scales are measured before
@@ -66,14 +67,14 @@ class MeasuredDecay:
         if self.max_scale is not None:
             at_least("decay.max_scale", self.max_scale, self.min_scale)
 
+    @abstractmethod
     def measure(self, probe: Probe) -> Mapping[int, float]:
         """The scale of each position in `probe.compared`, before bounds and smoothing.
 
         One that is missing or not finite leaves the group's scale as it was.
         """
-        raise NotImplementedError
 
-    def observe(
+    def observe(  # noqa: B027 (most rules need none)
         self, plan: PlanTable, parameters: Mapping[str, nn.Parameter], total: Callable[[Tensor], Tensor]
     ) -> None:
         """The gradients of an optimizer step are complete, before clipping; its rates are set already.
@@ -86,7 +87,7 @@ class MeasuredDecay:
         """What a later measurement needs of earlier ones: plain values and tensors, saved with checkpoints."""
         return {}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027 (most rules need none)
         """Continue from what `state_dict` returned."""
 
     @property

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from lwexp.core.plan_table import PlanTable
-from lwexp.errors import ConfigError
+from lwexp.errors import ConfigError, LwexpError, RunError
+from lwexp.formatting import one_line
 
 from .base import MeasuredDecay
 
@@ -50,8 +51,34 @@ class Measurement:
 
     def measure(self, probe: Probe) -> tuple[float, ...]:
         """Measure now; returns the scale of each group of the plan."""
-        found = self.rule.measure(probe)
+        found = self._found(probe)
         return self.take({position: found[position] for position in probe.compared if position in found}, probe.step)
+
+    def _found(self, probe: Probe) -> Mapping[int, float]:
+        """What the rule says. Raises `RunError` for a rule of the user's own that fails or says something else."""
+        if type(self.rule).__module__.startswith("lwexp."):
+            return self.rule.measure(probe)
+        decay = f"decay={self._plan.decay}"
+        try:
+            found = self.rule.measure(probe)
+        except LwexpError:
+            raise
+        except Exception as error:
+            why = f"the measurement before step {probe.step} failed: {one_line(error, kind=True)}"
+            raise RunError(f"{decay}: {why}") from error
+        if not isinstance(found, Mapping):
+            kind = type(found).__name__
+            raise RunError(f"{decay}: measure must return {{position in the plan: scale}}, not a {kind}")
+        for position, scale in found.items():
+            if not isinstance(scale, (float, int)):
+                label = self._plan.labels[position]
+                raise RunError(f"{decay}: the scale of {label} is {scale!r}, must be a number")
+        return found
+
+    def measured_scales(self) -> dict[str, float]:
+        """The scales that are measured, by the groups' labels."""
+        every = zip(self._plan.labels, self.scales, self._plan.groups, strict=True)
+        return {label: scale for label, scale, g in every if g.measured}
 
     def take(self, found: Mapping[int, float], step: int) -> tuple[float, ...]:
         """Take new scales, by position in the plan, before optimizer step `step`; returns those of all groups."""
