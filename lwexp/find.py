@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .core.finding.suggestion import Suggestion
     from .experiment.place import JobPlace
     from .experiment.range_test import FoundHere
+    from .tracking import Tracker
 
 log = logging.getLogger(__name__)
 _RULES = {
@@ -101,6 +102,7 @@ def _keep(found: FoundHere, config: RunConfig, place: JobPlace, answers: bool) -
     from .experiment.naming import own_tags, run_name
     from .experiment.params import flat_params
     from .record.describe import place_tags, plan_note
+    from .record.ending import end_of
     from .tracking import open_hint, start
 
     rates, folder = found.rates, place.folder
@@ -126,17 +128,26 @@ def _keep(found: FoundHere, config: RunConfig, place: JobPlace, answers: bool) -
         answers=answers,
         source="lwexp.find",
     )
+    try:
+        _record(tracker, rates, paths)
+    except BaseException as error:
+        tracker.finish(*end_of(error))
+        raise
+    tracker.finish("FINISHED")
+    if tracker.run_id is not None:
+        log.info(
+            "tracked in %s as %s\n%s", tracker.where, tracker.run_id, open_hint(config.tracking, place.base)
+        )  # fmt: skip
+
+
+def _record(tracker: Tracker, rates: FoundRates, paths: Sequence[Path]) -> None:
+    """The curve of the base rate as metrics, and the files."""
     curve = rates.base.curve
     for step, (lr, loss, smoothed) in enumerate(zip(curve.rates, curve.losses, curve.smoothed, strict=True)):
         tracker.log({"find/lr": lr, "find/loss": loss, "find/loss_smoothed": smoothed}, step)
     tracker.log({f"find/{rule}": lr for rule, lr in rates.base.rates.items()}, max(len(curve) - 1, 0))
     for path in paths:
         tracker.artifact(path)
-    tracker.finish("FINISHED")
-    if tracker.run_id is not None:
-        log.info(
-            "tracked in %s as %s\n%s", tracker.where, tracker.run_id, open_hint(config.tracking, place.base)
-        )  # fmt: skip
 
 
 def _write(rates: FoundRates, title: str, overrides: str, folder: Path) -> list[Path]:

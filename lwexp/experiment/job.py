@@ -13,21 +13,18 @@ from lwexp.config.schema import RunConfig
 from lwexp.config.unused import Command
 from lwexp.distributed.world import World, join
 from lwexp.host.console import console
-from lwexp.host.resources import set_threads
 from lwexp.tracking import has_run, prepare, started_in
 from lwexp.training.callbacks import Callback, Pruned
 from lwexp.training.monitor import ACCURACY, Monitor
-from lwexp.training.seeding import deterministic, explained_operations, seed_everything
+from lwexp.training.seeding import deterministic, explained_operations
 from lwexp.training.trainer import Trainer
 
 from . import on_device, record
-from .cross_checks import check_processes
 from .final_evaluation import evaluate_best, evaluate_mix
 from .folder import Result, check_place, finished, own_folder, save_result
 from .instantiate import Experiment, build_callbacks, make_experiment
 from .manifest import point_of
 from .network_record import log_network
-from .opening import download_once
 from .place import JobPlace
 from .restore import look, restore_run
 from .source_task import start_from_source_task
@@ -93,11 +90,7 @@ def _run(config: RunConfig, place: JobPlace, callbacks: Mapping[str, Callback], 
     callbacks = {**on_all_ranks(lambda: build_callbacks(config)), **callbacks}
     answers = on_rank_zero(lambda: prepare(config.tracking, place.base))
 
-    set_threads(config.threads)
-    seed_everything(config.seed)
-    device = on_all_ranks(lambda: world.device(config.device))
-    check_processes(config, world.size)
-    download_once(config, place.base, world)
+    device = on_device.get_ready(config, place.base, world)
     command: Command = "run" if on_rank_zero(lambda: point_of(folder)) is None else "job"
     experiment = on_all_ranks(
         lambda: make_experiment(

@@ -11,15 +11,12 @@ from lwexp.core.finding.find_lr import FoundRates, find_rates, fixed_groups, tra
 from lwexp.distributed.world import World, join
 from lwexp.errors import ConfigError
 from lwexp.host.console import console
-from lwexp.host.resources import set_threads
 from lwexp.training.modes import train_mode
 from lwexp.training.probing import Probing
-from lwexp.training.seeding import deterministic, explained_operations, seed_everything
+from lwexp.training.seeding import deterministic, explained_operations
 
 from . import on_device
-from .cross_checks import check_processes
 from .instantiate import Experiment, make_experiment
-from .opening import download_once
 from .place import JobPlace
 from .source_task import start_from_source_task
 from .summary import summary
@@ -55,11 +52,7 @@ def find_rates_of(config: RunConfig, place: JobPlace) -> FoundHere:
 
 def _find(config: RunConfig, place: JobPlace, world: World, test: RangeTest) -> FoundHere:
     on_all_ranks = world.on_all_ranks
-    set_threads(config.threads)
-    seed_everything(config.seed)
-    device = on_all_ranks(lambda: world.device(config.device))
-    check_processes(config, world.size)
-    download_once(config, place.base, world)
+    device = on_device.get_ready(config, place.base, world)
     experiment = on_all_ranks(
         lambda: make_experiment(
             config, place.base, overrides=place.overrides, command="find", processes=world.size,
@@ -82,10 +75,11 @@ def _find(config: RunConfig, place: JobPlace, world: World, test: RangeTest) -> 
             learner, progress, loaders.train, config.accumulate, config.clip_grad_norm, world
         ).probe()  # fmt: skip
         planned = [g.lr for g in plan.groups]
-        if learner.scheduler.measurement is not None:
+        measurement = learner.scheduler.measurement
+        if measurement is not None and not measurement.rule.after_epochs:  # of such a rule all scales are 1 at first
             with console.doing("measuring the scales of the groups"):
                 learner.scheduler.measure_with(probe)
-            planned = [lr * s for lr, s in zip(planned, learner.scheduler.measurement.scales, strict=True)]
+            planned = [lr * s for lr, s in zip(planned, measurement.scales, strict=True)]
         tested = trained_groups(plan, absolute) if config.find.groups else []
 
         def started(position: int | None) -> None:
