@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from .arms import Key
+from .claims import Claims
 from .metric import Metric, metric_of
 from .runs import Sweep, SweepRun
 from .settings import Setting, settings_of
-from .statistics import Comparison, Floats, Limits, Summary, compare, fewest_seeds, summarize
+from .statistics import Comparison, Floats, Limits, Summary, compare, summarize
 
 Value = Callable[[SweepRun], float]
 
@@ -44,7 +45,7 @@ class Contest:
 
 
 @dataclass(frozen=True)
-class Analysis:
+class Analysis(Claims):
     """The settings of some runs, uniform ones first, their comparisons with uniform rates, and a contest for each data.
 
     With several uniform settings all p values on test are corrected for all pairs of a layer-wise and a uniform
@@ -63,11 +64,6 @@ class Analysis:
     def split(self) -> str:
         """The split that is compared, in words."""
         return "test" if self.on_test else "validation"
-
-    @property
-    def interval_name(self) -> str:
-        """What intervals are called."""
-        return f"{100 * self.confidence:g} % interval"
 
     @property
     def best(self) -> Setting | None:
@@ -110,27 +106,6 @@ class Analysis:
     def twin(self, setting: Setting) -> Setting | None:
         """The uniform setting with the same base rate and the same values of all else that belongs to no arm."""
         return next((other for other in self.uniform if other.base == setting.base), None)
-
-    def outcome(self, comparison: Comparison | None) -> int:
-        """1 if the corrected test shows that the setting is better, -1 worse, else 0."""
-        if comparison is None or not comparison.p_adjusted <= self.level:
-            return 0
-        return self.leads(comparison)
-
-    def leads(self, comparison: Comparison) -> int:
-        """1 if the setting's mean is better, -1 if worse, 0 if both are equal."""
-        sign = 0 if comparison.mean == 0 else 1 if comparison.mean > 0 else -1
-        return -sign if self.metric.lower_is_better else sign
-
-    @property
-    def level(self) -> float:
-        """The greatest chance of any false claim."""
-        return round(1 - self.confidence, 12)
-
-    @property
-    def fewest_seeds(self) -> int:
-        """The fewest seeds with which anything can be claimed."""
-        return fewest_seeds(self.level)
 
 
 def analyze(sweep: Sweep, confidence: float = 0.95) -> Analysis:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lwexp.config.command_options import Parser, exit_code_of, number, tracking_config
 from lwexp.errors import ConfigError
+
+from .studies.reading import study_file
 
 _OPTIONS = ["tracking.uri", "tracking.experiment", "tracking.timeout"]
 
@@ -21,10 +23,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _report(arguments: Sequence[str]) -> int:
     what = "Report what can be concluded from runs in MLflow: a sweep, several, or any runs; tables, text, figures."
+    what += " Or from studies, whose study.csv is all it takes."
     parser = Parser("lwexp-report", what, _OPTIONS)
     parser.add_argument(
         "words", nargs="*", metavar="sweep, run or tracking.key=value",
-        help="ids or their first digits, folders, names of sweeps (default: the latest sweep of the experiment)",
+        help="ids or their first digits, folders, names of sweeps (default: the latest sweep of the experiment); "
+        "or study.csv files, or folders that hold one",
     )  # fmt: skip
     parser.add_argument("--filter", help="and the experiment's runs that match, as in MLflow: \"params.lr = '0.01'\"")
     parser.add_argument("--experiment", help="the same as tracking.experiment")
@@ -41,6 +45,10 @@ def _report(arguments: Sequence[str]) -> int:
     confidence = number("--confidence", parsed.confidence, float)
     if not 0.5 <= confidence < 1:
         raise ConfigError("--confidence", parsed.confidence, "must be from 0.5 to below 1")
+    files = [study_file(word) for word in words]
+    if any(files):
+        given = {"--filter": parsed.filter, "--metric": parsed.metric, **dict(o.split("=", 1) for o in options)}
+        return _report_studies(words, [file for file in files if file], given, parsed.out, confidence)
     from .build import make_report
 
     report = make_report(
@@ -59,4 +67,24 @@ def _report(arguments: Sequence[str]) -> int:
     if report.problem is not None:
         print(f"lwexp-report: {report.problem}", file=sys.stderr)
         return 1
+    return 0
+
+
+def _report_studies(
+    words: Sequence[str], files: Sequence[Path], given: Mapping[str, str | None], out: Path | None, confidence: float
+) -> int:
+    """Report on studies from their files; `given`: options for runs in MLflow, which do not apply."""
+    other = next((word for word in words if study_file(word) is None), None)
+    if other is not None:
+        raise ConfigError("study", other, f"is no study, as {files[0]} is; report on studies and on runs separately")
+    for key, value in given.items():
+        if value is not None:
+            raise ConfigError(key, value, f"is for runs in MLflow; {files[0]} is a study, which is read from its file")
+    from .studies import report_study
+
+    name = Path(words[0]).resolve().name.removesuffix(".csv")
+    more = f"_and_{len(words) - 1}_more" if len(words) > 1 else ""
+    folder = out or Path.cwd() / "outputs" / "reports" / f"study_{name}{more}"
+    print(report_study(files, folder, confidence=confidence))
+    print(f"\nreport: {os.path.relpath(folder / 'study_report.md')}")
     return 0

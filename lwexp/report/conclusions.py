@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 
 from lwexp.formatting import few
 
 from .analysis import Analysis, Contest
+from .claims import capital, p_text, plural
 from .settings import Setting, reasons
 from .statistics import POWER, Comparison, lowest_p, seeds_needed
 
@@ -51,20 +51,6 @@ def progress(found: Analysis) -> str:
     return ", ".join(parts)
 
 
-def p_text(p: float) -> str:
-    """A p value.
-
-    >>> p_text(0.03125), p_text(0.00001), p_text(1.0)
-    ('0.0312', '<0.001', '1')
-    """
-    return "-" if math.isnan(p) else "<0.001" if p < 0.001 else f"{p:.3g}"
-
-
-def plural(count: int, what: str) -> str:
-    """`1 seed`, `2 seeds`."""
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
-
-
 def _headline(found: Analysis, contest: Contest) -> str:
     best, other = contest.best, contest.best_uniform
     if best is None:
@@ -94,36 +80,8 @@ def _headline(found: Analysis, contest: Contest) -> str:
 
 def _comparison(found: Analysis, contest: Contest, best: Setting, other: Setting, comparison: Comparison) -> str:
     """Who is better, or leads, by how much, and what can be claimed of it."""
-    lead, outcome = found.leads(comparison), found.outcome(comparison)
     uniform = _name(other, contest)
-    winner, loser = (best.label, uniform) if lead >= 0 else (uniform, _best_name(contest))
-    gap = found.metric.amount(comparison.mean, found.split)
-    measured = _measured(found, comparison)
-    verb = "are" if winner == "uniform rates" else "is"
-    winner = _capital(winner)
-    if outcome:
-        return f"{winner} {verb} better than {loser} by {gap} ({measured})."
-    leads = "lead" if verb == "are" else "leads"
-    ahead = f"{winner} {leads} {loser} by {gap}"
-    if not lead:
-        ahead = f"{best.label} and {uniform} have the same {found.split} {found.metric.name}"
-    if comparison.n >= found.fewest_seeds:
-        return f"{ahead} ({measured}), but no difference can be claimed."
-    seeds = plural(comparison.n, "seed")
-    return f"{ahead} ({measured}), but nothing can be claimed from {seeds}: it takes {found.fewest_seeds}."
-
-
-def _measured(found: Analysis, comparison: Comparison) -> str:
-    """Interval, seeds and p value of a difference, in the direction of the leader."""
-    low, high = comparison.low, comparison.high
-    if comparison.mean < 0:
-        low, high = -high, -low
-    parts = [] if math.isnan(low) else [f"{found.interval_name} {found.metric.change(low, high)}"]
-    parts.append(plural(comparison.n, "seed"))
-    if comparison.n > 1:
-        corrected = "" if comparison.compared == 1 else f" corrected for {comparison.compared} comparisons"
-        parts.append(f"p = {p_text(comparison.p_adjusted)}{corrected}")
-    return ", ".join(parts)
+    return capital(found.sentence(comparison, best.label, uniform, found.split, loser=_best_name(contest)))
 
 
 def _uniform_alone(found: Analysis, contest: Contest) -> str:
@@ -204,7 +162,7 @@ def _others(found: Analysis, contest: Contest) -> Iterator[str]:
             at = " at the same values of all else" if len(contest.uniform) > 1 else ""
             also = "Also " if best is not None and found.outcome(_compared(found, contest)) == sign else ""
             text = f"{also}{word} than uniform rates on {found.split}{at}: {few(named, _LISTED)}."
-            yield _capital(text)
+            yield capital(text)
 
 
 def _cautions(found: Analysis) -> Iterator[str]:
@@ -284,8 +242,3 @@ def _apart(setting: Setting, contest: Contest) -> list[str]:
 
 def _words(pairs: Sequence[tuple[str, str]]) -> str:
     return " ".join(f"{key}={value}" for key, value in pairs)
-
-
-def _capital(text: str) -> str:
-    """A sentence's beginning, except for the name of a setting."""
-    return text[0].upper() + text[1:] if "=" not in text.split(" ", maxsplit=1)[0] else text

@@ -20,7 +20,7 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special, stats  # type: ignore[import-untyped]
+from scipy import optimize, special, stats  # type: ignore[import-untyped]
 
 Floats = NDArray[np.float64]
 
@@ -221,6 +221,21 @@ def seeds_needed(difference: float, sd: float, level: float, power: float = POWE
     seeds = np.arange(fewest, MOST_SEEDS + 1)
     enough = np.flatnonzero(t_power(abs(difference) / sd, seeds, level) >= power)
     return int(seeds[enough[0]]) if len(enough) else None
+
+
+def detectable(sd: float, seeds: int, level: float, power: float = POWER) -> float:
+    """The true paired difference that `seeds` seeds find with the chance `power`; NaN if unknown.
+
+    The inverse of `seeds_needed`: `sd` is that of the paired differences, the power that of the two-sided paired t test
+    at `level`.
+
+    >>> round(detectable(0.01, 8, 0.05), 4), round(detectable(0.01, 32, 0.05), 4)
+    (0.0116, 0.0051)
+    """
+    if seeds < 2 or not sd > 0:
+        return math.nan
+    count = np.array([seeds])
+    return sd * float(optimize.brentq(lambda effect: float(t_power(effect, count, level)[0]) - power, 0.0, 1e6))
 
 
 def t_power(effect: float, seeds: NDArray[np.int64], level: float) -> Floats:

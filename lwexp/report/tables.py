@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from lwexp.formatting import aligned, cell, escaped, printable
 
 from .analysis import Analysis
-from .conclusions import p_text
+from .claims import p_text
 from .settings import Setting
 from .statistics import Comparison
 
@@ -34,6 +34,23 @@ class Table:
         """Without the column of this title."""
         kept = [k for k, other in enumerate(self.titles) if other != title]
         return Table([self.titles[k] for k in kept], [[row[k] for k in kept] for row in self.rows])
+
+    @property
+    def width(self) -> int:
+        """Of its lines as `aligned` text, in characters."""
+        return sum(self._widths()) + 2 * (len(self.titles) - 1)
+
+    def fitted(self, width: int, omitted: Sequence[str]) -> Table:
+        """In lines of at most `width` characters: columns are `omitted` in turn where needed, then names cut."""
+        table = self
+        for title in omitted:
+            if table.width > width:
+                table = table.without(title)
+        space = max(width - table.width + table._widths()[0], 12)
+        return Table(table.titles, [[_shorten(row[0], space), *row[1:]] for row in table.rows])
+
+    def _widths(self) -> list[int]:
+        return [max(map(len, column)) for column in zip(self.titles, *self.rows, strict=True)]
 
     def markdown(self) -> str:
         """As a Markdown table."""
@@ -112,11 +129,7 @@ def terminal_table(found: Analysis, width: int, at_most: int) -> str:
         sd = "" if math.isnan(summary.sd) else f"({metric.value(summary.sd)})"
         rows.append([_marked(found, setting), _seeds(setting), *means, sd, difference, interval, verdict])
     table = Table(titles, rows[:at_most]).filled()
-    for title in ("(sd)", "val", "seeds", found.interval_name):
-        if _width(table) > width and max(len(row[0]) for row in table.rows) > width - _width(table, 1):
-            table = table.without(title)
-    space = max(width - _width(table, 1), 12)
-    table = Table(table.titles, [[_short(row[0], space), *row[1:]] for row in table.rows])
+    table = table.fitted(width, ("(sd)", "val", "seeds", found.interval_name))
     more = len(rows) - at_most
     lines = aligned(table.titles, table.rows)
     return "\n".join([*lines, *([f"… {more} more, all in report.csv"] if more > 0 else [])])
@@ -160,11 +173,11 @@ def settings_csv(found: Analysis) -> str:
         row: list[object] = [setting.label, "uniform" if setting.uniform else "layerwise"]
         row += [values.get(key, "") for key in keys]
         row += [int(setting in found.marked), len(setting.excluded), claim, *rates]
-        row += [_number(getattr(part, name)) for part in (setting.validation, setting.test) for name in summary]
+        row += [exact(getattr(part, name)) for part in (setting.validation, setting.test) for name in summary]
         for part in (setting.validation_difference, setting.test_difference):
-            row += [_number(getattr(part, name)) if part is not None else "" for name in difference]
+            row += [exact(getattr(part, name)) if part is not None else "" for name in difference]
         rows.append(row)
-    return _csv(titles, rows)
+    return csv_text(titles, rows)
 
 
 def runs_csv(found: Analysis) -> str:
@@ -175,9 +188,9 @@ def runs_csv(found: Analysis) -> str:
     for setting in found.settings:
         for run, why in [*((run, "") for run in setting.runs.values()), *setting.excluded]:
             point = [run.point.get(key, "") for key in keys]
-            values = [_number(run.validation), _number(run.test)]
+            values = [exact(run.validation), exact(run.test)]
             rows.append([run.id, run.name, setting.label, run.arm, *point, run.seed, run.status, *values, why, run.why])
-    return _csv(titles, rows)
+    return csv_text(titles, rows)
 
 
 def _marked(found: Analysis, setting: Setting) -> str:
@@ -197,13 +210,7 @@ def _difference(found: Analysis, part: Comparison | None) -> list[str]:
     return [verdict or VERDICTS[0], found.metric.difference(part.mean), found.metric.change(part.low, part.high), p]
 
 
-def _width(table: Table, first: int = 0) -> int:
-    """Of its lines in characters; with `first`=1 without the first column's text."""
-    columns = list(zip(table.titles, *table.rows, strict=True))
-    return sum(max(map(len, column)) for column in columns[first:]) + 2 * (len(columns) - 1)
-
-
-def _short(text: str, at_most: int) -> str:
+def _shorten(text: str, at_most: int) -> str:
     """`text`, cut in the middle."""
     if len(text) <= at_most:
         return text
@@ -211,11 +218,13 @@ def _short(text: str, at_most: int) -> str:
     return f"{text[: at_most - 1 - end]}…{text[-end:]}"
 
 
-def _number(value: float) -> str:
+def exact(value: float) -> str:
+    """`value` at full precision, empty for NaN."""
     return "" if value != value else repr(value)  # noqa: PLR0124 (NaN)
 
 
-def _csv(titles: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
+def csv_text(titles: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
+    """A CSV file that no spreadsheet takes for formulas."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(titles)
