@@ -20,14 +20,12 @@ from lwexp.plots.axes import FONT, LEGEND_LIMIT, label_steps, legend, new_figure
 
 from .analysis import Analysis
 from .arms import number, same
-from .scale import SMALL, Scale, Window, log_spaced, pale_grid
+from .scale import COLORS, SMALL, UNIFORM_COLOR, VERDICT_COLORS, Scale, Window, draw_mean, log_spaced, pale_grid, spaced
 from .settings import Setting
 from .statistics import Floats
 
 MOST_ROWS = 40
-_UNIFORM, _BEST, _OTHER = "0.25", "#8E2A8B", "#0072B2"
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#8C6BB1", "#A6761D")  # Okabe and Ito's
-_VERDICT = {1: "#009E73", -1: "#D55E00", 0: "0.45"}
+_BEST, _OTHER = "#8E2A8B", "#0072B2"
 _PALE = "0.8"
 
 
@@ -53,7 +51,7 @@ def draw_settings(found: Analysis) -> Figure:
         color, summary = _color(found, setting), scale.summary(setting)
         axes.plot(scale.seeds(setting), [place] * len(setting.runs), "o", color=color, alpha=0.3, markersize=3.5)
         window.interval(axes, place, scale.ends(summary), color=color, linewidth=1.8)
-        _mean(axes, scale.factor * summary.mean, place, color)
+        draw_mean(axes, scale.factor * summary.mean, place, color)
     axes.set_xlim(*window.limits)
     axes.set_yticks(places, labels=[readable(_marked(found, s), 38) for s in shown], **SMALL)
     axes.set_ylim(len(shown) - 0.4, -0.6)
@@ -73,13 +71,13 @@ def _draw_differences(axes: Axes, found: Analysis, scale: Scale, shown: Sequence
     ends = [pair for *_, part in compared for pair in (scale.ends(part), scale.ends_of_all(part))]
     window = Window((0.0, *(value for values in each.values() for value in values)), ends)
     for place, _, part in compared:
-        color = _VERDICT[found.outcome(part)]
+        color = VERDICT_COLORS[found.outcome(part)]
         axes.plot(each[place], [place] * len(each[place]), "o", color=color, alpha=0.3, markersize=3.5)
         if part.together > 1:
             window.interval(axes, place, scale.ends_of_all(part), color=color, linewidth=0.9)
         window.interval(axes, place, scale.ends(part), color=color, linewidth=3.0)
-        _mean(axes, scale.factor * part.mean, place, color)
-    axes.axvline(0, color=_UNIFORM, linewidth=1)
+        draw_mean(axes, scale.factor * part.mean, place, color)
+    axes.axvline(0, color=UNIFORM_COLOR, linewidth=1)
     axes.set_xlim(*window.limits)
     unit = ", points" if found.metric.percent else ""
     axes.set_xlabel(f"difference to uniform{unit}{window.note}", fontfamily=FONT, fontsize=9)
@@ -88,7 +86,7 @@ def _draw_differences(axes: Axes, found: Analysis, scale: Scale, shown: Sequence
     seen = {found.outcome(part) for *_, part in compared}
     words = {1: "better", 0: "no claim", -1: "worse"}
     handles = [
-        Line2D([], [], color=_VERDICT[key], marker="o", markersize=5, linewidth=3) for key in words if key in seen
+        Line2D([], [], color=VERDICT_COLORS[key], marker="o", markersize=5, linewidth=3) for key in words if key in seen
     ]
     legend(axes, handles, [word for key, word in words.items() if key in seen])
 
@@ -121,9 +119,9 @@ def draw_by_value(found: Analysis) -> Figure | None:
         (value for setting in (*drawn, *found.uniform) for value in scale.seeds(setting)),
         (scale.ends(scale.summary(setting)) for setting in drawn),
     )
-    colors = iter(_COLORS)
+    colors = iter(COLORS)
     for row, (name, line) in enumerate(lines.items()):
-        color, dash = _UNIFORM if name == "uniform" else next(colors), "--" if line[0].uniform else "-"
+        color, dash = UNIFORM_COLOR if name == "uniform" else next(colors), "--" if line[0].uniform else "-"
         # settings with one value are drawn side by side
         at = np.array([float(dict(s.key)[key]) for s in line])
         shift = (row - (len(lines) - 1) / 2) * 0.012
@@ -139,7 +137,7 @@ def draw_by_value(found: Analysis) -> Figure | None:
         labels.append(readable(name or "layer-wise", 30))
     if log:
         axes.set_xscale("log")
-    axes.xaxis.set_major_locator(FixedLocator(_apart(places, log)))
+    axes.xaxis.set_major_locator(FixedLocator(spaced(places, log)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.6g}"))
     axes.set_xlabel(readable(key, 60), parse_math=False, fontfamily=FONT, fontsize=9)
@@ -202,7 +200,7 @@ def _curve_style(found: Analysis, setting: Setting, named: Sequence[Setting]) ->
     if setting not in named:
         return {"color": _PALE, "linewidth": 0.8, "linestyle": dash}
     colored = [other for other in named if other is not found.best_uniform]
-    color = "black" if setting is found.best_uniform else _COLORS[colored.index(setting)]
+    color = "black" if setting is found.best_uniform else COLORS[colored.index(setting)]
     return {"color": color, "linewidth": 1.5, "linestyle": dash}
 
 
@@ -239,28 +237,16 @@ def _uniform_band(axes: Axes, found: Analysis, scale: Scale, vertical: bool) -> 
     span, line = (axes.axvspan, axes.axvline) if vertical else (axes.axhspan, axes.axhline)
     if np.isfinite(summary.low):
         span(scale.factor * summary.low, scale.factor * summary.high, color="0.9", zorder=0)
-    line(scale.factor * summary.mean, color=_UNIFORM, linewidth=1, linestyle="--", zorder=1)
+    line(scale.factor * summary.mean, color=UNIFORM_COLOR, linewidth=1, linestyle="--", zorder=1)
     name = found.best_uniform.label if len(found.uniform) == 1 else f"best {found.best_uniform.label}"
-    return [(Patch(facecolor="0.9"), Line2D([], [], color=_UNIFORM, linewidth=1, linestyle="--"))], [readable(name, 40)]
-
-
-def _mean(axes: Axes, value: float, place: float, color: str) -> None:
-    axes.plot(value, place, "o", color=color, markersize=6, markeredgecolor="white", markeredgewidth=0.8, zorder=4)
+    return [(Patch(facecolor="0.9"), Line2D([], [], color=UNIFORM_COLOR, linewidth=1, linestyle="--"))], [
+        readable(name, 40)
+    ]
 
 
 def _color(found: Analysis, setting: Setting) -> str:
-    return _UNIFORM if setting.uniform else _BEST if setting in found.marked else _OTHER
+    return UNIFORM_COLOR if setting.uniform else _BEST if setting in found.marked else _OTHER
 
 
 def _marked(found: Analysis, setting: Setting) -> str:
     return f"{setting.label} *" if setting in found.marked else setting.label
-
-
-def _apart(places: Floats, log: bool) -> list[float]:
-    """Those of the sorted `places` whose labels do not overlap."""
-    at = np.log(places) if log else places
-    kept = [0]
-    for k in range(1, len(at)):
-        if at[k] - at[kept[-1]] >= 0.07 * (at[-1] - at[0]):
-            kept.append(k)
-    return [float(places[k]) for k in kept]

@@ -47,7 +47,7 @@ def write_report(found: Analysis, folder: Path) -> list[Path]:
     Returns the files; pictures of an earlier report that this one does not have are removed. Raises `ConfigError` for
     a folder that cannot be written.
     """
-    pictures = {name: _png(figure) for name, (_, draw) in DRAWINGS.items() if (figure := draw(found)) is not None}
+    pictures = {name: png(figure) for name, (_, draw) in DRAWINGS.items() if (figure := draw(found)) is not None}
     texts = {
         "report.md": markdown(found, list(pictures)),
         "report.html": page(found, pictures),
@@ -146,7 +146,8 @@ def notes(found: Analysis) -> list[str]:
     return [note for note in (values, *compared, not_drawn(found)) if note]
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """A figure as the content of a PNG file."""
     out = io.BytesIO()
     figure.savefig(out, dpi=DPI, format="png")
     return out.getvalue()

@@ -15,6 +15,9 @@ from .runs import SweepRun
 from .settings import Setting
 from .statistics import Comparison, Floats, Summary
 
+UNIFORM_COLOR = "0.25"
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#8C6BB1", "#A6761D")  # Okabe and Ito's
+VERDICT_COLORS = {1: "#009E73", -1: "#D55E00", 0: "0.45"}
 SMALL: dict[str, Any] = {"fontsize": 8, "parse_math": False, "fontfamily": FONT}
 
 
@@ -114,3 +117,18 @@ def pale_grid(axes: Axes, which: Any) -> None:
     axes.grid(True, axis=which, color="0.92", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.tick_params(axis="x", labelsize=8.5, labelfontfamily=FONT)
+
+
+def draw_mean(axes: Axes, value: float, place: float, color: str) -> None:
+    """A dot for a mean, above the points of single seeds."""
+    axes.plot(value, place, "o", color=color, markersize=6, markeredgecolor="white", markeredgewidth=0.8, zorder=4)
+
+
+def spaced(places: Floats, log: bool) -> list[float]:
+    """Those of the sorted `places` whose labels do not overlap."""
+    at = np.log(places) if log else places
+    kept = [0]
+    for k in range(1, len(at)):
+        if at[k] - at[kept[-1]] >= 0.07 * (at[-1] - at[0]):
+            kept.append(k)
+    return [float(places[k]) for k in kept]

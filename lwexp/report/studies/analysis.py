@@ -11,7 +11,7 @@ import numpy as np
 from lwexp.report.claims import Claims
 from lwexp.report.metric import Metric, metric_of
 from lwexp.report.settings import ordered
-from lwexp.report.statistics import Comparison, Floats, compare, detectable, fewest_seeds, summarize
+from lwexp.report.statistics import Comparison, Floats, Summary, compare, detectable, fewest_seeds, summarize
 
 from .arms import Arm, Setting, arms_of
 from .rates import good_range, threshold
@@ -64,6 +64,18 @@ class StudyAnalysis(Claims):
     def kind(self) -> str:
         """Of the comparisons that the best arm's p is corrected for."""
         return "primary" if self.primary else ""
+
+    def summary(self, arm: Arm) -> Summary:
+        """Of its final runs, on the split that is compared."""
+        return arm.chosen.test if self.on_test else arm.chosen.validation
+
+    def differences(self, arm: Arm) -> Floats:
+        """To the reference, of each seed that both have."""
+        others = self.reference.chosen.finals if self.reference is not None else {}
+        seeds = [seed for seed in arm.chosen.finals if seed in others]
+        value = _test if self.on_test else _validation
+        found = np.array([value(arm.chosen.finals[seed]) - value(others[seed]) for seed in seeds])
+        return found[np.isfinite(found)] if len(found) else found
 
     def gain(self, part: Comparison) -> tuple[float, float, float]:
         """A difference and its interval with a sign that is positive where the arm is better."""

@@ -34,7 +34,7 @@ def more_table(found: StudyAnalysis) -> Table:
 
     def cells(arm: Arm) -> list[str]:
         chosen, best = arm.chosen, arm.to_best
-        summary = chosen.test if found.on_test else chosen.validation
+        summary = found.summary(arm)
         row = [metric.interval(summary), metric.spread(chosen.validation) if chosen.validation.n else ""]
         row += [metric.difference(best.mean), metric.change(best.low, best.high)] if best and best.n else ["", ""]
         row.append("" if math.isnan(arm.detectable) else metric.value(arm.detectable))
@@ -105,7 +105,7 @@ def overview_table(studies: Sequence[StudyAnalysis]) -> Table:
         best, reference, metric = found.best, found.reference, found.metric
         part = best.difference if best else None
         both = [arm for arm in (reference, best) if arm]
-        summaries = [arm.chosen.test if found.on_test else arm.chosen.validation for arm in both]
+        summaries = [found.summary(arm) for arm in both]
         values = [metric.value(summary.mean) for summary in summaries if summary.n]
         row = [found.study.name, best.label if best else "", " → ".join(values), *gain_cells(found, part)]
         row.append(" → ".join(arm.chosen.own.text for arm in both if arm.chosen.own))
@@ -201,7 +201,7 @@ def _sections(found: StudyAnalysis, cells: Callable[[Arm], list[str]]) -> list[l
 
 def _arm_cells(found: StudyAnalysis, arm: Arm) -> list[str]:
     metric, chosen, part = found.metric, arm.chosen, arm.difference
-    summary = chosen.test if found.on_test else chosen.validation
+    summary = found.summary(arm)
     value = summary.mean if found.finals else chosen.best
     cells = ["" if math.isnan(value) else metric.value(value)]
     cells += ["", "", "", ""] if part is None or not part.n else [
