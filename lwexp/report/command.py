@@ -10,7 +10,7 @@ from pathlib import Path
 from lwexp.config.command_options import Parser, exit_code_of, number, tracking_config
 from lwexp.errors import ConfigError
 
-from .studies.reading import study_file
+from .studies.reading import NAME, study_file
 
 _OPTIONS = ["tracking.uri", "tracking.experiment", "tracking.timeout"]
 
@@ -82,7 +82,8 @@ def _report_studies(
             raise ConfigError(key, value, f"is for runs in MLflow; {files[0]} is a study, which is read from its file")
     from .studies import report_study
 
-    name = Path(words[0]).resolve().name.removesuffix(".csv")
+    file = files[0].resolve()
+    name = file.parent.name if file.name == NAME else file.stem
     more = f"_and_{len(words) - 1}_more" if len(words) > 1 else ""
     folder = out or Path.cwd() / "outputs" / "reports" / f"study_{name}{more}"
     print(report_study(files, folder, confidence=confidence))

@@ -40,7 +40,10 @@ def study_rows(
     arms: Sequence[Planted], seeds: int = 8, *, study: str = "quick", sd: float = 0.01, noise: float = 0.004,
     metric: str = "accuracy", mode: str = "max", every_setting: bool = False, random: int = 0,
 ) -> list[Row]:  # fmt: skip
-    """A search with one seed, and final runs of each arm's best; `sd` over seeds, which arms share, and own `noise`."""
+    """A search with one seed, and final runs of each arm's best; `sd` over seeds, which arms share, and own `noise`.
+
+    With `mode="min"` values are 1 minus the planted ones.
+    """
     draw = np.random.default_rng(random)
     shared = draw.normal(0, sd, seeds)
     common = {"study": study, "status": "finished", "metric": metric, "mode": mode, "train_samples": 400}
@@ -51,7 +54,7 @@ def study_rows(
         best: dict[str, tuple[float, float]] = {}
         for setting in arm.settings:
             for lr in arm.rates:
-                value = sign * arm.value(setting, lr)
+                value = arm.value(setting, lr) if mode == "max" else 1 - arm.value(setting, lr)
                 rows.append({**own, "setting": setting, "phase": "search", "chosen": "", "lr": lr, "seed": 0,
                              "val": value, "test": value, "seconds": arm.seconds})  # fmt: skip
                 if setting not in best or sign * value > sign * best[setting][0]:

@@ -77,6 +77,11 @@ class StudyAnalysis(Claims):
         found = np.array([value(arm.chosen.finals[seed]) - value(others[seed]) for seed in seeds])
         return found[np.isfinite(found)] if len(found) else found
 
+    def relative_cost(self, arm: Arm, what: str) -> float:
+        """Its median `seconds` or `peak_mb` as a multiple of the reference's; NaN if unknown."""
+        own = self.reference.cost(what) if self.reference is not None else math.nan
+        return arm.cost(what) / own if own > 0 else math.nan
+
     def gain(self, part: Comparison) -> tuple[float, float, float]:
         """A difference and its interval with a sign that is positive where the arm is better."""
         if self.metric.lower_is_better:

@@ -34,8 +34,11 @@ def draw_rates(found: StudyAnalysis) -> Figure | None:
 
     A cell is as wide as its distance to the next rates, so a finer grid has narrower cells. Crossed: failed.
     """
-    curves = multiplier_curves([arm for arm in found.compared if any(setting.curve for setting in arm.settings)])
-    curves = dict(list(curves.items())[:MOST_PANELS])
+    curves = {
+        name: {mult: setting for mult, setting in curve.items() if setting.curve}
+        for name, curve in multiplier_curves(found.compared).items()
+    }
+    curves = dict([(name, curve) for name, curve in curves.items() if curve][:MOST_PANELS])
     if not curves:
         return None
     uniform = found.reference.chosen if found.reference is not None and found.reference.chosen.curve else None
@@ -93,7 +96,8 @@ def draw_curves(found: StudyAnalysis) -> Figure | None:
     """Validation in the search by base rate, a panel per arm without multipliers, with the curve of the reference."""
     drawn = {name for name, _ in multiplier_curves(found.compared)}
     arms = [arm for arm in found.compared if arm.name not in drawn]
-    arms = [arm for arm in arms if any(len(setting.curve) > 1 for setting in arm.settings)][:MOST_CURVES]
+    arms = [arm for arm in arms if any(len(setting.curve) > 1 for setting in arm.settings)]
+    arms = [arm for arm in arms if not math.isnan(arm.chosen.best)][:MOST_CURVES]
     if not arms:
         return None
     metric, factor = found.metric, found.metric.factor

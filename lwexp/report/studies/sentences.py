@@ -204,7 +204,7 @@ def _cost(found: StudyAnalysis) -> Iterator[str]:
         own = reference.cost(what)
         if not own > 0:
             continue
-        ratios = {arm: arm.cost(what) / own for arm in found.compared if not math.isnan(arm.cost(what))}
+        ratios = {arm: found.relative_cost(arm, what) for arm in found.compared}
         less = sorted((arm for arm in ratios if ratios[arm] < 1 / _MORE_TIME), key=lambda arm: ratios[arm])
         more = sorted((arm for arm in ratios if ratios[arm] > _MORE_TIME), key=lambda arm: -ratios[arm])
         size = _duration(own) if what == "seconds" else f"{own:,.0f} MB"

@@ -151,8 +151,7 @@ def arms_csv(studies: Iterable[StudyAnalysis]) -> str:
             row += [int(found.within(arm)) if best and not math.isnan(best.low) else "", exact(arm.detectable)]
             row += _range_cells(chosen)
             for what in ("seconds", "peak_mb"):
-                own = arm.cost(what)
-                row += [exact(own), exact(own / found.reference.cost(what)) if found.reference else ""]
+                row += [exact(arm.cost(what)), exact(found.relative_cost(arm, what))]
             rows.append(row)
     return csv_text(titles, rows)
 
@@ -216,7 +215,7 @@ def _arm_cells(found: StudyAnalysis, arm: Arm) -> list[str]:
 
 
 def _relative(found: StudyAnalysis, arm: Arm, what: str) -> str:
-    ratio = arm.cost(what) / found.reference.cost(what) if found.reference else math.nan
+    ratio = found.relative_cost(arm, what)
     return "" if math.isnan(ratio) else f"{ratio:.2f}"
 
 
