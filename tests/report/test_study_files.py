@@ -124,6 +124,7 @@ def test_a_study_in_several_files_is_one_and_joined_files_may_repeat_their_title
         pytest.param(changed(ROWS, {"arm": ""}, arm="depth"), "line 16 has no arm", id="arm"),
         pytest.param(changed(ROWS, {"role": "reference"}, arm="depth"), "several reference arms: depth, uni", id="two"),
         pytest.param(changed(ROWS, {"role": ""}, arm="depth", seed=2), "the arm depth has several roles", id="roles"),
+        pytest.param(changed(ROWS, {"mode": ""}, arm="depth"), "finished run must have metric and mode", id="mode"),
         pytest.param(changed(ROWS, {"metric": "loss"}, arm="depth"), "are measured differently", id="metric"),
         pytest.param(
             [*ROWS, *changed(ROWS, {"val": 0.5}, arm="depth", seed=2)],
@@ -183,6 +184,15 @@ def test_a_folder_without_a_study_is_reported_on_as_before(command: Command, tmp
     shutil.copy(write_study(tmp_path / "study.csv", ROWS), tmp_path / "sweep" / "other.csv")
     outcome = command("sweep")
     assert "there are no runs here" in outcome.err  # in the store of MLflow
+
+
+def test_runs_that_failed_early_need_no_metric_but_some_run_must_finish(command: Command, tmp_path: Path) -> None:
+    early = {"status": "failed", "val": "", "test": "", "metric": "", "mode": ""}
+    write_study(tmp_path / "study.csv", changed(ROWS, early, arm="lp_ft"))
+    assert command("study.csv").code == 0
+    write_study(tmp_path / "study.csv", changed(ROWS, early))
+    outcome = command("study.csv")
+    assert (outcome.code, outcome.err) == (1, "lwexp-report: the study quick has no finished run to report on\n")
 
 
 def test_confidence_is_that_of_intervals_and_claims(command: Command, tmp_path: Path) -> None:

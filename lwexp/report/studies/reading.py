@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lwexp.errors import ConfigError
+from lwexp.errors import ConfigError, RunError
 from lwexp.formatting import few, one_line
 
 NAME = "study.csv"
@@ -17,7 +17,7 @@ _CHOICES = {
     "role": ("", "reference", "primary"),
     "phase": ("search", "final"),
     "chosen": ("", "arm", "setting"),
-    "mode": ("max", "min"),
+    "mode": ("", "max", "min"),
 }
 
 
@@ -68,7 +68,8 @@ def read_studies(paths: Iterable[str | Path]) -> list[Study]:
     """The studies in `paths`, CSV files or folders with `study.csv`: by file, within a file by name.
 
     A study may be spread over several files. Of a run that is in them twice, the finished one counts. Raises
-    `ConfigError` for what cannot be read or is no study, and for two different results of one run.
+    `ConfigError` for what cannot be read or is no study, and for two different results of one run; `RunError` for a
+    study of which no run has finished.
     """
     found: dict[str, dict[tuple[object, ...], Run]] = {}
     measures: dict[str, tuple[str, str]] = {}
@@ -76,15 +77,17 @@ def read_studies(paths: Iterable[str | Path]) -> list[Study]:
         path = study_file(given) or Path(given)
         rows = _rows(path)
         for row in sorted(rows, key=lambda row: row["study"]):
-            name, measure = row["study"], (row["metric"], row["mode"])
-            if measures.setdefault(name, measure) != measure:
+            run, name, measure = _run(row, path), row["study"], (row["metric"], row["mode"])
+            # a run may have failed before it had a metric
+            if run.finished and measures.setdefault(name, measure) != measure:
                 both = few([" ".join(each) for each in sorted({measure, measures[name]})])
                 raise ConfigError("study", path, f"the runs of {name} are measured differently: {both}")
             runs = found.setdefault(name, {})
-            run = _run(row, path)
             runs[run.key] = _one(runs.get(run.key, run), run, path)
     studies = []
     for name, known in found.items():
+        if name not in measures:
+            raise RunError(f"the study {name} has no finished run to report on")
         ordered = tuple(sorted(known.values(), key=lambda run: run.key))
         _check_roles(name, ordered)
         studies.append(Study(name, *measures[name], ordered))
@@ -134,6 +137,8 @@ def _run(row: Mapping[str, str], path: Path) -> Run:
         raise ConfigError("study", path, f"line {row['line']} has no arm")
     if (row["phase"] == "final") != bool(row["chosen"]):
         raise ConfigError("study", path, f"line {row['line']}: chosen must be given in final runs, and only there")
+    if row["status"] == "finished" and not (row["metric"] and row["mode"]):
+        raise ConfigError("study", path, f"line {row['line']}: a finished run must have metric and mode")
     lr = _number(row, "lr", path)
     if not lr > 0:
         raise ConfigError("study", path, f"line {row['line']}: lr is {row['lr']!r}, but must be above 0")

@@ -159,8 +159,9 @@ def _within_best(found: StudyAnalysis) -> Iterator[str]:
         return
     near.sort(key=lambda pair: -found.gain(pair[1])[0])
     named = [f"{arm.name} ({found.metric.difference(part.mean)}, {plural(arm.trials, 'run')})" for arm, part in near]
+    come = "comes" if len(near) == 1 else "come"
     yield (
-        f"{len(near)} of {plural(len(rivals), 'arm')} without such a search come within the interval of {name}: "
+        f"{len(near)} of {plural(len(rivals), 'arm')} without such a search {come} within the interval of {name}: "
         f"{few(named, _LISTED)}. An interval that includes 0 does not show that two arms are equal."
     )
 
