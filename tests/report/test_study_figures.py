@@ -11,11 +11,13 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from lwexp.report.studies import report_study
+from lwexp.report.studies.across import draw_arms_across, draw_multiplier_across
 from lwexp.report.studies.analysis import StudyAnalysis, analyze_study
 from lwexp.report.studies.figures import draw_arms, draw_multiplier
 from lwexp.report.studies.overview import draw_overview
 from lwexp.report.studies.rate_figures import draw_curves, draw_rates
 from lwexp.report.studies.reading import read_studies
+from lwexp.report.studies.tables import across_table
 from tests.helpers.study_results import RATES, Planted, Row, study_rows, write_study
 from tests.report.test_figures import assert_readable
 from tests.report.test_studies import HEAD, UNIFORM, changed
@@ -126,6 +128,45 @@ def test_an_overview_has_gains_also_of_metrics_that_are_not_shares(tmp_path: Pat
     assert draw_overview(studies[:1]) is None
 
 
+def test_across_studies_every_arm_and_multiplier_has_its_gain(tmp_path: Path) -> None:
+    poor = Planted("depth", 0.55, role="primary", settings=MULTS)
+    lines = {
+        "helps": [REFERENCE, DEPTH, HEAD],
+        "harms": [REFERENCE, poor, HEAD],
+        "alone": [REFERENCE, Planted("other", 0.6)],
+    }
+    studies = [
+        analyzed(tmp_path, study_rows(arms, study=name, every_setting=name != "harms")) for name, arms in lines.items()
+    ]
+    table = across_table(studies)
+    assert table.titles == ["arm", *lines]
+    (depth,) = [row for row in table.rows if row[0] == "depth"]
+    assert [text[:1] + text[-1:] for text in depth[1:]] == ["+\u25b2", "-\u25bc", ""]
+    assert [row[0] for row in table.rows] == ["depth", "head_only"]  # what one study alone has is no comparison
+    figure = draw_arms_across(studies)
+    assert figure is not None
+    assert_titled(figure)
+    cells = {text.get_position(): (text.get_text(), text.get_fontweight()) for text in figure.axes[0].texts}
+    assert cells[0, 0][1] == "bold"
+    assert float(cells[0, 0][0]) == pytest.approx(
+        100 * studies[0].differences(studies[0].primary[0].chosen).mean(), abs=0.06
+    )
+    assert len(cells) == 4
+    figure = draw_multiplier_across(studies)
+    assert figure is not None
+    assert_titled(figure)
+    (axes,) = figure.axes
+    curves = [line for line in axes.lines if len(line.get_xdata()) == len(MULTS) + 1]
+    assert [line.get_linestyle() for line in curves] == ["-", "--"]  # the second has no final runs of all multipliers
+    for line in curves:
+        places = list(line.get_xdata())
+        assert line.get_ydata()[places.index(1.0)] == 0
+    best = [setting for setting in studies[0].primary[0].settings if setting.name == "mult=0.6"]
+    assert curves[0].get_ydata()[1] == pytest.approx(100 * studies[0].differences(best[0]).mean())
+    assert draw_arms_across(studies[:1]) is None
+    assert draw_multiplier_across(studies[:1]) is None
+
+
 def test_pictures_of_an_earlier_report_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lwexp.report.files.DPI", 30)
     out = tmp_path / "out"
@@ -141,5 +182,6 @@ def test_pictures_of_an_earlier_report_are_removed(tmp_path: Path, monkeypatch: 
     other = write_study(tmp_path / "other.csv", study_rows([REFERENCE, HEAD], study="../x y"))
     report_study([small, other], out)
     assert {str(path.relative_to(out)) for path in out.rglob("*.png")} == {
-        "overview.png", *(f"{folder}/{name}" for folder in ("quick", "_x_y") for name in ("arms.png", "curves.png")),
+        "overview.png", "overview_arms.png",
+        *(f"{folder}/{name}" for folder in ("quick", "_x_y") for name in ("arms.png", "curves.png")),
     }  # fmt: skip

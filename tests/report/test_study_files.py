@@ -99,7 +99,8 @@ def test_several_studies_have_an_overview_and_each_its_sentence(command: Command
     assert "quick: depth (mult=0.7, lr=0.003) leads uniform" in text
     assert max(map(len, lines)) <= 100
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "study_report.md", "study_arms.csv", "study_settings.csv", "overview.png",
+        "study_report.md", "study_arms.csv", "study_settings.csv", "overview.png", "overview_arms.png",
+        "overview_multiplier.png",
     }  # fmt: skip
     assert {row["study"] for row in rows_of(tmp_path / "out" / "study_arms.csv")} == {"a_100", "b_400", "quick"}
 

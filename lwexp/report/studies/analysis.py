@@ -69,13 +69,25 @@ class StudyAnalysis(Claims):
         """Of its final runs, on the split that is compared."""
         return arm.chosen.test if self.on_test else arm.chosen.validation
 
-    def differences(self, arm: Arm) -> Floats:
-        """To the reference, of each seed that both have."""
+    def differences(self, setting: Setting) -> Floats:
+        """Of the final runs to those of the reference, for each seed that both have."""
         others = self.reference.chosen.finals if self.reference is not None else {}
-        seeds = [seed for seed in arm.chosen.finals if seed in others]
+        seeds = [seed for seed in setting.finals if seed in others]
         value = _test if self.on_test else _validation
-        found = np.array([value(arm.chosen.finals[seed]) - value(others[seed]) for seed in seeds])
-        return found[np.isfinite(found)] if len(found) else found
+        found = (value(setting.finals[seed]) - value(others[seed]) for seed in seeds)
+        return np.array([difference for difference in found if math.isfinite(difference)])
+
+    def gain_scale(self, points: bool) -> float:
+        """What turns a gain into points, or into percent of the reference's value; NaN if unknown."""
+        if points:
+            return self.metric.factor
+        own = abs(self.summary(self.reference).mean) if self.reference is not None else math.nan
+        return 100 / own if own > 0 else math.nan
+
+    @property
+    def sign(self) -> int:
+        """1, or -1 where low values are better."""
+        return -1 if self.metric.lower_is_better else 1
 
     def relative_cost(self, arm: Arm, what: str) -> float:
         """Its median `seconds` or `peak_mb` as a multiple of the reference's; NaN if unknown."""

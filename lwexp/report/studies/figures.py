@@ -44,7 +44,7 @@ def draw_arms(found: StudyAnalysis) -> Figure | None:
     about += f"{found.interval_name}; right: mean {found.split} {found.metric.name}{found.metric.in_unit}"
     about += f"; the best {len(shown)} of {len(compared)} arms" if len(shown) < len(compared) else ""
     figure, axes = new_figure(found.study.name, about, 0.235 * len(rows) + 1.35)
-    each = {arm: factor * found.differences(arm) for arm in shown}
+    each = {arm: factor * found.differences(arm.chosen) for arm in shown}
     ends = {arm: (factor * part.low, factor * part.high) for arm in shown if (part := arm.difference) is not None}
     window = Window([0.0, *(value for values in each.values() for value in values)], ends.values())
     for place, row in enumerate(rows):

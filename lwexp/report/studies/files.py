@@ -12,14 +12,28 @@ from lwexp.errors import ConfigError
 from lwexp.formatting import escaped, printable
 from lwexp.report.files import png
 
+from .across import draw_arms_across, draw_multiplier_across
 from .analysis import StudyAnalysis
 from .figures import draw_arms, draw_multiplier
 from .overview import draw_overview
 from .rate_figures import draw_curves, draw_rates
 from .sentences import details, main_sentence, progress
-from .tables import arms_csv, arms_table, headings, more_table, overview_legend, overview_table, settings_csv
+from .tables import (
+    across_table,
+    arms_csv,
+    arms_table,
+    headings,
+    more_table,
+    overview_legend,
+    overview_table,
+    settings_csv,
+)
 
-OVERVIEW = "overview.png"
+OVERVIEWS: dict[str, tuple[str, Callable[[Sequence[StudyAnalysis]], Figure | None]]] = {
+    "overview": ("Overview", draw_overview),
+    "overview_multiplier": ("Gain by multiplier", draw_multiplier_across),
+    "overview_arms": ("Gain of every arm", draw_arms_across),
+}
 DRAWINGS: dict[str, tuple[str, Callable[[StudyAnalysis], Figure | None]]] = {
     "arms": ("Arms", draw_arms),
     "multiplier": ("Multiplier", draw_multiplier),
@@ -39,9 +53,10 @@ def write_files(studies: Sequence[StudyAnalysis], folder: Path) -> list[Path]:
             figure = draw(found)
             if figure is not None:
                 pictures[f"{prefix}{name}.png"] = png(figure)
-    overview = draw_overview(studies) if len(studies) > 1 else None
-    if overview is not None:
-        pictures[OVERVIEW] = png(overview)
+    for name, (_, draw_all) in OVERVIEWS.items() if len(studies) > 1 else ():
+        figure = draw_all(studies)
+        if figure is not None:
+            pictures[f"{name}.png"] = png(figure)
     texts = {
         "study_report.md": markdown(studies, list(pictures)),
         "study_arms.csv": arms_csv(studies),
@@ -50,8 +65,8 @@ def write_files(studies: Sequence[StudyAnalysis], folder: Path) -> list[Path]:
     contents = pictures | {name: text.encode() for name, text in texts.items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name in (*(f"{name}.png" for name in DRAWINGS), OVERVIEW):
-            (folder / name).unlink(missing_ok=True)
+        for name in (*DRAWINGS, *OVERVIEWS):
+            (folder / f"{name}.png").unlink(missing_ok=True)
         for name, content in contents.items():
             (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_bytes(content)
@@ -69,7 +84,14 @@ def markdown(studies: Sequence[StudyAnalysis], pictures: Sequence[str]) -> str:
             overview_table(studies).markdown(),
             _text(overview_legend(studies)) + ".",
         ]
-        parts += [f"![Overview]({OVERVIEW})"] if OVERVIEW in pictures else []
+        across = across_table(studies)
+        if across.rows:
+            parts += [
+                "## Every arm",
+                across.markdown(),
+                "Gain over the reference; ▲ better, ▼ worse, by the study's test.",
+            ]
+        parts += [f"![{title}]({name}.png)" for name, (title, _) in OVERVIEWS.items() if f"{name}.png" in pictures]
     for found, prefix in zip(studies, _prefixes(studies), strict=True):
         parts.append(f"# Study {_text(found.study.name)}")
         parts += [f"**{_text(main_sentence(found))}**", _text(progress(found)) + ".", arms_table(found).markdown()]

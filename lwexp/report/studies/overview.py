@@ -31,20 +31,17 @@ def draw_overview(studies: Sequence[StudyAnalysis]) -> Figure | None:
             rows.append((found, best, reference, best.difference))
     if len(rows) < 2:
         return None
-    points = all(found.metric.percent for found, *_ in rows)
+    points = in_points([found for found, *_ in rows])
     about = "gain of the best primary arm over the reference on fresh seeds: each seed, mean and "
     about += f"{studies[0].interval_name}\nright: base rates within 5 % of each one's best"
     figure, first = new_figure("", about, 0.44 * len(rows) + 1.35)
     first.remove()
     axes, right = figure.subplots(1, 2, sharey=True, width_ratios=[1.25, 1])
-    scales = [
-        found.metric.factor if points else 100 / abs(found.summary(reference).mean) for found, _, reference, _ in rows
-    ]
+    scales = [found.gain_scale(points) for found, *_ in rows]
     gains, ends = [], []
     for (found, best, _, part), scale in zip(rows, scales, strict=True):
         mean, low, high = found.gain(part)
-        sign = -1 if found.metric.lower_is_better else 1
-        gains.append((scale * mean, sign * scale * found.differences(best)))
+        gains.append((scale * mean, scale * found.sign * found.differences(best.chosen)))
         ends.append((scale * low, scale * high))
     window = Window([0.0, *(value for _, values in gains for value in values)], ends)
     for place, ((found, _, _, part), (mean, values)) in enumerate(zip(rows, gains, strict=True)):
@@ -57,14 +54,23 @@ def draw_overview(studies: Sequence[StudyAnalysis]) -> Figure | None:
     axes.set_ylim(len(rows) - 0.4, -0.6)
     labels = [f"{readable(found.study.name, 34)}\n{readable(best.label, 34)}" for found, best, *_ in rows]
     axes.set_yticks(range(len(rows)), labels=labels, **SMALL)
-    unit = "points" if points else "% of the reference"
-    axes.set_xlabel(f"gain, {unit}{window.note}", fontfamily=FONT, fontsize=9)
+    axes.set_xlabel(f"gain, {unit_of(points)}{window.note}", fontfamily=FONT, fontsize=9)
     pale_grid(axes, "x")
     seen = [key for key in (1, 0, -1) if key in {found.outcome(part) for found, *_, part in rows}]
     handles = [Line2D([], [], color=VERDICT_COLORS[key], marker="o", markersize=5, linewidth=2.4) for key in seen]
     legend(axes, handles, [VERDICTS[key] for key in seen])
     _draw_ranges(right, [(reference, best) for _, best, reference, _ in rows])
     return figure
+
+
+def in_points(studies: Sequence[StudyAnalysis]) -> bool:
+    """Whether gains are in points: where all metrics are shares; else in percent of the reference's value."""
+    return all(found.metric.percent for found in studies)
+
+
+def unit_of(points: bool) -> str:
+    """Of gains."""
+    return "points" if points else "% of the reference"
 
 
 def _draw_ranges(axes: Axes, rows: Sequence[tuple[Arm, Arm]]) -> None:

@@ -121,6 +121,32 @@ def overview_legend(studies: Sequence[StudyAnalysis]) -> str:
     return f"{said}; good rates: range of base rates, as a factor, within 5 % of the best validation of each"
 
 
+def across_table(studies: Sequence[StudyAnalysis]) -> Table:
+    """A row per arm that several studies have, a column per study: its gain, marked where it can be claimed."""
+    rows = []
+    for name in arms_across(studies):
+        row = [name]
+        for found in studies:
+            part = next((arm.difference for arm in found.compared if arm.name == name), None)
+            known = part is not None and part.n > 0
+            mark = {1: " ▲", -1: " ▼", 0: ""}[found.outcome(part)]
+            row.append(f"{found.metric.difference(found.gain(part)[0])}{mark}" if part is not None and known else "")
+        rows.append(row)
+    return Table(["arm", *(found.study.name for found in studies)], rows)
+
+
+def arms_across(studies: Sequence[StudyAnalysis]) -> list[str]:
+    """The arms that at least two studies compare with their reference, by their mean rank among the arms of each."""
+    places: dict[str, list[float]] = {}
+    for found in studies:
+        known = [(arm, arm.difference) for arm in found.compared if arm.difference is not None and arm.difference.n]
+        known.sort(key=lambda pair: -found.gain(pair[1])[0])
+        for place, (arm, _) in enumerate(known):
+            places.setdefault(arm.name, []).append((place + 0.5) / len(known))
+    several = {name: sum(own) / len(own) for name, own in places.items() if len(own) > 1}
+    return sorted(several, key=lambda name: (several[name], name))
+
+
 def gain_cells(found: StudyAnalysis, part: Comparison | None) -> list[str]:
     """Gain, interval, p, verdict."""
     if part is None or not part.n:
