@@ -2,7 +2,8 @@
 
 It reads runs through `lwexp.tracking` alone, so it works wherever the store can be reached; it also imports errors,
 formatting, redaction, config and plots. Begin with `build.py`, which goes from the sweep (`runs`) to comparisons
-(`analysis`, by `statistics`), sentences (`conclusions`) and files (`tables`, `figures`, `files`).
+(`analysis`, by `statistics`), sentences (`conclusions`) and files (`tables`, `figures`, `files`). What the results of a
+study mean is in `studies/`, which needs no store.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from .analysis import StudyAnalysis
 from .figures import draw_arms, draw_multiplier
 from .overview import draw_overview
 from .rate_figures import draw_curves, draw_rates
-from .sentences import details, main_sentence, progress
+from .sentences import details, main_sentence, notes, progress
 from .tables import (
     across_table,
     arms_csv,
@@ -100,6 +100,7 @@ def markdown(studies: Sequence[StudyAnalysis], pictures: Sequence[str]) -> str:
             if f"{prefix}{name}.png" in pictures:
                 parts.append(f"![{title}]({prefix}{name}.png)")
         parts += [more_table(found).markdown(), "\n".join(f"- **{_text(a)}**: {_text(b)}" for a, b in headings(found))]
+    parts += ["# How the numbers are computed", *map(_text, notes(studies[0].confidence))]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

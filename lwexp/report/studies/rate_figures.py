@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -52,9 +52,9 @@ def draw_rates(found: StudyAnalysis) -> Figure | None:
     values = [value for rows in panels.values() for _, s in rows for value in s.curve.values() if not math.isnan(value)]
     if not values or len(rates) < 2:
         return None
-    lower, metric = found.metric.lower_is_better, found.metric
+    lower = found.metric.lower_is_better
     close = "within 5 % of" if lower else f"at least {100 * SHARE:g} % of"
-    about = f"validation {metric.name}{metric.in_unit} in the search by base rate and multiplier\n"
+    about = f"{_named(found)} by base rate and multiplier\n"
     about += f"bold: {close} the best of all arms; framed: the best here"
     edges = [end for rows in panels.values() for _, setting in rows for end in _edges(list(setting.curve))]
     span = min(edges), max(edges)
@@ -103,17 +103,17 @@ def draw_curves(found: StudyAnalysis) -> Figure | None:
     metric, factor = found.metric, found.metric.factor
     reference = found.reference.chosen if found.reference is not None and found.reference.chosen.curve else None
     least = factor * threshold(found.best_value, metric.lower_is_better)
-    about = f"validation {metric.name}{metric.in_unit} in the search by base rate; dashed: "
+    about = f"{_named(found)} by base rate; dashed: "
     about += (
         "5 % above the best of all arms" if metric.lower_is_better else f"{100 * SHARE:g} % of the best of all arms"
     )
-    columns = min(5, max(len(arms), 2))
+    columns = min(5, len(arms))
     lines = -(-len(arms) // columns)
     figure, first = new_figure(found.study.name, about, lines * 1.32 + 1.1)
     first.remove()
     grid = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
     shown = [s for arm in arms for s in arm.settings] + ([reference] if reference else [])
-    limits = _limits([factor * value for setting in shown for value in setting.curve.values()], metric.lower_is_better)
+    limits = _limits(shown, factor, metric.lower_is_better)
     for axes in grid.flat[len(arms) :]:
         axes.remove()
     for number, (axes, arm) in enumerate(zip(grid.flat, arms, strict=False)):
@@ -193,11 +193,17 @@ def _edges(rates: Sequence[float]) -> list[float]:
     return [float(value) for value in np.exp(ends)]
 
 
-def _limits(values: Iterable[float], lower: bool) -> tuple[float, float]:
-    """Of an axis: all values but the worst fifth, which may be far off."""
-    known = np.array([value for value in values if not math.isnan(value)])
-    worst = float(np.quantile(known, 0.8 if lower else 0.2))
-    return Window([worst, float(known.min() if lower else known.max())], []).limits
+def _named(found: StudyAnalysis) -> str:
+    return f"validation {found.metric.name}{' (%)' if found.metric.percent else ''} in the search"
+
+
+def _limits(settings: Sequence[Setting], factor: float, lower: bool) -> tuple[float, float]:
+    """Of an axis: around the best of each setting, and all values that are not in the worst fifth."""
+    known = [factor * value for each in settings for value in each.curve.values() if not math.isnan(value)]
+    peaks = [factor * each.best for each in settings if not math.isnan(each.best)]
+    best, worst = (min(peaks), max(peaks)) if lower else (max(peaks), min(peaks))
+    below = worst + 0.4 * (worst - best)
+    return Window([best, below, float(np.quantile(known, 0.8 if lower else 0.2))], []).limits
 
 
 def _draw_line(axes: Axes, setting: Setting, factor: float, color: str, width: float, marker: str) -> None:

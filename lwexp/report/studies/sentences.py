@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from lwexp.formatting import few
 from lwexp.report.claims import p_text, plural
-from lwexp.report.statistics import POWER, lowest_p, seeds_needed
+from lwexp.report.statistics import EXACT_SEEDS, POWER, RANDOM_FLIPS, lowest_p, seeds_needed
 
 from .analysis import StudyAnalysis
 from .arms import Arm
@@ -91,6 +91,25 @@ def cautions(found: StudyAnalysis) -> Iterator[str]:
             f"The final runs have several settings or rates as the best of {few(unclear, _LISTED)}: those with "
             "the most runs count."
         )
+
+
+def notes(confidence: float) -> list[str]:
+    """How the numbers are computed, for every study."""
+    level = round(1 - confidence, 12)
+    return [
+        "The search chose the base rate, and of several settings of an arm one of them, by its validation. The final "
+        "runs repeat that choice with fresh seeds, and their test value is of the best weights by validation. The best "
+        "arm is the one with the best mean validation of the final runs.",
+        f"Differences are between final runs of one seed: mean and {100 * confidence:g} % paired t interval. p: exact "
+        f"sign-flip test over seeds (with more than {EXACT_SEEDS} seeds, {RANDOM_FLIPS:,} random flips), step-down by "
+        "the greatest difference (Westfall and Young 1993; Romano and Wolf 2005), corrected for all primary arms "
+        f"together, and separately for all others, which are exploratory. A claim needs p of at most {level:g}.",
+        f"Power is that of the paired t test at the corrected level: the difference found with {100 * POWER:.0f} % "
+        "chance if the standard deviation of the differences is the observed one.",
+        "The range of good rates is the widest range without a gap in which the validation of the search is within 5 % "
+        "of the best, for the chosen setting of an arm; between two rates it is interpolated on the log of the rate, "
+        "and a training that failed ends it. It is as uncertain as the few runs of the search.",
+    ]
 
 
 def _no_comparison(found: StudyAnalysis) -> str:
