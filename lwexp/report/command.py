@@ -34,7 +34,9 @@ def _report(arguments: Sequence[str]) -> int:
     parser.add_argument("--experiment", help="the same as tracking.experiment")
     parser.add_argument("--metric", help="such as accuracy, loss: as val/… and test/… (default: what the runs monitor)")
     parser.add_argument("--confidence", default="0.95", help="of all intervals and tests (default: 0.95)")
-    parser.add_argument("-o", "--out", type=Path, help="folder for the files (default: outputs/reports/<start>_<id>)")
+    parser.add_argument(
+        "-o", "--out", type=Path, help="folder for the files (default: outputs/reports/<start>_<id> or study_<name>)"
+    )
     parser.add_argument("--no-attach", action="store_true", help="leave the sweep's run in MLflow as it is")
     parsed = parser.parse_intermixed_args(arguments)
     # a sweep's name is what was typed for it, such as "mult=0.9,1.0 seed=0,1"

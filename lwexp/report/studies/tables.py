@@ -118,6 +118,7 @@ def overview_legend(studies: Sequence[StudyAnalysis]) -> str:
     said = "gain: of the arm over the reference seed by seed"
     said += ", in points" if all(found.metric.percent for found in studies) else ""
     said += ", positive where the arm is better" if any(found.metric.lower_is_better for found in studies) else ""
+    said += "; verdict: corrected within each study"
     return f"{said}; good rates: range of base rates, as a factor, within 5 % of the best validation of each"
 
 
