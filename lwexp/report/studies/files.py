@@ -82,7 +82,7 @@ def markdown(studies: Sequence[StudyAnalysis], pictures: Sequence[str]) -> str:
         parts += [
             f"# {len(studies)} studies",
             overview_table(studies).markdown(),
-            _text(overview_legend(studies)) + ".",
+            _text(overview_legend(studies, overview_table(studies).filled().titles)) + ".",
         ]
         across = across_table(studies)
         if across.rows:

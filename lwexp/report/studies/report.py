@@ -38,7 +38,7 @@ def study_text(studies: Sequence[StudyAnalysis]) -> str:
         return "\n".join(_one(studies[0], width))
     table = overview_table(studies).filled().fitted(width, OVERVIEW_OMITTED)
     lines = [f"{len(studies)} studies", "", *aligned(table.titles, table.rows, left=(0, 1))]
-    lines += _wrapped(overview_legend(studies), width)
+    lines += _wrapped(overview_legend(studies, table.titles), width)
     for found in studies:
         lines += ["", *_wrapped(f"{found.study.name}: {main_sentence(found)}", width)]
         lines += [line for caution in cautions(found) for line in _wrapped(f"- {caution}", width, "  ")]

@@ -113,13 +113,15 @@ def overview_table(studies: Sequence[StudyAnalysis]) -> Table:
     return Table(titles, rows)
 
 
-def overview_legend(studies: Sequence[StudyAnalysis]) -> str:
-    """What the columns of the `overview_table` hold."""
+def overview_legend(studies: Sequence[StudyAnalysis], titles: Sequence[str]) -> str:
+    """What those columns of the `overview_table` hold that have `titles`."""
     said = "gain: of the arm over the reference seed by seed"
     said += ", in points" if all(found.metric.percent for found in studies) else ""
     said += ", positive where the arm is better" if any(found.metric.lower_is_better for found in studies) else ""
     said += "; verdict: corrected within each study"
-    return f"{said}; good rates: range of base rates, as a factor, within 5 % of the best validation of each"
+    if "good rates" in titles:
+        said += "; good rates: range of base rates, as a factor, within 5 % of the best validation of each"
+    return said
 
 
 def across_table(studies: Sequence[StudyAnalysis]) -> Table:
