@@ -7,7 +7,7 @@ import logging
 import math
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _RESULT = "result.json"
+COST = ("steps", "train_seconds", "peak_memory_mb")  # of a run, beside its metrics
 # What is in a folder before its run has started
 _BEFORE_RUN = {
     ".hydra", "lwexp.log", CONFIG, DATA, MODEL, TOKENIZER, "journal.lock", "journal.lwexp", "journal.reserve",
@@ -72,6 +73,7 @@ class Result:
     monitor: Monitor  # by which it was the best
     pruned: str | None = None  # why a search has ended it early
     stopped: str | None = None  # why it has stopped early by itself
+    cost: Mapping[str, float] = field(default_factory=dict)  # those of COST that are known
 
     @property
     def value(self) -> float:
@@ -105,7 +107,7 @@ def save_result(folder: Path, result: Result) -> None:
     how = {"monitor": result.monitor.metric, "monitor_mode": result.monitor.mode}
     ends = {"pruned": result.pruned, "stopped": result.stopped}
     how |= {key: why for key, why in ends.items() if why is not None}
-    _write(folder / _RESULT, json.dumps({**result.metrics, **how}, indent=1))
+    _write(folder / _RESULT, json.dumps({**result.metrics, **how, **result.cost}, indent=1))
 
 
 def read_result(folder: Path) -> Result:
@@ -115,11 +117,12 @@ def read_result(folder: Path) -> Result:
     except (OSError, ValueError, TypeError):
         found = {}
     metrics = {key: float(value) for key, value in found.items() if isinstance(value, (int, float))}
+    cost = {key: metrics.pop(key) for key in COST if key in metrics}
     monitor, (pruned, stopped) = Monitor.of(task_of(metrics)), (found.get(key) for key in ("pruned", "stopped"))
     if isinstance(found.get("monitor"), str):
         monitor = Monitor(found["monitor"], "min" if found.get("monitor_mode") == "min" else "max")
     why = (None if each is None else str(each) for each in (pruned, stopped))
-    return Result(metrics, monitor, *why)
+    return Result(metrics, monitor, *why, cost=cost)
 
 
 @dataclass

@@ -139,7 +139,7 @@ def _train(trainer: Trainer, loaders: on_device.Loaders, experiment: Experiment,
         best = trainer.fit()
     except Pruned as pruned:
         tracker.tag({"lwexp.pruned": str(pruned)})
-        save_result(place.folder, Result(progress.best, monitor, str(pruned)))
+        save_result(place.folder, Result(progress.best, monitor, str(pruned), cost=record.cost_of(progress)))
         log.info("%s was pruned %s", tracker.run_name, pruned)
         return RunResult(place.folder, progress.best, tracker.run_id, str(pruned), monitor=monitor)
     if progress.stopped is not None:

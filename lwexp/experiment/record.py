@@ -122,7 +122,15 @@ def conclude(
     tracker.tag(
         {NOTE_TAG: plan_note(experiment.plan, result_text(metrics), "\n\n".join(apart), experiment.config.notes or "")}
     )
-    save_result(folder, Result(metrics, progress.monitor, stopped=progress.stopped))
+    tracker.tag({f"lwexp.{key}": f"{value:g}" for key, value in cost_of(progress).items() if key != "steps"})
+    save_result(folder, Result(metrics, progress.monitor, stopped=progress.stopped, cost=cost_of(progress)))
+
+
+def cost_of(progress: Progress) -> dict[str, float]:
+    """The numbers of `lwexp.experiment.folder.COST`, rounded, as far as they are known."""
+    cost = progress.cost
+    memory = {"peak_memory_mb": round(cost.peak_memory_mb, 1)} if cost.peak_memory_mb else {}
+    return {"steps": progress.step, "train_seconds": round(cost.train_seconds, 3), **memory}
 
 
 def log_where(tracker: Tracker, config: RunConfig, place: JobPlace) -> None:

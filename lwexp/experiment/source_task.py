@@ -32,7 +32,7 @@ from .instantiate import Experiment
 from .opening import cache_settings, open_whole_data
 from .training_batches import augmentation
 
-_UNUSED = {"mixup", "cutmix", "sampler"}  # options of the data that apply to the run alone
+_UNUSED = {"mixup", "cutmix", "sampler", "train_size"}  # options of the data that apply to the run alone
 log = logging.getLogger(__name__)
 
 

@@ -10,6 +10,7 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ THREADS, GPUS = "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES"
 # larger ones, whose size is not known yet
 JOB_BYTES = 2 * 2**30
 _CGROUP = Path("/sys/fs/cgroup")
+_STATUS = Path("/proc/self/status")
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,26 @@ def free_memory(cgroup: Path = _CGROUP, meminfo: Path = Path("/proc/meminfo")) -
     if largest.isdecimal() and used.isdecimal():
         limits.append(max(0, int(largest) - int(used)))
     return min(limits) if limits else None
+
+
+def peak_memory(status: Path = _STATUS) -> int:
+    """The most memory that this process has had resident, in bytes; 0 if the system does not report it."""
+    try:  # getrusage of a new process begins with the memory of the one that has started it
+        lines = dict(line.split(":", 1) for line in status.read_text(encoding="utf-8").splitlines())
+        return 1024 * int(lines["VmHWM"].split()[0])
+    except (OSError, KeyError, ValueError):
+        pass
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def reset_peak_memory() -> None:
+    """Let `peak_memory` begin with what is resident now, where the system can do that."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def visible_gpus(device: str = "auto", environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -70,6 +71,19 @@ class Learner:
 
 
 @dataclass
+class Cost:
+    """What a training has cost so far, those parts included that were resumed or undone."""
+
+    train_seconds: float = 0.0  # of its steps; evaluations do not count
+    peak_memory_mb: float = 0.0  # 10^6 bytes, resident or, on a GPU, allocated there; 0 where it is not known
+
+    def include(self, earlier: Mapping[str, float]) -> None:
+        """Count on from `earlier`, unless as much is counted already."""
+        self.train_seconds = max(self.train_seconds, earlier.get("train_seconds", 0.0))
+        self.peak_memory_mb = max(self.peak_memory_mb, earlier.get("peak_memory_mb", 0.0))
+
+
+@dataclass
 class Progress:
     """How far a training has come. Plain numbers, saved with every checkpoint."""
 
@@ -87,6 +101,7 @@ class Progress:
     reached: float | None = None  # score of the last improvement
     stopped: str | None = None  # why the training has stopped early
     seen_rates: list[list[float]] | None = None  # [steps, groups], only where the policy is metric-driven
+    cost: Cost = field(default_factory=Cost)
 
     @property
     def done(self) -> bool:

@@ -28,6 +28,7 @@ from .checkpoint.checkpointer import Checkpointer, save_model
 from .checkpoint.files import CheckpointFiles
 from .checkpoint.weights import load_weights, read_weights
 from .console import EpochLog, ProgressBar
+from .cost import CostMeter
 from .deferred_step import DeferredStep
 from .diagnostics import Diagnostics
 from .evaluation import EachBatch, evaluate
@@ -109,7 +110,8 @@ class Trainer:
         accumulate, clips = self.options.accumulate, self.options.clip_grad_norm is not None
         steps_per_epoch = -(-len(train) // accumulate)
         self.log = EpochLog(progress, steps_per_epoch, self.options.title)
-        own: list[Callback] = [MetricsLogger(progress, self.options.rates_every), BestWeights(world, folder), self.log]
+        own: list[Callback] = [CostMeter(progress), MetricsLogger(progress, self.options.rates_every)]
+        own += [BestWeights(world, folder), self.log]
         if self.options.diagnose_every is not None:
             own.append(Diagnostics(self.options.diagnose_every, world, folder))
         if self.options.progress_bar and world.is_rank_zero:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from PIL import Image
 
 from tests.distributed.test_training import TORCHRUN, environment
 from tests.helpers.commands import RunHere
+from tests.helpers.results import metrics_in
 
 RUN = [
     "model=lstm", "model.hidden_size=8", "data=images", "data.path=labels.csv", "data.image_size=8", "data.workers=0",
@@ -42,7 +42,7 @@ def test_two_processes_measure_the_whole_split(label: str, tmp_path: Path, lwexp
     )  # fmt: skip
     printed, _ = two.communicate(timeout=200)
     assert two.returncode == 0, printed
-    found, alone = (json.loads((folder / "run" / "result.json").read_text()) for folder in (tmp_path / "two", tmp_path))
+    found, alone = (metrics_in(folder / "run") for folder in (tmp_path / "two", tmp_path))
     assert found.keys() == alone.keys()
     assert "val/mine" in found
     for name, value in alone.items():

@@ -23,6 +23,7 @@ from lwexp.plots import process
 from lwexp.tracking import run_status
 from lwexp.tracking.journal import Reader
 from tests.helpers.commands import GOLDEN, Outcome
+from tests.helpers.results import metrics_in
 from tests.helpers.tiny_training import flat
 
 RunHere = Callable[..., Outcome]
@@ -81,8 +82,7 @@ def rows(folder: Path) -> dict[str, float]:
 
 def result(folder: Path) -> dict[str, float]:
     """The metrics in the run's result, without what came later."""
-    found: dict[str, float] = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    return {key: value for key, value in found.items() if not key.startswith(LATER)}
+    return {key: value for key, value in metrics_in(folder).items() if not key.startswith(LATER)}
 
 
 def test_a_run_of_before_goes_on_as_it_did_then(recorded: Path, lwexp_here: RunHere) -> None:

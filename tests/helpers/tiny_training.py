@@ -179,6 +179,11 @@ def newest(trainer: Trainer) -> dict[str, Any]:
     return state
 
 
+def lasting(trainer: Trainer) -> dict[str, Any]:
+    """The state of the training but for its cost, which no two trainings have in common."""
+    return {key: value for key, value in trainer.checkpointer.state().items() if key != "cost"}
+
+
 class Killed(BaseException):
     """Stands for the end of the process."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -57,6 +58,7 @@ def snapshot(
         "random": randoms[0],
         "random_of_others": randoms[1:],
         "best": dict(progress.best),
+        "cost": asdict(progress.cost),
         "seen_rates": None if seen is None else torch.tensor(seen, dtype=torch.float64),
         "callbacks": dict(callbacks),
         "journal": journal,
@@ -100,6 +102,7 @@ def restore(learner: Learner, progress: Progress, state: Mapping[str, Any], *, r
         progress.waited, progress.stopped = stopping.get("waited", 0), stopping.get("stopped")
     progress.reached = stopping.get("reached")
     progress.best = dict(state["best"])
+    progress.cost.include(state.get("cost") or {})  # not saved before
     if progress.seen_rates is not None:
         progress.seen_rates = _seen_rates(state, plan)
 

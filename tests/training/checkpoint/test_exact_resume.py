@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 
 from lwexp import ConfigError, Event
 from lwexp.training.trainer import Trainer
-from tests.helpers.tiny_training import BATCHES, Killed, Recorder, close, die_before, flat, load, make_trainer
+from tests.helpers.tiny_training import BATCHES, Killed, Recorder, close, die_before, flat, lasting, load, make_trainer
 
 STEPS = 13
 
 
 def final(trainer: Trainer) -> Any:
     """All that must not depend on where a training was interrupted."""
-    state = trainer.checkpointer.state()
+    state = lasting(trainer)
     tracker = trainer.tracker
     assert isinstance(tracker, Recorder)
     weights = {name: (trainer.folder / f"{name}.safetensors").read_bytes() for name in ("model", "best")}

@@ -10,7 +10,7 @@ import torch
 
 from lwexp import ConfigError
 from lwexp.training.trainer import Trainer
-from tests.helpers.tiny_training import Killed, TinyNorms, die_before, flat, load, make_trainer, newest
+from tests.helpers.tiny_training import Killed, TinyNorms, die_before, flat, lasting, load, make_trainer, newest
 
 
 def checkpoint_of(folder: Path, step: int = 7, **setting: Any) -> dict[str, Any]:
@@ -118,7 +118,7 @@ def test_remap_of_an_equal_plan_changes_nothing(tmp_path: Path) -> None:
         trainer = make_trainer(tmp_path, checkpoints=False)
         load(trainer, state, remap=remap)
         trainer.fit()
-        ends.append(flat(trainer.checkpointer.state()))
+        ends.append(flat(lasting(trainer)))
     assert ends[0] == ends[1]
 
 
