@@ -121,8 +121,8 @@ def read_result(folder: Path) -> Result:
     monitor, (pruned, stopped) = Monitor.of(task_of(metrics)), (found.get(key) for key in ("pruned", "stopped"))
     if isinstance(found.get("monitor"), str):
         monitor = Monitor(found["monitor"], "min" if found.get("monitor_mode") == "min" else "max")
-    why = (None if each is None else str(each) for each in (pruned, stopped))
-    return Result(metrics, monitor, *why, cost=cost)
+    pruned, stopped = (None if each is None else str(each) for each in (pruned, stopped))
+    return Result(metrics, monitor, pruned, stopped, cost)
 
 
 @dataclass
