@@ -55,7 +55,7 @@ class CostMeter(Callback):
             self._cost.peak_memory_mb = max(self._cost.peak_memory_mb, self._peak() / _MB)
 
     def evaluation_end(self, progress: Progress, metrics: Mapping[str, float]) -> None:
-        """Count from here, if the epoch goes on."""
+        """Count from here, where the evaluation was within an epoch."""
         self._since = self._clock()
 
     def _peak(self) -> int:
