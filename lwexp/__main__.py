@@ -10,6 +10,7 @@ from .formatting import version_line
 
 COMMANDS = {
     "run": "train one model, or with -m a sweep of many",
+    "study": "compare arms, each at its best base rate: do layer-wise rates help here?",
     "preview": "print and draw a run's plan without training",
     "find": "suggest a base rate by a range test, on request one for each group",
     "predict": "predict images or texts with the network of a run",

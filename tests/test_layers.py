@@ -56,7 +56,7 @@ ALLOWED: dict[str, set[str]] = {  # from the ground up; a module may also import
     "lwexp": {"__main__", "errors", "formatting", "core", "plots", "record", "training", "inference", "cli"},
 }  # fmt: skip
 COMMANDS = {  # they may import anything
-    "__main__", "run", "preview", "find", "ui", "sync", "predict", "export", "evaluate", "report.__main__",
+    "__main__", "run", "preview", "find", "study", "ui", "sync", "predict", "export", "evaluate", "report.__main__",
     "report.command",
 }  # fmt: skip
 HYDRA = {"cli", "config", "sweep", *COMMANDS}

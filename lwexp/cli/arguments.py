@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from lwexp.config.overrides import FOLDERS_URI
+from lwexp.config.overrides import FOLDERS_URI, given_value
 from lwexp.errors import ConfigError, UnknownNameError
 from lwexp.formatting import version_line
 
@@ -56,6 +56,11 @@ def check_arguments(arguments: Sequence[str], page: Page = run_page, *, own_fold
         if overrides != known.overrides:
             flags += [] if config_dir is None else ["--config-dir", config_dir]
             flags, multirun = [*flags, *([] if multirun else ["-m"])], True
+    if _gives(overrides, "study") and not _gives(overrides, "hydra/sweeper"):
+        if not multirun:
+            name = given_value("study", overrides)
+            raise ConfigError("study", name, f"is many runs: python -m lwexp.study study={name}")
+        overrides = [*overrides, "hydra/sweeper=study"]
     if _gives(overrides, "resume"):
         from .resume_option import with_saved_config
 

@@ -32,7 +32,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 # Hydra takes plugins only by names that begin so; the modules are imported when they are chosen
 _ALIAS = "hydra_plugins.lwexp."
-_PLUGINS = {"GridSweeper": "lwexp.sweep.sweeper", "OptunaSweeper": "lwexp.sweep.search.sweeper"}
+_PLUGINS = {
+    "GridSweeper": "lwexp.sweep.sweeper",
+    "OptunaSweeper": "lwexp.sweep.search.sweeper",
+    "StudySweeper": "lwexp.sweep.study.sweeper",
+}
 _PLAIN = ("lwexp.sweep.hydra_grid", "PlainSweeper")
 _BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 

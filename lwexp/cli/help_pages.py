@@ -68,6 +68,26 @@ Examples
   python -m lwexp.find from_run=outputs/runs/mine find.repeats=3
   python -m lwexp.run --help                                     all options
 {flags}"""
+_STUDY = """\
+lwexp.study: compare arms, such as uniform and layer-wise rates, each at the base rate that is best for it.
+Usage: python -m lwexp.study study=<name> [group=choice] [key=value]
+
+Every arm tries the same base rates with the seed of the search; what is best on validation is trained again with fresh
+seeds, whose test results are compared, paired by seed. The options of lwexp.run apply to all arms.
+
+Choices: study: {choices}
+A study of your own is a file like those in conf/study/: mine/study/ours.yaml, with --config-dir mine.
+
+Options of a study (key: default)
+{options}
+
+Examples
+  python -m lwexp.study study=quick                              layer-wise rates or not, in ten minutes
+  python -m lwexp.study study=quick hydra/launcher=joblib        as many runs at once as fit here
+  python -m lwexp.study study=quick hydra.sweeper.arms.mine='grouping=depth_index mult=0.6'
+  python -m lwexp.run sweep.resume=<folder>                      carry on after an interruption
+  python -m lwexp.report <folder>/study.csv                      the report again
+{flags}"""
 _PLAN_GROUPS = ("recipe", "model", "grouping", "decay", "policy")
 _PLAN_OPTIONS = (
     "lr", "mult", "index_from", "freeze", "train", "freeze_mode", "lr_overrides", "lr_mults", "split_groups",
@@ -98,6 +118,17 @@ def find_page(topics: Sequence[str] = (), folder: Path | None = None) -> str:
     if topics:
         return _explain(topics)
     return _FIND.format(options=_options([key for key in documented() if key.startswith("find.")]), flags=_FLAGS)
+
+
+def study_page(topics: Sequence[str] = (), folder: Path | None = None) -> str:
+    """The page of `lwexp.study`, as `run_page`."""
+    if topics:
+        return _explain(topics)
+    text = (CONF / "hydra" / "sweeper" / "study.yaml").read_text(encoding="utf-8")
+    keys = [line for line in text.splitlines() if line and not line.startswith(("#", "_target_"))]
+    options = "\n".join(f"hydra.sweeper.{key}" for key in keys)
+    choices = _choices(["study"], folder).partition(": ")[2]
+    return _STUDY.format(choices=choices, options=options, flags=_FLAGS)
 
 
 def _groups(folder: Path | None) -> list[str]:

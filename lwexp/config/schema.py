@@ -169,6 +169,7 @@ class SweepConfig(Section):
     resume: str | None
     baseline: bool | Literal["auto"]
     isolate: bool
+    keep_weights: bool
     report: bool
     search: SearchConfig
 
@@ -263,6 +264,7 @@ class RunConfig(Section):
     metrics: dict[str, MetricConfig]
     monitor: Annotated[str, Field(min_length=1)]
     monitor_mode: Literal["auto", "min", "max"]
+    eval_every_epochs: Count
     eval_every_steps: Count | None
     early_stopping: EarlyStoppingConfig
     ema: AverageConfig

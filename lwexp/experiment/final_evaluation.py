@@ -18,6 +18,7 @@ from lwexp.training.start import FILE as START
 from lwexp.training.start import mixed
 
 from .evaluation_files import FOLDER, Evaluated, write_evaluation
+from .manifest import keeps_weights
 from .starting_weights import new_parameters
 
 if TYPE_CHECKING:
@@ -83,7 +84,8 @@ def evaluate_mix(trainer: Trainer, loaders: Loaders, experiment: Experiment, pla
         "wise_ft alpha=%g: %s %s with (1 - alpha) * start + alpha * best weights, kept in %s",
         alpha, main.words, main.shown(main.value(found)), MIX,
     )  # fmt: skip
-    trainer.tracker.artifact(folder / MIX)
+    if keeps_weights(folder, sweep_keeps=config.sweep.keep_weights):
+        trainer.tracker.artifact(folder / MIX)
     return {f"wise_ft/{name}": value for name, value in found.items()}
 
 

@@ -108,6 +108,11 @@ def point_of(folder: Path) -> Point | None:
     return next((p for p in manifest.points if str(p.number) == folder.name), None) if manifest is not None else None
 
 
+def keeps_weights(folder: Path, *, sweep_keeps: bool) -> bool:
+    """Whether the run in `folder` keeps its weights: all do but the jobs of a sweep with sweep.keep_weights=false."""
+    return sweep_keeps or point_of(folder) is None
+
+
 def place_in_sweep(folder: Path) -> tuple[Path | None, str | None, dict[str, str]]:
     """The folder of the parent run of the job in `folder`, the job's name and its tags; empty outside a sweep."""
     from lwexp.tracking import has_run  # half of the imports of `lwexp.run --help`, which reads manifests only

@@ -199,6 +199,7 @@ def build_trainer(
             compile=config.compile,
             freeze_stats=config.freeze_stats,
             sync_batchnorm=config.sync_batchnorm,
+            eval_every_epochs=config.eval_every_epochs,
             eval_every_steps=config.eval_every_steps,
             patience=config.early_stopping.patience,
             min_delta=config.early_stopping.min_delta,

@@ -27,7 +27,7 @@ from .data_record import datasets_of, save_data_record
 from .diagnosed import keep_diagnosis
 from .folder import Result, save_result
 from .instantiate import Experiment
-from .manifest import place_in_sweep, point_of
+from .manifest import keeps_weights, place_in_sweep, point_of
 from .model_record import FILE as MODEL
 from .model_record import save_model_record
 from .naming import own_tags, run_name
@@ -118,7 +118,8 @@ def conclude(
     apart = keep_diagnosis(experiment, place, tracker, progress)
     for line in apart:
         log.info("%s", line)
-    tracker.artifact(folder / "best.safetensors")
+    if keeps_weights(folder, sweep_keeps=experiment.config.sweep.keep_weights):
+        tracker.artifact(folder / "best.safetensors")
     tracker.tag(
         {NOTE_TAG: plan_note(experiment.plan, result_text(metrics), "\n\n".join(apart), experiment.config.notes or "")}
     )

@@ -148,8 +148,13 @@ class Session:
         if self._parent is not None:
             self._parent.keep(path)
 
-    def finish(self, outcomes: Mapping[Point, Outcome], failed: Sequence[Outcome]) -> None:
-        """Print the table of all jobs and end the parent run. Raises `SweepFailedError` if any have `failed`."""
+    def finish(
+        self, outcomes: Mapping[Point, Outcome], failed: Sequence[Outcome], *, report: bool | None = None
+    ) -> None:
+        """Print the table of all jobs and end the parent run. Raises `SweepFailedError` if any have `failed`.
+
+        `report`: whether to print what lwexp.report says; None: as `sweep.report` does.
+        """
         path = self.folder / "jobs.csv"
         try:
             path.write_text(redaction.redact(table.as_csv(outcomes, self.manifest.swept)), encoding="utf-8")
@@ -163,10 +168,14 @@ class Session:
                 self._parent.keep(path)
             comparable = len(outcomes) > 1 and any(outcome.status == "FINISHED" for outcome in outcomes.values())
             self._parent.conclude(best_of(outcomes, self.folder))
-            if any(outcome.status == "FINISHED" for outcome in outcomes.values()):
+            if self.config.sweep.keep_weights and any(o.status == "FINISHED" for o in outcomes.values()):
                 self._parent.log_best_model(self.folder)
             self._parent.end("FAILED" if failed else "FINISHED", text if failed else None)
-            if self.config.sweep.report and comparable and self._parent.run_id is not None:
+            if (
+                (self.config.sweep.report if report is None else report)
+                and comparable
+                and self._parent.run_id is not None
+            ):
                 self._report(self._parent)
             print(self._parent.where_to_look(), flush=True)
         if failed:

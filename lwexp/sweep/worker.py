@@ -82,6 +82,9 @@ def run_in_sweep(task: Task, config: DictConfig) -> Any:
             record.end(status, reason=reason, code=code)
             record_failure(config, folder, status, reason)
             raise
+        if not plain(config)["sweep"]["keep_weights"]:
+            for path in folder.glob("*.safetensors"):
+                path.unlink()
         result = read_result(folder)
         record.end("FINISHED", value=value, pruned=result.pruned, monitor=result.monitor)
         return value

@@ -58,6 +58,7 @@ class TrainerOptions:
     compile: bool = False
     freeze_stats: bool = False  # running statistics of frozen norms stay as they are
     sync_batchnorm: bool = True
+    eval_every_epochs: int = 1  # the last one is always evaluated
     eval_every_steps: int | None = None  # optimizer steps between two evaluations; None: at the end of each epoch only
     patience: int | None = None  # evaluations without improvement after which the training ends
     min_delta: float = 0.0  # smallest change of the monitored metric that is an improvement
@@ -174,7 +175,8 @@ class Trainer:
                     continue
                 if progress.step >= progress.steps:  # before the epoch ends: a longer training has more of it
                     self.checkpointer.save_end(self.flush)
-                self.validate()
+                if self.ends_evaluated():
+                    self.validate()
                 progress.end_epoch()
                 self.callbacks.epoch_end(progress)
             self.trial.accept()
@@ -194,6 +196,13 @@ class Trainer:
         """Whether an evaluation is due before the next step; also one that a stop has cut off."""
         step = self.progress.step
         return step > 0 and step % every == 0 and step != self.progress.evaluated
+
+    def ends_evaluated(self) -> bool:
+        """Whether the present epoch ends with an evaluation."""
+        number, progress = self.progress.epoch + 1, self.progress
+        return (
+            number % self.options.eval_every_epochs == 0 or number == progress.epochs or progress.step >= progress.steps
+        )
 
     def validate(self) -> None:
         """Evaluate on the validation split: the schedule and the callbacks learn of it."""

@@ -62,6 +62,17 @@ def test_evaluations_within_epochs_leave_every_step_as_it_was(tmp_path: Path) ->
     assert often.values["best/step", 12] == min(loss, key=lambda step: (-accuracy[step], loss[step]))
 
 
+def test_evaluations_of_every_second_epoch_leave_every_step_as_it_was(tmp_path: Path) -> None:
+    plain, seldom = Recorder(), Recorder()
+    make_trainer(tmp_path / "plain", tracker=plain).fit()
+    make_trainer(tmp_path / "seldom", tracker=seldom, eval_every_epochs=2).fit()
+    assert_same(
+        load_file(tmp_path / "seldom" / "model.safetensors"), load_file(tmp_path / "plain" / "model.safetensors")
+    )
+    assert steps_of(seldom, "val/loss") == [9, 12], "the last epoch is the third, and is evaluated in any case"
+    assert seldom.values["val/loss", 9] == plain.values["val/loss", 9]
+
+
 @pytest.mark.parametrize("policy", ["cosine", "plateau"])
 @pytest.mark.parametrize(("how", "kill"), [
     ("step", 1), ("step", 2), ("step", 3), ("step", 7), ("evaluation", 2), ("evaluation", 4), ("evaluation", 5),

@@ -1,0 +1,53 @@
+"""The options of `hydra/sweeper=study`, checked before anything is trained."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from lwexp.config.section import Positive, Section
+from lwexp.config.validation import validate
+from lwexp.errors import ConfigError, UnknownNameError
+
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Seeds = Annotated[list[Seed], Field(min_length=1)]
+Words = str | list[str]
+
+
+class StudySettings(Section):
+    """All of `hydra.sweeper`."""
+
+    arms: dict[str, Words]
+    settings: Words
+    lr: Annotated[list[Positive], Field(min_length=1)]
+    widen: Annotated[int, Field(ge=0)]
+    reference: str
+    primary: list[str]
+    search_seeds: Seeds
+    seeds: Seeds
+    finals: Literal["arms", "settings"]
+
+
+def check_study(values: Mapping[str, Any]) -> StudySettings:
+    """The typed settings. Raises `ConfigError` for the first key that is wrong."""
+    found = validate(StudySettings, values, "hydra.sweeper.")
+    if not found.arms:
+        raise ConfigError("hydra.sweeper.arms", found.arms, "names no arm; study=<name> takes those of a file")
+    for name in [found.reference, *found.primary]:
+        if name not in found.arms:
+            key = "reference" if name == found.reference else "primary"
+            raise UnknownNameError(f"hydra.sweeper.{key}", name, found.arms, "no such arm")
+    if sorted({*found.lr}) != found.lr:
+        raise ConfigError("hydra.sweeper.lr", found.lr, "must rise from value to value")
+    return found
+
+
+def words_of(value: Words, key: str) -> list[str]:
+    """The overrides that a text holds, separated by blanks and quoted as for a shell. Raises `ConfigError`."""
+    try:
+        return shlex.split(value) if isinstance(value, str) else list(value)
+    except ValueError as error:
+        raise ConfigError(key, value, f"cannot be read: {error}") from None
