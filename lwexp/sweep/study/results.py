@@ -61,15 +61,15 @@ def write_rows(path: Path, rows: Iterable[tuple[Row, Point]]) -> None:
 
 def _results(folder: Path) -> Mapping[str, str]:
     found = read_result(folder)
-    monitor, metrics = found.monitor, found.metrics
+    monitor, metrics, cost = found.monitor, found.metrics, found.cost
     name = monitor.metric.partition("/")[2]
     values = {
         "val": metrics.get(monitor.metric),
         "test": metrics.get(f"test/{name}"),
-        "steps": metrics.get("steps"),
+        "steps": cost.get("steps"),
         "train_samples": metrics.get("train_samples"),
-        "seconds": metrics.get("train_seconds"),
-        "peak_mb": metrics.get("peak_memory_mb"),
+        "seconds": cost.get("train_seconds"),
+        "peak_mb": cost.get("peak_memory_mb"),
     }
     return {
         "metric": name,
