@@ -25,7 +25,10 @@ from lwexp.experiment.saved_config import allow_targets, code_in
 ALLOW = "checkpoint.allow_targets"
 _KEY = re.compile(r"[+~]{0,2}[A-Za-z_][\w.\-/]*(=.*)?", re.DOTALL)  # no package (`@`): that moves a section elsewhere
 _RESOLVER = re.compile(r"\$\{[^{}]*:")
-_CHOICES = {"hydra/sweeper": ("grid", "optuna"), "hydra/launcher": ("basic", "joblib", "submitit_slurm", "ray")}
+_CHOICES = {
+    "hydra/sweeper": ("grid", "optuna", "study"),
+    "hydra/launcher": ("basic", "joblib", "submitit_slurm", "ray"),
+}
 _SECTIONS = ("hydra.sweeper.", "hydra.launcher.")
 # Keys of a launcher whose texts are plain words for the cluster; others may be commands or addresses
 _WORDS = ("name", "partition", "account", "qos", "constraint", "exclude", "comment", "gres", "backend", "prefer")

@@ -130,11 +130,11 @@ def test_a_run_that_fails_is_the_worst_of_its_search_and_lost_from_the_finals(
     (["hydra.sweeper.primary=[layer]"], ["hydra.sweeper.primary=layer", "layers"]),
     (["hydra.sweeper.lr=[1e-2,1e-3]"], ["hydra.sweeper.lr", "rise"]),
     (["hydra.sweeper.seeds=[]"], ["hydra.sweeper.seeds"]),
-    (["hydra.sweeper.arm={}"], ["hydra.sweeper.arm", "arms"]),
-    (["hydra.sweeper.arms.bad='mult=two'"], ["hydra.sweeper.arms.bad", "mult"]),
-    (["hydra.sweeper.arms.bad='mutl=0.5'"], ["hydra.sweeper.arms.bad", "mutl", "mult"]),
-    (["hydra.sweeper.arms.bad='lr=0.5'"], ["hydra.sweeper.arms.bad", "lr", "study"]),
-    (["hydra.sweeper.arms.bad='recipe=ulmfitt'"], ["hydra.sweeper.arms.bad", "ulmfit"]),
+    (["+hydra.sweeper.arm={}"], ["hydra.sweeper.arm", "arms"]),
+    (["+hydra.sweeper.arms.bad='mult=two'"], ["hydra.sweeper.arms.bad", "mult"]),
+    (["+hydra.sweeper.arms.bad='mutl=0.5'"], ["hydra.sweeper.arms.bad", "mutl", "mult"]),
+    (["+hydra.sweeper.arms.bad='lr=0.5'"], ["hydra.sweeper.arms.bad", "lr", "study"]),
+    (["+hydra.sweeper.arms.bad='recipe=ulmfitt'"], ["hydra.sweeper.arms.bad", "ulmfit"]),
     (["lr=0.5"], ["lr=0.5", "hydra.sweeper.lr"]),
     (["seed=1,2"], ["seed", "hydra.sweeper.seeds"]),
     (["study=ourz"], ["study", "ours"]),
@@ -159,7 +159,8 @@ def test_a_refined_grid_has_its_own_rates_and_enough(rates: list[float], trials:
     assert set(grid) <= set(found)
     assert found == sorted(found)
     assert len(grid) == 1 or len(found) >= min(trials, len(grid))
-    assert found[0] == grid[0] and found[-1] == grid[-1]
+    assert found[0] == grid[0]
+    assert found[-1] == grid[-1]
 
 
 @given(st.lists(st.one_of(st.none(), st.integers(0, 3)), min_size=3, max_size=7))
@@ -168,8 +169,10 @@ def test_the_best_rate_is_the_middle_of_the_best_and_only_an_end_is_widened(scor
     setting = Setting("arm", "", (), [f"{rate:.3g}" for rate in grid])
     setting.scores = {rate: None if s is None else float(s) for rate, s in zip(setting.rates, scores, strict=True)}
     if all(score is None for score in scores):
-        assert setting.best is None and setting.score == -math.inf
-        assert best_settings([setting]) == {} and setting.wider(grid, 3) is None
+        assert setting.best is None
+        assert setting.score == -math.inf
+        assert best_settings([setting]) == {}
+        assert setting.wider(grid, 3) is None
         return
     assert setting.best is not None
     assert setting.scores[setting.best] == max(score for score in scores if score is not None)
@@ -177,9 +180,11 @@ def test_the_best_rate_is_the_middle_of_the_best_and_only_an_end_is_widened(scor
     assert tied.index(setting.best) == (len(tied) - 1) // 2
     wider = setting.wider(grid, 1)
     if setting.best == setting.rates[-1]:
-        assert wider is not None and math.isclose(float(wider), 10 * grid[-1], rel_tol=1e-2)
+        assert wider is not None
+        assert math.isclose(float(wider), 10 * grid[-1], rel_tol=1e-2)
     elif setting.best == setting.rates[0]:
-        assert wider is not None and math.isclose(float(wider), grid[0] / 10, rel_tol=1e-2)
+        assert wider is not None
+        assert math.isclose(float(wider), grid[0] / 10, rel_tol=1e-2)
     else:
         assert wider is None
     assert setting.wider(grid, 0) is None

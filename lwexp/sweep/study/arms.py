@@ -40,11 +40,11 @@ def make_settings(study: StudySettings, common: Sequence[str], planner: Planner)
         for job in jobs:
             rates = refined(study.lr, -(-trials // len(jobs))) if arm == study.reference else [*grid]
             name = " ".join(f"{key}={value}" for key, value in values_of(job, keys).items())
-            setting = Setting(arm, name, effective([*job, *common]), rates)
-            config = planner.config_of((*setting.overrides, f"lr={rates[0]}"))
+            overrides = effective([*job, *common])
+            config = planner.config_of((*overrides, f"lr={rates[0]}"))
             if isinstance(config, LwexpError):
-                raise ConfigError(f"hydra.sweeper.arms.{arm}", " ".join(job), str(config))
-            found.append(setting)
+                raise ConfigError(f"hydra.sweeper.arms.{arm}", study.arms[arm], str(config))
+            found.append(Setting(arm, name, overrides, rates, config.data.train_size))
     return found
 
 

@@ -21,6 +21,7 @@ class Setting:
     name: str
     overrides: tuple[str, ...]
     rates: list[str]
+    train_samples: int | None = None  # None: all there are
     scores: dict[str, Score] = field(default_factory=dict)
     widened: int = 0
 

@@ -37,6 +37,7 @@ class Row:
     chosen: str
     lr: str
     seed: int
+    train_samples: str  # that the config asks for; empty: all there are
 
 
 def write_rows(path: Path, rows: Iterable[tuple[Row, Point]]) -> None:
@@ -67,7 +68,6 @@ def _results(folder: Path) -> Mapping[str, str]:
         "val": metrics.get(monitor.metric),
         "test": metrics.get(f"test/{name}"),
         "steps": cost.get("steps"),
-        "train_samples": metrics.get("train_samples"),
         "seconds": cost.get("train_seconds"),
         "peak_mb": cost.get("peak_memory_mb"),
     }

@@ -107,9 +107,9 @@ class StudyRun:
                 tags={PHASE: "repeat" if phase == "final" else "search"},
             )
         point = replace(self._known[identity], overrides=job)  # as planned now: secrets are in no file
-        self._rows[Row(self._name, setting.arm, setting.name, self._role(setting.arm), phase, chosen, rate, seed)] = (
-            point
-        )
+        samples = "" if setting.train_samples is None else str(setting.train_samples)
+        row = Row(self._name, setting.arm, setting.name, self._role(setting.arm), phase, chosen, rate, seed, samples)
+        self._rows[row] = point
         return point
 
     def _role(self, arm: str) -> str:
