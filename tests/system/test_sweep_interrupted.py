@@ -16,8 +16,9 @@ JOBLIB = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
 @pytest.mark.parametrize(("start", "options", "at_once", "interrupt", "code", "reported"), [
     ("start_command", [], 1, to_all, 130, "SIGINT"),
     ("start_command_cold", JOBLIB, 2, to_all, 130, "SIGINT"),
+    ("start_command", [*JOBLIB, "hydra.launcher.n_jobs=1"], 1, to_launcher, 143, "SIGTERM"),
     pytest.param("start_command", JOBLIB, 2, to_launcher, 143, "SIGTERM", marks=pytest.mark.slow),
-], ids=["one after another, Ctrl-C", "joblib, Ctrl-C", "joblib, SIGTERM"])  # fmt: skip
+], ids=["one after another, Ctrl-C", "joblib, Ctrl-C", "joblib with one job, SIGTERM", "joblib, SIGTERM"])  # fmt: skip
 def test_the_running_jobs_write_a_checkpoint_and_end(
     start: str,
     options: list[str],

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lwexp.config.section import Count, Section
 from lwexp.host.resources import GPUS, jobs_that_fit, this_machine, threads_of_job
-from lwexp.host.signals import Interrupted, Requests, handle_in_command
+from lwexp.host.signals import Interrupted, Requests, handle_in_command, report_stop
 
 from .base import LaunchedJob, ManyJobs, lost_result
 from .gpus import GpuSlot
@@ -53,6 +53,12 @@ class JoblibLauncher(ManyJobs):
         if self._threads is None:  # the same for all jobs of a search, whose last batch may be narrower
             self._threads = OmegaConf.select(self.config, "threads") or threads_of_job(machine, count, os.environ)
             log.info("%s", _resources_line(count, self._threads, machine.cores, machine.memory, gpus))
+        if count == 1:  # joblib would run them in this process too, with the signals of a pool's
+            try:
+                return [job() for job in jobs]
+            except (KeyboardInterrupt, Interrupted) as stopped:
+                report_stop(stopped)
+                raise
         results: dict[int, JobReturn] = {}
         # joblib kills what its processes have started when an interrupt reaches it, so it must not see one
         with (
