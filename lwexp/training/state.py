@@ -115,6 +115,11 @@ class Progress:
         self.step += 1
         self.batches += batches
 
+    def ends_evaluated(self, every: int) -> bool:
+        """Whether the epoch that ends now is evaluated: each `every`-th one is, and the last."""
+        number = self.epoch + 1
+        return number % every == 0 or number == self.epochs or self.step >= self.steps
+
     def end_epoch(self) -> None:
         """Count an epoch."""
         self.epoch, self.batches = self.epoch + 1, 0

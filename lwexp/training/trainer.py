@@ -175,7 +175,7 @@ class Trainer:
                     continue
                 if progress.step >= progress.steps:  # before the epoch ends: a longer training has more of it
                     self.checkpointer.save_end(self.flush)
-                if self.ends_evaluated():
+                if progress.ends_evaluated(self.options.eval_every_epochs):
                     self.validate()
                 progress.end_epoch()
                 self.callbacks.epoch_end(progress)
@@ -196,13 +196,6 @@ class Trainer:
         """Whether an evaluation is due before the next step; also one that a stop has cut off."""
         step = self.progress.step
         return step > 0 and step % every == 0 and step != self.progress.evaluated
-
-    def ends_evaluated(self) -> bool:
-        """Whether the present epoch ends with an evaluation."""
-        number, progress = self.progress.epoch + 1, self.progress
-        return (
-            number % self.options.eval_every_epochs == 0 or number == progress.epochs or progress.step >= progress.steps
-        )
 
     def validate(self) -> None:
         """Evaluate on the validation split: the schedule and the callbacks learn of it."""
