@@ -201,9 +201,10 @@ def _check_source(config: ModelConfig, pretrained: bool, tokens: Tokens | None) 
             raise ConfigError(f"model.{name}", value, RESERVED[name])
     if pretrained and config.source in ("lstm", "custom"):
         raise ConfigError("weights", "pretrained", f"none are published for models of source {config.source}")
-    if tokens is not None and config.source not in ("huggingface", "custom"):
+    if tokens is not None and config.source not in ("huggingface", "lstm", "custom"):
         label = config.name or config.source
-        raise ConfigError("model", label, "takes images, the data are texts; model=huggingface or custom can take them")
+        others = "model=huggingface, lstm or custom can take them"
+        raise ConfigError("model", label, f"takes images, the data are texts; {others}")
 
 
 def _probe(blueprint: Blueprint, size: int, request: ModelRequest) -> Built | Exception:

@@ -251,13 +251,26 @@ def test_a_network_of_ones_own_learns_from_texts(
     assert (folder / "tokenizer" / "tokenizer.json").is_file()
 
 
-@pytest.mark.parametrize("model", [["model=resnet18"], ["model=lstm"], ["model=torchvision"]])
+def test_the_lstm_learns_texts(lwexp_here: Callable[..., Outcome], tmp_path: Path) -> None:
+    write(tmp_path / "words.csv", ROWS * 10)
+    outcome = lwexp_here(
+        "run", "data=text", "data.path=words.csv", "model=lstm", "model.hidden_size=16", "grouping=depth_index",
+        "tracking=none", "lr=0.03", "batch_size=16", "epochs=6", "progress=false",
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    assert "test accuracy 100.00%" in outcome.out
+    assert [line.split()[1] for line in outcome.out.splitlines() if line.startswith("    ")][:4] == [
+        "head", "lstm.layer1", "lstm.layer0", "embedding",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("model", [["model=resnet18"], ["model=torchvision"]])
 def test_models_of_images_refuse_texts(lwexp_here: Callable[..., Outcome], tmp_path: Path, model: list[str]) -> None:
     write(tmp_path / "words.csv")
     outcome = lwexp_here("run", "data=text", "data.path=words.csv", "batch_size=4", "tracking=none", *model)
     assert outcome.code == 2
     assert outcome.err.startswith("error: model=")
-    assert "takes images, the data are texts; model=huggingface or custom can take them" in outcome.err
+    assert "takes images, the data are texts; model=huggingface, lstm or custom can take them" in outcome.err
     assert len(outcome.err.splitlines()) == 1
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from lwexp.config.schema import ModelConfig
 from lwexp.errors import ConfigError, LwexpError, RunError
 from lwexp.models.build import BuiltModel, build_model
-from lwexp.models.lstm import LSTMClassifier
+from lwexp.models.lstm import LSTMClassifier, LSTMTextClassifier
 from lwexp.training.checkpoint.weights import save_weights
 
 TIMM = ["resnet18", "vit_tiny_patch16_224", "convnext_atto", "mobilenetv3_small_050"]
@@ -147,6 +147,22 @@ def test_each_row_with_all_its_channels_is_one_step_of_the_lstm() -> None:
         values = torch.cat([images[0, channel, row] for channel in range(2)])
         output, state = model.lstm(values.view(1, 1, 8), state)
     assert torch.allclose(model(images), model.head(output[:, 0]))
+
+
+def test_the_lstm_of_texts_reads_each_text_alone_whatever_its_batch_has() -> None:
+    model = LSTMTextClassifier(vocab_size=9, pad_token_id=0, num_classes=3, hidden_size=4, dropout=0.5).eval()
+    short, long = torch.tensor([[5, 0, 7]]), torch.tensor([[1, 2, 3, 4, 5, 6]])  # padding's id within a text counts
+    ids = torch.cat([torch.cat([short, torch.zeros(1, 3, dtype=torch.int64)], dim=1), long])
+    mask = torch.tensor([[1, 1, 1, 0, 0, 0], [1] * 6])
+    alone = [model(text, torch.ones_like(text)) for text in (short, long)]
+    torch.testing.assert_close(model(ids, mask), torch.cat(alone))
+    output, _ = model.lstm(model.embedding(short))
+    torch.testing.assert_close(alone[0], model.head(output[:, -1]))
+
+
+def test_the_lstm_does_not_read_a_text_backwards() -> None:
+    with pytest.raises(ConfigError, match=r"model\.bidirectional=True: is for images"):
+        LSTMTextClassifier(vocab_size=9, pad_token_id=0, num_classes=3, bidirectional=True)
 
 
 # --- a custom model ------------------------------------------------------------------------------------------------
