@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,9 +19,10 @@ def report_on(session: Session, table: Path) -> str:
     if not session.config.sweep.report:
         return ""
     out = table.parent / "report"
+    environment = {**os.environ, "COLUMNS": str(console.width)}
     command = [sys.executable, "-m", "lwexp.report", str(table), "-o", str(out)]
     with console.doing("writing the report of the study"):
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if out.is_dir():
         session.keep(out)
     return "\n".join(part for part in (done.stdout.strip(), done.stderr.strip()) if part)

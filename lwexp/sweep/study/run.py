@@ -45,7 +45,6 @@ class StudyRun:
         self._session.monitor.expected = len(wanted) * len(self._study.search_seeds)
         while wanted:
             self._try(wanted)
-            self.write()
             wanted = []
             for setting in self._settings:
                 rate = setting.wider(self._study.lr, self._study.widen)

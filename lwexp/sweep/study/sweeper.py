@@ -60,9 +60,12 @@ class StudySweeper(Sweeper):
         manifest = planner.manifest(arguments, before.points if before else (), _KEYS, before)
         with session.start(manifest, resumed=before is not None, announcement=self._announcement(settings)):
             run = StudyRun(session, self._study, settings, self._name())
-            run.search()
-            run.finals()
-            text = report_on(session, run.write())
+            try:
+                run.search()
+                run.finals()
+            finally:
+                table = run.write()  # also what was done before an interruption
+            text = report_on(session, table)
         outcomes = session.monitor.outcomes()
         try:
             session.finish(outcomes, _failures(outcomes), report=False)
