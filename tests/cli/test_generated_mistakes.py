@@ -20,7 +20,11 @@ from lwexp.errors import ConfigError, UnknownOptionError
 from tests.cli.mistakes import CONF, MISTAKES, SMALL, assert_nothing_was_done
 from tests.helpers.commands import RunHere
 
-FILES = {path: OmegaConf.to_container(OmegaConf.load(path)) for path in sorted(CONF.glob("*/*.yaml"))}
+FILES = {
+    path: OmegaConf.to_container(OmegaConf.load(path))
+    for path in sorted(CONF.glob("*/*.yaml"))
+    if path.parent.name != "study"  # no section of a run
+}
 # group -> its choices that need nothing more
 CHOICES: dict[str, list[Any]] = {path.parent.name: [] for path in FILES}
 for _path, _values in FILES.items():
@@ -35,7 +39,7 @@ def composed() -> dict[str, Any]:
     assert isinstance(root, dict)
     chosen = {group: "lstm" if group == "model" else name for entry in root.pop("defaults") if isinstance(entry, dict)
               for group, name in entry.items() if "hydra" not in group}  # fmt: skip
-    del root["hydra"], chosen["recipe"]  # the latter has no file
+    del root["hydra"], chosen["recipe"], chosen["study"]  # the recipe has no file, a study is no section
     return {**root, **{group: FILES[CONF / group / f"{name}.yaml"] for group, name in chosen.items()}}
 
 
