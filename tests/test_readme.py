@@ -52,7 +52,9 @@ def test_python_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         exec(compile(block, "README.md", "exec"), {"__name__": "readme"})
 
 
-@pytest.mark.parametrize("line", [line for line in COMMANDS if "lwexp.run -m" not in line])
+@pytest.mark.parametrize(
+    "line", [line for line in COMMANDS if "lwexp.run -m" not in line and "lwexp.study" not in line]
+)
 def test_commands_run(line: str, lwexp_here: Callable[..., Outcome], tmp_path: Path) -> None:
     for _, block in BLOCKS:
         if found := re.match(r"# (my_\w+\.py)\n", block):

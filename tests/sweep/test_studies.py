@@ -8,10 +8,18 @@ import math
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
+from lwexp.cli.app import register
+from lwexp.config.compose import settings
+from lwexp.config.defaults import CONF
+from lwexp.sweep.points import expand
 from lwexp.sweep.study.plan import Setting, best_settings, refined
+from lwexp.sweep.study.settings import check_study, words_of
 from tests.experiment.resumed_runs import one_line
 from tests.helpers.commands import RunHere
 
@@ -188,3 +196,18 @@ def test_the_best_rate_is_the_middle_of_the_best_and_only_an_end_is_widened(scor
     else:
         assert wider is None
     assert setting.wider(grid, 0) is None
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "study").glob("*.yaml")))
+def test_every_arm_of_every_study_is_a_run(name: str) -> None:
+    register("runs")
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        task = [f"study={name}", "hydra/sweeper=study"]
+        task += [] if compose("config", task).data.name == "digits" else ["data.path=here"]
+        options = OmegaConf.to_container(compose("config", task, return_hydra_config=True).hydra.sweeper)
+        assert isinstance(options, dict)
+        study = check_study({str(key): value for key, value in options.items() if key != "_target_"})
+        for arm, words in study.arms.items():
+            jobs = expand(OverridesParser.create().parse_overrides(words_of(words, arm)))
+            for job in (jobs[0], jobs[-1]):
+                settings(compose("config", [*task, *job, "lr=1e-3"], return_hydra_config=True))
