@@ -203,7 +203,9 @@ def test_every_arm_of_every_study_is_a_run(name: str) -> None:
     register("runs")
     with initialize_config_dir(str(CONF), version_base="1.3"):
         task = [f"study={name}", "hydra/sweeper=study"]
-        task += [] if compose("config", task).data.name == "digits" else ["data.path=here"]
+        config = compose("config", task)
+        task += [] if config.data.name == "digits" else ["data.path=here"]
+        task += ["weights.path=here"] if config.weights.name == "checkpoint" else []
         options = OmegaConf.to_container(compose("config", task, return_hydra_config=True).hydra.sweeper)
         assert isinstance(options, dict)
         study = check_study({str(key): value for key, value in options.items() if key != "_target_"})
