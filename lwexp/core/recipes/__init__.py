@@ -6,9 +6,10 @@ from lwexp.errors import UnknownNameError
 
 from .base import Recipe
 from .layer_decay import LAYER_DECAY
+from .own import OWN
 from .tuning import TUNING
 
-RECIPES: dict[str, Recipe] = {each.name: each for each in (*LAYER_DECAY, *TUNING)}
+RECIPES: dict[str, Recipe] = {each.name: each for each in (*LAYER_DECAY, *TUNING, *OWN)}
 
 __all__ = ["RECIPES", "Recipe", "recipe"]
 
