@@ -6,8 +6,8 @@ from .base import Recipe
 
 TRANSFER_CONVNET = Recipe(
     name="transfer_convnet",
-    what="0.5 per depth, cosine: a convolutional network with ImageNet's weights and a few hundred photographs. The base "
-    "rate is the run's own: from the best uniform one to ten times that",
+    what="0.5 per depth, cosine: a convolutional network with ImageNet's weights and a few hundred photographs. The "
+    "base rate is the run's own: from the best uniform one to ten times that",
     source="studies of lwexp, 400 photographs: 9.0 to 21.7 points above uniform rates (SqueezeNet), with mult=0.65 "
     "6.4 to 11.8 (MobileNetV2); 95 % intervals",
     mult=0.5,
