@@ -25,6 +25,7 @@ _RESETS = {
     "lr_mults": "lr_mults=null",
     "freeze": "freeze=[]",
     "train": "train=[]",
+    "freeze_stats": "freeze_stats=false",
     "lr_events": "lr_events=[]",
     "policies": "policies=null",
     "phases": "phases=[]",

@@ -105,6 +105,11 @@ def test_a_stems_rate_from_a_file_is_ended_too(tmp_path: Path) -> None:
     ]
 
 
+def test_a_recipe_that_freezes_all_but_the_head_has_a_twin_that_freezes_nothing() -> None:
+    (twin,) = twins(points("recipe=head_only", "mult=1", "lr=0.1,0.2", "sweep.baseline=true", "lr=0.1"))
+    assert {"train=[]", "freeze_stats=false"} <= {*twin}
+
+
 def test_options_of_the_optimizer_belong_to_no_arm() -> None:
     """A run and its uniform twin have the same weight decay; each setting of it has its own twin."""
     found = points("mult=0.8", "optimizer=adamw", "group_options={fc:{weight_decay:0}},{fc:{weight_decay:1}}",
