@@ -26,7 +26,11 @@ from lwexp.training.checkpoint.weights import save_weights
 from tests.helpers.commands import ROOT, Outcome
 
 CONF = ROOT / "conf"
-CHOICES = sorted(str(path.relative_to(CONF).with_suffix("")) for path in CONF.glob("*/*.yaml"))
+CHOICES = sorted(
+    str(path.relative_to(CONF).with_suffix(""))
+    for path in CONF.glob("*/*.yaml")
+    if path.parent.name != "study"  # tests/sweep/test_studies.py
+)
 LSTM = {"in_chans": 3, "img_size": 8, "num_classes": 4, "hidden_size": 16}
 FAKE = [
     "data=torchvision", "data.dataset=FakeData", "data.options={size: 16, image_size: [3, 8, 8], num_classes: 4}",
