@@ -10,8 +10,10 @@ from .run import run
 
 def main() -> None:
     """Run a study from the command line: a sweep of lwexp.run's with the sweeper for studies."""
-    if "-m" not in sys.argv[1:] and "--multirun" not in sys.argv[1:]:
+    if not {"-m", "--multirun"}.intersection(sys.argv):
         sys.argv.append("-m")
+    if not any(word.startswith(("hydra/sweeper=", "sweep.resume=")) for word in sys.argv):
+        sys.argv.append("hydra/sweeper=study")
     app.main(run, folder="runs", page=help_pages.study_page)
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from lwexp.config.defaults import CONF
 from lwexp.config.section import Positive, Section
 from lwexp.config.validation import validate
 from lwexp.errors import ConfigError, UnknownNameError
@@ -35,7 +36,8 @@ def check_study(values: Mapping[str, Any]) -> StudySettings:
     """The typed settings. Raises `ConfigError` for the first key that is wrong."""
     found = validate(StudySettings, values, "hydra.sweeper.")
     if not found.arms:
-        raise ConfigError("hydra.sweeper.arms", found.arms, "names no arm; study=<name> takes those of a file")
+        known = ", ".join(sorted(path.stem for path in (CONF / "study").glob("*.yaml")))
+        raise ConfigError("study", "null", f"which arms? Name a study: {known}; or give hydra.sweeper.arms")
     for name in [found.reference, *found.primary]:
         if name not in found.arms:
             key = "reference" if name == found.reference else "primary"
