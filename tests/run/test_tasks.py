@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from tests.helpers.commands import RunHere
+from tests.helpers.results import metrics_in
 from tests.run.runs import Store
 
 NET = ["model=lstm", "model.hidden_size=8", "data.image_size=8", "data.workers=0", "batch_size=8", "progress=false"]
@@ -54,18 +54,13 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_pictures: None) ->
     monkeypatch.syspath_prepend(tmp_path)
 
 
-def result(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "result.json").read_text())
-    return found
-
-
 def test_a_run_on_numbers_learns_them_and_keeps_the_lowest_error(
     lwexp_here: RunHere, tmp_path: Path, store: Store
 ) -> None:
     options = ["data.label=brightness", "data.test_fraction=0.2", "lr=0.01", "epochs=25"]
     outcome = lwexp_here("run", *TABLE, *options, "hydra.run.dir=here")
     assert outcome.code == 0, outcome.err
-    found = result(tmp_path / "here")
+    found = metrics_in(tmp_path / "here")
     assert {f"val/{name}" for name in ("loss", "rmse", "mae", "r2")} <= found.keys()
     assert found["val/rmse"] < 8, "a constant prediction has 11.5"
     assert found["val/r2"] > 0.5
@@ -81,7 +76,7 @@ def test_a_run_on_several_labels(lwexp_here: RunHere, tmp_path: Path) -> None:
     options = ["data.label=tags", "data.delimiter=';'", "loss.class_weights=balanced", "lr=0.01", "epochs=15"]
     outcome = lwexp_here("run", *TABLE, *options, "tracking=none", "hydra.run.dir=here")
     assert outcome.code == 0, outcome.err
-    found = result(tmp_path / "here")
+    found = metrics_in(tmp_path / "here")
     assert found.keys() >= {f"val/{name}" for name in ("loss", "map", "macro_f1", "micro_f1", "exact_match")}
     assert found["val/map"] > 0.7
     assert f"best validation mean average precision {found['val/map']:.2%}" in outcome.out
@@ -127,7 +122,7 @@ def test_a_sweep_on_numbers_ends_with_its_table(lwexp_here: RunHere, tmp_path: P
     assert outcome.code == 0, outcome.err
     with (tmp_path / "here" / "jobs.csv").open() as file:
         jobs = list(csv.DictReader(file))
-    values = [result(tmp_path / "here" / number)["val/rmse"] for number in "01"]
+    values = [metrics_in(tmp_path / "here" / number)["val/rmse"] for number in "01"]
     assert [float(job["val/rmse"]) for job in jobs] == values
     assert f"validation RMSE {values[0]:.4g}, " in outcome.out
 
@@ -176,7 +171,7 @@ def test_a_metric_of_the_users_own_is_logged_and_changes_nothing(lwexp_here: Run
     outcome = lwexp_here("run", *TABLE, *options, f2, "policy=plateau", "policy.metric=val/f2", "policy.mode=max",
                          "hydra.run.dir=measured")  # fmt: skip
     assert outcome.code == 0, outcome.err
-    plain, measured = result(tmp_path / "plain"), result(tmp_path / "measured")
+    plain, measured = metrics_in(tmp_path / "plain"), metrics_in(tmp_path / "measured")
     assert measured.keys() - plain.keys() == {"val/f2", "test/f2"}
     assert {name: measured[name] for name in plain} == plain
     first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("plain", "measured"))
@@ -196,7 +191,7 @@ def test_a_run_on_an_own_dataset_resumes_bit_for_bit(lwexp_here: RunHere, tmp_pa
     assert resumed.code == 0, resumed.err
     whole, parts = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts"))
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
-    assert result(tmp_path / "whole") == result(tmp_path / "parts")
+    assert metrics_in(tmp_path / "whole") == metrics_in(tmp_path / "parts")
 
 
 def test_a_run_of_before_resumes_with_the_loss_that_was_the_default(lwexp_here: RunHere) -> None:
