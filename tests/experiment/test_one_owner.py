@@ -84,7 +84,6 @@ def test_a_resumed_copy_is_another_mlflow_run_and_the_original_goes_on_as_the_on
     stop_after(2)
     assert lwexp_here("run", *RUN[:-1], "checkpoint.every_steps=1", "hydra.run.dir=here").code == 130
     stop_after(None)
-    assert lwexp_here("sync").code == 0  # a busy machine may not deliver before an interrupted command ends
     shutil.copytree(tmp_path / "here", tmp_path / "copy")
     client = MlflowClient(f"sqlite:///{tmp_path}/outputs/mlflow.db")
     experiment = client.get_experiment_by_name("lwexp")
