@@ -82,6 +82,16 @@ def test_commands_run(line: str, lwexp_here: Callable[..., Outcome], tmp_path: P
     assert outcome.code == 0, outcome.err
 
 
+@pytest.mark.parametrize("line", [line for line in COMMANDS if "lwexp.study" in line])
+def test_studies_run(line: str, lwexp_here: Callable[..., Outcome]) -> None:
+    _, _, _, *arguments = shlex.split(line.partition("  #")[0])
+    few = ["hydra.sweeper.lr=[1e-3]", "hydra.sweeper.widen=0", "hydra.sweeper.seeds=[1]", "weights.epochs=1"]
+    outcome = lwexp_here(
+        "study", *arguments, *few, "max_steps=1", "progress=false", "tracking=none", "sweep.report=false"
+    )
+    assert outcome.code == 0, outcome.err
+
+
 @pytest.mark.parametrize("options", TUTORIALS)
 def test_tutorials_options_give_a_plan(options: str, lwexp_here: Callable[..., Outcome]) -> None:
     outcome = lwexp_here("preview", "model=resnet18", *shlex.split(options))

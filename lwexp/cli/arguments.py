@@ -57,7 +57,7 @@ def check_arguments(arguments: Sequence[str], page: Page = run_page, *, own_fold
             flags += [] if config_dir is None else ["--config-dir", config_dir]
             flags, multirun = [*flags, *([] if multirun else ["-m"])], True
     if _gives(overrides, "study") and not _gives(overrides, "hydra/sweeper"):
-        if not multirun:
+        if not (multirun and own_folder):
             name = given_value("study", overrides)
             raise ConfigError("study", name, f"is many runs: python -m lwexp.study study={name}")
         overrides = [*overrides, "hydra/sweeper=study"]

@@ -75,10 +75,11 @@ Usage: python -m lwexp.study study=<name> [group=choice] [key=value]
 Every arm tries the same base rates with the seed of the search; what is best on validation is trained again with fresh
 seeds, whose test results are compared, paired by seed. The options of lwexp.run apply to all arms.
 
-Choices: study: {choices}
+Choices (group=choice)
+{choices}
 A study of your own is a file like those in conf/study/: mine/study/ours.yaml, with --config-dir mine.
 
-Options of a study (key: default)
+Options of a study (hydra.sweeper.<key>: default)
 {options}
 
 Examples
@@ -88,6 +89,7 @@ Examples
   python -m lwexp.run sweep.resume=<folder>                      carry on after an interruption
   python -m lwexp.report <folder>/study.csv                      the report again
 {flags}"""
+_STUDY_FILE = "hydra/sweeper/study"
 _PLAN_GROUPS = ("recipe", "model", "grouping", "decay", "policy")
 _PLAN_OPTIONS = (
     "lr", "mult", "index_from", "freeze", "train", "freeze_mode", "lr_overrides", "lr_mults", "split_groups",
@@ -100,7 +102,8 @@ def run_page(topics: Sequence[str] = (), folder: Path | None = None) -> str:
     if topics:
         return _explain(topics)
     keys = [key for key in documented() if "." not in key]
-    return _RUN.format(choices=_choices(_groups(folder), folder), options=_options(keys), flags=_FLAGS)
+    groups = [group for group in _groups(folder) if group != "study"]  # is many runs
+    return _RUN.format(choices=_choices(groups, folder), options=_options(keys), flags=_FLAGS)
 
 
 def preview_page(topics: Sequence[str] = (), folder: Path | None = None) -> str:
@@ -124,11 +127,8 @@ def study_page(topics: Sequence[str] = (), folder: Path | None = None) -> str:
     """The page of `lwexp.study`, as `run_page`."""
     if topics:
         return _explain(topics)
-    text = (CONF / "hydra" / "sweeper" / "study.yaml").read_text(encoding="utf-8")
-    keys = [line for line in text.splitlines() if line and not line.startswith(("#", "_target_"))]
-    options = "\n".join(f"hydra.sweeper.{key}" for key in keys)
-    choices = _choices(["study"], folder).partition(": ")[2]
-    return _STUDY.format(choices=choices, options=options, flags=_FLAGS)
+    options = _options([key for key in documented(_STUDY_FILE) if not key.startswith("_")], _STUDY_FILE)
+    return _STUDY.format(choices=_choices(["study"], folder), options=options, flags=_FLAGS)
 
 
 def _groups(folder: Path | None) -> list[str]:
@@ -145,9 +145,12 @@ def _choices(groups: Sequence[str], folder: Path | None) -> str:
     return "\n".join(lines)
 
 
-def _options(keys: Sequence[str]) -> str:
-    """A line for each key: its default and its meaning; of a section its keys in place of the default."""
-    known = documented()
+def _options(keys: Sequence[str], choice: str | None = None) -> str:
+    """A line for each key of config.yaml, or of the file of a `choice`: its default and its meaning.
+
+    Of a section its keys in place of the default.
+    """
+    known = documented(choice)
     lines = []
     for key in keys:
         value, meaning = known[key]

@@ -68,7 +68,8 @@ def _composition_error(error: ConfigCompositionException, arguments: Sequence[st
     text = str(error)
     unknown = re.search(r"Could not override '([^']+)'", text)
     if unknown and "No match in the defaults list" not in text:
-        return UnknownOptionError(unknown[1], given_value(unknown[1], arguments), _known_keys())
+        known = _keys_of_hydra(unknown[1], arguments) or _known_keys()
+        return UnknownOptionError(unknown[1], given_value(unknown[1], arguments), known)
     twice = re.search(r"Multiple values for ([\w/]+)\. To override", text)
     if twice and f"+{twice[1]}" in {override.partition("=")[0] for override in arguments}:
         value = given_value(twice[1], arguments)
@@ -87,6 +88,17 @@ def _composition_error(error: ConfigCompositionException, arguments: Sequence[st
 def _known_keys() -> list[str]:
     """What may stand on the left of `=`: the keys of config.yaml and the groups."""
     return [*(path.name for path in CONF.iterdir() if path.is_dir()), *documented()]
+
+
+def _keys_of_hydra(key: str, arguments: Sequence[str]) -> list[str]:
+    """Those of the chosen sweeper or launcher, if `key` is meant for it; none if that has no file in conf/."""
+    part = re.match(r"hydra\.(sweeper|launcher)\.", key)
+    if part is None:
+        return []
+    choice = f"hydra/{part[1]}/{given_value(f'hydra/{part[1]}', arguments).replace('?', 'grid')}"
+    if not (CONF / f"{choice}.yaml").is_file():
+        return []
+    return [f"{part[0]}{name}" for name in documented(choice) if not name.startswith("_")]
 
 
 def _text(error: BaseException) -> str:

@@ -36,6 +36,7 @@ from lwexp.tracking.keys import NOTE_TAG
 from .best import Best
 from .outcome import Outcome
 from .points import split
+from .reporting import make_report
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -160,14 +161,12 @@ class Parent:
 
         The sentence is the second paragraph of what it prints; empty where it fails.
         """
-        command = [sys.executable, "-m", "lwexp.report", str(self.run_id)]
         # an address may hold a password, and other users see a command line
-        environment = {**os.environ, "MLFLOW_TRACKING_URI": resolve_uri(self._tracking, self._base)}
-        done = subprocess.run(command, cwd=self._base, env=environment, capture_output=True, text=True, check=False)
-        said = done.stdout.strip().split("\n\n")
-        is_sentence = done.returncode == 0 and len(said) > 2 and "---" not in said[1]  # else a table
-        claim = " ".join(said[1].split()) if is_sentence else ""
-        return "\n".join(part for part in (done.stdout.strip(), done.stderr.strip()) if part), claim
+        uri = resolve_uri(self._tracking, self._base)
+        text, made = make_report(str(self.run_id), base=self._base, MLFLOW_TRACKING_URI=uri)
+        said = text.split("\n\n")
+        is_sentence = made and len(said) > 2 and "---" not in said[1]  # else a table
+        return text, " ".join(said[1].split()) if is_sentence else ""
 
     def end(self, status: Status, reason: str | None = None) -> None:
         """End the run."""

@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 
+from lwexp.report import main
 from lwexp.report.runs import Curve, Sweep, SweepRun
 from tests.helpers.commands import Outcome
 
@@ -18,6 +20,18 @@ Report = Callable[..., Outcome]
 # test accuracies of seeds 0, 1, …: mult=0.9 is better than uniform rates by one to three points
 UNIFORM = [0.90, 0.93, 0.91, 0.88, 0.92, 0.90]
 BETTER = [0.92, 0.94, 0.93, 0.91, 0.93, 0.92]
+
+
+def report_here(capsys: pytest.CaptureFixture[str]) -> Report:
+    """`lwexp.report` in this process."""
+
+    def command(*arguments: str) -> Outcome:
+        capsys.readouterr()
+        code = main(arguments)
+        captured = capsys.readouterr()
+        return Outcome(code, captured.out, captured.err)
+
+    return command
 
 
 @dataclass

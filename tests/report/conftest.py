@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from lwexp.report import files, main
-from tests.helpers.commands import Outcome
-from tests.helpers.report_sweeps import Report
+from lwexp.report import files
+from tests.helpers.report_sweeps import Report, report_here
 
 
 @pytest.fixture
@@ -30,13 +29,7 @@ def report(client: MlflowClient, capsys: pytest.CaptureFixture[str], monkeypatch
     monkeypatch.setattr(files, "DPI", 40)
     monkeypatch.setenv("COLUMNS", "1000")  # each sentence on a line of its own
 
-    def command(*arguments: str) -> Outcome:
-        capsys.readouterr()
-        code = main(arguments)
-        captured = capsys.readouterr()
-        return Outcome(code, captured.out, captured.err)
-
-    return command
+    return report_here(capsys)
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from lwexp.report import files as pictures
-from lwexp.report import main
 from lwexp.report.studies import files, report_study
 from tests.helpers.commands import GOLDEN, Outcome
+from tests.helpers.report_sweeps import report_here
 from tests.helpers.study_results import HEADER, Row, study_rows, write_study
 from tests.report.test_studies import DEPTH, HEAD, LP_FT, UNIFORM, changed
 
@@ -28,13 +28,7 @@ def command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pyt
     monkeypatch.setattr(files, "DRAWINGS", {})
     monkeypatch.setattr(pictures, "DPI", 40)
 
-    def run(*arguments: str) -> Outcome:
-        capsys.readouterr()
-        code = main(arguments)
-        captured = capsys.readouterr()
-        return Outcome(code, captured.out, captured.err)
-
-    return run
+    return report_here(capsys)
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:

@@ -64,6 +64,7 @@ def test_a_study_searches_rates_and_repeats_the_best_with_fresh_seeds(
 ) -> None:
     outcome = lwexp_here("study", *mine, *SMALL)
     assert outcome.code == 0, outcome.err
+    assert "study ours: 3 arms" in outcome.out, "the report"
     rows = rows_of(tmp_path / "here")
     search = [row for row in rows if row["phase"] == "search"]
     finals = [row for row in rows if row["phase"] == "final"]
@@ -139,6 +140,7 @@ def test_a_run_that_fails_is_the_worst_of_its_search_and_lost_from_the_finals(
     (["hydra.sweeper.lr=[1e-2,1e-3]"], ["hydra.sweeper.lr", "rise"]),
     (["hydra.sweeper.seeds=[]"], ["hydra.sweeper.seeds"]),
     (["+hydra.sweeper.arm={}"], ["hydra.sweeper.arm", "arms"]),
+    (["hydra.sweeper.seed=[1]"], ["hydra.sweeper.seed=[1]", "did you mean hydra.sweeper.seeds"]),
     (["+hydra.sweeper.arms.bad='mult=two'"], ["hydra.sweeper.arms.bad", "mult"]),
     (["+hydra.sweeper.arms.bad='mutl=0.5'"], ["hydra.sweeper.arms.bad", "mutl", "mult"]),
     (["+hydra.sweeper.arms.bad='lr=0.5'"], ["hydra.sweeper.arms.bad", "lr", "study"]),
@@ -157,6 +159,7 @@ def test_a_mistake_is_one_line_before_anything_is_trained(
 
 def test_a_study_is_many_runs(lwexp_here: RunHere, mine: list[str]) -> None:
     assert "python -m lwexp.study study=ours" in one_line(lwexp_here("run", *mine, "tracking=none"))
+    assert "python -m lwexp.study study=ours" in one_line(lwexp_here("preview", "-m", *mine, "tracking=none"))
     assert "quick" in one_line(lwexp_here("study", *SMALL))
 
 

@@ -47,13 +47,17 @@ class DiesIn(Callback):
 # 5 steps in an epoch
 
 
+def same_training(folder: Path, **options: Any) -> tuple[Recorder, Recorder]:
+    """Two trainings, plain and with `options`, whose last weights are the same: what they recorded."""
+    plain, other = Recorder(), Recorder()
+    make_trainer(folder / "plain", tracker=plain).fit()
+    make_trainer(folder / "other", tracker=other, **options).fit()
+    assert_same(load_file(folder / "other" / "model.safetensors"), load_file(folder / "plain" / "model.safetensors"))
+    return plain, other
+
+
 def test_evaluations_within_epochs_leave_every_step_as_it_was(tmp_path: Path) -> None:
-    plain, often = Recorder(), Recorder()
-    make_trainer(tmp_path / "plain", tracker=plain).fit()
-    make_trainer(tmp_path / "often", tracker=often, eval_every_steps=2).fit()
-    assert_same(
-        load_file(tmp_path / "often" / "model.safetensors"), load_file(tmp_path / "plain" / "model.safetensors")
-    )
+    plain, often = same_training(tmp_path, eval_every_steps=2)
     assert steps_of(plain, "val/loss") == [4, 9, 12]
     assert steps_of(often, "val/loss") == [1, 3, 4, 5, 7, 9, 11, 12]  # step 10 ends the second epoch: once
     assert {key: value for key, value in plain.values.items() if "best/" not in key[0]}.items() <= often.values.items()
@@ -63,12 +67,7 @@ def test_evaluations_within_epochs_leave_every_step_as_it_was(tmp_path: Path) ->
 
 
 def test_evaluations_of_every_second_epoch_leave_every_step_as_it_was(tmp_path: Path) -> None:
-    plain, seldom = Recorder(), Recorder()
-    make_trainer(tmp_path / "plain", tracker=plain).fit()
-    make_trainer(tmp_path / "seldom", tracker=seldom, eval_every_epochs=2).fit()
-    assert_same(
-        load_file(tmp_path / "seldom" / "model.safetensors"), load_file(tmp_path / "plain" / "model.safetensors")
-    )
+    plain, seldom = same_training(tmp_path, eval_every_epochs=2)
     assert steps_of(seldom, "val/loss") == [9, 12], "the last epoch is the third, and is evaluated in any case"
     assert seldom.values["val/loss", 9] == plain.values["val/loss", 9]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.plugins.sweeper import Sweeper
@@ -10,13 +11,14 @@ from omegaconf import OmegaConf
 
 from lwexp.config.keys import changes_numbers
 from lwexp.experiment.manifest import Point
+from lwexp.host.console import console
 from lwexp.sweep.outcome import Outcome
 from lwexp.sweep.points import split
+from lwexp.sweep.reporting import make_report
 from lwexp.sweep.session import Session
 
 from .arms import make_settings
 from .plan import Setting
-from .report import report_on
 from .run import PHASE, StudyRun
 from .settings import StudySettings, check_study
 
@@ -65,13 +67,25 @@ class StudySweeper(Sweeper):
                 run.finals()
             finally:
                 table = run.write()  # also what was done before an interruption
-            text = report_on(session, table)
+            text = self._report(session, table)
         outcomes = session.monitor.outcomes()
         try:
             session.finish(outcomes, _failures(outcomes), report=False)
         finally:
             print(text, flush=True)
         return list(outcomes.values())
+
+    @staticmethod
+    def _report(session: Session, table: Path) -> str:
+        """What the report on `table` says; its files are kept with the parent run."""
+        if not session.config.sweep.report:
+            return ""
+        out = table.parent / "report"
+        with console.doing("writing the report of the study"):
+            text, _ = make_report(str(table), "-o", str(out), base=Path.cwd(), COLUMNS=str(console.width))
+        if out.is_dir():
+            session.keep(out)
+        return text
 
     def _announcement(self, settings: Sequence[Setting]) -> str:
         arms = len({setting.arm for setting in settings})
