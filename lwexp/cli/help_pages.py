@@ -29,8 +29,7 @@ Options (key: default)
 Examples
   python -m lwexp.run model=vit_tiny_patch16_224 decay=linear mult=0.95 policy=cosine policy.warmup_steps=50
   python -m lwexp.run 'lr_overrides={{fc: 0.01}}' 'freeze=[conv1,bn1]' data=image_folder data.path=photos
-  python -m lwexp.run -m mult=0.85,0.9,0.95,1.0 seed=0,1,2       a sweep, compared with uniform rates
-  python -m lwexp.run -m hydra/launcher=joblib mult=0.9,1.0      its jobs in parallel
+  python -m lwexp.run -m mult=0.9,1.0 hydra/launcher=joblib      a sweep, its jobs in parallel (seed=0,1,2: repeated)
   python -m lwexp.run hydra.run.dir=outputs/mine resume=auto     start, or resume what was interrupted there
   python -m lwexp.preview model=resnet18 grouping=per_parameter  the plan and its pictures, without training
   python -m lwexp.report                                         what can be concluded from the latest sweep
@@ -102,8 +101,7 @@ def run_page(topics: Sequence[str] = (), folder: Path | None = None) -> str:
     if topics:
         return _explain(topics)
     keys = [key for key in documented() if "." not in key]
-    groups = [group for group in _groups(folder) if group != "study"]  # is many runs
-    return _RUN.format(choices=_choices(groups, folder), options=_options(keys), flags=_FLAGS)
+    return _RUN.format(choices=_choices(_groups(folder), folder), options=_options(keys), flags=_FLAGS)
 
 
 def preview_page(topics: Sequence[str] = (), folder: Path | None = None) -> str:
