@@ -44,7 +44,7 @@ def cautions(children: Sequence[StoredRun]) -> list[str]:
     varying = varying_keys(known)
     models = sorted({key for key in varying if key.partition(".")[0] == "model"})
     if models:
-        values = dict.fromkeys(params.get("model.name", params.get(models[0], "")) for params in known.values())
+        values = sorted({params.get("model.name", params.get(models[0], "")) for params in known.values()})
         said.append(
             f"The runs have different models ({few(_words(models[0], values), _LISTED)}): "
             "a difference to uniform rates is between runs of one model."

@@ -26,6 +26,7 @@ def make_runs(
     tags: Mapping[str, str] | None = None,
     seeded: bool = True,
     prefixes: tuple[str, str] = ("val/", "test/"),
+    start: int = START,
     **params: str,
 ) -> list[str]:
     """Single runs, one for each seed 0, 1, …, as `lwexp.run` leaves them; `tags` as those of another recorder."""
@@ -33,7 +34,7 @@ def make_runs(
     for seed, value in enumerate(values):
         own = {"lwexp.overrides": "x"} if tags is None else dict(tags)
         own |= {"lwexp.lr.uniform": str(uniform).lower(), "lwexp.lr.head": "0.01", "lwexp.lr.stem": "0.01"}
-        run = client.create_run("1", START + len(found), own, f"{params} {seed}").info.run_id
+        run = client.create_run("1", start + len(found), own, f"{params} {seed}").info.run_id
         for key, setting in {**params, **({"seed": str(seed)} if seeded else {})}.items():
             client.log_param(run, key.replace("__", "."), setting)
         for step in (1, 2):
@@ -133,11 +134,11 @@ def test_runs_on_different_data_are_not_pooled_and_their_models_are_named(
         assert said in outcome.out
     assert "corrected for 2 comparisons" in outcome.out
     assert len(rows(tmp_path / "here")) == 4
-    make_runs(client, UNIFORM, uniform=True, mult="1.0", data__name="text", model__name="b")
-    outcome = quick("--filter", "params.mult != '7'")
-    assert "The runs have different models (a, b): a difference to uniform rates is between runs of one model." in (
-        outcome.out
-    )
+    for start in (START - 100, START + 100):  # before and after the others: models are named in their own order
+        make_runs(client, UNIFORM, uniform=True, start=start, mult="1.0", data__name="text", model__name="b")
+        outcome = quick("--filter", "params.mult != '7'")
+        said = "The runs have different models (a, b): a difference to uniform rates is between runs of one model."
+        assert said in outcome.out
 
 
 def test_runs_of_other_loops_are_reported_with_their_own_metric_where_low_values_are_good(
