@@ -170,6 +170,7 @@ class SweepConfig(Section):
     baseline: bool | Literal["auto"]
     isolate: bool
     keep_weights: bool
+    details: bool
     report: bool
     search: SearchConfig
 
@@ -266,6 +267,7 @@ class RunConfig(Section):
     monitor_mode: Literal["auto", "min", "max"]
     eval_every_epochs: Count
     eval_every_steps: Count | None
+    evaluate_test: bool
     early_stopping: EarlyStoppingConfig
     ema: AverageConfig
     lora: LoraConfig

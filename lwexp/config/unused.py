@@ -237,7 +237,7 @@ _RULES = (
     _Rule("checkpoint.allow_targets", _no_earlier_run),
     *(
         _Rule(key, lambda case: "this is one run; -m starts a sweep" if case.command != "job" else None)
-        for key in ("sweep.baseline", "sweep.isolate", "sweep.keep_weights", "sweep.report")
+        for key in ("sweep.baseline", "sweep.isolate", "sweep.keep_weights", "sweep.details", "sweep.report")
     ),
     _Rule("find", lambda case: None if case.command == "find" else "only lwexp.find uses it"),
     _Rule("preview", lambda case: None if case.command == "preview" else "only lwexp.preview writes it"),

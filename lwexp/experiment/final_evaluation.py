@@ -18,7 +18,7 @@ from lwexp.training.start import FILE as START
 from lwexp.training.start import mixed
 
 from .evaluation_files import FOLDER, Evaluated, write_evaluation
-from .manifest import keeps_weights
+from .manifest import is_kept
 from .starting_weights import new_parameters
 
 if TYPE_CHECKING:
@@ -39,8 +39,12 @@ def evaluate_best(trainer: Trainer, loaders: Loaders, experiment: Experiment, pl
 
     Data without one are evaluated on the validation split, whose metrics are known already. Returns `test/loss`, …,
     `test/top5` (of more than five classes) and `test/ece`; without a test split `best/top5` and `best/ece`.
+    Jobs of a sweep without details keep numbers only; without a test split they are not evaluated again.
     """
     info = experiment.source.info
+    with_details = is_kept(place.folder, in_sweeps=experiment.config.sweep.details)
+    if loaders.test is None and not with_details:
+        return {}
     keeper = PredictionKeeper(info.task, info.scale)
     loader, split = (loaders.val, "val") if loaders.test is None else (loaders.test, "test")
     metrics = trainer.test(loader, split, keeper)
@@ -52,7 +56,8 @@ def evaluate_best(trainer: Trainer, loaders: Loaders, experiment: Experiment, pl
         more = {f"{prefix}/{name}": found[name] for name in _MORE if math.isfinite(found.get(name, math.nan))}
     else:
         more = {}
-    trainer.world.on_rank_zero(lambda: _keep(details, loader, split, trainer, experiment, place))
+    if with_details:
+        trainer.world.on_rank_zero(lambda: _keep(details, loader, split, trainer, experiment, place))
     return more if split == "val" else {**metrics, **more}
 
 
@@ -84,7 +89,7 @@ def evaluate_mix(trainer: Trainer, loaders: Loaders, experiment: Experiment, pla
         "wise_ft alpha=%g: %s %s with (1 - alpha) * start + alpha * best weights, kept in %s",
         alpha, main.words, main.shown(main.value(found)), MIX,
     )  # fmt: skip
-    if keeps_weights(folder, sweep_keeps=config.sweep.keep_weights):
+    if is_kept(folder, in_sweeps=config.sweep.keep_weights):
         trainer.tracker.artifact(folder / MIX)
     return {f"wise_ft/{name}": value for name, value in found.items()}
 

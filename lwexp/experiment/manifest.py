@@ -108,9 +108,9 @@ def point_of(folder: Path) -> Point | None:
     return next((p for p in manifest.points if str(p.number) == folder.name), None) if manifest is not None else None
 
 
-def keeps_weights(folder: Path, *, sweep_keeps: bool) -> bool:
-    """Whether the run in `folder` keeps its weights: all do but the jobs of a sweep with sweep.keep_weights=false."""
-    return sweep_keeps or point_of(folder) is None
+def is_kept(folder: Path, *, in_sweeps: bool) -> bool:
+    """Whether the run in `folder` keeps what only the jobs of a sweep may drop, by sweep.keep_weights or details."""
+    return in_sweeps or point_of(folder) is None
 
 
 def place_in_sweep(folder: Path) -> tuple[Path | None, str | None, dict[str, str]]:

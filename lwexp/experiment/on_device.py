@@ -88,7 +88,7 @@ def open_loaders(experiment: Experiment, base: Path, device: torch.device, world
     return Loaders(
         train_loader(data.train, **order, **loading),
         eval_loader(data.val, **loading),
-        eval_loader(data.test, **loading) if data.test is not None else None,
+        eval_loader(data.test, **loading) if data.test is not None and config.evaluate_test else None,
         call if config.tta == "none" else Views(config.tta, experiment.built.image_size),
         train_loader(data.train, **order, **{**loading, "workers": 0}) if rule and not rule.after_epochs else None,
     )

@@ -27,7 +27,7 @@ from .data_record import datasets_of, save_data_record
 from .diagnosed import keep_diagnosis
 from .folder import Result, save_result
 from .instantiate import Experiment
-from .manifest import keeps_weights, place_in_sweep, point_of
+from .manifest import is_kept, place_in_sweep, point_of
 from .model_record import FILE as MODEL
 from .model_record import save_model_record
 from .naming import own_tags, run_name
@@ -96,7 +96,7 @@ def describe(experiment: Experiment, place: JobPlace, tracker: Tracker, progress
     tracker.inputs(datasets_of(experiment.source, place.values["data"], place.base))
     for path in (folder / "config.yaml", folder / MODEL, save_plan(experiment.plan, folder)):
         tracker.artifact(path)
-    if progress.seen_rates is None:
+    if progress.seen_rates is None and is_kept(folder, in_sweeps=experiment.config.sweep.details):
         with console.doing("drawing the plan's rates"):
             paths = draw_plan(
                 experiment.plan, experiment.schedule, experiment.steps, folder, in_process=place.draw_in_process
@@ -110,7 +110,7 @@ def conclude(
 ) -> None:
     """Record what is known after the last step."""
     folder = place.folder
-    if progress.seen_rates is not None:
+    if progress.seen_rates is not None and is_kept(folder, in_sweeps=experiment.config.sweep.details):
         for path in draw_recorded(experiment.plan, progress.seen_rates, folder, in_process=place.draw_in_process):
             tracker.artifact(path)
     if experiment.plan.measured is not None and (scales := save_scales(folder, experiment.plan.labels)) is not None:
@@ -118,7 +118,7 @@ def conclude(
     apart = keep_diagnosis(experiment, place, tracker, progress)
     for line in apart:
         log.info("%s", line)
-    if keeps_weights(folder, sweep_keeps=experiment.config.sweep.keep_weights):
+    if is_kept(folder, in_sweeps=experiment.config.sweep.keep_weights):
         tracker.artifact(folder / "best.safetensors")
     tracker.tag(
         {NOTE_TAG: plan_note(experiment.plan, result_text(metrics), "\n\n".join(apart), experiment.config.notes or "")}

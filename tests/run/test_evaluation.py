@@ -12,6 +12,7 @@ from PIL import Image
 
 from tests.helpers.commands import RunHere
 from tests.helpers.data_sources import write_images
+from tests.helpers.results import metrics_in
 from tests.run.runs import SMALL, UNTRACKED, Store, folders
 
 FILES = {
@@ -65,6 +66,18 @@ def test_a_run_ends_with_an_evaluation_of_its_test_split(lwexp_here: RunHere, st
             pixels = np.asarray(image)
         assert min(pixels.shape[:2]) > 300
         assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 20, "more than a blank picture"
+
+
+def test_test_data_can_stay_unseen(lwexp_here: RunHere, tmp_path: Path) -> None:
+    outcome = lwexp_here("run", *SMALL, *UNTRACKED, "evaluate_test=false")
+    assert outcome.code == 0, outcome.err
+    (folder,) = folders(tmp_path)
+    found = metrics_in(folder)
+    assert "val/accuracy" in found
+    assert not [name for name in found if name.startswith("test/")]
+    evaluated = json.loads((folder / "evaluation" / "metrics.json").read_text(encoding="utf-8"))
+    assert evaluated["accuracy"] == pytest.approx(found["val/accuracy"])
+    assert " test " not in outcome.out.splitlines()[-1]
 
 
 def test_data_without_a_test_split_are_evaluated_on_the_validation_split(

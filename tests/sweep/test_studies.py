@@ -27,6 +27,7 @@ SMALL = [
     "model=lstm", "model.hidden_size=4", "max_steps=2", "tracking=none", "threads=1", "data.train_size=64",
     "hydra.sweep.dir=here", "sweep.isolate=false", "progress=false",
 ]  # fmt: skip
+NOTHING_KEPT = ["sweep.keep_weights=false", "sweep.details=false"]
 STUDY = """\
 # @package _global_
 hydra:
@@ -88,7 +89,9 @@ def test_a_study_searches_rates_and_repeats_the_best_with_fresh_seeds(
         assert len(chosen) == 1
         scores = {(row["setting"], row["lr"]): float(row["val"]) for row in search if row["arm"] == arm}
         assert scores[chosen.pop()] == max(scores.values())
-    assert all(0 <= float(row["test"]) <= 1 and row["metric"] == "accuracy" for row in rows)
+    assert all(0 <= float(row["val"]) <= 1 and row["metric"] == "accuracy" for row in rows)
+    assert all(row["test"] == "" for row in search), "the test data stay unseen until all is chosen"
+    assert all(0 <= float(row["test"]) <= 1 for row in finals)
 
     points = overrides_of(tmp_path / "here")
     assert all(("policy=cosine" in point) == ("recipe=ulmfit" not in point) for point in points), "a recipe has its own"
@@ -105,14 +108,17 @@ def test_every_setting_is_repeated_where_that_is_asked_for(
     lwexp_here: RunHere, mine: list[str], tmp_path: Path
 ) -> None:
     options = ["hydra.sweeper.finals=settings", "hydra.sweeper.lr=[1e-2,1e-1]", "hydra.sweeper.widen=0"]
-    outcome = lwexp_here("study", *mine, *SMALL, *options, "~hydra.sweeper.arms.ulmfit", "sweep.keep_weights=false")
+    outcome = lwexp_here("study", *mine, *SMALL, *options, "hydra.sweeper.only=[layers]", *NOTHING_KEPT)
     assert outcome.code == 0, outcome.err
+    assert {row["arm"] for row in rows_of(tmp_path / "here")} == {"uniform", "layers"}, "and the reference"
     finals = [row for row in rows_of(tmp_path / "here") if row["phase"] == "final" and row["arm"] == "layers"]
     assert [(row["setting"], row["seed"]) for row in finals] == [
         ("mult=0.5", "5"), ("mult=0.5", "6"), ("mult=0.9", "5"), ("mult=0.9", "6"),
     ]  # fmt: skip
     assert sorted(row["chosen"] for row in finals) == ["arm", "arm", "setting", "setting"]
     assert not list((tmp_path / "here").glob("*/*.safetensors"))
+    assert not list((tmp_path / "here").glob("[0-9]*/*.png"))
+    assert not list((tmp_path / "here").glob("[0-9]*/evaluation"))
 
 
 def test_a_run_that_fails_is_the_worst_of_its_search_and_lost_from_the_finals(
@@ -137,6 +143,7 @@ def test_a_run_that_fails_is_the_worst_of_its_search_and_lost_from_the_finals(
 @pytest.mark.parametrize(("options", "names"), [
     (["hydra.sweeper.reference=unifrom"], ["hydra.sweeper.reference=unifrom", "uniform"]),
     (["hydra.sweeper.primary=[layer]"], ["hydra.sweeper.primary=layer", "layers"]),
+    (["hydra.sweeper.only=[layer]"], ["hydra.sweeper.only=layer", "layers"]),
     (["hydra.sweeper.lr=[1e-2,1e-3]"], ["hydra.sweeper.lr", "rise"]),
     (["hydra.sweeper.seeds=[]"], ["hydra.sweeper.seeds"]),
     (["+hydra.sweeper.arm={}"], ["hydra.sweeper.arm", "arms"]),

@@ -22,6 +22,7 @@ class StudySettings(Section):
     """All of `hydra.sweeper`."""
 
     arms: dict[str, Words]
+    only: list[str]
     settings: Words
     lr: Annotated[list[Positive], Field(min_length=1)]
     widen: Annotated[int, Field(ge=0)]
@@ -38,13 +39,17 @@ def check_study(values: Mapping[str, Any]) -> StudySettings:
     if not found.arms:
         known = ", ".join(sorted(path.stem for path in (CONF / "study").glob("*.yaml")))
         raise ConfigError("study", "null", f"which arms? Name a study: {known}; or give hydra.sweeper.arms")
-    for name in [found.reference, *found.primary]:
-        if name not in found.arms:
-            key = "reference" if name == found.reference else "primary"
-            raise UnknownNameError(f"hydra.sweeper.{key}", name, found.arms, "no such arm")
+    for key, names in {"reference": [found.reference], "primary": found.primary, "only": found.only}.items():
+        for name in names:
+            if name not in found.arms:
+                raise UnknownNameError(f"hydra.sweeper.{key}", name, found.arms, "no such arm")
     if sorted({*found.lr}) != found.lr:
         raise ConfigError("hydra.sweeper.lr", found.lr, "must rise from value to value")
-    return found
+    if not found.only:
+        return found
+    kept = {found.reference, *found.only}
+    arms = {name: words for name, words in found.arms.items() if name in kept}
+    return found.model_copy(update={"arms": arms, "primary": [name for name in found.primary if name in kept]})
 
 
 def words_of(value: Words, key: str) -> list[str]:
