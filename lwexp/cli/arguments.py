@@ -16,6 +16,8 @@ from lwexp.formatting import version_line
 from .help_pages import Page, run_page
 from .words import check_flags, check_words
 
+SHOWS = frozenset(["-c", "--cfg", "-i", "--info", "-sc", "--shell-completion"])  # flags that print, and run nothing
+
 
 def check_arguments(arguments: Sequence[str], page: Page = run_page, *, own_folder: bool) -> list[str]:
     """`arguments` with the options before the flags and with what `resume` and `sweep.resume` stand for.
@@ -48,6 +50,9 @@ def check_arguments(arguments: Sequence[str], page: Page = run_page, *, own_fold
     flags = [argument for argument in arguments if argument not in known.overrides]
     overrides: list[str] = list(known.overrides)
     multirun: bool = known.multirun
+    shown = SHOWS.intersection(flag.partition("=")[0] for flag in flags)
+    if shown and multirun:
+        raise ConfigError(min(shown), "-m", "shows one config: without -m, and with one value of each option")
     os.environ.pop(FOLDERS_URI, None)
     if own_folder and _gives(overrides, "sweep.resume"):
         from lwexp.sweep.resume import with_resumed_sweep
@@ -57,7 +62,7 @@ def check_arguments(arguments: Sequence[str], page: Page = run_page, *, own_fold
             flags += [] if config_dir is None else ["--config-dir", config_dir]
             flags, multirun = [*flags, *([] if multirun else ["-m"])], True
     if _gives(overrides, "study") and not _gives(overrides, "hydra/sweeper"):
-        if not (multirun and own_folder):
+        if not shown and not (multirun and own_folder):
             name = given_value("study", overrides)
             raise ConfigError("study", name, f"is many runs: python -m lwexp.study study={name}")
         overrides = [*overrides, "hydra/sweeper=study"]

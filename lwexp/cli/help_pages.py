@@ -32,7 +32,7 @@ Examples
   python -m lwexp.run -m mult=0.9,1.0 hydra/launcher=joblib      a sweep, its jobs in parallel (seed=0,1,2: repeated)
   python -m lwexp.run hydra.run.dir=outputs/mine resume=auto     start, or resume what was interrupted there
   python -m lwexp.preview model=resnet18 grouping=per_parameter  the plan and its pictures, without training
-  python -m lwexp.report; python -m lwexp.ui                     what the latest sweep shows; all results in MLflow's page
+  python -m lwexp.report; python -m lwexp.ui                     what the latest sweep shows; MLflow's page
 {flags}"""
 _PREVIEW = """\
 lwexp.preview: print the plan of a run and draw its learning rates, without training and without weights.

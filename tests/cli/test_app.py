@@ -20,6 +20,7 @@ from lwexp.experiment import instantiate
 from lwexp.experiment.instantiate import Experiment
 from lwexp.models.lstm import LSTMClassifier
 from lwexp.plots import process
+from tests.experiment.resumed_runs import one_line
 from tests.helpers.commands import ROOT, RunHere
 
 HEAVY = (
@@ -281,3 +282,12 @@ def test_preview_refuses_what_run_refuses(options: list[str], key: str, lwexp_he
     outcome = lwexp_here("preview", *SMALL, *options)
     assert outcome.code == 2
     assert re.fullmatch(rf"error: {re.escape(key)}=.*\n", outcome.err), outcome.err
+
+
+def test_the_config_of_a_study_is_shown_and_that_of_a_sweep_refused(lwexp_here: RunHere) -> None:
+    outcome = lwexp_here("study", "study=digits_vit", "--cfg", "job")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "embed_dim: 64" in outcome.out
+    assert "train_size: 50" in outcome.out
+    line = one_line(lwexp_here("run", "-m", "mult=1,2", "--cfg", "job"))
+    assert line.startswith("--cfg=-m: ")
