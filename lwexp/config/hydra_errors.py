@@ -68,6 +68,9 @@ def _composition_error(error: ConfigCompositionException, arguments: Sequence[st
     text = str(error)
     unknown = re.search(r"Could not override '([^']+)'", text)
     if unknown and "No match in the defaults list" not in text:
+        if unknown[1].startswith("hydra.sweeper.arms."):
+            why = f"the study has no such arm; +{unknown[1]}=… adds one"
+            return ConfigError(unknown[1], given_value(unknown[1], arguments), why)
         known = _keys_of_hydra(unknown[1], arguments) or _known_keys()
         return UnknownOptionError(unknown[1], given_value(unknown[1], arguments), known)
     twice = re.search(r"Multiple values for ([\w/]+)\. To override", text)

@@ -148,6 +148,7 @@ def test_a_run_that_fails_is_the_worst_of_its_search_and_lost_from_the_finals(
     (["hydra.sweeper.seeds=[]"], ["hydra.sweeper.seeds"]),
     (["+hydra.sweeper.arm={}"], ["hydra.sweeper.arm", "arms"]),
     (["hydra.sweeper.seed=[1]"], ["hydra.sweeper.seed=[1]", "did you mean hydra.sweeper.seeds"]),
+    (["hydra.sweeper.arms.layer='mult=0.5'"], ["hydra.sweeper.arms.layer", "no such arm", "+hydra.sweeper.arms.layer=…"]),
     (["+hydra.sweeper.arms.bad='mult=two'"], ["hydra.sweeper.arms.bad", "mult"]),
     (["+hydra.sweeper.arms.bad='mutl=0.5'"], ["hydra.sweeper.arms.bad", "mutl", "mult"]),
     (["+hydra.sweeper.arms.bad='lr=0.5'"], ["hydra.sweeper.arms.bad", "lr", "study"]),
