@@ -83,7 +83,10 @@ def with_resumed_sweep(
     saved_dir = manifest.config_dir or None
     if config_dir is None and saved_dir is not None and not Path(saved_dir).is_dir():
         raise ConfigError("sweep.resume", value, f"its --config-dir {saved_dir} is not there any more; give it again")
-    saved = _kept(_own_settings(manifest, typed), typed)
+    own = _own_settings(manifest, typed)
+    saved = _kept(own, typed)
+    added = {key_of(override) for override in own if override.startswith("+")}  # by the sweep; without it, not there
+    others = [override for override in others if not (override.startswith("~") and key_of(override) in added)]
     check_secrets(saved)
     check_written([*saved, *(override for point in manifest.points for override in point.overrides)])
     allowed, uri = compare(saved, others, saved_dir, config_dir)

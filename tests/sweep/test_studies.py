@@ -121,6 +121,22 @@ def test_every_setting_is_repeated_where_that_is_asked_for(
     assert not list((tmp_path / "here").glob("[0-9]*/evaluation"))
 
 
+def test_arms_are_added_and_omitted_when_a_study_is_resumed(
+    lwexp_here: RunHere, mine: list[str], tmp_path: Path
+) -> None:
+    few = ["hydra.sweeper.lr=[1e-2]", "hydra.sweeper.seeds=[5]", "sweep.report=false", *NOTHING_KEPT]
+
+    def arms_after(*command: str) -> set[str]:
+        outcome = lwexp_here(*command)
+        assert outcome.code == 0, outcome.err
+        return {row["arm"] for row in rows_of(tmp_path / "here")}
+
+    first = ["+hydra.sweeper.arms.more='mult=0.7'", "~hydra.sweeper.arms.ulmfit"]
+    assert arms_after("study", *mine, *SMALL, *few, *first) == {"uniform", "layers", "more"}
+    assert arms_after("run", "sweep.resume=here", "~hydra.sweeper.arms.more") == {"uniform", "layers"}
+    assert arms_after("run", "sweep.resume=here", "+hydra.sweeper.arms.last='mult=0.6'") == {"uniform", "layers", "last"}
+
+
 def test_a_run_that_fails_is_the_worst_of_its_search_and_lost_from_the_finals(
     lwexp_here: RunHere, mine: list[str], tmp_path: Path
 ) -> None:
