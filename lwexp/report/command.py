@@ -33,6 +33,7 @@ def _report(arguments: Sequence[str]) -> int:
     parser.add_argument("--filter", help="and the experiment's runs that match, as in MLflow: \"params.lr = '0.01'\"")
     parser.add_argument("--experiment", help="the same as tracking.experiment")
     parser.add_argument("--metric", help="such as accuracy, loss: as val/… and test/… (default: what the runs monitor)")
+    parser.add_argument("--reference", metavar="ARM", help="of studies: compare with this arm (default: as planned)")
     parser.add_argument("--confidence", default="0.95", help="of all intervals and tests (default: 0.95)")
     parser.add_argument(
         "-o", "--out", type=Path, help="folder for the files (default: outputs/reports/<start>_<id> or study_<name>)"
@@ -50,7 +51,12 @@ def _report(arguments: Sequence[str]) -> int:
     files = [study_file(word) for word in words]
     if any(files):
         given = {"--filter": parsed.filter, "--metric": parsed.metric, **dict(o.split("=", 1) for o in options)}
-        return _report_studies(words, [file for file in files if file], given, parsed.out, confidence)
+        found = [file for file in files if file]
+        return _report_studies(words, found, given, parsed.out, confidence, parsed.reference)
+    if parsed.reference is not None:
+        raise ConfigError(
+            "--reference", parsed.reference, "is for studies; runs in MLflow are compared with uniform rates"
+        )
     from .build import make_report
 
     report = make_report(
@@ -73,8 +79,9 @@ def _report(arguments: Sequence[str]) -> int:
 
 
 def _report_studies(
-    words: Sequence[str], files: Sequence[Path], given: Mapping[str, str | None], out: Path | None, confidence: float
-) -> int:
+    words: Sequence[str], files: Sequence[Path], given: Mapping[str, str | None], out: Path | None, confidence: float,
+    reference: str | None,
+) -> int:  # fmt: skip
     """Report on studies from their files; `given`: options for runs in MLflow, which do not apply."""
     other = next((word for word in words if study_file(word) is None), None)
     if other is not None:
@@ -88,6 +95,6 @@ def _report_studies(
     name = file.parent.name if file.name == NAME else file.stem
     more = f"_and_{len(words) - 1}_more" if len(words) > 1 else ""
     folder = out or Path.cwd() / "outputs" / "reports" / f"study_{name}{more}"
-    print(report_study(files, folder, confidence=confidence))
+    print(report_study(files, folder, confidence=confidence, reference=reference))
     print(f"\nreport: {os.path.relpath(folder / 'study_report.md')}")
     return 0

@@ -50,6 +50,20 @@ def test_the_text_for_a_terminal_is_the_golden_one(
     assert text == golden.read_text(encoding="utf-8")
 
 
+def test_another_arm_can_be_the_reference_and_then_all_is_exploratory(command: Command, tmp_path: Path) -> None:
+    write_study(tmp_path / "study.csv", ROWS)
+    planned = command("study.csv", "-o", "planned", "--reference", "uniform")
+    assert planned.out.replace("planned", "") == command("study.csv", "-o", "plain").out.replace("plain", "")
+    outcome = command("study.csv", "--reference", "depth", "-o", "other")
+    assert outcome.code == 0, outcome.err
+    assert "Planned was uniform as reference; with another one all comparisons are exploratory." in outcome.out
+    one = {row["arm"]: row for row in rows_of(tmp_path / "planned" / "study_arms.csv")}
+    other = {row["arm"]: row for row in rows_of(tmp_path / "other" / "study_arms.csv")}
+    assert {arm: row["role"] for arm, row in other.items() if row["role"]} == {"depth": "reference"}
+    assert float(other["uniform"]["difference_mean"]) == -float(one["depth"]["difference_mean"])
+    assert other["uniform"]["difference_compared"] == str(len(other) - 1)
+
+
 def test_a_folder_of_a_study_is_reported_on_and_everything_is_written(command: Command, tmp_path: Path) -> None:
     write_study(tmp_path / "sweeps" / "first" / "study.csv", study_rows([UNIFORM, DEPTH, HEAD], every_setting=True))
     outcome = command("sweeps/first")
@@ -161,6 +175,8 @@ def test_a_file_that_is_no_study_is_one_line(command: Command, tmp_path: Path, c
         ),
         (("study.csv", "none.csv"), "study=none.csv: cannot be read: No such file or directory"),
         (("study.csv", "--metric", "loss"), "--metric=loss: is for runs in MLflow"),
+        (("study.csv", "--reference", "depht"), "--reference=depht: "),
+        (("runs", "--reference", "depth"), "--reference=depth: is for studies"),
         (("study.csv", "--experiment", "a"), "tracking.experiment=a: is for runs in MLflow"),
         (("study.csv", "-o", "study.csv"), "--out=study.csv: cannot be written"),
     ],

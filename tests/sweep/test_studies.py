@@ -134,7 +134,11 @@ def test_arms_are_added_and_omitted_when_a_study_is_resumed(
     first = ["+hydra.sweeper.arms.more='mult=0.7'", "~hydra.sweeper.arms.ulmfit"]
     assert arms_after("study", *mine, *SMALL, *few, *first) == {"uniform", "layers", "more"}
     assert arms_after("run", "sweep.resume=here", "~hydra.sweeper.arms.more") == {"uniform", "layers"}
-    assert arms_after("run", "sweep.resume=here", "+hydra.sweeper.arms.last='mult=0.6'") == {"uniform", "layers", "last"}
+    assert arms_after("run", "sweep.resume=here", "+hydra.sweeper.arms.last='mult=0.6'") == {
+        "uniform",
+        "layers",
+        "last",
+    }
 
 
 def test_a_run_that_fails_is_the_worst_of_its_search_and_lost_from_the_finals(
@@ -164,7 +168,7 @@ def test_a_run_that_fails_is_the_worst_of_its_search_and_lost_from_the_finals(
     (["hydra.sweeper.seeds=[]"], ["hydra.sweeper.seeds"]),
     (["+hydra.sweeper.arm={}"], ["hydra.sweeper.arm", "arms"]),
     (["hydra.sweeper.seed=[1]"], ["hydra.sweeper.seed=[1]", "did you mean hydra.sweeper.seeds"]),
-    (["hydra.sweeper.arms.layer='mult=0.5'"], ["hydra.sweeper.arms.layer", "no such arm", "+hydra.sweeper.arms.layer=…"]),
+    (["hydra.sweeper.arms.layer='mult=0.5'"], ["no such arm", "+hydra.sweeper.arms.layer=…"]),
     (["+hydra.sweeper.arms.bad='mult=two'"], ["hydra.sweeper.arms.bad", "mult"]),
     (["+hydra.sweeper.arms.bad='mutl=0.5'"], ["hydra.sweeper.arms.bad", "mutl", "mult"]),
     (["+hydra.sweeper.arms.bad='lr=0.5'"], ["hydra.sweeper.arms.bad", "lr", "study"]),

@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lwexp.errors import ConfigError, RunError
+from lwexp.errors import ConfigError, RunError, UnknownNameError
 from lwexp.formatting import few, one_line
 
 NAME = "study.csv"
@@ -56,12 +56,16 @@ class Run:
 
 @dataclass(frozen=True)
 class Study:
-    """The runs of one study, in an order that does not depend on that of the file."""
+    """The runs of one study, in an order that does not depend on that of the file.
+
+    `planned`: the reference of the file, where the reader wants another one.
+    """
 
     name: str
     metric: str
     mode: str
     runs: tuple[Run, ...]
+    planned: str | None = None
 
 
 def read_studies(paths: Iterable[str | Path]) -> list[Study]:
@@ -92,6 +96,18 @@ def read_studies(paths: Iterable[str | Path]) -> list[Study]:
         _check_roles(name, ordered)
         studies.append(Study(name, *measures[name], ordered))
     return studies
+
+
+def with_reference(study: Study, arm: str) -> Study:
+    """`study` with all other arms compared with `arm`; none is primary any more. Raises `UnknownNameError`."""
+    arms = {run.arm: run.role for run in study.runs}
+    if arm not in arms:
+        raise UnknownNameError("--reference", arm, arms, f"{study.name} has no such arm")
+    if arms[arm] == "reference":
+        return study
+    runs = tuple(replace(run, role="reference" if run.arm == arm else "") for run in study.runs)
+    planned = next((name for name, role in arms.items() if role == "reference"), "none")
+    return replace(study, runs=runs, planned=planned)
 
 
 def study_file(word: str | Path) -> Path | None:

@@ -11,22 +11,28 @@ from lwexp.formatting import aligned, printable
 
 from .analysis import StudyAnalysis, analyze_study
 from .files import write_files
-from .reading import read_studies
+from .reading import read_studies, with_reference
 from .sentences import cautions, details, main_sentence, progress
 from .tables import OVERVIEW_OMITTED, legend, overview_legend, overview_table, terminal_table
 
 _NARROWEST, _WIDEST = 60, 100  # characters
 
 
-def report_study(paths: Iterable[str | Path], out: Path, *, confidence: float = 0.95) -> str:
+def report_study(
+    paths: Iterable[str | Path], out: Path, *, confidence: float = 0.95, reference: str | None = None
+) -> str:
     """Report on the studies in `paths`: what they allow to conclude, as text; files in `out`, made if new.
 
     `paths`: `study.csv` files, or folders that hold one; a study may be spread over several. Written are
     `study_report.md`, `study_arms.csv`, `study_settings.csv` and pictures, those of several studies in a folder each.
-    `confidence`: of all intervals and tests. Raises `ConfigError` for what is no study and for a folder that cannot be
-    written.
+    `confidence`: of all intervals and tests. `reference`: the arm that all are compared with in place of the planned
+    one; all comparisons are exploratory then. Raises `ConfigError` for what is no study and for a folder that cannot
+    be written.
     """
-    studies = [analyze_study(study, confidence) for study in read_studies(paths)]
+    read = read_studies(paths)
+    if reference is not None:
+        read = [with_reference(study, reference) for study in read]
+    studies = [analyze_study(study, confidence) for study in read]
     write_files(studies, out)
     return study_text(studies)
 

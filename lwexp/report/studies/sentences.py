@@ -56,7 +56,9 @@ def details(found: StudyAnalysis) -> list[str]:
 
 def cautions(found: StudyAnalysis) -> Iterator[str]:
     """Limits of the data behind the numbers."""
-    if found.compared and not found.primary:
+    if found.study.planned is not None:
+        yield f"Planned was {found.study.planned} as reference; with another one all comparisons are exploratory."
+    elif found.compared and not found.primary:
         yield "No arm was named as primary before the results were known: all comparisons are exploratory."
     if found.finals and not found.on_test:
         yield "No run has a test metric, so validation is compared: on it the best weights of each run look too good."
