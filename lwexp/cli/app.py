@@ -16,7 +16,7 @@ from lwexp.formatting import fit_terminal
 from lwexp.host.console import console
 from lwexp.host.signals import Interrupted, end_quietly, handle_in_command
 
-from .arguments import check_arguments
+from .arguments import SHOWS, check_arguments
 from .help_pages import Page
 from .task import Task, refuse
 
@@ -28,23 +28,7 @@ _OPEN = (
 )  # fmt: skip
 
 # Flags of commands that only print something, in a form that other programs read
-_ASKS = frozenset(
-    [
-        "-h",
-        "--help",
-        "--hydra-help",
-        "-c",
-        "--cfg",
-        "-i",
-        "--info",
-        "-sc",
-        "--shell-completion",
-        "--version",
-        "--package",
-        "-p",
-        "--resolve",
-    ]
-)
+_ASKS = SHOWS | {"-h", "--help", "--hydra-help", "--version", "--package", "-p", "--resolve"}
 
 
 @redaction.redacted_output()

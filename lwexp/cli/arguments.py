@@ -50,9 +50,6 @@ def check_arguments(arguments: Sequence[str], page: Page = run_page, *, own_fold
     flags = [argument for argument in arguments if argument not in known.overrides]
     overrides: list[str] = list(known.overrides)
     multirun: bool = known.multirun
-    shown = SHOWS.intersection(flag.partition("=")[0] for flag in flags)
-    if shown and multirun:
-        raise ConfigError(min(shown), "-m", "shows one config: without -m, and with one value of each option")
     os.environ.pop(FOLDERS_URI, None)
     if own_folder and _gives(overrides, "sweep.resume"):
         from lwexp.sweep.resume import with_resumed_sweep
@@ -61,6 +58,10 @@ def check_arguments(arguments: Sequence[str], page: Page = run_page, *, own_fold
         if overrides != known.overrides:
             flags += [] if config_dir is None else ["--config-dir", config_dir]
             flags, multirun = [*flags, *([] if multirun else ["-m"])], True
+    shown = SHOWS.intersection(flag.partition("=")[0] for flag in flags)
+    if shown and multirun:
+        why = "shows one config, not those of a sweep: a command without it, and with one value of each option"
+        raise ConfigError(min(shown), "-m" if known.multirun else "sweep.resume", why)
     if _gives(overrides, "study") and not _gives(overrides, "hydra/sweeper"):
         if not shown and not (multirun and own_folder):
             name = given_value("study", overrides)

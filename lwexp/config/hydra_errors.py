@@ -10,7 +10,7 @@ from typing import TypeVar
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
-from lwexp.errors import ConfigError, LwexpError, UnknownNameError, UnknownOptionError
+from lwexp.errors import ConfigError, LwexpError, UnknownNameError, UnknownOptionError, nearest
 from lwexp.formatting import one_line
 
 from . import recipes
@@ -73,6 +73,13 @@ def _composition_error(error: ConfigCompositionException, arguments: Sequence[st
             return ConfigError(unknown[1], given_value(unknown[1], arguments), why)
         known = _keys_of_hydra(unknown[1], arguments) or _known_keys()
         return UnknownOptionError(unknown[1], given_value(unknown[1], arguments), known)
+    missing = re.search(r"Could not delete from config\. '([^']+)'", text)
+    if missing and missing[1].startswith("hydra.sweeper.arms."):
+        return ConfigError("command line", f"~{missing[1]}", "the study has no such arm")
+    if missing:
+        known = _keys_of_hydra(missing[1], arguments) or _known_keys()
+        why = f"there is nothing to omit; {nearest(missing[1], known)}"
+        return ConfigError("command line", f"~{missing[1]}", why)
     twice = re.search(r"Multiple values for ([\w/]+)\. To override", text)
     if twice and f"+{twice[1]}" in {override.partition("=")[0] for override in arguments}:
         value = given_value(twice[1], arguments)

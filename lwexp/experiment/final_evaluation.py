@@ -42,7 +42,8 @@ def evaluate_best(trainer: Trainer, loaders: Loaders, experiment: Experiment, pl
     Jobs of a sweep without details keep numbers only; without a test split they are not evaluated again.
     """
     info = experiment.source.info
-    with_details = is_kept(place.folder, in_sweeps=experiment.config.sweep.details)
+    # all ranks as the one that has the sweep's folder
+    with_details = trainer.world.on_rank_zero(lambda: is_kept(place.folder, in_sweeps=experiment.config.sweep.details))
     if loaders.test is None and not with_details:
         return {}
     keeper = PredictionKeeper(info.task, info.scale)

@@ -291,3 +291,12 @@ def test_the_config_of_a_study_is_shown_and_that_of_a_sweep_refused(lwexp_here: 
     assert "train_size: 50" in outcome.out
     line = one_line(lwexp_here("run", "-m", "mult=1,2", "--cfg", "job"))
     assert line.startswith("--cfg=-m: ")
+
+
+@pytest.mark.parametrize(("command", "options", "line"), [
+    ("run", ["~polcy"], "~polcy: there is nothing to omit; did you mean policy"),
+    ("study", ["study=quick", "~hydra.sweeper.arms.dept"], "~hydra.sweeper.arms.dept: the study has no such arm"),
+    ("study", ["study=quick", "~hydra.sweeper.sedes"], "nothing to omit; did you mean hydra.sweeper.seeds"),
+])  # fmt: skip
+def test_what_is_omitted_must_be_there(lwexp_here: RunHere, command: str, options: list[str], line: str) -> None:
+    assert line in one_line(lwexp_here(command, *options))

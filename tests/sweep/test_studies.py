@@ -132,8 +132,11 @@ def test_arms_are_added_and_omitted_when_a_study_is_resumed(
         return {row["arm"] for row in rows_of(tmp_path / "here")}
 
     first = ["+hydra.sweeper.arms.more='mult=0.7'", "~hydra.sweeper.arms.ulmfit"]
-    assert arms_after("study", *mine, *SMALL, *few, *first) == {"uniform", "layers", "more"}
+    assert arms_after("study", *mine, *SMALL, *few, *first, "evaluate_test=true") == {"uniform", "layers", "more"}
+    assert all(row["test"] for row in rows_of(tmp_path / "here")), "a command that asks for the test data has them"
     assert arms_after("run", "sweep.resume=here", "~hydra.sweeper.arms.more") == {"uniform", "layers"}
+    line = one_line(lwexp_here("run", "sweep.resume=here", "--cfg", "job"))
+    assert line.startswith("--cfg=sweep.resume: ")
     assert arms_after("run", "sweep.resume=here", "+hydra.sweeper.arms.last='mult=0.6'") == {
         "uniform",
         "layers",

@@ -106,7 +106,7 @@ def with_reference(study: Study, arm: str) -> Study:
     if arms[arm] == "reference":
         return study
     runs = tuple(replace(run, role="reference" if run.arm == arm else "") for run in study.runs)
-    planned = next((name for name, role in arms.items() if role == "reference"), "none")
+    planned = next((name for name, role in arms.items() if role == "reference"), "no arm")
     return replace(study, runs=runs, planned=planned)
 
 

@@ -94,8 +94,8 @@ class StudyRun:
 
     def _point(self, setting: Setting, rate: str, seed: int, phase: str, chosen: str = "") -> Point:
         """The point of a run, which gets its row in the table."""
-        unseen = ["evaluate_test=false"] if phase == "search" else []
-        job = effective([*setting.overrides, f"lr={rate}", f"seed={seed}", *unseen])
+        unseen = ["evaluate_test=false"] if phase == "search" else []  # a command that asks for it has it
+        job = effective([*unseen, *setting.overrides, f"lr={rate}", f"seed={seed}"])
         identity = self._session.planner.identity(job)
         if identity not in self._known:
             values = {"arm": setting.arm, "setting": setting.name, "lr": rate, "seed": str(seed)}
