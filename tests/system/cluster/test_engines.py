@@ -20,6 +20,7 @@ from tests.system.cluster.conftest import Start
 TINY = ["model=lstm", "model.hidden_size=8", "data.image_size=8", "batch_size=256", "epochs=2", "threads=1"]
 GRID = ["mult=0.85,0.9,0.95,1.0", "seed=0,1,2"]
 OF_ITS_OWN = ("lwexp.folder", "lwexp.id", "lwexp.slurm.job", "lwexp.slurm.log", "mlflow.parentRunId", "mlflow.user")
+COST = ("lwexp.train_seconds", "lwexp.peak_memory_mb")
 RAY = ["hydra/launcher=ray", "hydra.launcher.ray.init.num_cpus=4", "hydra.launcher.ray.init.log_to_driver=false"]
 LAUNCHERS = {"joblib": ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"], "ray": RAY}
 LAUNCHERS |= {"submitit_slurm": ["hydra/launcher=submitit_slurm"]}
@@ -42,7 +43,7 @@ def left_by(folder: Path) -> dict[str, Any]:
         found[run.info.run_name] = {
             "status": run.info.status,
             "params": run.data.params,
-            "tags": {key: value for key, value in run.data.tags.items() if key not in OF_ITS_OWN},
+            "tags": {key: value for key, value in run.data.tags.items() if key not in OF_ITS_OWN + COST},
             "metrics": {key: sorted((row.step, row.value.hex()) for row in history) for key, history in rows.items()},
             "weights": hashlib.sha256(weights.read_bytes()).hexdigest(),
         }
