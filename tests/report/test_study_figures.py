@@ -60,6 +60,18 @@ def test_pictures_of_few_and_many_arms_are_readable(tmp_path: Path, others: int)
             figure.savefig(tmp_path / "x.png", dpi=30)
 
 
+@pytest.mark.parametrize("level", [0.49, 0.62, 0.83])
+def test_no_label_of_a_picture_with_one_panel_or_a_long_metric_is_cut(tmp_path: Path, level: float) -> None:
+    rows = study_rows([Planted("uniform", level, role="reference"), Planted("head_only", level + 0.1)])
+    found = analyzed(tmp_path, [row | {"metric": "mean_squared_log_error"} for row in rows])
+    for draw in (draw_curves, draw_arms):
+        figure = draw(found)
+        assert figure is not None
+        figure.savefig(tmp_path / "x.png")  # ticks may be others after the layout than before
+        assert_titled(figure)
+        assert all(label.get_window_extent().x0 >= 0 for axes in figure.axes for label in axes.get_yticklabels())
+
+
 def test_primary_arms_are_on_top_each_at_its_difference(tmp_path: Path) -> None:
     found = analyzed(tmp_path, study_rows([REFERENCE, DEPTH, HEAD, Planted("ulmfit", 0.9)]))
     figure = draw_arms(found)
@@ -185,3 +197,10 @@ def test_pictures_of_an_earlier_report_are_removed(tmp_path: Path, monkeypatch: 
         "overview.png", "overview_arms.png",
         *(f"{folder}/{name}" for folder in ("quick", "_x_y") for name in ("arms.png", "curves.png")),
     }  # fmt: skip
+
+
+def test_pictures_that_are_no_report_s_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lwexp.report.files.DPI", 30)
+    (tmp_path / "rates.png").write_text("mine", encoding="utf-8")
+    report_study([write_study(tmp_path / "small.csv", study_rows([REFERENCE, HEAD]))], tmp_path)
+    assert (tmp_path / "rates.png").read_text(encoding="utf-8") == "mine"

@@ -128,6 +128,7 @@ def test_a_study_in_several_files_is_one_and_joined_files_may_repeat_their_title
         pytest.param([], "study=study.csv: holds no run yet", id="no rows"),
         pytest.param(changed(ROWS, {"lr": "fast"}, arm="depth"), "lr is 'fast', but must be a number", id="number"),
         pytest.param(changed(ROWS, {"lr": 0}, arm="depth"), "lr is '0', but must be above 0", id="lr"),
+        pytest.param(changed(ROWS, {"status": "done"}, arm="depth"), "status is 'done'", id="status"),
         pytest.param(changed(ROWS, {"phase": "repeat"}, arm="depth"), "line 16: phase is 'repeat'", id="phase"),
         pytest.param(changed(ROWS, {"chosen": ""}, phase="final"), "chosen must be given in final runs", id="chosen"),
         pytest.param(changed(ROWS, {"arm": ""}, arm="depth"), "line 16 has no arm", id="arm"),

@@ -177,6 +177,12 @@ def test_a_run_that_fails_is_the_worst_of_its_search_and_lost_from_the_finals(
     (["+hydra.sweeper.arms.bad='lr=0.5'"], ["hydra.sweeper.arms.bad", "lr", "study"]),
     (["+hydra.sweeper.arms.bad='recipe=ulmfitt'"], ["hydra.sweeper.arms.bad", "ulmfit"]),
     (["lr=0.5"], ["lr=0.5", "hydra.sweeper.lr"]),
+    (["mult=0.7"], ["mult=0.7", "arm layers", "hydra.sweeper.arms.layers"]),
+    (["decay=cosine"], ["decay=cosine", "arm uniform", "hydra.sweeper.arms.uniform"]),
+    (["hydra.sweeper.settings='policy=cosine,constant'"], ["hydra.sweeper.settings", "one value"]),
+    (["hydra.sweeper.settings='lr=0.5'"], ["hydra.sweeper.settings=lr=0.5", "study"]),
+    (["hydra.sweeper.seeds=[3,1,3]"], ["hydra.sweeper.seeds=3", "twice"]),
+    (["hydra.sweeper.search_seeds=[0,0]"], ["hydra.sweeper.search_seeds=0", "twice"]),
     (["seed=1,2"], ["seed", "hydra.sweeper.seeds"]),
     (["study=ourz"], ["study", "ours"]),
 ])  # fmt: skip

@@ -40,8 +40,8 @@ def draw_arms(found: StudyAnalysis) -> Figure | None:
     shown = compared[:MOST_ARMS]
     rows = _rows(found, shown)
     factor, unit = found.metric.factor, ", points" if found.metric.percent else ""
-    about = f"difference in {found.split} {found.metric.name} to {reference.name}: each seed, mean and "
-    about += f"{found.interval_name}; right: mean {found.split} {found.metric.name}{found.metric.in_unit}"
+    about = f"difference in {found.split} {found.metric.name} to {readable(reference.name, 30)}: each seed, mean and "
+    about += f"{found.interval_name}\nright: mean {found.split} {found.metric.name}{found.metric.in_unit}"
     about += f"; the best {len(shown)} of {len(compared)} arms" if len(shown) < len(compared) else ""
     figure, axes = new_figure(found.study.name, about, 0.235 * len(rows) + 1.35)
     each = {arm: factor * found.differences(arm.chosen) for arm in shown}

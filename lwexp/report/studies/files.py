@@ -29,6 +29,7 @@ from .tables import (
     settings_csv,
 )
 
+REPORT = "study_report.md"
 OVERVIEWS: dict[str, tuple[str, Callable[[Sequence[StudyAnalysis]], Figure | None]]] = {
     "overview": ("Overview", draw_overview),
     "overview_multiplier": ("Gain by multiplier", draw_multiplier_across),
@@ -58,15 +59,16 @@ def write_files(studies: Sequence[StudyAnalysis], folder: Path) -> list[Path]:
         if figure is not None:
             pictures[f"{name}.png"] = png(figure)
     texts = {
-        "study_report.md": markdown(studies, list(pictures)),
+        REPORT: markdown(studies, list(pictures)),
         "study_arms.csv": arms_csv(studies),
         "study_settings.csv": settings_csv(studies),
     }
     contents = pictures | {name: text.encode() for name, text in texts.items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name in (*DRAWINGS, *OVERVIEWS):
-            (folder / f"{name}.png").unlink(missing_ok=True)
+        if (folder / REPORT).is_file():  # other folders may have pictures of these names that are no report's
+            for name in (*DRAWINGS, *OVERVIEWS):
+                (folder / f"{name}.png").unlink(missing_ok=True)
         for name, content in contents.items():
             (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_bytes(content)

@@ -14,7 +14,7 @@ from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from lwexp.plots.axes import FONT, GRAY, label_rates, legend, new_figure, readable
 from lwexp.report.scale import COLORS, SMALL, Window, pale_grid
@@ -124,6 +124,7 @@ def draw_curves(found: StudyAnalysis) -> Figure | None:
             _draw_line(axes, setting, factor, COLORS[k], 1.6, "o")
         axes.set_xscale("log")
         axes.set_ylim(*limits)
+        axes.yaxis.set_major_locator(MaxNLocator(4))  # so that the layout, which changes the height, changes no label
         label_rates(axes, log=True, across=True)
         axes.tick_params(axis="both", which="both", labelsize=7, labelfontfamily=FONT, length=2)
         axes.set_title(readable(arm.name, 24), **SMALL | {"fontsize": 7.5}, pad=3)

@@ -16,6 +16,7 @@ NEEDED = ("study", "arm", "setting", "role", "phase", "chosen", "lr", "seed", "s
 _CHOICES = {
     "role": ("", "reference", "primary"),
     "phase": ("search", "final"),
+    "status": ("finished", "failed"),
     "chosen": ("", "arm", "setting"),
     "mode": ("", "max", "min"),
 }

@@ -27,11 +27,12 @@ def make_settings(study: StudySettings, common: Sequence[str], planner: Planner)
         if (key := split(override)[0]) in _OWN:
             own = {"lr": "hydra.sweeper.lr", "seed": "hydra.sweeper.seeds"}[key]
             raise ConfigError(key, override.partition("=")[2], f"is searched or repeated by a study; give {own}=[…]")
-    shared = _parsed(words_of(study.settings, "hydra.sweeper.settings"), "hydra.sweeper.settings", planner)[0]
-    by_arm = {
-        name: _jobs(name, words_of(words, f"hydra.sweeper.arms.{name}"), shared, planner)
-        for name, words in study.arms.items()
-    }
+    shared = _shared(study, planner)
+    by_arm = {}
+    for name, words in study.arms.items():
+        jobs = _jobs(name, words_of(words, f"hydra.sweeper.arms.{name}"), planner)
+        _check_kept(name, jobs, common)
+        by_arm[name] = [(*_without(shared, job), *job) for job in jobs]
     grid = [shown(rate) for rate in study.lr]
     trials = max(map(len, by_arm.values())) * len(grid)
     found = []
@@ -48,15 +49,38 @@ def make_settings(study: StudySettings, common: Sequence[str], planner: Planner)
     return found
 
 
-def _jobs(arm: str, words: Sequence[str], shared: Sequence[str], planner: Planner) -> list[tuple[str, ...]]:
-    """The overrides of each setting of an arm."""
+def _shared(study: StudySettings, planner: Planner) -> tuple[str, ...]:
+    """The options of all arms, one value each."""
+    key = "hydra.sweeper.settings"
+    jobs = _parsed(words_of(study.settings, key), key, planner)
+    if len(jobs) > 1:
+        raise ConfigError(key, study.settings, "must have one value of each option; several are for an arm")
+    _check_own(key, jobs[0])
+    return jobs[0]
+
+
+def _check_own(key: str, job: Sequence[str]) -> None:
+    own = next((override for override in job if split(override)[0] in _OWN), None)
+    if own is not None:
+        raise ConfigError(key, own, "an arm fixes all but the base rate and the seed, which the study sets")
+
+
+def _check_kept(arm: str, jobs: Sequence[Sequence[str]], common: Sequence[str]) -> None:
+    """Refuse an option of the command that would replace what `arm` fixes, and by which reports know it."""
+    for key, value in map(split, common):
+        fixed = [own for job in jobs for name, own in map(split, job) if name == key]
+        if any(own != value for own in fixed) and not value.startswith("{"):
+            why = f"the arm {arm} fixes it; change hydra.sweeper.arms.{arm}, or omit the option"
+            raise ConfigError(key, value, why)
+
+
+def _jobs(arm: str, words: Sequence[str], planner: Planner) -> list[tuple[str, ...]]:
+    """What each setting of an arm fixes."""
     key = f"hydra.sweeper.arms.{arm}"
     jobs = _parsed(words, key, planner)
     for job in jobs:
-        own = next((override for override in job if split(override)[0] in _OWN), None)
-        if own is not None:
-            raise ConfigError(key, own, "an arm fixes all but the base rate and the seed, which the study sets")
-    return [(*_without(shared, job), *job) for job in jobs]
+        _check_own(key, job)
+    return jobs
 
 
 def _parsed(words: Sequence[str], key: str, planner: Planner) -> list[tuple[str, ...]]:

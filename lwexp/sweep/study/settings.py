@@ -43,6 +43,9 @@ def check_study(values: Mapping[str, Any]) -> StudySettings:
         for name in names:
             if name not in found.arms:
                 raise UnknownNameError(f"hydra.sweeper.{key}", name, found.arms, "no such arm")
+    for key, seeds in {"search_seeds": found.search_seeds, "seeds": found.seeds}.items():
+        if twice := [seed for seed in dict.fromkeys(seeds) if seeds.count(seed) > 1]:
+            raise ConfigError(f"hydra.sweeper.{key}", twice[0], "is given twice, but a seed is run once")
     if sorted({*found.lr}) != found.lr:
         raise ConfigError("hydra.sweeper.lr", found.lr, "must rise from value to value")
     if not found.only:
