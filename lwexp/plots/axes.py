@@ -223,8 +223,11 @@ def _whole_numbers(at_most: int) -> MaxNLocator:
     return MaxNLocator(at_most, integer=True, min_n_ticks=1, steps=[1, 2, 5, 10])
 
 
-def legend(axes: Axes, handles: list[Any], labels: list[str], size: float = 8.5, **place: Any) -> None:
-    """A legend, above the axes on the right by default; its texts are set afterwards, so one may begin with `_`."""
+def legend(axes: Axes | Figure, handles: list[Any], labels: list[str], size: float = 8.5, **place: Any) -> None:
+    """A legend, above axes on the right by default; its texts are set afterwards, so one may begin with `_`.
+
+    That of a figure needs its `loc` and `bbox_to_anchor`.
+    """
     place = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "ncols": len(handles), **place}
     made = axes.legend(
         handles,

@@ -15,6 +15,7 @@ from .analysis import Analysis, analyze
 from .conclusions import conclusions, main_sentence, progress
 from .files import write_report
 from .reading import SweepReader
+from .selecting import study_of
 from .settings import reasons
 from .tables import legend, terminal_table
 
@@ -35,6 +36,11 @@ class Report:
     attached: bool
     problem: str | None
     analysis: Analysis
+
+
+def find_study(config: MLflowConfig, base: Path, *words: str, query: str | None = None) -> Path | None:
+    """The `study.csv` of the study that `make_report` would be asked to report on as a sweep. Raises as that does."""
+    return study_of(SweepReader(config, base).find(*words, query=query))
 
 
 def make_report(

@@ -71,7 +71,7 @@ class Claims:
         parts.append(plural(comparison.n, "seed"))
         if comparison.n > 1:
             corrected = f" corrected for {comparison.compared} {f'{kind} ' if kind else ''}comparisons"
-            parts.append(f"p = {p_text(comparison.p_adjusted)}{corrected if comparison.compared > 1 else ''}")
+            parts.append(f"{p_equation(comparison.p_adjusted)}{corrected if comparison.compared > 1 else ''}")
         return ", ".join(parts)
 
 
@@ -82,6 +82,16 @@ def p_text(p: float) -> str:
     ('0.0312', '<0.001', '1')
     """
     return "-" if math.isnan(p) else "<0.001" if p < 0.001 else f"{p:.3g}"
+
+
+def p_equation(p: float) -> str:
+    """A p value in a sentence.
+
+    >>> p_equation(0.03125), p_equation(0.00001)
+    ('p = 0.0312', 'p < 0.001')
+    """
+    text = p_text(p)
+    return f"p < {text[1:]}" if text.startswith("<") else f"p = {text}"
 
 
 def plural(count: int, what: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lwexp.config.command_options import Parser, exit_code_of, number, tracking_config
-from lwexp.errors import ConfigError
+from lwexp.errors import ConfigError, LwexpError
 
 from .studies.reading import NAME, study_file
 
@@ -53,14 +53,24 @@ def _report(arguments: Sequence[str]) -> int:
         given = {"--filter": parsed.filter, "--metric": parsed.metric, **dict(o.split("=", 1) for o in options)}
         found = [file for file in files if file]
         return _report_studies(words, found, given, parsed.out, confidence, parsed.reference)
+    from .build import find_study, make_report
+
+    tracking = tracking_config(options, _OPTIONS)
+    try:
+        study = find_study(tracking, Path.cwd(), *words, query=parsed.filter)
+    except LwexpError:
+        if parsed.reference is None:
+            raise
+        study = None
+    if study is not None:
+        given = {"--metric": parsed.metric}
+        return _report_studies([str(study)], [study], given, parsed.out, confidence, parsed.reference)
     if parsed.reference is not None:
         raise ConfigError(
             "--reference", parsed.reference, "is for studies; runs in MLflow are compared with uniform rates"
         )
-    from .build import make_report
-
     report = make_report(
-        tracking_config(options, _OPTIONS),
+        tracking,
         Path.cwd(),
         *words,
         query=parsed.filter,

@@ -59,6 +59,19 @@ def select(store: StoreReader, experiment: str, words: Sequence[str], query: str
     return found
 
 
+def study_of(found: Selected) -> Path | None:
+    """The `study.csv` of the one study that was selected; None where there is none. Raises `ConfigError`."""
+    studies = [run for run in found.sweeps.values() if run.tags.get("lwexp.swept", "").startswith('["arm"')]
+    if not studies:
+        return None
+    run, folder = studies[0], Path(studies[0].tags.get("lwexp.folder", ""))
+    if len(found.sweeps) + len(found.runs) > 1:
+        raise ConfigError("sweep", run.name, "is a study; report on studies by their folders, and on runs separately")
+    if not (folder / "study.csv").is_file():
+        raise ConfigError("sweep", run.name, f"is a study, but {folder} has no study.csv; name a copy of that file")
+    return folder / "study.csv"
+
+
 def _find(store: StoreReader, experiment: str, experiments: Mapping[str, str], wanted: str | None) -> StoredRun:
     if wanted is not None and Path(wanted).is_dir():
         run_id = read_state(Path(wanted)).run_id

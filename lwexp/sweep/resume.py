@@ -78,6 +78,9 @@ def with_resumed_sweep(
     if (config_name or "config") != manifest.config_name:
         why = f"the sweep's config is {manifest.config_name}; give --config-name={manifest.config_name}"
         raise ConfigError("sweep.resume", value, why)
+    study = next((o.partition("=")[2] for o in manifest.overrides if key_of(o) == "study"), None)
+    if study is not None and typed.get("study", study) != study:
+        raise ConfigError("study", typed["study"], f"the sweep to resume is of study={study}")
     config_dir = None if config_dir is None else os.path.abspath(config_dir)  # noqa: PTH100 (as Hydra does)
     _change_to(Path(manifest.cwd), value)
     saved_dir = manifest.config_dir or None

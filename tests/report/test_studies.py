@@ -205,6 +205,21 @@ def test_failed_final_runs_are_excluded_and_reported(study: Study) -> None:
     assert "Failed final runs are in no mean, which favors arms that fail: depth (1 of 8)." in list(cautions(found))
 
 
+def test_a_reference_whose_final_runs_have_all_failed_is_named(study: Study) -> None:
+    rows = changed(
+        study_rows([UNIFORM, DEPTH]), {"status": "failed", "val": "", "test": ""}, arm="uniform", phase="final"
+    )
+    assert main_sentence(study(rows)) == "Nothing can be claimed: uniform has no final run that ended."
+
+
+def test_of_several_studies_all_primary_arms_are_said(study: Study) -> None:
+    found = study(study_rows([UNIFORM, DEPTH, Planted("worse", 0.5, role="primary")], 12))
+    text = " ".join(study_text([found, found]).split())
+    assert text.count("Of the primary arms also worse than uniform: worse (-1") == 2
+    assert "p < 0.001" in text
+    assert "1 arm," in " ".join(study_text([study(study_rows([UNIFORM]))]).split())
+
+
 def test_a_search_alone_is_a_partial_report(study: Study) -> None:
     rows = [row for row in study_rows([UNIFORM, DEPTH]) if row["phase"] == "search"]
     found = study(rows)

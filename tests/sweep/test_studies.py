@@ -19,6 +19,7 @@ from lwexp.config.compose import settings
 from lwexp.config.defaults import CONF
 from lwexp.sweep.points import expand
 from lwexp.sweep.study.plan import Setting, best_settings, refined
+from lwexp.sweep.study.run import StudyRun
 from lwexp.sweep.study.settings import check_study, words_of
 from tests.experiment.resumed_runs import one_line
 from tests.helpers.commands import RunHere
@@ -137,11 +138,52 @@ def test_arms_are_added_and_omitted_when_a_study_is_resumed(
     assert arms_after("run", "sweep.resume=here", "~hydra.sweeper.arms.more") == {"uniform", "layers"}
     line = one_line(lwexp_here("run", "sweep.resume=here", "--cfg", "job"))
     assert line.startswith("--cfg=sweep.resume: ")
+    before = rows_of(tmp_path / "here")
+    for change, names in {
+        "epochs=3": ["epochs=3", "without it"],
+        "max_steps=3": ["max_steps=3", "max_steps=2"],
+        "study=quick": ["study=quick", "study=ours"],
+    }.items():
+        line = one_line(lwexp_here("run", "sweep.resume=here", change))
+        assert all(name in line for name in names), line
+    assert rows_of(tmp_path / "here") == before
     assert arms_after("run", "sweep.resume=here", "+hydra.sweeper.arms.last='mult=0.6'") == {
         "uniform",
         "layers",
         "last",
     }
+
+
+def test_what_was_searched_is_in_the_table_before_the_finals(
+    lwexp_here: RunHere, mine: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    finals = StudyRun.finals
+    monkeypatch.setattr(StudyRun, "finals", lambda run: (found.extend(rows_of(tmp_path / "here")), finals(run)))
+    few = ["hydra.sweeper.lr=[1e-2]", "hydra.sweeper.seeds=[5]", "hydra.sweeper.only=[layers]", "sweep.report=false"]
+    assert lwexp_here("study", *mine, *SMALL, *few).code == 0
+    assert [row["arm"] for row in found] == ["uniform", "uniform", "layers", "layers"][-len(found) :]
+    assert {row["phase"] for row in found} == {"search"}
+    (tmp_path / "here" / "study.csv").unlink()  # as after kill -9 in the search
+    outcome = lwexp_here("report", "here")
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
+    assert "study=here" in outcome.err
+    assert "sweep.resume=here" in outcome.err
+
+
+def test_a_study_in_mlflow_is_reported_as_a_study(lwexp_here: RunHere, mine: list[str], tmp_path: Path) -> None:
+    few = ["hydra.sweeper.lr=[1e-2]", "hydra.sweeper.seeds=[5]", "hydra.sweeper.only=[layers]", "sweep.report=false"]
+    small = [option for option in SMALL if option != "tracking=none"]
+    assert lwexp_here("study", *mine, *small, *few).code == 0
+    outcome = lwexp_here("report")
+    assert outcome.code == 0, outcome.err
+    assert "study ours: 2 arms" in outcome.out
+    assert (tmp_path / "outputs" / "reports" / "study_here" / "study_report.md").is_file()
+    assert "study ours: 2 arms" in lwexp_here("report", "--reference", "layers").out
+    (tmp_path / "here" / "study.csv").unlink()
+    outcome = lwexp_here("report")
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
+    assert "has no study.csv" in outcome.err
 
 
 def test_a_run_that_fails_is_the_worst_of_its_search_and_lost_from_the_finals(
@@ -183,6 +225,10 @@ def test_a_run_that_fails_is_the_worst_of_its_search_and_lost_from_the_finals(
     (["hydra.sweeper.settings='lr=0.5'"], ["hydra.sweeper.settings=lr=0.5", "study"]),
     (["hydra.sweeper.seeds=[3,1,3]"], ["hydra.sweeper.seeds=3", "twice"]),
     (["hydra.sweeper.search_seeds=[0,0]"], ["hydra.sweeper.search_seeds=0", "twice"]),
+    (["hydra.sweeper.settings='polcy=cosine'"], ["hydra.sweeper.settings=polcy=cosine", "policy"]),
+    (["+hydra.sweeper.arms.bad='mult={1'"], ["hydra.sweeper.arms.bad=mult={1", "pair"]),
+    (["epochs=1,2"], ["epochs=1,2", "several values", "arms"]),
+    (["epochs=many"], ["epochs=many: should be"]),
     (["seed=1,2"], ["seed", "hydra.sweeper.seeds"]),
     (["study=ourz"], ["study", "ours"]),
 ])  # fmt: skip
@@ -209,6 +255,10 @@ def test_a_refined_grid_has_its_own_rates_and_enough(rates: list[float], trials:
     assert len(grid) == 1 or len(found) >= min(trials, len(grid))
     assert found[0] == grid[0]
     assert found[-1] == grid[-1]
+
+
+def test_rates_that_were_given_keep_all_their_digits() -> None:
+    assert refined([0.0012345, 0.0012346, 0.1], 3) == ["0.0012345", "0.0012346", "0.1"]
 
 
 @given(st.lists(st.one_of(st.none(), st.integers(0, 3)), min_size=3, max_size=7))

@@ -133,14 +133,13 @@ def _draw_panel(
     step = float(np.diff(places).min())
     for k, (number, gains, tested) in enumerate(lines):
         aside = (k - (len(lines) - 1) / 2) * min(0.12 * step, 0.5 * step / len(lines))
-        joined = {mult + aside: gain for mult, gain in gains.items()} | {1.0: (0.0, math.nan, math.nan)}
-        style, order = styles[number], sorted(joined)
-        axes.plot(order, [joined[at][0] for at in order], color=style["color"], linewidth=1.5, zorder=3,
+        placed = {mult + aside: gain for mult, gain in gains.items()}
+        style, order = styles[number], sorted(placed)
+        axes.plot(order, [placed[at][0] for at in order], color=style["color"], linewidth=1.5, zorder=3,
                   linestyle="-" if tested else "--")  # fmt: skip
-        for place, gain in joined.items():
+        for place, gain in placed.items():
             window.interval(axes, place, gain[1:], vertical=True, color=style["color"], linewidth=1.2, zorder=2)
-            if place != 1:
-                axes.plot(place, gain[0], zorder=4, linestyle="none", **style)
+            axes.plot(place, gain[0], zorder=4, linestyle="none", **style)
     axes.axhline(0, color=UNIFORM_COLOR, linewidth=1, zorder=1)
     axes.plot(1, 0, "D", color="black", markersize=6, markeredgecolor="white", zorder=5)
     axes.xaxis.set_major_locator(FixedLocator(spaced(places, log=False)))

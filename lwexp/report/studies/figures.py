@@ -112,8 +112,7 @@ def draw_multiplier(found: StudyAnalysis) -> Figure | None:
         aside = (number - (len(curves) - 1) / 2) * min(0.14 * step, 0.5 * step / len(curves))
         line = {mult + aside: summary(setting) for mult, setting in curve.items() if mult != 1 or uniform is None}
         means = {place: factor * point.mean for place, point in line.items()}
-        joined = means | ({1.0: factor * summary(uniform).mean} if uniform else {})
-        axes.plot(sorted(joined), [joined[at] for at in sorted(joined)], color=color, linewidth=1.4, zorder=2)
+        axes.plot(sorted(means), [means[at] for at in sorted(means)], color=color, linewidth=1.4, zorder=2)
         style: dict[str, Any] = {"color": color, "marker": marker, "markersize": 5.5, "markeredgecolor": "white"}
         for place, point in line.items():
             window.interval(axes, place, (factor * point.low, factor * point.high), vertical=True, color=color,

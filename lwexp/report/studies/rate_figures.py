@@ -132,9 +132,12 @@ def draw_curves(found: StudyAnalysis) -> Figure | None:
         axes.tick_params(axis="x", labelsize=7, labelbottom=number + columns >= len(arms))
     names = [found.reference.name if found.reference else "", "arm"]
     handles = [Line2D([], [], color="0.6", linewidth=1.2), Line2D([], [], color=COLORS[0], marker="o", markersize=3.5)]
+    if any(len(_best_few(arm, metric.lower_is_better)) > 1 for arm in arms):
+        names.append("other settings of it")
+        handles.append(Line2D([], [], color=COLORS[1], marker="o", markersize=3.5))
     skipped = 0 if reference is not None else 1
-    legend(grid.flat[min(columns, len(arms)) - 1], handles[skipped:], [readable(name, 20) for name in names[skipped:]],
-           size=8, bbox_to_anchor=(1.0, 1.12))  # fmt: skip
+    legend(figure, handles[skipped:], [readable(name, 20) for name in names[skipped:]], size=8,
+           loc="outside lower right", bbox_to_anchor=None)  # fmt: skip
     figure.supxlabel("base learning rate", fontfamily=FONT, fontsize=9)
     return figure
 

@@ -90,4 +90,6 @@ def _crossing(at: Sequence[float], level: Sequence[float], needed: float, good: 
 
 
 def _digits(factor: float) -> str:
+    if factor >= 1e6:
+        return f"{factor:.0e}".replace("e+0", "e").replace("e+", "e")
     return f"{factor:.2g}" if factor < 100 else f"{float(f'{factor:.2g}'):,.0f}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -112,11 +113,24 @@ def with_reference(study: Study, arm: str) -> Study:
 
 
 def study_file(word: str | Path) -> Path | None:
-    """The file of a study that `word` names, a CSV file or a folder with `study.csv`; None for any other word."""
+    """The file of a study that `word` names, a CSV file or a folder with `study.csv`; None for any other word.
+
+    Raises `ConfigError` for the folder of a study that has none yet.
+    """
     path = Path(word)
     if path.is_dir():
+        if not (path / NAME).is_file() and _is_study(path / "sweep.json"):
+            why = f"its search has not ended, so it has no {NAME} yet; lwexp.run sweep.resume={path} carries on"
+            raise ConfigError("study", path, why)
         return path / NAME if (path / NAME).is_file() else None
     return path if path.suffix.lower() == ".csv" else None
+
+
+def _is_study(manifest: Path) -> bool:
+    try:
+        return "hydra/sweeper=study" in json.loads(manifest.read_text(encoding="utf-8"))["hydra_overrides"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
 
 
 def _rows(path: Path) -> list[dict[str, str]]:

@@ -12,7 +12,7 @@ from lwexp.formatting import aligned, printable
 from .analysis import StudyAnalysis, analyze_study
 from .files import write_files
 from .reading import read_studies, with_reference
-from .sentences import cautions, details, main_sentence, progress
+from .sentences import cautions, details, main_sentence, more_primary, progress
 from .tables import OVERVIEW_OMITTED, legend, overview_legend, overview_table, terminal_table
 
 _NARROWEST, _WIDEST = 60, 100  # characters
@@ -46,7 +46,7 @@ def study_text(studies: Sequence[StudyAnalysis]) -> str:
     lines = [f"{len(studies)} studies", "", *aligned(table.titles, table.rows, left=(0, 1))]
     lines += _wrapped(overview_legend(studies, table.titles), width)
     for found in studies:
-        lines += ["", *_wrapped(f"{found.study.name}: {main_sentence(found)}", width)]
+        lines += ["", *_wrapped(" ".join([f"{found.study.name}: {main_sentence(found)}", *more_primary(found)]), width)]
         lines += [line for caution in cautions(found) for line in _wrapped(f"- {caution}", width, "  ")]
     return "\n".join(lines)
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 from lwexp.formatting import few
-from lwexp.report.claims import p_text, plural
+from lwexp.report.claims import p_equation, p_text, plural
 from lwexp.report.statistics import EXACT_SEEDS, POWER, RANDOM_FLIPS, lowest_p, seeds_needed
 
 from .analysis import StudyAnalysis
@@ -29,6 +29,9 @@ def main_sentence(found: StudyAnalysis) -> str:
         )
     part = best.difference
     if part is None or part.n == 0:
+        for arm in (best, reference):
+            if not arm.chosen.finals:
+                return f"Nothing can be claimed: {arm.name} has no final run that ended."
         return f"Nothing can be claimed: {best.name} and {reference.name} share no seed with a final run."
     return found.sentence(part, _named(best), _named(reference), found.split, kind=found.kind)
 
@@ -37,7 +40,7 @@ def progress(found: StudyAnalysis) -> str:
     """One line: how many runs there are, of which kind, and how long they trained."""
     runs = found.study.runs
     finals = [run for run in runs if run.final]
-    parts = [f"{len(found.arms)} arms", f"{plural(len(runs) - len(finals), 'run')} of the search"]
+    parts = [plural(len(found.arms), "arm"), f"{plural(len(runs) - len(finals), 'run')} of the search"]
     parts.append(f"{plural(len(finals), 'final run')}")
     failed = sum(not run.finished for run in runs)
     if failed:
@@ -50,7 +53,7 @@ def progress(found: StudyAnalysis) -> str:
 
 def details(found: StudyAnalysis) -> list[str]:
     """All other sentences."""
-    parts = (_more_primary, _exploratory, _rates, _within_best, _power, _cost, cautions)
+    parts = (more_primary, _exploratory, _rates, _within_best, _power, _cost, cautions)
     return [sentence for part in parts for sentence in part(found)]
 
 
@@ -123,7 +126,8 @@ def _no_comparison(found: StudyAnalysis) -> str:
     return "Nothing can be claimed: no finished run of any other arm has a finite metric on validation."
 
 
-def _more_primary(found: StudyAnalysis) -> Iterator[str]:
+def more_primary(found: StudyAnalysis) -> Iterator[str]:
+    """What is found of the primary arms that the main sentence does not name."""
     reference = found.reference
     others = [arm for arm in found.primary if arm is not found.best and arm.difference and arm.difference.n]
     if reference is None or not others:
@@ -253,7 +257,7 @@ def _named(arm: Arm) -> str:
 def _with_difference(found: StudyAnalysis, arm: Arm, *, p: bool = False) -> str:
     part = arm.difference
     assert part is not None
-    return f"{arm.name} ({found.metric.difference(part.mean)}{f', p = {p_text(part.p_adjusted)}' if p else ''})"
+    return f"{arm.name} ({found.metric.difference(part.mean)}{f', {p_equation(part.p_adjusted)}' if p else ''})"
 
 
 def _reference(found: StudyAnalysis) -> str:

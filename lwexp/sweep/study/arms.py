@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from hydra.errors import OverrideParseException
+
 from lwexp.config import recipes
+from lwexp.config.quoting import unparsed
 from lwexp.errors import ConfigError, LwexpError
 from lwexp.sweep.points import effective, expand, split, values_of, varying_keys
 
-from .plan import Setting, refined, shown
+from .plan import Setting, refined, typed
 from .settings import StudySettings, words_of
 
 if TYPE_CHECKING:
@@ -27,13 +30,13 @@ def make_settings(study: StudySettings, common: Sequence[str], planner: Planner)
         if (key := split(override)[0]) in _OWN:
             own = {"lr": "hydra.sweeper.lr", "seed": "hydra.sweeper.seeds"}[key]
             raise ConfigError(key, override.partition("=")[2], f"is searched or repeated by a study; give {own}=[…]")
-    shared = _shared(study, planner)
+    shared = _shared(study, common, planner)
     by_arm = {}
     for name, words in study.arms.items():
         jobs = _jobs(name, words_of(words, f"hydra.sweeper.arms.{name}"), planner)
         _check_kept(name, jobs, common)
         by_arm[name] = [(*_without(shared, job), *job) for job in jobs]
-    grid = [shown(rate) for rate in study.lr]
+    grid = [typed(rate) for rate in study.lr]
     trials = max(map(len, by_arm.values())) * len(grid)
     found = []
     for arm, jobs in by_arm.items():
@@ -49,13 +52,34 @@ def make_settings(study: StudySettings, common: Sequence[str], planner: Planner)
     return found
 
 
-def _shared(study: StudySettings, planner: Planner) -> tuple[str, ...]:
-    """The options of all arms, one value each."""
+def check_the_same(common: Sequence[str], before: Sequence[str], planner: Planner) -> None:
+    """Refuse an option with which all runs of a resumed study would be others than those that there are."""
+    values = dict(map(split, effective(before)))
+    known = {planner.identity((override,)) for override in effective(before)}
+    for override in effective(common):
+        if planner.identity((override,)) not in known:
+            key, value = split(override)
+            was = f"has {key}={values[key]}" if key in values else "was started without it"
+            raise ConfigError(key, value, f"all runs would be others, as the study {was}; start another one with it")
+
+
+def _shared(study: StudySettings, common: Sequence[str], planner: Planner) -> tuple[str, ...]:
+    """The options of all arms, one value each, which make a config with the command's own."""
+    for override in planner.parse(common):
+        if override.is_sweep_override():
+            why = "has several values; only arms vary in a study, as in hydra.sweeper.arms.layers='mult=0.5,0.8'"
+            raise ConfigError(override.get_key_element(), override.get_value_string(), why)
+    config = planner.config_of((*common, f"lr={typed(study.lr[0])}"))
+    if isinstance(config, LwexpError):
+        raise config
     key = "hydra.sweeper.settings"
     jobs = _parsed(words_of(study.settings, key), key, planner)
     if len(jobs) > 1:
         raise ConfigError(key, study.settings, "must have one value of each option; several are for an arm")
     _check_own(key, jobs[0])
+    config = planner.config_of((*effective([*jobs[0], *common]), f"lr={typed(study.lr[0])}"))
+    if isinstance(config, LwexpError):
+        raise ConfigError(key, study.settings, str(config))
     return jobs[0]
 
 
@@ -86,10 +110,8 @@ def _jobs(arm: str, words: Sequence[str], planner: Planner) -> list[tuple[str, .
 def _parsed(words: Sequence[str], key: str, planner: Planner) -> list[tuple[str, ...]]:
     try:
         return expand(planner.parse(words))
-    except LwexpError:
-        raise
-    except Exception as error:  # Hydra's parser has several
-        raise ConfigError(key, " ".join(words), f"cannot be read: {str(error).splitlines()[0]}") from None
+    except OverrideParseException as error:
+        raise ConfigError(key, " ".join(words), str(unparsed(error.override, []))) from None
 
 
 def _without(shared: Sequence[str], job: Sequence[str]) -> list[str]:

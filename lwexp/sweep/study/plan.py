@@ -67,7 +67,8 @@ def refined(grid: Sequence[float], trials: int) -> list[str]:
     """
     steps = max(1, math.ceil((trials - 1) / (len(grid) - 1))) if len(grid) > 1 else 1
     finer = [low * (high / low) ** (k / steps) for low, high in itertools.pairwise(grid) for k in range(steps)]
-    return [shown(rate) for rate in [*finer, grid[-1]]]
+    given = {*grid}
+    return [typed(rate) if rate in given else shown(rate) for rate in [*finer, grid[-1]]]
 
 
 def best_settings(settings: Sequence[Setting]) -> Mapping[str, Setting]:
@@ -79,8 +80,17 @@ def best_settings(settings: Sequence[Setting]) -> Mapping[str, Setting]:
     return found
 
 
+def typed(rate: float) -> str:
+    """A rate of a grid as an override says it.
+
+    >>> typed(0.00031), typed(0.0012345)
+    ('0.00031', '0.0012345')
+    """
+    return f"{rate:.12g}"
+
+
 def shown(rate: float) -> str:
-    """A rate as an override says it: three digits.
+    """A rate that was computed as an override says it: three digits.
 
     >>> shown(0.0031622776)
     '0.00316'

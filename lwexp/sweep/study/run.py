@@ -68,9 +68,13 @@ class StudyRun:
 
     def write(self) -> Path:
         """Write `study.csv`, a row for each run so far, and keep it with the parent run."""
+        path = self._write_rows()
+        self._session.keep(path)
+        return path
+
+    def _write_rows(self) -> Path:
         path = self._session.folder / FILE
         write_rows(path, self._rows.items())
-        self._session.keep(path)
         return path
 
     def _try(self, trials: Sequence[tuple[Setting, str]]) -> None:
@@ -90,7 +94,9 @@ class StudyRun:
     def _run(self, points: Iterable[Point]) -> Mapping[int, Outcome]:
         """The outcomes by number; points that two arms have in common are run once."""
         distinct = {point.number: point for point in points}
-        return dict(zip(distinct, self._session.run(list(distinct.values())), strict=True))
+        outcomes = dict(zip(distinct, self._session.run(list(distinct.values())), strict=True))
+        self._write_rows()  # now, for a command that is killed later
+        return outcomes
 
     def _point(self, setting: Setting, rate: str, seed: int, phase: str, chosen: str = "") -> Point:
         """The point of a run, which gets its row in the table."""

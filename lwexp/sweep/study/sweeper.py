@@ -17,7 +17,7 @@ from lwexp.sweep.points import split
 from lwexp.sweep.reporting import make_report
 from lwexp.sweep.session import Session
 
-from .arms import make_settings
+from .arms import check_the_same, make_settings
 from .plan import Setting
 from .run import PHASE, StudyRun
 from .settings import StudySettings, check_study
@@ -56,6 +56,8 @@ class StudySweeper(Sweeper):
         planner.distrust(before)
         planner.set_aside(o for o in arguments if not changes_numbers(split(o)[0]))
         common = [o for o in arguments if changes_numbers(split(o)[0])]
+        if before is not None:
+            check_the_same(common, before.overrides, planner)
         settings = make_settings(self._study, common, planner)
         if shared := sorted({*self._study.seeds}.intersection(self._study.search_seeds)):
             print(f"note: hydra.sweeper.seeds has {shared} of the search, which chose rates also for their luck there")
