@@ -132,6 +132,7 @@ def test_a_study_in_several_files_is_one_and_joined_files_may_repeat_their_title
         pytest.param(changed(ROWS, {"phase": "repeat"}, arm="depth"), "line 16: phase is 'repeat'", id="phase"),
         pytest.param(changed(ROWS, {"chosen": ""}, phase="final"), "chosen must be given in final runs", id="chosen"),
         pytest.param(changed(ROWS, {"arm": ""}, arm="depth"), "line 16 has no arm", id="arm"),
+        pytest.param(changed(ROWS, {"study": ""}, arm="depth"), "has no study", id="name"),
         pytest.param(changed(ROWS, {"role": "reference"}, arm="depth"), "several reference arms: depth, uni", id="two"),
         pytest.param(changed(ROWS, {"role": ""}, arm="depth", seed=2), "the arm depth has several roles", id="roles"),
         pytest.param(changed(ROWS, {"mode": ""}, arm="depth"), "finished run must have metric and mode", id="mode"),
@@ -157,6 +158,7 @@ def test_a_mistake_in_a_study_is_one_line(command: Command, tmp_path: Path, rows
         pytest.param(b"", "is empty; a study is the study.csv that lwexp.study writes", id="empty"),
         pytest.param(b"a,b\n1,2\n", "has no column study, arm, setting and 10 more", id="another file"),
         pytest.param(f"{HEADER}\n{'x,' * 30}\n".encode(), "line 2 has more cells than titles", id="cells"),
+        pytest.param(f"{HEADER},test\nx\n".encode(), "has several columns test", id="twice"),
         pytest.param(b"\xff\xfe\x00", "is not a CSV file", id="binary"),
     ],
 )

@@ -152,6 +152,8 @@ def _rows(path: Path) -> list[dict[str, str]]:
     if missing:
         what = "is empty" if not titles else f"has no column {few(missing)}"
         raise ConfigError("study", path, f"{what}; a study is the {NAME} that lwexp.study writes")
+    if twice := sorted({title for title in titles if titles.count(title) > 1}):
+        raise ConfigError("study", path, f"has several columns {few(twice)}")
     rows = [{key: (value or "").strip() for key, value in row.items()} for row in lines]
     rows = [row for row in rows if row["study"] != "study"]  # files joined by `cat` repeat their titles
     if not rows:
@@ -164,8 +166,9 @@ def _run(row: Mapping[str, str], path: Path) -> Run:
         if row[key] not in choices:
             allowed = " or ".join(choice or "empty" for choice in choices)
             raise ConfigError("study", path, f"line {row['line']}: {key} is {row[key]!r}, but must be {allowed}")
-    if not row["arm"]:
-        raise ConfigError("study", path, f"line {row['line']} has no arm")
+    for key in ("study", "arm"):
+        if not row[key]:
+            raise ConfigError("study", path, f"line {row['line']} has no {key}")
     if (row["phase"] == "final") != bool(row["chosen"]):
         raise ConfigError("study", path, f"line {row['line']}: chosen must be given in final runs, and only there")
     if row["status"] == "finished" and not (row["metric"] and row["mode"]):
