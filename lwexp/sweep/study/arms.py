@@ -47,7 +47,7 @@ def make_settings(study: StudySettings, common: Sequence[str], planner: Planner)
             overrides = effective([*job, *common])
             config = planner.config_of((*overrides, f"lr={rates[0]}"))
             if isinstance(config, LwexpError):
-                raise ConfigError(f"hydra.sweeper.arms.{arm}", study.arms[arm], str(config))
+                raise _blamed(config, arm, study, (common, effective([*shared, *common])), planner)
             found.append(Setting(arm, name, overrides, rates, config.data.train_size))
     return found
 
@@ -64,23 +64,29 @@ def check_the_same(common: Sequence[str], before: Sequence[str], planner: Planne
 
 
 def _shared(study: StudySettings, common: Sequence[str], planner: Planner) -> tuple[str, ...]:
-    """The options of all arms, one value each, which make a config with the command's own."""
+    """The options of all arms, one value each."""
     for override in planner.parse(common):
         if override.is_sweep_override():
             why = "has several values; only arms vary in a study, as in hydra.sweeper.arms.layers='mult=0.5,0.8'"
             raise ConfigError(override.get_key_element(), override.get_value_string(), why)
-    config = planner.config_of((*common, f"lr={typed(study.lr[0])}"))
-    if isinstance(config, LwexpError):
-        raise config
     key = "hydra.sweeper.settings"
     jobs = _parsed(words_of(study.settings, key), key, planner)
     if len(jobs) > 1:
         raise ConfigError(key, study.settings, "must have one value of each option; several are for an arm")
     _check_own(key, jobs[0])
-    config = planner.config_of((*effective([*jobs[0], *common]), f"lr={typed(study.lr[0])}"))
-    if isinstance(config, LwexpError):
-        raise ConfigError(key, study.settings, str(config))
     return jobs[0]
+
+
+def _blamed(
+    error: LwexpError, arm: str, study: StudySettings, parts: tuple[Sequence[str], Sequence[str]], planner: Planner
+) -> LwexpError:
+    """`error` of an arm's config, with the key it comes from; `parts`: the command's options, and with all arms'."""
+    common, shared = (planner.config_of((*part, f"lr={typed(study.lr[0])}")) for part in parts)
+    if isinstance(common, LwexpError) and str(common) == str(error):
+        return common
+    if isinstance(shared, LwexpError) and str(shared) == str(error):
+        return ConfigError("hydra.sweeper.settings", study.settings, str(error))
+    return ConfigError(f"hydra.sweeper.arms.{arm}", study.arms[arm], str(error))
 
 
 def _check_own(key: str, job: Sequence[str]) -> None:
