@@ -26,6 +26,7 @@ from .overview import in_points, unit_of
 from .tables import arms_across
 
 MOST_PANELS, MOST_STUDIES = 4, 24
+_ROW_OF_TEXT = 138  # font sizes that fit side by side
 _Point = tuple[float, float, float]  # mean, low, high
 
 
@@ -51,12 +52,13 @@ def draw_arms_across(studies: Sequence[StudyAnalysis]) -> Figure | None:
     most = float(np.nanquantile(np.abs(gains), 0.9)) or float(np.nanmax(np.abs(gains))) or 1.0
     colors, norm = colormaps["PuOr_r"].reversed(), Normalize(-most, most)
     axes.imshow(np.ma.masked_invalid(gains), cmap=colors.with_extremes(bad="0.93"), norm=norm, aspect="auto")
+    size = min(7.5, _ROW_OF_TEXT / len(studies))
     for row, column in np.argwhere(np.isfinite(gains)):
         value = gains[row, column]
         red, green, blue, _ = colors(norm(value))
         ink = "black" if 0.3 * red + 0.59 * green + 0.11 * blue > 0.45 else "white"
         weight = "bold" if claimed[row, column] else "normal"
-        axes.text(column, row, f"{value:+.1f}", ha="center", va="center", color=ink, fontsize=7.5, fontweight=weight,
+        axes.text(column, row, f"{value:+.1f}", ha="center", va="center", color=ink, fontsize=size, fontweight=weight,
                   fontfamily=FONT)  # fmt: skip
     labels = [readable(found.study.name, 24) for found in studies]
     axes.set_xticks(range(len(studies)), labels=labels, **SMALL, rotation=30, ha="left", rotation_mode="anchor")
