@@ -12,6 +12,8 @@ from lwexp.tracking.delivery_state import read_state
 from lwexp.tracking.keys import PARENT_TAG
 from lwexp.tracking.reader import OLDEST_FIRST, StoredRun, StoreReader
 
+from .studies.reading import NAME as STUDY
+
 _ID = re.compile(r"[0-9a-f]{6,32}")
 _IS_SWEEP = "tags.`lwexp.kind` = 'sweep'"
 
@@ -61,15 +63,17 @@ def select(store: StoreReader, experiment: str, words: Sequence[str], query: str
 
 def study_of(found: Selected) -> Path | None:
     """The `study.csv` of the one study that was selected; None where there is none. Raises `ConfigError`."""
+    # the first key in which the jobs of a study differ is their arm, which no option of a run is called
     studies = [run for run in found.sweeps.values() if run.tags.get("lwexp.swept", "").startswith('["arm"')]
     if not studies:
         return None
-    run, folder = studies[0], Path(studies[0].tags.get("lwexp.folder", ""))
+    run = studies[0]
+    file = Path(run.tags.get("lwexp.folder", "")) / STUDY
     if len(found.sweeps) + len(found.runs) > 1:
         raise ConfigError("sweep", run.name, "is a study; report on studies by their folders, and on runs separately")
-    if not (folder / "study.csv").is_file():
-        raise ConfigError("sweep", run.name, f"is a study, but {folder} has no study.csv; name a copy of that file")
-    return folder / "study.csv"
+    if not file.is_file():
+        raise ConfigError("sweep", run.name, f"is a study, but {file.parent} has no {STUDY}; name a copy of that file")
+    return file
 
 
 def _find(store: StoreReader, experiment: str, experiments: Mapping[str, str], wanted: str | None) -> StoredRun:

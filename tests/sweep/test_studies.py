@@ -162,7 +162,9 @@ def test_what_was_searched_is_in_the_table_before_the_finals(
     monkeypatch.setattr(StudyRun, "finals", lambda run: (found.extend(rows_of(tmp_path / "here")), finals(run)))
     few = ["hydra.sweeper.lr=[1e-2]", "hydra.sweeper.seeds=[5]", "hydra.sweeper.only=[layers]", "sweep.report=false"]
     assert lwexp_here("study", *mine, *SMALL, *few).code == 0
-    assert [row["arm"] for row in found] == ["uniform", "uniform", "layers", "layers"][-len(found) :]
+    assert {(row["arm"], row["setting"]) for row in found} == {
+        ("uniform", ""), ("layers", "mult=0.5"), ("layers", "mult=0.9"),
+    }  # fmt: skip
     assert {row["phase"] for row in found} == {"search"}
     (tmp_path / "here" / "study.csv").unlink()  # as after kill -9 in the search
     outcome = lwexp_here("report", "here")
@@ -227,6 +229,9 @@ def test_a_run_that_fails_is_the_worst_of_its_search_and_lost_from_the_finals(
     (["hydra.sweeper.search_seeds=[0,0]"], ["hydra.sweeper.search_seeds=0", "twice"]),
     (["hydra.sweeper.settings='polcy=cosine'"], ["hydra.sweeper.settings=polcy=cosine", "policy"]),
     (["+hydra.sweeper.arms.bad='mult={1'"], ["hydra.sweeper.arms.bad=mult={1", "pair"]),
+    (["+hydra.sweeper.arms.bad='mult=range(0.5,1,0)'"], ["hydra.sweeper.arms.bad=mult=range", "step"]),
+    (["+hydra.sweeper.arms.bad='mult=glob(*)'"], ["hydra.sweeper.arms.bad=mult=glob", "no value"]),
+    (["+hydra.sweeper.arms.bad='mult=interval(0.5,1)'"], ["mult=interval(0.5,1): has no steps"]),
     (["epochs=1,2"], ["epochs=1,2", "several values", "arms"]),
     (["epochs=many"], ["epochs=many: should be"]),
     (["seed=1,2"], ["seed", "hydra.sweeper.seeds"]),

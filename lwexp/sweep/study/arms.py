@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from hydra.errors import OverrideParseException
+from hydra.errors import HydraException, OverrideParseException
 
 from lwexp.config import recipes
 from lwexp.config.quoting import unparsed
 from lwexp.errors import ConfigError, LwexpError
+from lwexp.formatting import one_line
 from lwexp.sweep.points import effective, expand, split, values_of, varying_keys
 
 from .plan import Setting, refined, typed
@@ -115,9 +116,16 @@ def _jobs(arm: str, words: Sequence[str], planner: Planner) -> list[tuple[str, .
 
 def _parsed(words: Sequence[str], key: str, planner: Planner) -> list[tuple[str, ...]]:
     try:
-        return expand(planner.parse(words))
+        jobs = expand(planner.parse(words))
+    except LwexpError:  # some are ValueErrors
+        raise
     except OverrideParseException as error:
         raise ConfigError(key, " ".join(words), str(unparsed(error.override, []))) from None
+    except (HydraException, ValueError) as error:  # such as a range whose step is 0
+        raise ConfigError(key, " ".join(words), f"cannot be read: {one_line(error)}") from None
+    if not jobs:
+        raise ConfigError(key, " ".join(words), "names no value")  # such as a glob that matches nothing
+    return jobs
 
 
 def _without(shared: Sequence[str], job: Sequence[str]) -> list[str]:
