@@ -14,7 +14,7 @@ import shlex
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -133,22 +133,23 @@ class Mirror:
                 self.state = MirrorState()  # of another journal
             self.state.problem = None
             self._save()
+            reader = Reader(self.folder / FILE)
+            reader.skip_to(self.state.position)
             status = None
             try:
-                status = self._write_all()
+                status = self._write_all(reader)
             finally:
                 if self._writer is not None:
                     self._writer.close(status)
+            self._save(reader.position)
 
     def fail(self, error: Exception) -> None:
-        """Record why it stopped, where the training process reads it."""
-        self.state.problem = one_line(error)
+        """Record why it stopped, where the training process reads it; what was not yet saved is written again."""
+        self.state = replace(read_mirror(self.folder, self.kind), problem=one_line(error))
         self._save()
 
-    def _write_all(self) -> str | None:
+    def _write_all(self, reader: Reader) -> str | None:
         """Write until the end of the run, whose status it returns; None where the training process is gone."""
-        reader = Reader(self.folder / FILE)
-        reader.skip_to(self.state.position)
         while True:
             gone = self._training.free  # before reading: nothing is written afterwards
             new = self._write_new(reader)
@@ -167,8 +168,8 @@ class Mirror:
             return False
         if self._writer is not None:
             self._writer.flush()
-        self.state.position = reader.position
-        self._save()
+        if self.state.status is None:  # its end is saved once the tool is closed, which may write the rest only then
+            self._save(reader.position)
         return True
 
     def _write(self, entry: Entry) -> None:
@@ -197,7 +198,8 @@ class Mirror:
             self.state.where = self._writer.where
         return self._writer
 
-    def _save(self) -> None:
+    def _save(self, position: int | None = None) -> None:
+        self.state.position = self.state.position if position is None else position
         with suppress(OSError):  # a full disk: the saved state lags behind
             atomic_write(self.folder / state_file(self.kind), json.dumps(asdict(self.state)), durable=False)
 

@@ -15,13 +15,14 @@ from typing import Any
 import pytest
 
 from lwexp.config.schema import MLflowConfig, NoTrackingConfig, TensorBoardConfig, WandbConfig
-from lwexp.errors import ConfigError
+from lwexp.errors import ConfigError, RunError
 from lwexp.host.lock import Lock
 from lwexp.sync import main as sync
 from lwexp.tracking import JournalTracker, mirror, prepare, start
+from lwexp.tracking.delivery import RUN_LOCK
 from lwexp.tracking.delivery_client import courier
-from lwexp.tracking.journal import FILE, Reader
-from lwexp.tracking.mirror import read_mirror, state_file
+from lwexp.tracking.journal import FILE, Reader, Rows
+from lwexp.tracking.mirror import Mirror, MirrorState, read_mirror, state_file
 from lwexp.tracking.redelivery import read_run
 from tests.helpers.commands import RunHere
 from tests.helpers.tracked_runs import steps, until
@@ -97,6 +98,52 @@ def test_a_mirror_alone_has_each_row_of_the_journal_once(config: NoTrackingConfi
     found = rounded(there(tmp_path / "run"))
     assert found == rounded(in_journal(tmp_path / "run"))
     assert found.total() == 150
+
+
+class Slow:
+    """A writer that has its rows in a buffer until it is closed, as W&B's own process may; the first close fails."""
+
+    where = "somewhere"
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.kept, self.buffer, self.closes = folder, [], [], 0
+        self.positions: list[int] = []  # the saved ones, as each close began
+
+    def rows(self, rows: Rows) -> None:
+        self.buffer.append(rows.step)
+
+    def tags(self, tags: Any) -> None: ...
+
+    def image(self, name: str, path: Path) -> None: ...
+
+    def flush(self) -> None: ...
+
+    def close(self, status: str | None) -> None:
+        self.positions.append(read_mirror(self.folder, "wandb").position)
+        self.closes += 1
+        if self.closes == 1:
+            self.buffer = []
+            raise RunError("the disk is full")
+        self.kept += self.buffer
+
+
+def test_a_mirror_is_complete_once_the_tool_has_closed_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tracker = begin(NoTrackingConfig(), tmp_path / "run")
+    log(tracker, 0, 5)
+    tracker.finish("FINISHED")
+    (length,) = [run.length for run in [read_run(tmp_path / "run" / FILE)] if run is not None]
+    writer = Slow(tmp_path / "run")
+    monkeypatch.setattr(mirror, "_open", lambda *args, **options: writer)
+    written = Mirror(tmp_path / "run", "wandb", {}, RUN_LOCK)
+    with pytest.raises(RunError) as failed:
+        written.run()
+    written.fail(failed.value)
+    assert read_mirror(tmp_path / "run", "wandb") == MirrorState(problem="the disk is full")
+    Mirror(tmp_path / "run", "wandb", {}, RUN_LOCK).run()
+    assert max(writer.positions) < length
+    assert writer.kept == [0, 1, 2, 3, 4]
+    state = read_mirror(tmp_path / "run", "wandb")
+    assert (state.position, state.rows, state.status, state.problem) == (length, 15, "FINISHED", None)
 
 
 def test_tensorboard_beside_mlflow_has_the_same(store: MLflowConfig, tmp_path: Path) -> None:
