@@ -1,4 +1,4 @@
-"""The README is true: its Python runs, its commands run, its plan is what preview prints."""
+"""The README and its pages are true: Python and commands run, links lead somewhere, the plan is what preview prints."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ import pytest
 from tests.helpers.commands import ROOT, Outcome
 from tests.helpers.data_sources import write_images
 
-TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+README = ROOT / "README.md"
+PAGES = [README, *sorted(page for folder in ("conf", "lwexp", "tests") for page in (ROOT / folder).rglob("README.md"))]
+TEXT = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", TEXT, flags=re.DOTALL)
 COMMANDS = [
     line
@@ -97,6 +99,27 @@ def test_tutorials_options_give_a_plan(options: str, lwexp_here: Callable[..., O
     outcome = lwexp_here("preview", "model=resnet18", *shlex.split(options))
     assert outcome.code == 0, outcome.err
     assert "resnet" in outcome.out.lower()
+
+
+def links(page: Path) -> list[str]:
+    return re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in links(page):
+        name, _, anchor = target.partition("#")
+        if not name.startswith("https:"):
+            found = page.parent / name if name else page
+            assert found.is_file(), target
+            titles = re.findall(r"^#+ (.*)$", found.read_text(encoding="utf-8"), re.MULTILINE) if anchor else []
+            names = [re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles]
+            assert not anchor or anchor in names, target
+
+
+def test_every_page_is_linked_from_the_readme() -> None:
+    linked = {(ROOT / target.partition("#")[0]).resolve() for target in links(README)}
+    assert not [page for page in PAGES[1:] if page.resolve() not in linked]
 
 
 def test_no_place_is_left_to_fill_in() -> None:

@@ -1,4 +1,4 @@
-"""The words of `lwexp/`, `conf/` and the README: those of PyTorch, Hydra and MLflow, in American spelling."""
+"""The words of `lwexp/`, `conf/` and all READMEs: those of PyTorch, Hydra and MLflow, in American spelling."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ BETTER = {  # what is not written, as a regular expression -> what is
     r"\b(cent|met|fib|theat)re(s|d)?\b": "-er",
     r"\b(grey|artefact|licence|catalogue|programme|whilst|amongst|learnt|spelt)\b": "its American form",
 }
-FILES = sorted(
-    path for place, ends in (("lwexp", ".py .html .css .js"), ("conf", ".yaml"), (".", "README.md"))
-    for path in ((ROOT / place).glob("README.md") if place == "." else (ROOT / place).rglob("*"))
-    if path.name.endswith(tuple(ends.split()))
-)  # fmt: skip
+ENDS = {"lwexp": (".py", ".html", ".css", ".js", "README.md"), "conf": (".yaml", "README.md"), "tests": ("README.md",)}
+FILES = [
+    ROOT / "README.md",
+    *sorted(path for place, ends in ENDS.items() for path in (ROOT / place).rglob("*") if path.name.endswith(ends)),
+]
 
 
 def found(pattern: str) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The table framework × works of the README, from the results of its tests.
+"""The table framework × works of `lwexp/integrations/README.md`, from the results of its tests.
 
 usage: python -m pytest -m "integrations or not slow" tests/integrations tests/distributed/test_sharded_plans.py \\
     -p tests.helpers.framework_table

@@ -1,4 +1,4 @@
-"""The example in the docstring of each adapter runs, and the README shows no other."""
+"""The example in the docstring of each adapter runs, and its page shows no other."""
 
 from __future__ import annotations
 
@@ -62,10 +62,8 @@ def test_the_example_trains_every_parameter(name: str, tmp_path: Path, monkeypat
     assert not any(torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
 
 
-def test_the_readme_shows_these_examples() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_page_shows_these_examples() -> None:
+    page = (ROOT / "lwexp" / "integrations" / "README.md").read_text(encoding="utf-8")
     examples = [example(name).strip() for name in NAMES]
-    blocks = [
-        block for block in re.findall(r"```py\n(.*?)```", readme, flags=re.DOTALL) if "lwexp.integrations" in block
-    ]
+    blocks = [block for block in re.findall(r"```py\n(.*?)```", page, flags=re.DOTALL) if "lwexp.integrations" in block]
     assert all(block.strip() in examples for block in blocks)
