@@ -57,13 +57,25 @@ class WeightsFileConfig(Section):
     strict: bool
 
 
-class SourceTaskConfig(Section):
+class PretrainingConfig(Section):
+    """Weights that are pretrained here, on a source task, before the run."""
+
+    epochs: Count
+    lr: Positive
+
+
+class SourceTaskConfig(PretrainingConfig):
     """Weights pretrained on one half of the classes; the run itself then learns the other half."""
 
     name: Literal["source_task"]
-    epochs: Count
-    lr: Positive
     split_seed: Annotated[int, Field(ge=0)]
+
+
+class LettersConfig(PretrainingConfig):
+    """Weights pretrained on printed letters."""
+
+    name: Literal["letters"]
+    seed: Annotated[int, Field(ge=0)]
 
 
 class TensorBoardConfig(Section):
@@ -223,7 +235,8 @@ class RunConfig(Section):
     optimizer: OpenSection
     data: Annotated[DataConfig, Field(discriminator="name")]
     weights: Annotated[
-        ScratchConfig | PretrainedConfig | WeightsFileConfig | SourceTaskConfig, Field(discriminator="name")
+        ScratchConfig | PretrainedConfig | WeightsFileConfig | SourceTaskConfig | LettersConfig,
+        Field(discriminator="name"),
     ]
     tracking: Annotated[
         Annotated[MLflowConfig, Tag("mlflow")] | Annotated[NoTrackingConfig, Tag("none")], Discriminator(_tracker)

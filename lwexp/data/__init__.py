@@ -13,6 +13,7 @@ from .cache import CacheSettings
 from .images import Batch, CorruptImageError, Inputs, SampleDataset
 from .info import DataInfo, TargetScale, predictions_of
 from .keys import SampleKey
+from .letters import open_letters
 from .loading import EpochLoader, EpochSampler, call, eval_loader, to_device, train_loader, workers_note
 from .mixing import Mixing
 from .opening import open_data
@@ -45,6 +46,7 @@ __all__ = [
     "half_of_classes",
     "make_augmentation",
     "open_data",
+    "open_letters",
     "predictions_of",
     "standard_preprocessing",
     "to_device",

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lwexp.config.schema import RunConfig, SourceTaskConfig, WeightsFileConfig
+from lwexp.config.schema import PretrainingConfig, RunConfig, WeightsFileConfig
 from lwexp.formatting import few
 
 from .cross_checks import check_adapters
@@ -43,7 +43,7 @@ def _loaded(config: RunConfig, built: BuiltModel, base: Path, *, report_loaded: 
     from lwexp.models.blueprint import parameters_among
     from lwexp.models.weights import head_names, load_checkpoint
 
-    if isinstance(config.weights, SourceTaskConfig):
+    if isinstance(config.weights, PretrainingConfig):
         with torch.random.fork_rng(devices=[]):
             return replace(built, new_names=parameters_among(built.module, head_names(built.module)))
     if isinstance(config.weights, WeightsFileConfig):

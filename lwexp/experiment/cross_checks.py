@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lwexp.config.schema import RunConfig, SourceTaskConfig
+from lwexp.config.schema import PretrainingConfig, RunConfig
 from lwexp.core.patterns import first_matches, matches
 from lwexp.core.policy import Policy, is_metric_driven
 from lwexp.core.shapes import POLICIES
@@ -59,10 +59,9 @@ def check_adapters(config: RunConfig) -> None:
     """What a network with adapters cannot do."""
     if config.lora.rank is None:
         return
-    if isinstance(config.weights, SourceTaskConfig):
-        raise ConfigError(
-            "lora.rank", config.lora.rank, "is not for weights=source_task, whose weights have no adapters"
-        )
+    if isinstance(config.weights, PretrainingConfig):
+        why = f"is not for weights={config.weights.name}, whose weights have no adapters"
+        raise ConfigError("lora.rank", config.lora.rank, why)
     if config.wise_ft.alpha is not None:
         why = "averages with the starting weights, which adapters do not move; lora.alpha scales what they add"
         raise ConfigError("wise_ft.alpha", config.wise_ft.alpha, why)

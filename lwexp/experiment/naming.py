@@ -10,7 +10,7 @@ from lwexp.config.defaults import CONF, defaults, load
 from lwexp.config.keys import GROUPS, USER_KEYED, changes_numbers, flatten, has_mult
 from lwexp.config.monitored import with_monitor
 from lwexp.config.recipes import kind_of, published
-from lwexp.config.schema import PretrainedConfig, RunConfig, SourceTaskConfig, WeightsFileConfig
+from lwexp.config.schema import LettersConfig, PretrainedConfig, RunConfig, SourceTaskConfig, WeightsFileConfig
 from lwexp.formatting import one_line, printable
 
 LONGEST = 120  # characters of a name
@@ -69,6 +69,8 @@ def weights_text(config: RunConfig) -> str:
         return printable(weights.path)
     if isinstance(weights, SourceTaskConfig):
         return f"of a source task: {weights.epochs} epochs on the other half of the classes"
+    if isinstance(weights, LettersConfig):
+        return f"of printed letters: {weights.epochs} epochs"
     return f"random, seed {config.seed}"
 
 

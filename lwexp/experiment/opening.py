@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lwexp.config.data_schema import ImageFolderConfig, ImageTableConfig, TextConfig, TorchvisionConfig
-from lwexp.config.schema import NetworkConfig, RunConfig, SourceTaskConfig
+from lwexp.config.schema import LettersConfig, NetworkConfig, RunConfig, SourceTaskConfig
+from lwexp.errors import ConfigError
 
 if TYPE_CHECKING:
     from lwexp.data import CacheSettings, DataSource
@@ -20,6 +21,9 @@ def open_training_data(config: RunConfig, base: Path) -> DataSource:
     source = open_whole_data(config, base)
     if isinstance(config.weights, SourceTaskConfig):
         source = half_of_classes(source, "target", config.weights.split_seed)
+    if isinstance(config.weights, LettersConfig) and (source.info.kind != "image" or source.info.ready):
+        what = "texts" if source.info.kind != "image" else "tensors, preprocessed already"
+        raise ConfigError("weights", "letters", f"are for a network of images; the data are {what}")
     if config.data.train_size is not None:
         source = source.with_train(config.data.train_size, config.seed)
     return source

@@ -1,6 +1,6 @@
-"""Weights from a source task: the same data's other classes, learned first, kept in a cache, loaded without the head.
+"""Weights from a source task, learned first, kept in a cache, loaded without the head: transfer without a download.
 
-A real transfer experiment that needs no download: pretrain on one half of the classes, fine-tune on the other.
+The source is the other half of the data's classes (`weights=source_task`) or printed letters (`weights=letters`).
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from filelock import FileLock
 
-from lwexp.config.schema import RunConfig, SourceTaskConfig
+from lwexp.config.schema import LettersConfig, PretrainingConfig, RunConfig, SourceTaskConfig
 from lwexp.core.make_plan import make_plan
-from lwexp.data import eval_loader, half_of_classes, train_loader
+from lwexp.data import DataSource, eval_loader, half_of_classes, open_letters, train_loader
 from lwexp.distributed.world import World
 from lwexp.models.build import build_model
 from lwexp.models.weights import load_checkpoint
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 def start_from_source_task(experiment: Experiment, learner: Learner, base: Path, world: World) -> None:
     """Load the source task's weights where the config asks for them; outputs/ is in `base`."""
-    if isinstance(experiment.config.weights, SourceTaskConfig):
+    if isinstance(experiment.config.weights, PretrainingConfig):
         cache = base / "outputs" / "source_tasks"
         world.on_rank_zero(lambda: load_source_weights(experiment, learner.device, cache, base))
         seed_everything(experiment.config.seed)  # the same whether these weights were cached or trained just now
@@ -50,7 +50,6 @@ def load_source_weights(experiment: Experiment, device: torch.device, cache: Pat
     One process trains while others that want the same weights wait for it.
     """
     config = experiment.config
-    assert isinstance(config.weights, SourceTaskConfig)
     cache.mkdir(parents=True, exist_ok=True)
     path = cache / f"{_key(config)}.safetensors"
     with FileLock(f"{path}.lock"):
@@ -63,15 +62,14 @@ def load_source_weights(experiment: Experiment, device: torch.device, cache: Pat
 
 def _pretrain(experiment: Experiment, device: torch.device, path: Path, base: Path) -> None:
     config = experiment.config
-    assert isinstance(config.weights, SourceTaskConfig)
-    seed = config.weights.split_seed  # not the run's: all seeds of a comparison start from the same weights
-    source = half_of_classes(open_whole_data(config, base), "source", seed)
-    log.info("source task: %d epochs on the classes %s", config.weights.epochs, ", ".join(source.info.classes))
+    assert isinstance(config.weights, PretrainingConfig)
+    source, seed, what = _source(config, base)
+    log.info("source task: %d epochs on %s", config.weights.epochs, what)
     with torch.random.fork_rng(), tempfile.TemporaryDirectory(dir=path.parent) as folder:
         torch.manual_seed(seed)
         built = build_model(
             config.model,
-            channels=source.info.channels,
+            channels=experiment.source.info.channels,
             classes=len(source.info.classes),
             image_size=experiment.built.image_size,
             tokens=source.info.tokens,
@@ -111,9 +109,21 @@ def _pretrain(experiment: Experiment, device: torch.device, path: Path, base: Pa
         log.info("source task: best validation accuracy %.2f %%", 100 * best["val/accuracy"])
 
 
+def _source(config: RunConfig, base: Path) -> tuple[DataSource, int, str]:
+    """The data of the source task, a seed, and what they are.
+
+    The seed is not the run's: all seeds of a comparison start from the same weights.
+    """
+    if isinstance(config.weights, LettersConfig):
+        source = open_letters(config.weights.seed)
+        return source, config.weights.seed, f"{source.info.sizes['train']:,} printed letters"
+    assert isinstance(config.weights, SourceTaskConfig)
+    source = half_of_classes(open_whole_data(config, base), "source", config.weights.split_seed)
+    return source, config.weights.split_seed, f"the classes {', '.join(source.info.classes)}"
+
+
 def _key(config: RunConfig) -> str:
     """A name for the weights: what they depend on."""
-    assert isinstance(config.weights, SourceTaskConfig)
     parts = {
         "model": config.model.model_dump(),
         "data": config.data.model_dump(exclude={"workers", "cache", *_UNUSED}),

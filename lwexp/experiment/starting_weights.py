@@ -25,7 +25,7 @@ def check_start(config: RunConfig, plan: Plan, new_names: frozenset[str]) -> Ite
         if alpha is None:
             continue
         if isinstance(config.weights, ScratchConfig) and config.model.source != "custom":
-            why = "needs weights to start from: weights=pretrained, checkpoint or source_task"
+            why = "needs weights to start from: weights=pretrained, checkpoint, source_task or letters"
             raise ConfigError(f"{key}.alpha", alpha, why)
         names = {name for group in plan for name in group.parameter_names}
         apart = new_parameters(plan, new_names, new, f"{key}.new") & names
