@@ -81,9 +81,9 @@ Options of a study (hydra.sweeper.<key>: default)
 {options}
 
 Examples
-  python -m lwexp.study study=quick                              layer-wise rates or not, in ten minutes
-  python -m lwexp.study study=quick hydra/launcher=joblib        as many runs at once as fit here
-  python -m lwexp.study study=quick +hydra.sweeper.arms.mine='grouping=depth_index mult=0.6'
+  python -m lwexp.study study=letters                            layer-wise rates or not, in five minutes
+  python -m lwexp.study study=letters hydra/launcher=joblib      as many runs at once as fit here
+  python -m lwexp.study study=letters +hydra.sweeper.arms.mine='grouping=depth_index mult=0.9'
   python -m lwexp.run sweep.resume=<folder>                      carry on after an interruption
   python -m lwexp.report <folder>/study.csv                      the report again
 {flags}"""

@@ -66,6 +66,7 @@ NEEDS: dict[str, list[str]] = {
     "policy/step": ["policy.step_size=1"],
     "policy/torch": ["policy.name=StepLR", "policy.options={step_size: 1}"],
     "weights/checkpoint": ["weights.path=weights.safetensors"],
+    "weights/letters": ["weights.epochs=1"],
     "weights/source_task": ["weights.epochs=1"],
 }
 MINE = """

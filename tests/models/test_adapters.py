@@ -166,6 +166,7 @@ def test_run_with_adapters_resumes_bit_for_bit(
     ("options", "words"),
     [
         (["weights=source_task"], "lora.rank=2: is not for weights=source_task"),
+        (["weights=letters"], "lora.rank=2: is not for weights=letters"),
         (["lora.target=[kind/head]"], "lora.target=fc: is in the head, or not loaded, and trains whole"),
         (["lora.target=[kind/qk]"], "lora.target=kind/qk: the model has none; its kinds: head, norm, conv"),
         (["lora.rank=0"], "lora.rank=0"),

@@ -149,9 +149,12 @@ def test_from_a_file_what_it_does_not_have_is_new(device: str, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("weights", ["source_task", "letters"])
 @pytest.mark.parametrize(("model", "head"), [("test_resnet", HEAD), ("lstm", {"head.weight", "head.bias"})])
-def test_the_head_is_new_after_a_source_task(device: str, model: str, head: set[str], tmp_path: Path) -> None:
-    made = experiment(f"model={model}", "weights=source_task", base=tmp_path, device=device)
+def test_the_head_is_new_after_a_source_task(
+    weights: str, device: str, model: str, head: set[str], tmp_path: Path
+) -> None:
+    made = experiment(f"model={model}", f"weights={weights}", base=tmp_path, device=device)
     assert made.built.new_names == head
 
 

@@ -94,15 +94,16 @@ def test_checkpoint_is_where_the_run_starts(lwexp_here: RunHere, starts: list[St
 
 
 @pytest.mark.usefixtures("no_pictures")
+@pytest.mark.parametrize(("task", "classes"), [("source_task", (5, 5)), ("letters", (52, 10))])
 def test_source_task_is_trained_once_and_gives_the_body_its_weights(
-    lwexp_here: RunHere, starts: list[Start], tmp_path: Path
+    task: str, classes: tuple[int, int], lwexp_here: RunHere, starts: list[Start], tmp_path: Path
 ) -> None:
-    options = ["run", *SMALL, *UNTRACKED, "max_steps=1", "weights=source_task", "weights.epochs=1"]
+    options = ["run", *SMALL, *UNTRACKED, "max_steps=1", f"weights={task}", "weights.epochs=1"]
     # a rate that moves no float32 weight, so that the run's last weights are those it started from
     outcomes = [lwexp_here(*options, "lr=1e-30", f"seed={seed}") for seed in (0, 1)]
     assert [outcome.code for outcome in outcomes] == [0, 0]
-    assert "epochs on the classes" in outcomes[0].out
-    assert "epochs on the classes" not in outcomes[1].out
+    assert "\nsource task: 1 epochs on" in outcomes[0].out
+    assert "\nsource task: 1 epochs on" not in outcomes[1].out
     assert "source task: weights from" in outcomes[1].out
     (source,) = (tmp_path / "outputs" / "source_tasks").glob("*.safetensors")
     learned = load_file(source)
@@ -112,10 +113,28 @@ def test_source_task_is_trained_once_and_gives_the_body_its_weights(
             assert torch.equal(first[name], learned[name]), name
             assert torch.equal(second[name], learned[name]), name
         else:
-            assert first[name].shape == learned[name].shape
+            assert (len(learned[name]), len(first[name])) == classes
             assert torch.equal(first[name], starts[0].weights[name]), "the head is fresh"
             assert not torch.equal(first[name], learned[name])
             assert not torch.equal(first[name], second[name]), "and drawn from the run's own seed"
+
+
+def test_letters_are_refused_for_texts(lwexp_here: RunHere, tmp_path: Path) -> None:
+    rows = [f"{'a red' if i % 2 else 'a blue'} thing number {i},{i % 2}" for i in range(40)]
+    (tmp_path / "words.csv").write_text("\n".join(["text,label", *rows]), encoding="utf-8")
+    for command in ("run", "preview"):
+        outcome = lwexp_here(command, "model=lstm", "data=text", "data.path=words.csv", "weights=letters")
+        assert outcome.code == 2
+        assert outcome.err == "error: weights=letters: are for a network of images; the data are texts\n"
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_letters_of_another_seed_are_learned_anew(lwexp_here: RunHere, tmp_path: Path) -> None:
+    options = ["run", *SMALL, *UNTRACKED, "max_steps=1", "weights=letters", "weights.epochs=1"]
+    for seed in (0, 1):
+        assert lwexp_here(*options, f"weights.seed={seed}").code == 0
+    one, other = (load_file(path) for path in (tmp_path / "outputs" / "source_tasks").glob("*.safetensors"))
+    assert not torch.equal(one["head.weight"], other["head.weight"])
 
 
 @pytest.mark.usefixtures("no_pictures")

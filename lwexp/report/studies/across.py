@@ -25,7 +25,7 @@ from .figures import MARKERS, multiplier_curves
 from .overview import in_points, unit_of
 from .tables import arms_across
 
-MOST_PANELS, MOST_STUDIES = 4, 24
+MOST_PANELS, MOST_STUDIES = 4, 40
 _ROW_OF_TEXT = 138  # font sizes that fit side by side
 _Point = tuple[float, float, float]  # mean, low, high
 
