@@ -75,6 +75,7 @@ class LettersConfig(PretrainingConfig):
     """Weights pretrained on printed letters."""
 
     name: Literal["letters"]
+    batch_size: Count
     seed: Annotated[int, Field(ge=0)]
 
 

@@ -64,6 +64,7 @@ def _pretrain(experiment: Experiment, device: torch.device, path: Path, base: Pa
     config = experiment.config
     assert isinstance(config.weights, PretrainingConfig)
     source, seed, what = _source(config, base)
+    letters = config.weights if isinstance(config.weights, LettersConfig) else None
     log.info("source task: %d epochs on %s", config.weights.epochs, what)
     with torch.random.fork_rng(), tempfile.TemporaryDirectory(dir=path.parent) as folder:
         torch.manual_seed(seed)
@@ -82,7 +83,7 @@ def _pretrain(experiment: Experiment, device: torch.device, path: Path, base: Pa
         data = source.datasets(
             experiment.preprocessing, augmentation(config, source, experiment.preprocessing), seed, cache
         )
-        size = min(config.batch_size, source.info.sizes["train"])
+        size = min(letters.batch_size if letters else config.batch_size, source.info.sizes["train"])
         loading: dict[str, Any] = {"batch_size": size, "workers": config.data.workers, "device": device}
         train = train_loader(data.train, seed=seed, **loading)
         steps = config.weights.epochs * len(train)
@@ -90,7 +91,7 @@ def _pretrain(experiment: Experiment, device: torch.device, path: Path, base: Pa
             model=built.module,
             plan=plan,
             optimizer=optimizer,
-            scheduler=plan.scheduler(optimizer, steps=steps),
+            scheduler=plan.scheduler(optimizer, "cosine" if letters else "constant", steps=steps),
             loss=make_loss("CrossEntropyLoss", len(source.info.classes)).to(device),
             device=device,
             precision=config.precision,
