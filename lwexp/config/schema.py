@@ -17,6 +17,7 @@ from .recipe_schema import RecipeConfig
 from .section import Count, NonNegative, OpenSection, Positive, Section
 from .training_schema import AverageConfig, DiagnosticsConfig, EarlyStoppingConfig, LossConfig
 from .tuning_schema import L2SPConfig, LoraConfig, WiseFTConfig
+from .weights_schema import WeightsConfig
 
 
 class ModelConfig(OpenSection):
@@ -29,54 +30,6 @@ class ModelConfig(OpenSection):
         """A short name for display; of a folder, its last part."""
         name = self.name or self.target or self.options.get("config_class") or self.source
         return PurePath(name).name if self.source == "huggingface" and name.count("/") > 1 else str(name)
-
-
-class ScratchConfig(Section):
-    """Random initial weights, drawn from `seed`."""
-
-    name: Literal["scratch"]
-
-
-class PretrainedConfig(Section):
-    """The weights published with the model, loaded by the library that it is from; `tag` picks among several."""
-
-    name: Literal["pretrained"]
-    tag: str | None
-
-
-class WeightsFileConfig(Section):
-    """Weights from a `.safetensors` or weights-only `.pt` file; `strict` refuses missing and unexpected keys.
-
-    `key` is the place in the file, `prefix` what the names begin with there; null: what fits the model best.
-    """
-
-    name: Literal["checkpoint"]
-    path: str
-    key: str | None
-    prefix: str | None
-    strict: bool
-
-
-class PretrainingConfig(Section):
-    """Weights that are pretrained here, on a source task, before the run."""
-
-    epochs: Count
-    lr: Positive
-
-
-class SourceTaskConfig(PretrainingConfig):
-    """Weights pretrained on one half of the classes; the run itself then learns the other half."""
-
-    name: Literal["source_task"]
-    split_seed: Annotated[int, Field(ge=0)]
-
-
-class LettersConfig(PretrainingConfig):
-    """Weights pretrained on printed letters."""
-
-    name: Literal["letters"]
-    batch_size: Count
-    seed: Annotated[int, Field(ge=0)]
 
 
 class TensorBoardConfig(Section):
@@ -235,10 +188,7 @@ class RunConfig(Section):
     policy: OpenSection
     optimizer: OpenSection
     data: Annotated[DataConfig, Field(discriminator="name")]
-    weights: Annotated[
-        ScratchConfig | PretrainedConfig | WeightsFileConfig | SourceTaskConfig | LettersConfig,
-        Field(discriminator="name"),
-    ]
+    weights: Annotated[WeightsConfig, Field(discriminator="name")]
     tracking: Annotated[
         Annotated[MLflowConfig, Tag("mlflow")] | Annotated[NoTrackingConfig, Tag("none")], Discriminator(_tracker)
     ]

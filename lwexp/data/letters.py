@@ -6,11 +6,14 @@ A source task that needs no download and knows more than the digits teach: 52 cl
 from __future__ import annotations
 
 import string
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
+
+from lwexp.errors import ConfigError
 
 from .digits import IMAGE_SIZE, TensorStore
 from .source import DataSource, Split
@@ -30,10 +33,8 @@ _SIDE, _CANVAS = 8, 64  # pixels of an image, as the digits have, and of the dra
 
 def open_letters(seed: int) -> DataSource:
     """Upper and lower case, each turned, slanted and scaled at random by `seed`; a tenth is for validation."""
-    import matplotlib as mpl
-
-    folder, random = Path(mpl.get_data_path()) / "fonts" / "ttf", np.random.default_rng(seed)
-    fonts = [ImageFont.truetype(str(folder / f"{name}.ttf"), 44) for name in FONTS]
+    random = np.random.default_rng(seed)
+    fonts = [ImageFont.truetype(str(file), 44) for file in _font_files()]
     drawn = [_draw(letter, font, random) for letter in LETTERS for font in fonts for _ in range(VARIANTS)]
     images = torch.from_numpy(np.stack(drawn))[:, None]
     labels = torch.arange(len(LETTERS)).repeat_interleave(len(fonts) * VARIANTS)
@@ -46,6 +47,18 @@ def open_letters(seed: int) -> DataSource:
         image_size=IMAGE_SIZE,
         style="character",
     )
+
+
+def _font_files() -> list[Path]:
+    """The files of `FONTS`; matplotlib is found, not imported. Raises `ConfigError`."""
+    found = find_spec("matplotlib")
+    places = [Path(place) for place in (found.submodule_search_locations or ())] if found is not None else []
+    files = [place / "mpl-data" / "fonts" / "ttf" / f"{name}.ttf" for place in places[:1] for name in FONTS]
+    missing = [file for file in files if not file.is_file()]
+    if missing or not files:
+        where = missing[0].parent if missing else "an installed package"
+        raise ConfigError("weights", "letters", f"needs the fonts of matplotlib, which are not in {where}")
+    return files
 
 
 def _draw(letter: str, font: ImageFont.FreeTypeFont, random: np.random.Generator) -> np.ndarray:

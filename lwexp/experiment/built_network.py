@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lwexp.config.schema import PretrainingConfig, RunConfig, WeightsFileConfig
+from lwexp.config.schema import RunConfig
+from lwexp.config.weights_schema import PretrainingConfig, WeightsFileConfig
 from lwexp.formatting import few
 
 from .cross_checks import check_adapters

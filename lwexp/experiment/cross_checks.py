@@ -10,7 +10,8 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lwexp.config.schema import PretrainingConfig, RunConfig
+from lwexp.config.schema import RunConfig
+from lwexp.config.weights_schema import PretrainingConfig
 from lwexp.core.patterns import first_matches, matches
 from lwexp.core.policy import Policy, is_metric_driven
 from lwexp.core.shapes import POLICIES

@@ -9,9 +9,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lwexp.config.schema import PretrainedConfig, RunConfig, WeightsFileConfig
+from lwexp.config.schema import RunConfig
 from lwexp.config.targets import callback, own_object
 from lwexp.config.unused import Command, given_options, unused_notes
+from lwexp.config.weights_schema import PretrainedConfig, WeightsFileConfig
 from lwexp.errors import ConfigError
 from lwexp.host.console import console
 from lwexp.host.device import build_device

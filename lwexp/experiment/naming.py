@@ -10,7 +10,8 @@ from lwexp.config.defaults import CONF, defaults, load
 from lwexp.config.keys import GROUPS, USER_KEYED, changes_numbers, flatten, has_mult
 from lwexp.config.monitored import with_monitor
 from lwexp.config.recipes import kind_of, published
-from lwexp.config.schema import LettersConfig, PretrainedConfig, RunConfig, SourceTaskConfig, WeightsFileConfig
+from lwexp.config.schema import RunConfig
+from lwexp.config.weights_schema import LettersConfig, PretrainedConfig, SourceTaskConfig, WeightsFileConfig
 from lwexp.formatting import one_line, printable
 
 LONGEST = 120  # characters of a name

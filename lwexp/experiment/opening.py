@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lwexp.config.data_schema import ImageFolderConfig, ImageTableConfig, TextConfig, TorchvisionConfig
-from lwexp.config.schema import LettersConfig, NetworkConfig, RunConfig, SourceTaskConfig
+from lwexp.config.schema import NetworkConfig, RunConfig
+from lwexp.config.weights_schema import LettersConfig, SourceTaskConfig
 from lwexp.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lwexp.config.schema import PretrainedConfig, RunConfig, WeightsFileConfig
+from lwexp.config.schema import RunConfig
+from lwexp.config.weights_schema import PretrainedConfig, WeightsFileConfig
 from lwexp.data import Preprocessing, standard_preprocessing
 from lwexp.errors import ConfigError
 from lwexp.models.file_preprocessing import for_channels, preprocessing_beside

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from filelock import FileLock
 
-from lwexp.config.schema import LettersConfig, PretrainingConfig, RunConfig, SourceTaskConfig
+from lwexp.config.schema import RunConfig
+from lwexp.config.weights_schema import LettersConfig, PretrainingConfig, SourceTaskConfig
 from lwexp.core.make_plan import make_plan
 from lwexp.data import DataSource, eval_loader, half_of_classes, open_letters, train_loader
 from lwexp.distributed.world import World

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lwexp.config.schema import RunConfig, ScratchConfig
+from lwexp.config.schema import RunConfig
+from lwexp.config.weights_schema import ScratchConfig
 from lwexp.core.patterns import first_matches
 from lwexp.errors import ConfigError
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import string
 
+import pytest
 import torch
 
-from lwexp.data import DataSource, Preprocessing, open_letters
+from lwexp.data import DataSource, Preprocessing, letters, open_letters
 from lwexp.data.letters import FONTS, VARIANTS
+from lwexp.errors import ConfigError
 from tests.helpers.data_sources import digits
 
 
@@ -47,3 +49,9 @@ def test_the_nearest_mean_letter_is_often_the_right_one() -> None:
     means = torch.stack([images["train"][labels["train"] == label].mean(dim=0) for label in range(52)])
     nearest = torch.cdist(images["val"], means).argmin(dim=1)
     assert (nearest == labels["val"]).float().mean() > 0.4
+
+
+def test_missing_fonts_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(letters, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="weights=letters: needs the fonts of matplotlib"):
+        open_letters(0)
