@@ -165,7 +165,7 @@ def mistakes(draw: st.DrawFn, root: dict[str, Any]) -> tuple[list[str], str]:
         bad += ["abc", "-1", "nan", "inf", "true", draw(st.text("abcxyz", min_size=2, max_size=8))]
         bad += ["1.5", "2.25"] if isinstance(known, int) else []
         bad.append(str(draw(st.integers(-(10**12), -1))))
-    elif option in CHOSEN_FROM:
+    elif option in CHOSEN_FROM and key != "recipe.source":  # a citation
         bad += ["5", draw(st.text("qxyz", min_size=3, max_size=8))]
     elif known == "auto":  # true and false are no mistakes of all such keys
         bad += ["abc", "1.5"]

@@ -107,7 +107,7 @@ def test_both_resume_bit_for_bit(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["l2_sp.alpha=0.1"], "l2_sp.alpha=0.1: needs weights to start from: weights=pretrained, checkpoint or"),
+        (["l2_sp.alpha=0.1"], "l2_sp.alpha=0.1: needs weights to start from: weights=pretrained, checkpoint"),
         (["wise_ft.alpha=0.5"], "wise_ft.alpha=0.5: needs weights to start from"),
         (["wise_ft.alpha=1.5"], "wise_ft.alpha=1.5: "),
         (["l2_sp.alpha=-1"], "l2_sp.alpha=-1"),
