@@ -81,7 +81,7 @@ Options of a study (hydra.sweeper.<key>: default)
 {options}
 
 Examples
-  python -m lwexp.study study=letters                            layer-wise rates or not, in five minutes
+  python -m lwexp.study study=letters                            layer-wise rates or not, in four minutes
   python -m lwexp.study study=letters hydra/launcher=joblib      as many runs at once as fit here
   python -m lwexp.study study=letters +hydra.sweeper.arms.mine='grouping=depth_index mult=0.9'
   python -m lwexp.run sweep.resume=<folder>                      carry on after an interruption

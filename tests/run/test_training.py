@@ -129,10 +129,14 @@ def test_letters_are_refused_for_texts(lwexp_here: RunHere, tmp_path: Path) -> N
 
 
 @pytest.mark.usefixtures("no_pictures")
-def test_letters_of_another_seed_are_learned_anew(lwexp_here: RunHere, tmp_path: Path) -> None:
+def test_letters_are_learned_anew_for_another_seed_but_not_for_another_batch_size(
+    lwexp_here: RunHere, tmp_path: Path
+) -> None:
     options = ["run", *SMALL, *UNTRACKED, "max_steps=1", "weights=letters", "weights.epochs=1"]
     for seed in (0, 1):
         assert lwexp_here(*options, f"weights.seed={seed}").code == 0
+    again = lwexp_here(*options, "weights.seed=0", "batch_size=128", "data.train_size=200")
+    assert "source task: weights from" in again.out
     one, other = (load_file(path) for path in (tmp_path / "outputs" / "source_tasks").glob("*.safetensors"))
     assert not torch.equal(one["head.weight"], other["head.weight"])
 
