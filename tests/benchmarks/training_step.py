@@ -1,6 +1,7 @@
-"""The whole training step: lwexp with 62 rates and the loss tracked at every step, a bare loop, and the peers.
+"""The whole training step: lwexp with all rates and the loss tracked at every step, a bare loop, and the peers.
 
     python tests/benchmarks/training_step.py [--device cuda] [--turns 30] [--threads 1] [--contestants lwexp ignite]
+        [--model vit_tiny_patch16_224 --image-size 224 --batch-size 256 --precision bf16 --workers 4]
 
 What is trained is described in trainings.py; the peers come with `pip install 'lwexp[benchmark]'`, and one that is not
 installed is omitted. Each contestant is its whole command or program, in a process of its own. They take turns of six
@@ -26,14 +27,14 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import torch
-import trainings
 from report import cell, children_cpu, interleave, machine, ratio, spread, table
 from torch.optim.optimizer import register_optimizer_step_post_hook
-from trainings import BATCH_SIZE, CONTESTANTS, Setting
+from trainings import CONTESTANTS, Setting
 
 _TURN = 6  # steps
 _END = "delivery"  # what a contestant's last word has
@@ -96,7 +97,7 @@ def play(name: str, setting: Setting) -> None:
     """Be the process of one contestant."""
     out = os.fdopen(os.dup(1), "w", encoding="ascii")
     os.dup2(2, 1)  # what the training prints is not for the one who waits for results
-    player = Player(out, len(trainings.images()) // BATCH_SIZE)
+    player = Player(out, setting.steps_per_epoch)
     CONTESTANTS[name][0](setting)
     player.end(setting.epochs)
 
@@ -104,15 +105,16 @@ def play(name: str, setting: Setting) -> None:
 class Contestant:
     """A contestant's process, seen from outside."""
 
-    def __init__(self, name: str, folder: Path, epochs: int, device: str) -> None:
+    def __init__(self, name: str, setting: Setting) -> None:
         """Start it; it comes as far as its first step."""
+        folder = setting.folder
         folder.mkdir()
         self.name, self.taken = name, list[Moment]()
         self._log = folder / "log"
         environment = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "HYDRA_"))}
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, __file__, "--play", name, "--epochs", str(epochs), "--device", device],
+                [sys.executable, __file__, "--play", name, *options_of(setting)],
                 cwd=folder, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
             )  # fmt: skip
 
@@ -153,14 +155,21 @@ class Contestant:
         return json.loads(line)
 
 
-def compete(names: list[str], turns: int, device: str, folder: Path) -> str:
+def options_of(setting: Setting) -> list[str]:
+    """The options of this script that say it again, but for the folder."""
+    return [f"--{f.name.replace('_', '-')}={getattr(setting, f.name)}" for f in fields(setting) if f.name != "folder"]
+
+
+def compete(names: list[str], turns: int, setting: Setting) -> str:
     """The table of `names` after so many turns of each."""
-    per_epoch = (len(trainings.images()) // BATCH_SIZE - 1) // _TURN
+    per_epoch = (setting.steps_per_epoch - 1) // _TURN
     epochs = -(-(turns + 1) // per_epoch)
     with ExitStack() as running:
         players = []
         for name in names:
-            players.append(Contestant(name, folder / name.replace(" ", "_"), epochs, device))
+            players.append(
+                Contestant(name, replace(setting, folder=setting.folder / name.replace(" ", "_"), epochs=epochs))
+            )
             running.callback(players[-1].kill)
         for player in players:
             player.ready()
@@ -192,15 +201,18 @@ def installed(name: str) -> bool:
 def main() -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--device", default="cpu")
     parser.add_argument("--turns", type=int, default=30, help=f"of {_TURN} steps, for each contestant")
     parser.add_argument("--contestants", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS))
     parser.add_argument("--threads", type=int, help="of torch; by default one for each core")
     parser.add_argument("--play", choices=CONTESTANTS, help=argparse.SUPPRESS)  # these two: a contestant's process
-    parser.add_argument("--epochs", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--epochs", type=int, default=1, help=argparse.SUPPRESS)
+    for each in fields(Setting):
+        if each.name not in ("folder", "epochs"):
+            parser.add_argument(f"--{each.name.replace('_', '-')}", type=type(each.default), default=each.default)
     given = parser.parse_args()
+    setting = Setting(**{f.name: getattr(given, f.name, Path.cwd()) for f in fields(Setting)})
     if given.play is not None:
-        play(given.play, Setting(Path.cwd(), given.epochs, given.device))
+        play(given.play, setting)
         return
     if given.threads is not None:
         os.environ["OMP_NUM_THREADS"] = str(given.threads)  # of the contestants
@@ -208,7 +220,7 @@ def main() -> None:
     names = [name for name in dict.fromkeys(["bare", *given.contestants]) if installed(name)]
     print(machine(), flush=True)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        print("\n" + compete(names, given.turns, given.device, Path(folder)))
+        print("\n" + compete(names, given.turns, replace(setting, folder=Path(folder))))
 
 
 if __name__ == "__main__":

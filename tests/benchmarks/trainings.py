@@ -1,8 +1,8 @@
-"""One training, written with each contestant: resnet18 on scikit-learn's digits at 32×32, 64 images a step, Adam.
+"""One training, written with each contestant: by default resnet18, scikit-learn's digits at 32×32, 64 a step, Adam.
 
-All but the bare loops have 62 groups, a parameter each, with a rate of its own that follows a cosine, and log all rates
-and the loss at every step to MLflow. All have the same images, decoded beforehand, and torch's fused kernel, which no
-peer takes by default, but for `bare default`. A contestant's packages are imported by its own function alone.
+All but the bare loops have a group for each parameter (62), with a rate of its own that follows a cosine, and log all
+rates and the loss at every step to MLflow. All have the same images, decoded beforehand, and torch's fused kernel,
+which no peer takes by default, but for `bare default`. A contestant's packages are imported by its own function alone.
 """
 
 from __future__ import annotations
@@ -13,59 +13,75 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorDataset
 
-BATCH_SIZE, IMAGE_SIZE, CLASSES = 64, 32, 10
+CLASSES = 10
 LR, MULT = 1e-3, 0.95
+STEPS = 19  # an epoch has at least so many: the images are repeated
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Where a training takes place: `folder` takes all that it writes, `uri` is its MLflow store."""
+    """What is trained, and where: `folder` takes all that is written, `uri` is its MLflow store."""
 
-    folder: Path
-    epochs: int
-    device: str
+    folder: Path = Path()
+    epochs: int = 1
+    device: str = "cpu"
+    model: str = "resnet18"  # of timm
+    image_size: int = 32  # pixels
+    batch_size: int = 64
+    precision: str = "fp32"  # or bf16: autocast
+    workers: int = 0  # processes that make batches
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return len(images(self)) // self.batch_size
 
     @property
     def uri(self) -> str:
         return f"sqlite:///{self.folder / 'mlflow.db'}"
 
 
-def network() -> nn.Module:
-    """timm's resnet18 for one channel, its weights the same for all."""
+def network(setting: Setting) -> nn.Module:
+    """timm's model for one channel, its weights the same for all."""
     import timm
 
     torch.manual_seed(0)
-    return timm.create_model("resnet18", num_classes=CLASSES, in_chans=1)  # type: ignore[no-any-return]
+    return timm.create_model(setting.model, num_classes=CLASSES, in_chans=1)  # type: ignore[no-any-return]
 
 
-def splits() -> Any:
-    """lwexp's digits without augmentation: what every contestant trains on."""
+@cache
+def images(setting: Setting) -> Dataset[tuple[Tensor, ...]]:
+    """lwexp's training images of digits without augmentation, and their labels, as tensors: what all train on."""
     from lwexp.config.data_schema import DigitsConfig
     from lwexp.data import open_data, standard_preprocessing
 
-    config = DigitsConfig(name="digits", image_size=IMAGE_SIZE, split_seed=0, augment=False, workers=0)
+    config = DigitsConfig(name="digits", image_size=setting.image_size, split_seed=0, augment=False, workers=0)
     source = open_data(config, None)
-    return source.datasets(standard_preprocessing(source.info, IMAGE_SIZE, 1), False, 0)
-
-
-def images() -> TensorDataset:
-    """The training images and labels as two tensors."""
-    train = splits().train
+    train = source.datasets(standard_preprocessing(source.info, setting.image_size, 1), False, 0).train
     samples, labels = zip(*(train[i] for i in range(len(train))), strict=True)
-    return TensorDataset(torch.stack(samples), torch.tensor(labels))
+    once = TensorDataset(torch.stack(samples), torch.tensor(labels))
+    return ConcatDataset([once] * -(-STEPS * setting.batch_size // len(once)))
 
 
-def loader(device: str) -> DataLoader[tuple[Tensor, ...]]:
+def loader(setting: Setting) -> DataLoader[tuple[Tensor, ...]]:
     """Shuffled full batches, as everyone writes it."""
-    return DataLoader(images(), BATCH_SIZE, shuffle=True, drop_last=True, pin_memory=device.startswith("cuda"))
+    return DataLoader(
+        images(setting),
+        setting.batch_size,
+        shuffle=True,
+        drop_last=True,
+        num_workers=setting.workers,
+        persistent_workers=setting.workers > 0,
+        pin_memory=setting.device.startswith("cuda"),
+    )
 
 
 def groups(model: nn.Module) -> list[dict[str, Any]]:
@@ -74,17 +90,22 @@ def groups(model: nn.Module) -> list[dict[str, Any]]:
     return [{"params": [p], "lr": LR * MULT**i, "name": f"{i:02d}_{name}"} for i, (name, p) in enumerate(named)]
 
 
-def bare_steps(device: str, **options: Any) -> Iterator[None]:
+def bare_steps(setting: Setting, **options: Any) -> Iterator[None]:
     """The plainest loop: one group, one rate, no tracking, the loss never looked at. Endless, one step each."""
-    model = network().to(device)
+    device = setting.device
+    model = network(setting).to(device)
     loss = nn.CrossEntropyLoss()
     optimizer = torch.optim.Adam(model.parameters(), lr=LR, **options)
+    autocast = torch.autocast(torch.device(device).type, torch.bfloat16, enabled=setting.precision == "bf16")
     model.train()
-    batches = loader(device)
+    batches = loader(setting)
     while True:
         for inputs, labels in batches:
             optimizer.zero_grad()
-            loss(model(inputs.to(device, non_blocking=True)), labels.to(device, non_blocking=True)).backward()
+            with autocast:
+                scores = model(inputs.to(device, non_blocking=True))
+                found = loss(scores, labels.to(device, non_blocking=True))
+            found.backward()
             optimizer.step()
             yield
 
@@ -100,16 +121,25 @@ def bare_default(setting: Setting) -> None:
 
 
 def _bare(setting: Setting, **options: Any) -> None:
-    steps = bare_steps(setting.device, **options)
-    for _ in range(setting.epochs * (len(images()) // BATCH_SIZE)):
+    steps = bare_steps(setting, **options)
+    for _ in range(setting.epochs * setting.steps_per_epoch):
         next(steps)
+
+
+def splits(**setting: Any) -> dict[str, Any]:
+    """The images for `data=custom`; some of them also for validation, which is outside of the measured steps."""
+    train = images(Setting(**setting))
+    return {"train": train, "val": Subset(train, range(64))}
 
 
 def lwexp(setting: Setting, *more: str) -> None:
     """`python -m lwexp.run`, evaluation, pictures and checkpoints included; they are outside of the measured steps."""
     sys.argv = [
-        "lwexp.run", "model=resnet18", "grouping=per_parameter", "policy=cosine", "optimizer=adam", f"lr={LR}",
-        f"mult={MULT}", f"epochs={setting.epochs}", f"batch_size={BATCH_SIZE}", "data.augment=false", "progress=false",
+        "lwexp.run", "model=timm", f"model.name={setting.model}", "grouping=per_parameter", "policy=cosine",
+        "optimizer=adam", f"lr={LR}", f"mult={MULT}", f"epochs={setting.epochs}", f"batch_size={setting.batch_size}",
+        "data=custom", "data._target_=trainings.splits",
+        f"data.options={{image_size: {setting.image_size}, batch_size: {setting.batch_size}}}",
+        f"data.workers={setting.workers}", f"precision={setting.precision}", "progress=false",
         f"device={setting.device}", f"tracking.uri={setting.uri}", f"hydra.run.dir={setting.folder / 'run'}",
         *more,
     ]  # fmt: skip
@@ -128,12 +158,12 @@ def lightning(setting: Setting) -> None:
     from lightning.pytorch.callbacks import LearningRateMonitor
     from lightning.pytorch.loggers import MLFlowLogger
 
-    batches = loader(setting.device)
+    batches = loader(setting)
 
     class Module(LightningModule):
         def __init__(self) -> None:
             super().__init__()
-            self.model, self.loss = network(), nn.CrossEntropyLoss()
+            self.model, self.loss = network(setting), nn.CrossEntropyLoss()
 
         def training_step(self, batch: Any, _: int) -> Tensor:
             inputs, labels = batch
@@ -147,6 +177,7 @@ def lightning(setting: Setting) -> None:
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     Trainer(
+        precision="bf16-mixed" if setting.precision == "bf16" else "32-true",
         accelerator="gpu" if setting.device.startswith("cuda") else "cpu",
         devices=1,
         max_epochs=setting.epochs,
@@ -166,7 +197,9 @@ def ignite(setting: Setting) -> None:
     from ignite.handlers.mlflow_logger import MLflowLogger, OptimizerParamsHandler, OutputHandler
     from ignite.handlers.param_scheduler import LRScheduler
 
-    batches, model = loader(setting.device), network().to(setting.device)
+    if setting.precision != "fp32":
+        raise SystemExit("the contestant ignite is written for fp32")
+    batches, model = loader(setting), network(setting).to(setting.device)
     optimizer = torch.optim.Adam(groups(model), fused=True)
     trainer = create_supervised_trainer(model, optimizer, nn.CrossEntropyLoss(), setting.device, non_blocking=True)
     cosine = LRScheduler(CosineAnnealingLR(optimizer, setting.epochs * len(batches)))
@@ -184,11 +217,11 @@ def huggingface(setting: Setting) -> None:
     os.environ |= {"MLFLOW_TRACKING_URI": setting.uri, "MLFLOW_EXPERIMENT_NAME": "benchmark"}
     from transformers import Trainer, TrainingArguments
 
-    data = images()
+    data = images(setting)
 
     class Samples(Dataset[dict[str, Tensor]]):
         def __len__(self) -> int:
-            return len(data)
+            return setting.steps_per_epoch * setting.batch_size
 
         def __getitem__(self, index: int) -> dict[str, Tensor]:
             inputs, labels = data[index]
@@ -197,7 +230,7 @@ def huggingface(setting: Setting) -> None:
     class Model(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.model, self.loss = network(), nn.CrossEntropyLoss()
+            self.model, self.loss = network(setting), nn.CrossEntropyLoss()
 
         def forward(self, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
             return {"loss": self.loss(self.model(inputs), labels)}
@@ -211,13 +244,15 @@ def huggingface(setting: Setting) -> None:
     if setting.device.startswith("cuda"):
         model.to(setting.device)
     optimizer = torch.optim.Adam(groups(model.model), fused=True)
-    scheduler = CosineAnnealingLR(optimizer, setting.epochs * (len(data) // BATCH_SIZE))
+    scheduler = CosineAnnealingLR(optimizer, setting.epochs * setting.steps_per_epoch)
     AllRates(
         model,
         TrainingArguments(
             str(setting.folder / "trainer"),
-            per_device_train_batch_size=BATCH_SIZE,
+            per_device_train_batch_size=setting.batch_size,
             num_train_epochs=setting.epochs,
+            bf16=setting.precision == "bf16",
+            dataloader_num_workers=setting.workers,
             max_grad_norm=0.0,  # no clipping, as with the others
             dataloader_drop_last=True,
             logging_steps=1,

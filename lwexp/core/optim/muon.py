@@ -51,8 +51,9 @@ def adamw_chosen(
 ) -> frozenset[str]:
     """`others` and what the patterns `adamw` cover; raises `ConfigError` if nothing is left for Muon."""
     names = [name for g in groups for name in g.parameter_names]
-    patterns = [adamw] if isinstance(adamw, str) else [*(adamw or ())]
-    if not all(isinstance(pattern, str) for pattern in patterns):
+    given = () if adamw is None else (adamw,) if isinstance(adamw, str) else adamw
+    patterns = [*given] if isinstance(given, Sequence) else []
+    if not isinstance(given, Sequence) or not all(isinstance(pattern, str) for pattern in patterns):
         raise ConfigError("optimizer.adamw", adamw, "must be a pattern or a list of them, e.g. [stem, blocks.0]")
     chosen = frozenset([*others, *first_matches(kinds.named(patterns, "optimizer.adamw"), names, "optimizer.adamw")])
     if chosen.issuperset(name for g in groups for name in g.optimizer_names):

@@ -196,8 +196,10 @@ def test_mistakes() -> None:
         plan.for_muon(0)
     with pytest.raises(ConfigError, match=r"^optimizer.adamw=bdy: the pattern matches no parameter; did you mean body"):
         plan.for_muon(adamw="bdy")
-    with pytest.raises(ConfigError, match=r"^optimizer.adamw=.*: must be a pattern or a list of them"):
-        plan.for_muon(adamw=[[{"a": 1}]])  # type: ignore[list-item]
+    wrong: tuple[Any, ...] = ([[{"a": 1}]], True, False, 0, 1.5, {"stem": True})
+    for adamw in wrong:
+        with pytest.raises(ConfigError, match=r"^optimizer.adamw=.*: must be a pattern or a list of them"):
+            plan.for_muon(adamw=adamw)
     with pytest.raises(ConfigError, match=r"^optimizer=muon: the network has no hidden matrix .*timm_muon"):
         make_plan(nn.Sequential(nn.Linear(2, 2))).for_muon()
     with pytest.raises(ConfigError, match=r"^optimizer.ns_step=3: muon has no such option; did you mean ns_steps"):
