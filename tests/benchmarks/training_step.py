@@ -36,7 +36,7 @@ from report import cell, children_cpu, interleave, machine, ratio, spread, table
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from trainings import CONTESTANTS, Setting
 
-_TURN = 6  # steps
+_TURN = 6  # steps; fewer where an epoch has fewer
 _END = "delivery"  # what a contestant's last word has
 
 
@@ -54,6 +54,11 @@ def now() -> Moment:
     return Moment(time.perf_counter(), time.process_time())
 
 
+def turn_of(steps_per_epoch: int) -> int:
+    """Steps of a turn: all in one epoch, and not its first."""
+    return min(_TURN, steps_per_epoch - 1)
+
+
 class Player:
     """In a contestant's process: times its turns by a hook on torch's optimizers, and waits while others have theirs.
 
@@ -63,6 +68,7 @@ class Player:
     def __init__(self, out: IO[str], steps_per_epoch: int) -> None:
         """The training begins at once, and waits after its first step."""
         self._out, self._steps, self._count = out, steps_per_epoch, 0
+        self._turn = turn_of(steps_per_epoch)
         self._started = now()
         self._children = self._waited = 0.0  # processor time: of processes before, of own threads between turns
         register_optimizer_step_post_hook(self._stepped)
@@ -72,11 +78,13 @@ class Player:
         if self._count == 0:
             self._children = children_cpu()
         self._count += 1
-        if place % _TURN:
+        if place % self._turn:
             return
         ended = now()
         self._say(
-            [1e3 * (end - begin) / _TURN for begin, end in zip(self._started, ended, strict=True)] if place else None
+            [1e3 * (end - begin) / self._turn for begin, end in zip(self._started, ended, strict=True)]
+            if place
+            else None
         )
         sys.stdin.readline()
         self._waited += time.process_time() - ended.cpu
@@ -162,7 +170,7 @@ def options_of(setting: Setting) -> list[str]:
 
 def compete(names: list[str], turns: int, setting: Setting) -> str:
     """The table of `names` after so many turns of each."""
-    per_epoch = (setting.steps_per_epoch - 1) // _TURN
+    per_epoch = (setting.steps_per_epoch - 1) // turn_of(setting.steps_per_epoch)
     epochs = -(-(turns + 1) // per_epoch)
     with ExitStack() as running:
         players = []

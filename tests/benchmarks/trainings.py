@@ -20,11 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
-from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 CLASSES = 10
 LR, MULT = 1e-3, 0.95
-STEPS = 19  # an epoch has at least so many: the images are repeated
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ def network(setting: Setting) -> nn.Module:
 
 
 @cache
-def images(setting: Setting) -> Dataset[tuple[Tensor, ...]]:
+def images(setting: Setting) -> TensorDataset:
     """lwexp's training images of digits without augmentation, and their labels, as tensors: what all train on."""
     from lwexp.config.data_schema import DigitsConfig
     from lwexp.data import open_data, standard_preprocessing
@@ -67,8 +66,7 @@ def images(setting: Setting) -> Dataset[tuple[Tensor, ...]]:
     source = open_data(config, None)
     train = source.datasets(standard_preprocessing(source.info, setting.image_size, 1), False, 0).train
     samples, labels = zip(*(train[i] for i in range(len(train))), strict=True)
-    once = TensorDataset(torch.stack(samples), torch.tensor(labels))
-    return ConcatDataset([once] * -(-STEPS * setting.batch_size // len(once)))
+    return TensorDataset(torch.stack(samples), torch.tensor(labels))
 
 
 def loader(setting: Setting) -> DataLoader[tuple[Tensor, ...]]:
@@ -126,20 +124,13 @@ def _bare(setting: Setting, **options: Any) -> None:
         next(steps)
 
 
-def splits(**setting: Any) -> dict[str, Any]:
-    """The images for `data=custom`; some of them also for validation, which is outside of the measured steps."""
-    train = images(Setting(**setting))
-    return {"train": train, "val": Subset(train, range(64))}
-
-
 def lwexp(setting: Setting, *more: str) -> None:
     """`python -m lwexp.run`, evaluation, pictures and checkpoints included; they are outside of the measured steps."""
     sys.argv = [
         "lwexp.run", "model=timm", f"model.name={setting.model}", "grouping=per_parameter", "policy=cosine",
         "optimizer=adam", f"lr={LR}", f"mult={MULT}", f"epochs={setting.epochs}", f"batch_size={setting.batch_size}",
-        "data=custom", "data._target_=trainings.splits",
-        f"data.options={{image_size: {setting.image_size}, batch_size: {setting.batch_size}}}",
-        f"data.workers={setting.workers}", f"precision={setting.precision}", "progress=false",
+        f"data.image_size={setting.image_size}", "data.augment=false", f"data.workers={setting.workers}",
+        f"precision={setting.precision}", "progress=false",
         f"device={setting.device}", f"tracking.uri={setting.uri}", f"hydra.run.dir={setting.folder / 'run'}",
         *more,
     ]  # fmt: skip

@@ -23,8 +23,10 @@ from lwexp.core.optim.kernel_fit import tensor_guards
     ("_fused_sgd_", "self grads momentum_buffer_list weight_decay momentum lr dampening nesterov maximize "
                     "is_first_step grad_scale found_inf"),
     ("_foreach_addcmul_", "self tensor1 tensor2 value"),
+    ("_foreach_addcmul_", "self tensor1 tensor2 scalars"),
+    ("_foreach_copy_", "self src non_blocking"),
 ])  # fmt: skip
-def test_kernels_of_kernel_calls_take_these_arguments(name: str, arguments: str) -> None:
+def test_kernels_of_kernel_calls_and_joined_take_these_arguments(name: str, arguments: str) -> None:
     packet = getattr(torch.ops.aten, name)
     overloads = [getattr(packet, overload)._schema.arguments for overload in packet.overloads()]
     assert arguments.split() in [[argument.name for argument in schema] for schema in overloads]

@@ -21,14 +21,17 @@ SIZES = [(3,), (7, 5), (2, 3, 3, 3), (120, 100), (1,), (), (64, 33)]
 class Pair:
     """A fused optimizer and torch's own over equal parameters, which get equal gradients."""
 
-    def __init__(self, kind: type[torch.optim.Optimizer], options: dict[str, Any], dtype: torch.dtype) -> None:
+    def __init__(
+        self, kind: type[torch.optim.Optimizer], options: dict[str, Any], dtype: torch.dtype, device: str = "cpu"
+    ) -> None:
+        self._device = device
         self._random = torch.Generator().manual_seed(0)
         self.theirs = kind(self._groups(dtype), lr=1e-3, fused=True, **options)
         self._random.manual_seed(0)
         self.ours = FUSED[kind](self._groups(dtype), lr=1e-3, fused=True, **options)
 
     def _groups(self, dtype: torch.dtype) -> list[dict[str, Any]]:
-        made = [nn.Parameter(torch.randn(size, generator=self._random).to(dtype)) for size in SIZES]
+        made = [nn.Parameter(torch.randn(s, generator=self._random).to(self._device, dtype)) for s in SIZES]
         split = [made[:1], made[1:4], made[4:5], made[5:]]
         return [
             {"params": params, "lr": 0.01 * 0.8**i, "name": str(i)} | ({"weight_decay": 0.0} if i == 2 else {})
@@ -45,7 +48,7 @@ class Pair:
 
     def set_gradients(self, missing: int | None = None) -> None:
         for i, (p, q) in enumerate(self.parameters()):
-            gradient = torch.randn(p.shape, generator=self._random).to(p.dtype)
+            gradient = torch.randn(p.shape, generator=self._random).to(p)
             p.grad, q.grad = (None, None) if i == missing else (gradient, gradient.clone())
 
     def step(self, count: int = 1) -> None:

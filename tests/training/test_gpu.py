@@ -39,6 +39,7 @@ def test_plan_follows_the_model_to_the_gpu(tiny: TinyNet, name: str) -> None:
     assert all(p.is_cuda and not torch.equal(p, old) for p, old in zip(tiny.parameters(), before, strict=True))
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype feature")
 def test_a_step_waits_for_the_gpu_nowhere(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, device="cuda", every_steps=None)
     trainer.step = WatchedStep(

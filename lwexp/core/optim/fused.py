@@ -21,8 +21,9 @@ from torch.optim import Optimizer
 
 from lwexp.core.dtensor import is_sharded, local_shard
 
-from .kernel_calls import FUSED_ADAM, FUSED_ADAMW, FUSED_SGD, KernelCalls, KernelSpec
+from .kernel_calls import FUSED_ADAM, FUSED_ADAMW, FUSED_SGD, KernelCalls
 from .kernel_fit import Group, NoStateError, UnsupportedError, is_half_wrong, suits_kernel
+from .kernel_spec import KernelSpec
 
 
 class _Fused(Optimizer):
@@ -138,9 +139,10 @@ def _adam_options(group: Group) -> dict[str, Any]:
     return {"beta1": beta1, "beta2": beta2, **same}
 
 
-def _adam_spec(kernel: Callable[[Group], Callable[..., None]]) -> KernelSpec:
+def _adam_spec(decoupled: Callable[[Group], bool]) -> KernelSpec:
     settings = ("betas", "eps", "weight_decay", "amsgrad", "maximize")
-    return KernelSpec(settings, kernel, _adam_buffers, _adam_options)
+    kernel = lambda group: FUSED_ADAMW if decoupled(group) else FUSED_ADAM  # noqa: E731
+    return KernelSpec(settings, kernel, _adam_buffers, _adam_options, decoupled)
 
 
 _SGD_SETTINGS = ("momentum", "dampening", "weight_decay", "nesterov", "maximize")
@@ -150,14 +152,14 @@ class FusedAdam(_Fused, torch.optim.Adam):
     """`torch.optim.Adam` with its fused kernel."""
 
     stock = torch.optim.Adam
-    spec = _adam_spec(lambda group: FUSED_ADAMW if group.get("decoupled_weight_decay") else FUSED_ADAM)
+    spec = _adam_spec(lambda group: bool(group.get("decoupled_weight_decay")))
 
 
 class FusedAdamW(_Fused, torch.optim.AdamW):
     """`torch.optim.AdamW` with its fused kernel."""
 
     stock = torch.optim.AdamW
-    spec = _adam_spec(lambda group: FUSED_ADAMW)
+    spec = _adam_spec(lambda group: True)
 
 
 class FusedSGD(_Fused, torch.optim.SGD):
@@ -169,6 +171,7 @@ class FusedSGD(_Fused, torch.optim.SGD):
         kernel=lambda group: FUSED_SGD,
         buffers=lambda group: ("momentum_buffer" if group["momentum"] else None,),
         options=lambda group: {**{key: group[key] for key in _SGD_SETTINGS}, "is_first_step": False},
+        decoupled=lambda group: False,
         is_joinable=lambda group: bool(group["momentum"]) and not group["nesterov"],
     )
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from itertools import accumulate, chain, pairwise, repeat
 from operator import attrgetter, itemgetter
@@ -21,7 +20,17 @@ from torch.optim import Optimizer
 from lwexp.core.dtensor import is_sharded, local_shard
 
 from .identity import are_same
-from .kernel_fit import Group, NoStateError, UnsupportedError, check, order, tensor_guards
+from .joined import JoinedBatches, are_few, batched, can_join
+from .kernel_fit import (
+    Group,
+    NoStateError,
+    UnsupportedError,
+    are_contiguous,
+    are_in_order,
+    check,
+    tensor_guards,
+)
+from .kernel_spec import KernelCall, KernelSpec
 
 # Private to torch; tried with torch 2.6 to 2.14. tests/core/test_private_interfaces.py checks their signatures.
 FUSED_ADAM, FUSED_ADAMW, FUSED_SGD = torch._fused_adam_, torch._fused_adamw_, torch._fused_sgd_
@@ -30,30 +39,6 @@ FOREACH_ADDCMUL = torch._foreach_addcmul_
 JOINED_WEIGHTS = 8192  # up to this size a second pass over a parameter is cheaper than a kernel call (same benchmark)
 MAX_GUARDS = 4  # another is made where another context (autocast, …) makes the last one fail
 _RATE, _GRADIENT, _BYTES = itemgetter("lr"), attrgetter("grad"), attrgetter("nbytes")
-_CONTIGUOUS = Tensor.is_contiguous
-
-
-@dataclass(frozen=True)
-class KernelSpec:
-    """How torch calls the fused kernel of an optimizer class; each function takes one of its param groups."""
-
-    settings: tuple[str, ...]  # the group's options that the kernel takes
-    kernel: Callable[[Group], Callable[..., None]]
-    buffers: Callable[[Group], Sequence[str | None]]  # state tensors in the kernel's order; None: an empty list
-    options: Callable[[Group], dict[str, Any]]  # the settings under the kernel's names
-    is_joinable: Callable[[Group], bool] = lambda group: False  # a step is `parameter -= lr * buffer`
-
-
-@dataclass
-class _Call:
-    """One kernel call: parameters of one dtype, of one group or, if `joined`, of groups that differ only in lr."""
-
-    kernel: Callable[..., None]
-    options: dict[str, Any]
-    buffers: Sequence[str | None]
-    joined: bool
-    parameters: list[Tensor] = field(default_factory=list)
-    groups: list[int] = field(default_factory=list)  # of each parameter
 
 
 class KernelCalls:
@@ -68,6 +53,7 @@ class KernelCalls:
         self._rates: list[float] | None = None
         self._call_rates: list[float] = []
         self._calls, self._without_gradient = self._build_calls(groups, state)
+        own = [call for call in self._calls if not call.batched]  # the first ones
         self._parameters = [p for call in self._calls for p in call.parameters]
         if not self._parameters:
             raise NoStateError
@@ -77,20 +63,23 @@ class KernelCalls:
         self._sharded = is_sharded(self._parameters[0])
         self._steps = _share_steps([state[p] for p in self._parameters if "step" in state.get(p, {})])
         # Below one entry for each call.
-        self._kernels = [(call.kernel, call.options) for call in self._calls]
+        self._kernels = [(call.kernel, call.options) for call in own]
         ends = [*accumulate([len(call.parameters) for call in self._calls], initial=0)]
-        self._parts = [slice(*each) for each in pairwise(ends)]
-        self._single = len(self._parameters) == len(self._calls)
+        self._parts = [slice(*each) for each in pairwise(ends[: len(own) + 1])]
+        self._count = ends[len(own)]  # of parameters in these calls
+        self._single = self._count == len(own)
         lists = [tuple(map(local_shard, call.parameters)) for call in self._calls]
         buffers = [
             [tuple([local_shard(state[p][name]) for p in call.parameters]) if name else () for name in call.buffers]
             for call in self._calls
         ]
-        self._columns = [self._column(each) for each in (lists, *map(list, zip(*buffers, strict=True)))]
-        if self._steps is not None and self._single and bool((self._steps == self._steps[0]).all()):
+        own_buffers = buffers[: len(own)]
+        self._columns = [self._column(each) for each in (lists[: len(own)], *map(list, zip(*own_buffers, strict=True)))]
+        on_cpu = self._device.type == "cpu"  # of a GPU, the comparison would wait for it
+        if self._steps is not None and own and self._single and on_cpu and bool((self._steps == self._steps[0]).all()):
             # All kernels read the same counter, which stays in the cache.
-            position = self._calls[0].buffers.index("step") + 1
-            self._columns[position] = partial(repeat, (self._steps[0],), len(self._calls))
+            position = own[0].buffers.index("step") + 1
+            self._columns[position] = partial(repeat, (self._steps[0],), len(own))
         self._joined: list[
             tuple[tuple[Tensor, ...], tuple[Tensor, ...], list[Tensor]]
         ] = []  # parameters, buffers, rates
@@ -102,13 +91,15 @@ class KernelCalls:
                 lr_array = array(kind, bytes(dtype.itemsize * len(parameters)))
                 self._joined.append((parameters, buffer, list(torch.frombuffer(lr_array, dtype=dtype))))
                 self._joined_rates.append((lr_array, call.groups))
+        joint = [each for each in zip(self._calls, lists, buffers, strict=True) if each[0].batched]
+        self._batches = JoinedBatches(joint) if joint else None
         self._shards = [*chain.from_iterable(lists)]
         self._shards_held = [*map(local_shard, self._held(state))] if self._sharded else []
         # What may change its order in memory; a vector of the state has only one.
         moments = (t for each in buffers for tensors in each for t in tensors if t.ndim > 1)
         self._tensors = (*self._shards, *moments)
         self._strides = list(map(Tensor.stride, self._tensors))
-        self._contiguous = all(map(_CONTIGUOUS, self._tensors))
+        self._contiguous = are_contiguous(self._tensors)
         known: dict[int, int] = {}
         self._bytes = [known.setdefault(size, size) for size in map(_BYTES, self._tensors)]  # few objects: few reads
         self._guards: list[tuple[Any, Any]] = []  # of `_tensors` and of gradients; the last ones are in use
@@ -116,24 +107,43 @@ class KernelCalls:
 
     def _build_calls(
         self, groups: Sequence[Group], state: Mapping[Tensor, dict[str, Any]]
-    ) -> tuple[list[_Call], list[Tensor]]:
+    ) -> tuple[list[KernelCall], list[Tensor]]:
         """The calls, and the parameters that had no gradient so far and have no state."""
         spec = self._spec
-        calls: dict[tuple[Any, ...], _Call] = {}
+        calls: dict[tuple[Any, ...], KernelCall] = {}
         without_gradient: list[Tensor] = []
+
+        def add(key: tuple[Any, ...], p: Tensor, i: int, *, joined: bool = False, batch: bool = False) -> None:
+            if key not in calls:
+                group = groups[i]
+                calls[key] = KernelCall(
+                    spec.kernel(group), spec.options(group), spec.buffers(group), spec.decoupled(group), joined, batch
+                )
+            calls[key].parameters.append(p)
+            calls[key].groups.append(i)
+
+        together: dict[tuple[Any, ...], list[tuple[Tensor, int]]] = {}
         for i, group in enumerate(groups):
             for p in group["params"]:
                 if p.grad is None and not state.get(p) and any(spec.buffers(group)):
                     without_gradient.append(p)
                     continue
                 check(p, group, state.get(p, {}), spec.buffers(group))
-                joined = spec.is_joinable(group) and len(group["params"]) == 1 and _is_small(p)
-                key = (p.dtype, self._rows[i][1:], spec.kernel(group)) if joined else (p.dtype, i)
-                if key not in calls:
-                    calls[key] = _Call(spec.kernel(group), spec.options(group), spec.buffers(group), joined)
-                calls[key].parameters.append(p)
-                calls[key].groups.append(i)
-        return list(calls.values()), without_gradient
+                alike = (p.dtype, repr(self._rows[i][1:]), spec.kernel(group))
+                if can_join(p) and spec.is_batchable(group):
+                    together.setdefault(alike, []).append((p, i))
+                else:
+                    joined = spec.is_joinable(group) and len(group["params"]) == 1 and _is_small(p)
+                    add(alike if joined else (p.dtype, i), p, i, joined=joined)
+        for alike, held in together.items():
+            if are_few({i for _, i in held}):
+                for p, i in held:
+                    add((p.dtype, i), p, i)
+                continue
+            for number, places in enumerate(batched([p for p, _ in held])):
+                for place in places:
+                    add((*alike, number), *held[place], batch=True)
+        return sorted(calls.values(), key=lambda call: call.batched), without_gradient
 
     def _column(self, tensors: list[tuple[Tensor, ...]]) -> Callable[[], Iterable[tuple[Tensor, ...]]]:
         """A function that returns `tensors`, one argument of each call.
@@ -166,7 +176,7 @@ class KernelCalls:
             group, first = groups[call.groups[0]], rows[call.groups[0]][1:]
             if any(rows[i][1:] != first for i in call.groups) or spec.buffers(group) != call.buffers:
                 return False
-            if call.joined and not spec.is_joinable(group):
+            if (call.joined and not spec.is_joinable(group)) or (call.batched and not spec.is_batchable(group)):
                 return False
         for call in self._calls:
             call.options.update(spec.options(groups[call.groups[0]]))
@@ -188,7 +198,7 @@ class KernelCalls:
         if self._contiguous:  # the usual case reads little memory but that which the kernels read
             return (
                 set(map(type, gradients)) == {Tensor}
-                and _are_contiguous(chain(gradients, self._tensors))
+                and are_contiguous(chain(gradients, self._tensors))
                 and list(map(_BYTES, self._tensors)) == self._bytes  # of another device: torch checks
             )
         if self._guards:
@@ -198,9 +208,9 @@ class KernelCalls:
         if set(map(type, gradients)) != {Tensor}:
             return False
         # The guards are strict: they also fail where autocast, say, differs from when they were made.
-        if list(map(_BYTES, self._tensors)) != self._bytes or not _are_in_order(self._tensors, self._strides):
+        if list(map(_BYTES, self._tensors)) != self._bytes or not are_in_order(self._tensors, self._strides):
             return False
-        if not _are_in_order(gradients, self._strides) or list(map(_BYTES, gradients)) != self._bytes[: len(gradients)]:
+        if not are_in_order(gradients, self._strides) or list(map(_BYTES, gradients)) != self._bytes[: len(gradients)]:
             return False
         if len(self._guards) < MAX_GUARDS:
             self._guards.append((tensor_guards(self._tensors), tensor_guards(gradients)))
@@ -225,13 +235,16 @@ class KernelCalls:
             if self._steps is not None:
                 self._steps += 1
             lists, *buffers = [column() for column in self._columns]
-            parts = zip(gradients, strict=True) if self._single else map(gradients.__getitem__, self._parts)
+            own = gradients[: self._count] if self._batches is not None else gradients
+            parts = zip(own, strict=True) if self._single else map(gradients.__getitem__, self._parts)
             arguments = zip(lists, parts, *buffers, strict=True)  # tuples, which a call takes without a copy
             for (kernel, options), lr, each in zip(self._kernels, self._call_rates, arguments, strict=True):
                 if scaled:
                     kernel(*each, lr=lr, **options, **scaling)
                 else:
                     kernel(*each, lr=lr, **options)
+            if self._batches is not None:
+                self._batches.step(gradients[self._count :], scaling if scaled else {})
             for parameters, buffer, rates in self._joined:
                 FOREACH_ADDCMUL(parameters, buffer, rates, value=-1)  # rounds once, as the fused kernel does
             if self._steps is not None and scaling["found_inf"] is not None:
@@ -244,29 +257,14 @@ class KernelCalls:
         if rates != self._rates:
             if any(isinstance(rate, Tensor) for rate in rates):
                 return False
-            self._call_rates = [0.0 if call.joined else float(rates[call.groups[0]]) for call in self._calls]
+            own = [call for call in self._calls if not call.batched]
+            self._call_rates = [0.0 if call.joined else float(rates[call.groups[0]]) for call in own]
+            if self._batches is not None:
+                self._batches.set_rates(rates)
             for lr_array, groups in self._joined_rates:
                 lr_array[:] = array(lr_array.typecode, [rates[i] for i in groups])
             self._rates = rates
         return True
-
-
-def _are_contiguous(tensors: Iterable[Tensor]) -> bool:
-    try:
-        return all(map(_CONTIGUOUS, tensors))
-    except RuntimeError:  # a sparse tensor has no order
-        return False
-
-
-def _are_in_order(tensors: Sequence[Tensor], strides: Sequence[Sequence[int]]) -> bool:
-    """Whether the elements of all `tensors` are in the order in memory that `strides` give; it may have more."""
-    try:
-        return all(
-            own == stride or order(tensor.shape, own) == order(tensor.shape, stride)
-            for tensor, own, stride in zip(tensors, map(Tensor.stride, tensors), strides, strict=False)
-        )
-    except RuntimeError:  # a sparse tensor has no order
-        return False
 
 
 def _is_small(p: Tensor) -> bool:

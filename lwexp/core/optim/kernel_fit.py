@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -81,6 +81,25 @@ def check(p: Tensor, group: Group, entry: Mapping[str, Any], buffers: Sequence[s
         raise UnsupportedError
     if len(present) < len([*filter(None, buffers)]):
         raise NoStateError
+
+
+def are_contiguous(tensors: Iterable[Tensor]) -> bool:
+    """Whether the elements of all `tensors` are in memory as they are counted."""
+    try:
+        return all(map(Tensor.is_contiguous, tensors))
+    except RuntimeError:  # a sparse tensor has no order
+        return False
+
+
+def are_in_order(tensors: Sequence[Tensor], strides: Sequence[Sequence[int]]) -> bool:
+    """Whether the elements of all `tensors` are in the order in memory that `strides` give; it may have more."""
+    try:
+        return all(
+            own == stride or order(tensor.shape, own) == order(tensor.shape, stride)
+            for tensor, own, stride in zip(tensors, map(Tensor.stride, tensors), strides, strict=False)
+        )
+    except RuntimeError:  # a sparse tensor has no order
+        return False
 
 
 def order(shape: Sequence[int], strides: Sequence[int]) -> list[int]:
