@@ -23,7 +23,7 @@ _ALIGNED = 32  # elements; the kernels read four at once where addresses allow i
 
 
 class Scratch:
-    """Memory that batches take in turn: what the kernel moves, and ones, or zeros for a step that is left out."""
+    """Memory that batches take in turn: what the kernel moves, and ones, or zeros for a skipped step."""
 
     def __init__(self, like: Tensor, elements: int) -> None:
         """Of the dtype and on the device of `like`."""
