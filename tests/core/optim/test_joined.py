@@ -89,9 +89,7 @@ def test_a_hundred_groups_take_a_call_for_each_batch(device: str, name: str, opt
 
 
 @pytest.mark.parametrize(("kind", "options"), CASES)
-def test_a_skipped_step_moves_nothing(
-    kind: type[torch.optim.Optimizer], options: dict[str, Any], device: str
-) -> None:
+def test_a_skipped_step_moves_nothing(kind: type[torch.optim.Optimizer], options: dict[str, Any], device: str) -> None:
     """As a GradScaler, or a training whose loss is not finite, tells the kernel on the device."""
     pair = Pair(kind, options, torch.float32, device)
     pair.step(3)
