@@ -60,9 +60,9 @@ def plain(config: DictConfig) -> dict[str, Any]:
     values = typed(OmegaConf.to_container(own, resolve=True), OmegaConf.to_container(own, resolve=False), RunConfig)
     values = with_lists({str(key): value for key, value in values.items()})
     folded, given = with_one_mult(values), set(map(key_of, _task_overrides(config)))
-    if folded.get("mult") != values.get("mult") and "mult" in given:
-        why = f"is another name of mult, which is {values['mult']}; give one of them"
-        raise ConfigError("decay.mult", folded["mult"], why)
+    mults = values.get("mult"), folded.get("mult")
+    if "mult" in given and mults[0] is not mults[1] and mults[0] != mults[1]:  # nan, which was given once, is itself
+        raise ConfigError("decay.mult", mults[1], f"is another name of mult, which is {mults[0]}; give one of them")
     return with_monitor(with_given_lengths(_with_stem_lr(folded, given), given))
 
 

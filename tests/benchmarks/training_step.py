@@ -1,6 +1,7 @@
 """The whole training step: lwexp with all rates and the loss tracked at every step, a bare loop, and the peers.
 
     python tests/benchmarks/training_step.py [--device cuda] [--turns 30] [--threads 1] [--contestants lwexp ignite]
+        [--alone --epochs 12]
         [--model vit_tiny_patch16_224 --image-size 224 --batch-size 256 --precision bf16 --workers 4]
 
 What is trained is described in trainings.py; the peers come with `pip install 'lwexp[benchmark]'`, and one that is not
@@ -13,6 +14,10 @@ evaluation are omitted.
 between the turns (asynchronous logging) and that of the processes it has started, from the first step until all is
 delivered, the run's files included, which long runs make small. Ratios are turn by turn, to `bare` and of lwexp to
 each. Each figure is a median with its quartiles. A GPU is synchronised at both ends of a turn and nowhere else.
+
+With `--alone` each trains without interruption, one after the other, and nothing is synchronised: milliseconds from a
+step to the next, but for the first two epochs and the first step of each, and the main thread's processor time. On a
+GPU, which turns leave idle in between, that is nearer to what a user sees.
 """
 
 from __future__ import annotations
@@ -28,6 +33,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import fields, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -101,13 +107,46 @@ class Player:
         self._out.flush()
 
 
-def play(name: str, setting: Setting) -> None:
+def play(name: str, setting: Setting, alone: bool) -> None:
     """Be the process of one contestant."""
     out = os.fdopen(os.dup(1), "w", encoding="ascii")
     os.dup2(2, 1)  # what the training prints is not for the one who waits for results
+    if alone:
+        json.dump(pace(name, setting), out)
+        out.close()
+        return
     player = Player(out, setting.steps_per_epoch)
     CONTESTANTS[name][0](setting)
     player.end(setting.epochs)
+
+
+def pace(name: str, setting: Setting) -> list[list[float]]:
+    """Milliseconds of the wall clock, and of the main thread, from each step to the next of its epoch."""
+    ends: list[Moment] = []
+    register_optimizer_step_post_hook(lambda *_: ends.append(Moment(time.perf_counter(), time.thread_time())))
+    CONTESTANTS[name][0](setting)
+    per_epoch = setting.steps_per_epoch
+    pairs = [each for number, each in enumerate(pairwise(ends)) if number > 2 * per_epoch and (number + 1) % per_epoch]
+    return [[1e3 * (end[kind] - start[kind]) for start, end in pairs] for kind in (0, 1)]
+
+
+def one_by_one(names: list[str], setting: Setting) -> str:
+    """The table of `names`, each alone on the machine."""
+    found = {}
+    for name in names:
+        own = replace(setting, folder=setting.folder / name.replace(" ", "_"))
+        own.folder.mkdir()
+        command = [sys.executable, __file__, "--alone", "--play", name, *options_of(own)]
+        done = subprocess.run(command, cwd=own.folder, env=own_environment(), stdout=subprocess.PIPE, check=True)
+        found[name] = [spread(values) for values in json.loads(done.stdout)]
+    bare = found["bare"][0].median
+    rows = [[name, *(cell(each) for each in both), f"{both[0].median / bare:.2f}"] for name, both in found.items()]
+    return table(["milliseconds a step", "wall", "main thread", "wall / bare"], rows)
+
+
+def own_environment() -> dict[str, str]:
+    """Without what the user has set for MLflow and Hydra."""
+    return {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "HYDRA_"))}
 
 
 class Contestant:
@@ -119,11 +158,10 @@ class Contestant:
         folder.mkdir()
         self.name, self.taken = name, list[Moment]()
         self._log = folder / "log"
-        environment = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "HYDRA_"))}
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 [sys.executable, __file__, "--play", name, *options_of(setting)],
-                cwd=folder, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
+                cwd=folder, env=own_environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
             )  # fmt: skip
 
     def turn(self) -> float:
@@ -212,15 +250,16 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=30, help=f"of {_TURN} steps, for each contestant")
     parser.add_argument("--contestants", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS))
     parser.add_argument("--threads", type=int, help="of torch; by default one for each core")
-    parser.add_argument("--play", choices=CONTESTANTS, help=argparse.SUPPRESS)  # these two: a contestant's process
-    parser.add_argument("--epochs", type=int, default=1, help=argparse.SUPPRESS)
+    parser.add_argument("--play", choices=CONTESTANTS, help=argparse.SUPPRESS)  # a contestant's process
+    parser.add_argument("--alone", action="store_true", help="one after the other, for --epochs each")
+    parser.add_argument("--epochs", type=int, default=12)
     for each in fields(Setting):
         if each.name not in ("folder", "epochs"):
             parser.add_argument(f"--{each.name.replace('_', '-')}", type=type(each.default), default=each.default)
     given = parser.parse_args()
     setting = Setting(**{f.name: getattr(given, f.name, Path.cwd()) for f in fields(Setting)})
     if given.play is not None:
-        play(given.play, setting)
+        play(given.play, setting, given.alone)
         return
     if given.threads is not None:
         os.environ["OMP_NUM_THREADS"] = str(given.threads)  # of the contestants
@@ -228,7 +267,8 @@ def main() -> None:
     names = [name for name in dict.fromkeys(["bare", *given.contestants]) if installed(name)]
     print(machine(), flush=True)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        print("\n" + compete(names, given.turns, replace(setting, folder=Path(folder))))
+        setting = replace(setting, folder=Path(folder))
+        print("\n" + (one_by_one(names, setting) if given.alone else compete(names, given.turns, setting)))
 
 
 if __name__ == "__main__":

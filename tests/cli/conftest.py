@@ -40,6 +40,7 @@ def materials(tmp_path: Path) -> None:
                 path.mkdir(parents=True)
                 for number in range(2):
                     Image.new("RGB", (8, 8), (90 * number, 0, 0)).save(path / f"{number}.png")
+    (tmp_path / "notes.csv").write_text("text,label\n" + "a good day,good\na bad day,bad\n" * 10, encoding="utf-8")
     (tmp_path / "empty").mkdir()
     (tmp_path / "mistaken.py").write_text(MINE, encoding="utf-8")
     (tmp_path / "unimportable.py").write_text("1 / 0", encoding="utf-8")

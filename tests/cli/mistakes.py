@@ -82,6 +82,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     # values that cannot be
     "mult_a_word": (["mult=abc"], r"mult=abc: should be a valid number"),
     "mult_negative": (["mult=-1"], r"mult=-1(\.0)?: should be greater than 0"),
+    "mult_nan": (["decay=explicit", "mult=nan"], r"mult=nan: should be a finite number"),
     "lr_nan": (["lr=nan"], r"lr=nan: should be "),
     "lr_inf": (["lr=inf"], r"lr=inf: should be a finite number"),
     "lr_zero": (["lr=0"], r"lr=0(\.0)?: should be greater than 0"),
@@ -97,6 +98,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
         ["lr_overrides.lstm.bias_hh_l0=fast"],
         r"lr_overrides\.lstm\.bias_hh_l0=fast: should be a valid number",
     ),
+    "muon_adamw": (["optimizer=muon", "optimizer.adamw=true"], r"optimizer\.adamw=true: must be a pattern or a list"),
     "rates_nan": (["decay=explicit", "decay.rates={head: nan}"], r"decay\.rates\.head=nan: must be finite"),
     "factor_negative": (["lr_mults.head=-1"], r"lr_mults\.head=-1(\.0)?: should be greater than or equal to 0"),
     "factor_and_rate": (

@@ -109,6 +109,7 @@ NEEDED = {
     "data/custom": ["data._target_=mistaken.halves"],
     "data/image_folder": ["data.path=photos"],
     "data/images": ["data.path=labels.csv"],
+    "data/text": ["data.path=notes.csv"],
     "data/torchvision": ["data.dataset=FakeData"],
     "decay/custom": ["decay._target_=mistaken.halves"],
     "grouping/custom": ["grouping._target_=mistaken.one"],
@@ -155,6 +156,8 @@ def mistakes(draw: st.DrawFn, root: dict[str, Any]) -> tuple[list[str], str]:
         siblings = values.get(section, values)
         wrong = ".".join(part for part in (section, mutated(draw, option, siblings)) if part)
         return [*options, *needed, f"{draw(st.sampled_from(['', '+', '++']))}{wrong}=1"], wrong
+    if key in ("resume", "from_run"):  # nothing may be deleted beside them
+        options, needed = [*SMALL], []
     known = values[section][option] if section in values else values[key]
     bad = list(STRUCTURES)
     if key in OPEN_MAPPINGS or isinstance(known, dict):

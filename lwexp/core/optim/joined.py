@@ -1,9 +1,9 @@
 """Parameters of many groups that move together on a GPU, each at its group's rate.
 
-torch's fused kernels take one rate a call. A call for each of many groups leaves most of a GPU idle: on an H200, 62 of
-them took 2.6 times as long as one for a single group (benchmarks/optimizer_step). So one call moves zeros at a rate of
-1, and another adds each result times its rate. Numbers are those of a call for each group but for rounding: the product
-is rounded before it is added.
+torch's fused kernels take one rate a call. A call for each of many groups leaves most of a GPU idle: on an H200, 62 to
+500 of them took 2.2 to 3.8 times as long as one for a single group (benchmarks/optimizer_step). So one call moves zeros
+at a rate of 1, and another adds each result times its rate. Numbers are those of a call for each group but for
+rounding: the product is rounded before it is added.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from torch import Tensor
 from .kernel_spec import KernelCall
 
 DEVICES = frozenset({"cuda"})
-FEW_GROUPS = 16  # a call for each is as fast
-ELEMENTS = 2**22  # of a batch: 16 MB of float32 are still in the GPU's cache when the second call reads them
+FEW_GROUPS = 8  # a call for each is as fast: 7 are faster, 14 slower
+ELEMENTS = 2**24  # of a batch: 64 MB of float32. A kernel alone with 2**21 elements leaves an H200 mostly idle
 _ALIGNED = 32  # elements; the kernels read four at once where addresses allow it
 
 
