@@ -1,11 +1,12 @@
-"""Adam, AdamW and SGD of `torch.optim` that stay fast with one group per parameter: one kernel call for each group.
+"""Adam, AdamW and SGD of `torch.optim` that stay fast with one group per parameter.
 
 torch's fused optimizers rebuild every tensor list at each step and increment one counter per parameter. Here the lists
-are kept (`kernel_calls.py`) and all counters share one tensor; SGD with momentum updates all groups of a single small
-parameter on the CPU in two calls. Results and `state_dict` equal torch's, bit for bit. Where the lists cannot be used
-(a missing gradient, `capturable`), torch's own step runs, with its default implementation for groups that the kernel
-cannot update (`kernel_fit.py`: sparse gradients, another order in memory). Of sharded parameters the kernels take the
-local shards: the updates are elementwise.
+are kept (`kernel_calls.py`) and all counters share one tensor. On the CPU each group has one kernel call, but SGD with
+momentum updates all groups of a single small parameter in two; results equal torch's, bit for bit. On a GPU many groups
+share two calls (`joined.py`), and parameters equal torch's but for rounding. `state_dict` is torch's. Where the lists
+cannot be used (a missing gradient, `capturable`), torch's own step runs, with its default implementation for groups
+that the kernel cannot update (`kernel_fit.py`: sparse gradients, another order in memory). Of sharded parameters the
+kernels take the local shards: the updates are elementwise.
 """
 
 from __future__ import annotations
