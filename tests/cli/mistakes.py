@@ -98,7 +98,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
         ["lr_overrides.lstm.bias_hh_l0=fast"],
         r"lr_overrides\.lstm\.bias_hh_l0=fast: should be a valid number",
     ),
-    "muon_adamw": (["optimizer=muon", "optimizer.adamw=true"], r"optimizer\.adamw=true: must be a pattern or a list"),
+    "muon_adamw": (["optimizer=muon", "optimizer.adamw=true"], r"optimizer\.adamw=True: must be a pattern or a list"),
     "rates_nan": (["decay=explicit", "decay.rates={head: nan}"], r"decay\.rates\.head=nan: must be finite"),
     "factor_negative": (["lr_mults.head=-1"], r"lr_mults\.head=-1(\.0)?: should be greater than or equal to 0"),
     "factor_and_rate": (

@@ -112,6 +112,7 @@ NEEDED = {
     "data/text": ["data.path=notes.csv"],
     "data/torchvision": ["data.dataset=FakeData"],
     "decay/custom": ["decay._target_=mistaken.halves"],
+    "grouping/by_name": ["grouping.patterns={all: '*'}"],
     "grouping/custom": ["grouping._target_=mistaken.one"],
     "model/custom": ["model._target_=mistaken.Net"],
     "model/timm": ["model.name=resnet18"],
