@@ -61,7 +61,7 @@ def draw_arms_across(studies: Sequence[StudyAnalysis]) -> Figure | None:
         axes.text(column, row, f"{value:+.1f}", ha="center", va="center", color=ink, fontsize=size, fontweight=weight,
                   fontfamily=FONT)  # fmt: skip
     labels = [readable(found.study.name, 24) for found in studies]
-    axes.set_xticks(range(len(studies)), labels=labels, **SMALL, rotation=30, ha="left", rotation_mode="anchor")
+    axes.set_xticks(range(len(studies)), labels=labels, **SMALL, rotation=60, ha="left", rotation_mode="anchor")
     axes.xaxis.tick_top()
     axes.set_yticks(range(len(names)), labels=[readable(name, 34) for name in names], **SMALL)
     axes.tick_params(length=0)
