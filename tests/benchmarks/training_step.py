@@ -137,7 +137,9 @@ def one_by_one(names: list[str], setting: Setting) -> str:
         own = replace(setting, folder=setting.folder / name.replace(" ", "_"))
         own.folder.mkdir()
         command = [sys.executable, __file__, "--alone", "--play", name, *options_of(own)]
-        done = subprocess.run(command, cwd=own.folder, env=own_environment(), stdout=subprocess.PIPE, check=True)
+        done = subprocess.run(command, cwd=own.folder, env=own_environment(), stdout=subprocess.PIPE, check=False)
+        if done.returncode:
+            raise SystemExit(f"{name} has failed, with the status {done.returncode}")
         found[name] = [spread(values) for values in json.loads(done.stdout)]
     bare = found["bare"][0].median
     rows = [[name, *(cell(each) for each in both), f"{both[0].median / bare:.2f}"] for name, both in found.items()]
@@ -257,6 +259,8 @@ def main() -> None:
         if each.name not in ("folder", "epochs"):
             parser.add_argument(f"--{each.name.replace('_', '-')}", type=type(each.default), default=each.default)
     given = parser.parse_args()
+    if given.alone and given.epochs < 3:
+        parser.error("--alone measures from the third epoch on: --epochs must be 3 or more")
     setting = Setting(**{f.name: getattr(given, f.name, Path.cwd()) for f in fields(Setting)})
     if given.play is not None:
         play(given.play, setting, given.alone)

@@ -142,8 +142,13 @@ def _adam_options(group: Group) -> dict[str, Any]:
 
 def _adam_spec(decoupled: Callable[[Group], bool]) -> KernelSpec:
     settings = ("betas", "eps", "weight_decay", "amsgrad", "maximize")
-    kernel = lambda group: FUSED_ADAMW if decoupled(group) else FUSED_ADAM  # noqa: E731
-    return KernelSpec(settings, kernel, _adam_buffers, _adam_options, decoupled)
+    return KernelSpec(
+        settings,
+        kernel=lambda group: FUSED_ADAMW if decoupled(group) else FUSED_ADAM,
+        buffers=_adam_buffers,
+        options=_adam_options,
+        decoupled=decoupled,
+    )
 
 
 _SGD_SETTINGS = ("momentum", "dampening", "weight_decay", "nesterov", "maximize")

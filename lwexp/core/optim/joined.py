@@ -59,6 +59,11 @@ class JoinedBatch:
             for flat in (scratch.moved, scratch.kept)
         )
 
+    @property
+    def moves_anyway(self) -> bool:
+        """Whether the second call would move something where the kernel skips the step: decay, or a kept buffer."""
+        return bool(self._call.options["weight_decay"])
+
     def step(self, gradients: Sequence[Tensor], rates: Sequence[float], scaling: Mapping[str, Any]) -> None:
         """Move the parameters by their gradients; `scaling` is what a GradScaler tells the kernel."""
         options = dict(self._call.options)
@@ -94,8 +99,9 @@ class JoinedBatches:
 
     def step(self, gradients: Sequence[Tensor], scaling: Mapping[str, Any]) -> None:
         """Move all parameters by their gradients, which are in the order of the calls."""
+        masks = any(batch.moves_anyway for batch in self._batches)
         for each in self._scratch.values():
-            each.keep(scaling.get("found_inf"))
+            each.keep(scaling.get("found_inf") if masks else None)
         for batch, rates in zip(self._batches, self._rates, strict=True):
             batch.step(gradients[: len(rates)], rates, scaling)
             gradients = gradients[len(rates) :]

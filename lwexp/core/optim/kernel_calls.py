@@ -124,12 +124,13 @@ class KernelCalls:
 
         together: dict[tuple[Any, ...], list[tuple[Tensor, int]]] = {}
         for i, group in enumerate(groups):
+            settings = repr(self._rows[i][1:])
             for p in group["params"]:
                 if p.grad is None and not state.get(p) and any(spec.buffers(group)):
                     without_gradient.append(p)
                     continue
                 check(p, group, state.get(p, {}), spec.buffers(group))
-                alike = (p.dtype, repr(self._rows[i][1:]), spec.kernel(group))
+                alike = (p.dtype, settings, spec.kernel(group))
                 if can_join(p) and spec.is_batchable(group):
                     together.setdefault(alike, []).append((p, i))
                 else:

@@ -29,9 +29,10 @@ class KernelSpec:
 
 @dataclass
 class KernelCall:
-    """One kernel call: parameters of one dtype, of one group or, if `joined` or `batched`, of groups that differ in lr.
+    """One kernel call: parameters of one dtype, of one group, or of groups that differ in lr.
 
-    `batched`: by a `JoinedBatch`.
+    The latter `joined` on the CPU, where they are small and move by `lr * buffer`, or `batched` on a GPU, by a
+    `JoinedBatch`.
     """
 
     kernel: Callable[..., None]

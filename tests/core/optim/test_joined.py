@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -23,12 +22,16 @@ NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA devic
 Case = tuple[type[torch.optim.Optimizer], dict[str, Any]]
 
 
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=NO_GPU, id="gpu")])
-def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Where groups are joined, be they few, in batches of 2,000 elements: one parameter of a pair is larger."""
+@pytest.fixture
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Groups are joined everywhere, be they few, in batches of 2,000 elements: one parameter of a pair is larger."""
     monkeypatch.setattr(joined, "DEVICES", frozenset({"cpu", "cuda"}))
     monkeypatch.setattr(joined, "FEW_GROUPS", 1)
     monkeypatch.setattr(joined, "ELEMENTS", 2000)
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=NO_GPU, id="gpu")])
+def device(request: pytest.FixtureRequest, small_batches: None) -> str:
     return request.param  # type: ignore[no-any-return]
 
 
@@ -146,16 +149,15 @@ def test_tensors_in_another_order_in_memory(
     check(pair, options)
 
 
+@pytest.mark.usefixtures("small_batches")
 @searched(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     case=st.sampled_from([case for case in CASES if "momentum" not in case[1]]),
     names=st.lists(st.sampled_from(sorted(OPERATIONS)), max_size=8),
 )
-def test_whatever_is_done_in_between_the_numbers_are_torchs(case: Case, names: list[str], device: str) -> None:
-    if device != "cpu":
-        pytest.skip("the operations make tensors on the CPU")
+def test_whatever_is_done_in_between_the_numbers_are_torchs(case: Case, names: list[str]) -> None:
     kind, options = case
-    pair = Pair(kind, options, torch.float32, device)
+    pair = Pair(kind, options, torch.float32)
     for name in names:
         OPERATIONS[name](pair)
     pair.step(2)
@@ -172,6 +174,21 @@ def test_a_state_goes_from_torch_to_us_and_back(device: str) -> None:
         pair.theirs.load_state_dict(ours)
         pair.step(5)
         check(pair, options)
+
+
+def test_a_skipped_step_is_forgotten_when_the_decay_ends(device: str) -> None:
+    """Decay needs a mask, which nothing may read later."""
+    pair = Pair(torch.optim.AdamW, {}, torch.float32, device)
+    pair.step(2)
+    for bad in (True, False):
+        pair.set_gradients()
+        for each in pair.both:
+            each.found_inf = torch.full((), float(bad), device=device)  # type: ignore[attr-defined]
+            each.step()
+            del each.found_inf  # type: ignore[attr-defined]
+            for group in each.param_groups:
+                group["weight_decay"] = 0.0
+    check(pair, {})
 
 
 def test_a_rate_of_0_leaves_every_bit(device: str) -> None:
